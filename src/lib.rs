@@ -1,0 +1,1 @@
+//! SPDK's threading model, native in Rust, with async/await on top.
