@@ -160,6 +160,17 @@ fn the_fallback_ticks_pass_at_the_stated_rate() {
 }
 
 #[test]
+fn the_fallback_ticks_are_the_kernels_nanoseconds() {
+    let kernel = || {
+        let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC).unwrap();
+        Duration::from(now).as_nanos() as u64
+    };
+    let before = kernel();
+    let now = Clock::monotonic().now();
+    assert!((before..=kernel()).contains(&now));
+}
+
+#[test]
 fn system_ticks_never_go_back_on_one_thread() {
     for clock in [Clock::system(), Clock::monotonic()] {
         let mut last = clock.now();

@@ -88,7 +88,7 @@ impl Clock {
     }
 
     /// `CLOCK_MONOTONIC` in nanoseconds, whatever the machine has. Reading it
-    /// costs about twice as much as the TSC.
+    /// costs about three times as much as the TSC (31 against 10 ns).
     #[must_use]
     pub fn monotonic() -> Self {
         Self {
