@@ -2,3 +2,8 @@
 
 pub mod clock;
 pub mod cpu;
+pub mod notify;
+mod sync;
+pub mod task;
+pub mod thread;
+pub mod time;
