@@ -1,1 +1,4 @@
 //! SPDK's threading model, native in Rust, with async/await on top.
+
+pub mod fs;
+pub mod io;
