@@ -1,0 +1,108 @@
+//! Halves of a stream, so that reading and writing need not share one `&mut`.
+//!
+//! No lock and no atomic: both halves live on the stream's OS thread.
+
+use std::net::Shutdown;
+use std::rc::Rc;
+
+use super::socket::{Socket, async_io};
+
+/// A stream type that can be split; implemented by this module's streams alone.
+pub trait Stream {
+    #[doc(hidden)]
+    fn socket(&self) -> &Socket;
+}
+
+/// The reading half that `split` gives.
+#[derive(Debug)]
+pub struct ReadHalf<'a, S>(&'a S);
+
+/// The writing half that `split` gives. Closing it shuts down the sending direction; dropping it does
+/// not.
+#[derive(Debug)]
+pub struct WriteHalf<'a, S>(&'a S);
+
+/// The reading half that `into_split` gives.
+#[derive(Debug)]
+pub struct OwnedReadHalf<S>(Rc<S>);
+
+/// The writing half that `into_split` gives. Closing or dropping it shuts down the sending direction.
+#[derive(Debug)]
+pub struct OwnedWriteHalf<S: Stream> {
+    stream: Rc<S>,
+    shutdown_on_drop: bool,
+}
+
+/// The halves given to `reunite` are not of one stream; they come back.
+#[derive(Debug, thiserror::Error)]
+#[error("these halves are of two different streams: reunite a half with its own other half")]
+pub struct ReuniteError<S: Stream>(pub OwnedReadHalf<S>, pub OwnedWriteHalf<S>);
+
+pub(crate) fn borrowed<S>(stream: &mut S) -> (ReadHalf<'_, S>, WriteHalf<'_, S>) {
+    (ReadHalf(stream), WriteHalf(stream))
+}
+
+pub(crate) fn owned<S: Stream>(stream: S) -> (OwnedReadHalf<S>, OwnedWriteHalf<S>) {
+    let stream = Rc::new(stream);
+    (
+        OwnedReadHalf(stream.clone()),
+        OwnedWriteHalf {
+            stream,
+            shutdown_on_drop: true,
+        },
+    )
+}
+
+impl<S: Stream> OwnedReadHalf<S> {
+    /// Puts the two halves of one stream together again.
+    ///
+    /// # Errors
+    ///
+    /// [`ReuniteError`] with both halves if they are of two streams.
+    pub fn reunite(self, mut writer: OwnedWriteHalf<S>) -> Result<S, ReuniteError<S>> {
+        if !Rc::ptr_eq(&self.0, &writer.stream) {
+            return Err(ReuniteError(self, writer));
+        }
+        writer.shutdown_on_drop = false;
+        drop(writer);
+        Ok(Rc::into_inner(self.0).expect("a stream has two halves"))
+    }
+}
+
+impl<S> AsRef<S> for OwnedReadHalf<S> {
+    fn as_ref(&self) -> &S {
+        &self.0
+    }
+}
+
+impl<S: Stream> AsRef<S> for OwnedWriteHalf<S> {
+    fn as_ref(&self) -> &S {
+        &self.stream
+    }
+}
+
+impl<S> AsRef<S> for ReadHalf<'_, S> {
+    fn as_ref(&self) -> &S {
+        self.0
+    }
+}
+
+impl<S> AsRef<S> for WriteHalf<'_, S> {
+    fn as_ref(&self) -> &S {
+        self.0
+    }
+}
+
+impl<S: Stream> Drop for OwnedWriteHalf<S> {
+    fn drop(&mut self) {
+        if self.shutdown_on_drop {
+            // Fails only if the peer is gone, when there is nothing to end.
+            let _ = self.stream.socket().shutdown(Shutdown::Write);
+        }
+    }
+}
+
+async_io!(read ['a, S: Stream] ReadHalf<'a, S>, |half| half.0.socket());
+async_io!(read [S: Stream] OwnedReadHalf<S>, |half| half.0.socket());
+async_io!(write ['a, S: Stream] WriteHalf<'a, S>, |half| half.0.socket());
+async_io!(write [S: Stream] OwnedWriteHalf<S>, |half| half.stream.socket());
