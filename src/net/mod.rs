@@ -15,6 +15,6 @@ mod tcp;
 mod unix;
 
 pub use lookup::lookup_host;
-pub use split::{OwnedReadHalf, OwnedWriteHalf, ReadHalf, ReuniteError, WriteHalf};
+pub use split::{ReadHalf, ReuniteError, WriteHalf};
 pub use tcp::{TcpIncoming, TcpListener, TcpStream};
 pub use unix::{UnixIncoming, UnixListener, UnixStream};

@@ -284,16 +284,11 @@ macro_rules! stream {
                 self.0.shutdown(how)
             }
 
-            /// Two borrowed halves, to read and write in one task.
-            pub fn split(&mut self) -> ($crate::net::ReadHalf<'_, Self>, $crate::net::WriteHalf<'_, Self>) {
-                $crate::net::split::borrowed(self)
-            }
-
             /// Two owned halves, for two tasks of this OS thread.
-            pub fn into_split(
-                self,
-            ) -> ($crate::net::OwnedReadHalf<Self>, $crate::net::OwnedWriteHalf<Self>) {
-                $crate::net::split::owned(self)
+            ///
+            /// A shared reference reads and writes too, so two `&stream` are borrowed halves.
+            pub fn split(self) -> ($crate::net::ReadHalf<Self>, $crate::net::WriteHalf<Self>) {
+                $crate::net::split::halves(self)
             }
         }
 

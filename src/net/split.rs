@@ -1,6 +1,7 @@
 //! Halves of a stream, so that reading and writing need not share one `&mut`.
 //!
-//! No lock and no atomic: both halves live on the stream's OS thread.
+//! For one task, two `&stream` do as well; halves are for two tasks. No lock and no atomic: both live
+//! on the stream's OS thread.
 
 use std::net::Shutdown;
 use std::rc::Rc;
@@ -15,20 +16,11 @@ pub trait Stream {
 
 /// The reading half that `split` gives.
 #[derive(Debug)]
-pub struct ReadHalf<'a, S>(&'a S);
+pub struct ReadHalf<S>(Rc<S>);
 
-/// The writing half that `split` gives. Closing it shuts down the sending direction; dropping it does
-/// not.
+/// The writing half that `split` gives. Closing or dropping it shuts down the sending direction.
 #[derive(Debug)]
-pub struct WriteHalf<'a, S>(&'a S);
-
-/// The reading half that `into_split` gives.
-#[derive(Debug)]
-pub struct OwnedReadHalf<S>(Rc<S>);
-
-/// The writing half that `into_split` gives. Closing or dropping it shuts down the sending direction.
-#[derive(Debug)]
-pub struct OwnedWriteHalf<S: Stream> {
+pub struct WriteHalf<S: Stream> {
     stream: Rc<S>,
     shutdown_on_drop: bool,
 }
@@ -36,30 +28,26 @@ pub struct OwnedWriteHalf<S: Stream> {
 /// The halves given to `reunite` are not of one stream; they come back.
 #[derive(Debug, thiserror::Error)]
 #[error("these halves are of two different streams: reunite a half with its own other half")]
-pub struct ReuniteError<S: Stream>(pub OwnedReadHalf<S>, pub OwnedWriteHalf<S>);
+pub struct ReuniteError<S: Stream>(pub ReadHalf<S>, pub WriteHalf<S>);
 
-pub(crate) fn borrowed<S>(stream: &mut S) -> (ReadHalf<'_, S>, WriteHalf<'_, S>) {
-    (ReadHalf(stream), WriteHalf(stream))
-}
-
-pub(crate) fn owned<S: Stream>(stream: S) -> (OwnedReadHalf<S>, OwnedWriteHalf<S>) {
+pub(crate) fn halves<S: Stream>(stream: S) -> (ReadHalf<S>, WriteHalf<S>) {
     let stream = Rc::new(stream);
     (
-        OwnedReadHalf(stream.clone()),
-        OwnedWriteHalf {
+        ReadHalf(stream.clone()),
+        WriteHalf {
             stream,
             shutdown_on_drop: true,
         },
     )
 }
 
-impl<S: Stream> OwnedReadHalf<S> {
+impl<S: Stream> ReadHalf<S> {
     /// Puts the two halves of one stream together again.
     ///
     /// # Errors
     ///
     /// [`ReuniteError`] with both halves if they are of two streams.
-    pub fn reunite(self, mut writer: OwnedWriteHalf<S>) -> Result<S, ReuniteError<S>> {
+    pub fn reunite(self, mut writer: WriteHalf<S>) -> Result<S, ReuniteError<S>> {
         if !Rc::ptr_eq(&self.0, &writer.stream) {
             return Err(ReuniteError(self, writer));
         }
@@ -69,31 +57,19 @@ impl<S: Stream> OwnedReadHalf<S> {
     }
 }
 
-impl<S> AsRef<S> for OwnedReadHalf<S> {
+impl<S> AsRef<S> for ReadHalf<S> {
     fn as_ref(&self) -> &S {
         &self.0
     }
 }
 
-impl<S: Stream> AsRef<S> for OwnedWriteHalf<S> {
+impl<S: Stream> AsRef<S> for WriteHalf<S> {
     fn as_ref(&self) -> &S {
         &self.stream
     }
 }
 
-impl<S> AsRef<S> for ReadHalf<'_, S> {
-    fn as_ref(&self) -> &S {
-        self.0
-    }
-}
-
-impl<S> AsRef<S> for WriteHalf<'_, S> {
-    fn as_ref(&self) -> &S {
-        self.0
-    }
-}
-
-impl<S: Stream> Drop for OwnedWriteHalf<S> {
+impl<S: Stream> Drop for WriteHalf<S> {
     fn drop(&mut self) {
         if self.shutdown_on_drop {
             // Fails only if the peer is gone, when there is nothing to end.
@@ -102,7 +78,5 @@ impl<S: Stream> Drop for OwnedWriteHalf<S> {
     }
 }
 
-async_io!(read ['a, S: Stream] ReadHalf<'a, S>, |half| half.0.socket());
-async_io!(read [S: Stream] OwnedReadHalf<S>, |half| half.0.socket());
-async_io!(write ['a, S: Stream] WriteHalf<'a, S>, |half| half.0.socket());
-async_io!(write [S: Stream] OwnedWriteHalf<S>, |half| half.stream.socket());
+async_io!(read [S: Stream] ReadHalf<S>, |half| half.0.socket());
+async_io!(write [S: Stream] WriteHalf<S>, |half| half.stream.socket());

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::SocketAddr;
 use std::path::Path;
 use std::pin::Pin;
@@ -235,7 +236,10 @@ impl Stream for UnixIncoming<'_> {
 }
 
 fn unix(address: SockAddr) -> io::Result<SocketAddr> {
-    address
-        .as_unix()
-        .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "not a Unix-domain address"))
+    match (address.as_pathname(), address.as_abstract_namespace()) {
+        (Some(path), _) => SocketAddr::from_pathname(path),
+        (None, Some(name)) => SocketAddr::from_abstract_name(name),
+        // An empty path is std's unnamed address.
+        (None, None) => SocketAddr::from_pathname(""),
+    }
 }
