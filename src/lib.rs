@@ -5,6 +5,7 @@ pub mod clock;
 pub mod cpu;
 pub mod fs;
 pub mod io;
+pub mod net;
 pub mod notify;
 pub mod reactor;
 mod sync;

@@ -143,10 +143,6 @@ impl BlockingPool {
         }
     }
 
-    pub(crate) fn in_flight(&self) -> usize {
-        self.in_flight
-    }
-
     /// Ends the threads after the jobs that are queued.
     pub(crate) fn stop(&mut self) {
         let Some(shared) = self.shared.take() else {

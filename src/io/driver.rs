@@ -25,7 +25,7 @@ use super::aligned::{BufPool, PooledBuf};
 use super::blocking::BlockingPool;
 use super::config::{Backend, BackendChoice, DriverConfig, DriverError};
 use super::epoll::Epoll;
-use super::op::{Abandon, Completion, Effect, Op, Payload, Sink, Slot};
+use super::op::{Abandon, Completion, Effect, Ending, Op, Payload, Sink, Slot};
 use super::readiness::{Direction, Replaced, Sources, Wait, Waiter};
 use super::uring::Uring;
 
@@ -292,7 +292,7 @@ impl Core {
             drop(state);
             return Err((error, payload));
         }
-        entry.insert(Slot::Waiting(None));
+        entry.insert(Slot::Waiting(None, Ending::ByItself));
         self.in_flight.set(self.in_flight.get() + 1);
         drop(state);
         Ok(Op::new(self.clone(), key, payload))
@@ -318,7 +318,7 @@ impl Core {
             Engine::Closed => return Err(shut_down()),
         };
         let key = slots.insert(match many {
-            false => Slot::Waiting(None),
+            false => Slot::Waiting(None, Ending::Cancelled),
             true => Slot::Multi {
                 queue: VecDeque::new(),
                 ended: false,
@@ -338,8 +338,8 @@ impl Core {
                 state.slots.remove(key);
                 return Poll::Ready(completion);
             }
-            Slot::Waiting(Some(waker)) if waker.will_wake(cx.waker()) => None,
-            Slot::Waiting(waker) => waker.replace(cx.waker().clone()),
+            Slot::Waiting(Some(waker), _) if waker.will_wake(cx.waker()) => None,
+            Slot::Waiting(waker, _) => waker.replace(cx.waker().clone()),
             _ => unreachable!("the future still owns the payload"),
         };
         drop(state);
@@ -394,9 +394,15 @@ impl Core {
                     flags: 0,
                 });
             }
-            running @ (Slot::Waiting(_) | Slot::Multi { .. }) => {
-                slots[key] = Slot::Orphan(payload);
-                if let Engine::Uring(uring) = engine {
+            running @ (Slot::Waiting(..) | Slot::Multi { .. }) => {
+                let ending = match running {
+                    Slot::Waiting(_, ending) => ending,
+                    _ => Ending::Cancelled,
+                };
+                slots[key] = Slot::Orphan(payload, ending);
+                if let Engine::Uring(uring) = engine
+                    && ending == Ending::Cancelled
+                {
                     uring.cancel(key);
                 }
                 drop(state);

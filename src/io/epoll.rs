@@ -215,7 +215,7 @@ impl Epoll {
             let running = sink.slots.iter().any(|(_, slot)| {
                 matches!(
                     slot,
-                    Slot::Waiting(_) | Slot::Orphan(_) | Slot::Watch { .. }
+                    Slot::Waiting(..) | Slot::Orphan(..) | Slot::Watch { .. }
                 )
             });
             if !running {

@@ -122,11 +122,11 @@ impl Completion {
 
 pub(crate) enum Slot {
     /// In flight; the future owns the payload.
-    Waiting(Option<Waker>),
+    Waiting(Option<Waker>, Ending),
     /// Completed; the future has not looked yet.
     Done(Completion),
     /// In flight; the future is gone and the slot owns the payload.
-    Orphan(Box<dyn Abandon>),
+    Orphan(Box<dyn Abandon>, Ending),
     /// In flight: a one-shot wait for readiness, owning what it waits on.
     Watch {
         source: Option<usize>,
@@ -139,6 +139,15 @@ pub(crate) enum Slot {
         ended: bool,
         waker: Option<Waker>,
     },
+}
+
+/// What an operation does when nobody waits for it any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ending {
+    /// It ends by itself and should: a write that was started takes effect.
+    ByItself,
+    /// It might never: it is cancelled.
+    Cancelled,
 }
 
 /// A payload whose future is gone.
@@ -193,7 +202,7 @@ impl Sink<'_> {
             return;
         };
         match slot {
-            Slot::Waiting(waker) => {
+            Slot::Waiting(waker, _) => {
                 self.effects.extend(waker.take().map(Effect::Wake));
                 *slot = Slot::Done(completion);
             }
@@ -207,9 +216,9 @@ impl Sink<'_> {
                 self.effects.extend(waker.take().map(Effect::Wake));
             }
             Slot::Done(_) => debug_assert!(false, "operation {key} completed twice"),
-            Slot::Orphan(_) | Slot::Watch { .. } if more => {}
-            Slot::Orphan(_) | Slot::Watch { .. } => match self.slots.remove(key) {
-                Slot::Orphan(payload) => {
+            Slot::Orphan(..) | Slot::Watch { .. } if more => {}
+            Slot::Orphan(..) | Slot::Watch { .. } => match self.slots.remove(key) {
+                Slot::Orphan(payload, _) => {
                     self.effects.push(Effect::Abandon(payload, completion));
                 }
                 Slot::Watch {

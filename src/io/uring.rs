@@ -17,7 +17,7 @@ use nix::sys::eventfd::EventFd;
 
 use super::blocking::BlockingPool;
 use super::config::{DriverConfig, DriverError};
-use super::op::{Completion, Request, Sink, Slot};
+use super::op::{Completion, Ending, Request, Sink, Slot};
 
 /// Tags of entries that are not operations.
 const WAKE: u64 = u64::MAX;
@@ -192,31 +192,27 @@ impl Uring {
         }
     }
 
-    /// Cancels everything and waits until nothing is in flight.
+    /// Cancels what may never end and waits until nothing is in flight.
     pub(crate) fn drain(&mut self, blocking: &mut BlockingPool, sink: &mut Sink<'_>) {
         loop {
-            self.reap(sink);
+            self.poll(sink);
             blocking.reap(sink);
-            let running: Vec<usize> = sink
-                .slots
-                .iter()
-                .filter(|(_, slot)| match slot {
+            let mut running = false;
+            for (key, slot) in sink.slots.iter() {
+                running |= match slot {
                     Slot::Done(_) | Slot::Multi { ended: true, .. } => false,
-                    Slot::Waiting(_) | Slot::Orphan(_) | Slot::Watch { .. } => true,
-                    Slot::Multi { .. } => true,
-                })
-                .map(|(key, _)| key)
-                .collect();
-            if running.is_empty() {
+                    Slot::Waiting(_, Ending::ByItself) | Slot::Orphan(_, Ending::ByItself) => true,
+                    _ => {
+                        self.cancel(key);
+                        true
+                    }
+                };
+            }
+            if !running {
                 return;
             }
-            for key in running {
-                self.cancel(key);
-            }
-            // A cancel can miss an operation that is just being moved to a kernel worker: ask again.
-            while !self.backlog.is_empty() {
-                self.poll(sink);
-            }
+            // Round again soon: a cancel can miss an operation that is just being moved to a kernel
+            // worker, and helper threads do not end this wait.
             self.wait(Some(Duration::from_millis(1)));
         }
     }
