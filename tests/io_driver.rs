@@ -217,22 +217,16 @@ fn blocking_calls_run_elsewhere_and_give_their_value() {
 
 #[test]
 fn helper_threads_run_on_the_cpus_they_are_given_with_signals_blocked() {
-    use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
+    use corespun::cpu::{current_affinity, pin_current_thread};
     use nix::sys::signal::{SigSet, Signal};
-    let this_thread = nix::unistd::Pid::from_raw(0);
-    let all = sched_getaffinity(this_thread).unwrap();
+    let all = current_affinity().unwrap();
     std::thread::spawn(move || {
-        let mut one = CpuSet::new();
-        let cpu = (0..CpuSet::count())
-            .find(|&cpu| all.is_set(cpu).unwrap())
-            .unwrap();
-        one.set(cpu).unwrap();
-        sched_setaffinity(this_thread, &one).unwrap();
+        pin_current_thread(all.first().unwrap()).unwrap();
         let io = Loop::with(DriverConfig::new().helper_affinity(all));
         let (mask, signals) = io
             .block_on(unblock(move || {
                 (
-                    sched_getaffinity(this_thread).unwrap(),
+                    current_affinity().unwrap(),
                     SigSet::thread_get_mask().unwrap(),
                 )
             }))
