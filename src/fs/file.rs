@@ -284,10 +284,6 @@ impl File {
     /// # Errors
     ///
     /// Those of `statx(2)`, or of the device.
-    #[expect(
-        clippy::len_without_is_empty,
-        reason = "asking costs a system call either way"
-    )]
     pub async fn len(&self) -> io::Result<u64> {
         let metadata = self.metadata().await?;
         if metadata.is_block_device() {

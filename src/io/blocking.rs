@@ -113,6 +113,14 @@ impl BlockingPool {
         spawned
     }
 
+    pub(crate) fn is_quiet(&self) -> bool {
+        self.in_flight == 0
+            || self
+                .shared
+                .as_ref()
+                .is_none_or(|shared| shared.done.is_empty())
+    }
+
     /// Takes the results that have come back.
     pub(crate) fn reap(&mut self, sink: &mut Sink<'_>) {
         if self.in_flight == 0 {
@@ -275,10 +283,6 @@ fn perform_once(request: &Request) -> i64 {
             Request::Stat { fd, out } => {
                 let mask = libc::STATX_BASIC_STATS | libc::STATX_BTIME;
                 libc::statx(fd, c"".as_ptr(), libc::AT_EMPTY_PATH, mask, out).into()
-            }
-            Request::Recv { fd, ptr, len } => libc::recv(fd, ptr.cast(), len as usize, 0) as i64,
-            Request::Send { fd, ptr, len } => {
-                libc::send(fd, ptr.cast(), len as usize, libc::MSG_NOSIGNAL) as i64
             }
         }
     }

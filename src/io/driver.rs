@@ -184,11 +184,10 @@ impl Driver {
     /// a task waits for readiness.
     pub fn poll(&self) -> usize {
         let core = &self.0.core;
-        if core.in_flight.get() == 0 {
-            0
-        } else {
-            core.turn(Turn::Poll)
+        if core.in_flight.get() == 0 || core.is_quiet() {
+            return 0;
         }
+        core.turn(Turn::Poll)
     }
 
     /// Submits what is queued, then blocks until a completion, a readable descriptor, a write to the
@@ -525,8 +524,13 @@ impl Core {
         }
     }
 
-    pub(crate) fn is_uring(&self) -> bool {
-        matches!(self.state.borrow().engine, Engine::Uring(_))
+    /// Whether a turn would find nothing, as far as memory tells.
+    fn is_quiet(&self) -> bool {
+        let state = &mut *self.state.borrow_mut();
+        match &mut state.engine {
+            Engine::Uring(uring) => uring.is_quiet() && state.blocking.is_quiet(),
+            Engine::Epoll(_) | Engine::Closed => false,
+        }
     }
 
     /// One turn of the back-end, then the foreign code it leads to.

@@ -66,16 +66,6 @@ pub(crate) enum Request {
         fd: RawFd,
         out: *mut libc::statx,
     },
-    Recv {
-        fd: RawFd,
-        ptr: *mut u8,
-        len: u32,
-    },
-    Send {
-        fd: RawFd,
-        ptr: *const u8,
-        len: u32,
-    },
 }
 
 /// A buffer length as the kernel takes it; longer ones become short transfers.

@@ -319,10 +319,6 @@ impl<T: AsFd + 'static> PollFd<T> {
             .with_wait(self.source, direction, Wait::clear_unless_closed);
     }
 
-    pub(crate) fn core(&self) -> &Rc<Core> {
-        &self.core
-    }
-
     pub(crate) fn owner(&self) -> Rc<T> {
         self.io.clone()
     }

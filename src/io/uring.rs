@@ -112,6 +112,14 @@ impl Uring {
         }
     }
 
+    /// Whether there is nothing to submit, nothing to reap, and nothing the kernel wants to post.
+    pub(crate) fn is_quiet(&mut self) -> bool {
+        let queue = self.ring.submission();
+        let idle = queue.is_empty() && !queue.taskrun() && !queue.cq_overflow();
+        drop(queue);
+        idle && self.backlog.is_empty() && self.ring.completion().is_empty()
+    }
+
     pub(crate) fn poll(&mut self, sink: &mut Sink<'_>) {
         loop {
             let queue = self.ring.submission();
@@ -298,10 +306,6 @@ fn entry_of(request: &Request) -> squeue::Entry {
         Request::Stat { fd, out } => opcode::Statx::new(Fd(fd), c"".as_ptr(), out.cast())
             .flags(libc::AT_EMPTY_PATH)
             .mask(libc::STATX_BASIC_STATS | libc::STATX_BTIME)
-            .build(),
-        Request::Recv { fd, ptr, len } => opcode::Recv::new(Fd(fd), ptr, len).build(),
-        Request::Send { fd, ptr, len } => opcode::Send::new(Fd(fd), ptr, len)
-            .flags(libc::MSG_NOSIGNAL)
             .build(),
     }
 }
