@@ -7,8 +7,9 @@ use std::rc::Rc;
 
 use super::metadata::{Asking, Metadata};
 use super::open::OpenOptions;
-use crate::io::driver::{Core, Driver};
+use crate::io::driver::Driver;
 use crate::io::op::{Payload, Request, transfer_len};
+use crate::io::state::Core;
 use crate::io::{IoBuf, IoBufMut};
 
 /// An open file on the OS thread's driver.
@@ -186,7 +187,6 @@ impl File {
                     return (Err(io::ErrorKind::UnexpectedEof.into()), buf);
                 }
                 Ok(count) => done += count,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return (Err(error), buf),
             }
         }
@@ -208,7 +208,6 @@ impl File {
             match result {
                 Ok(0) => return (Err(io::ErrorKind::WriteZero.into()), buf),
                 Ok(count) => done += count,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return (Err(error), buf),
             }
         }
@@ -334,31 +333,25 @@ impl File {
         })
     }
 
-    /// Runs an operation that needs nothing but the descriptor, again if it is interrupted.
-    async fn control(&self, request: impl Fn(i32) -> Request) -> io::Result<()> {
-        loop {
-            let request = request(self.fd.as_raw_fd());
-            match self
-                .run(Control {
-                    fd: self.fd.clone(),
-                    request,
-                })
-                .await
-                .0
-            {
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                done => return done.map(drop),
-            }
-        }
+    /// Runs an operation that needs nothing but the descriptor.
+    async fn control(&self, request: impl FnOnce(i32) -> Request) -> io::Result<()> {
+        let request = request(self.fd.as_raw_fd());
+        let fd = self.fd.clone();
+        self.run(Control { fd, request }).await.0.map(drop)
     }
 
-    async fn run<P: Payload>(&self, payload: P) -> (io::Result<u32>, P) {
-        match self.core.submit(payload) {
-            Ok(operation) => {
-                let (completion, payload) = operation.await;
-                (completion.into_result(), payload)
+    /// Runs an operation to its end, again if it is interrupted.
+    async fn run<P: Payload>(&self, mut payload: P) -> (io::Result<u32>, P) {
+        loop {
+            let operation = match self.core.submit(payload) {
+                Ok(operation) => operation,
+                Err((error, payload)) => return (Err(error), payload),
+            };
+            let (completion, back) = operation.await;
+            match completion.into_result() {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => payload = back,
+                result => return (result, back),
             }
-            Err((error, payload)) => (Err(error), payload),
         }
     }
 }

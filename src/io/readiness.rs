@@ -15,8 +15,9 @@ use std::task::{Context, Poll, Waker, ready};
 use nix::poll::{PollFd as SysPollFd, PollFlags, PollTimeout};
 use slab::Slab;
 
-use super::driver::{Core, Driver};
+use super::driver::Driver;
 use super::op::Effect;
+use super::state::Core;
 
 /// Which side of a descriptor is waited for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -29,6 +29,8 @@ pub(crate) struct Uring {
     probe: Probe,
     wake: Arc<EventFd>,
     wake_armed: bool,
+    /// The kernel has multi-shot polls (Linux 5.13).
+    wake_multi: bool,
     /// The eventfd was seen readable, and drained, since the last park.
     woken: bool,
 }
@@ -54,6 +56,7 @@ impl Uring {
             probe,
             wake,
             wake_armed: false,
+            wake_multi: true,
             woken: false,
         })
     }
@@ -147,7 +150,7 @@ impl Uring {
         if !self.wake_armed {
             self.wake_armed = true;
             let entry = opcode::PollAdd::new(Fd(self.wake.as_raw_fd()), libc::POLLIN as u32)
-                .multi(true)
+                .multi(self.wake_multi)
                 .build();
             self.push(entry.user_data(WAKE));
         }
@@ -186,6 +189,7 @@ impl Uring {
                 CANCEL => {}
                 WAKE => {
                     self.wake_armed = more;
+                    self.wake_multi &= entry.result() != -libc::EINVAL;
                     self.woken = true;
                     let _ = self.wake.read();
                 }
