@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use corespun::io::raw::{opcode, types};
 use corespun::io::{Backend, BackendChoice, Driver, DriverConfig, DriverError, PollFd, unblock};
 use futures::StreamExt;
-use io_harness::{Loop, on_every_backend, poll_once};
+use io_harness::{Loop, io_uring_permitted, on_every_backend, poll_once};
 use nix::sys::eventfd::EventFd;
 
 #[test]
@@ -338,9 +338,7 @@ fn drivers_leave_no_descriptors_or_threads() {
 
 /// A loop on io_uring, or nothing where it is refused.
 fn ring() -> Option<Loop> {
-    let wake = Arc::new(EventFd::new().unwrap());
-    let config = DriverConfig::new().backend(BackendChoice::IoUring);
-    Driver::new(&config, wake).ok().map(|_| Loop::with(config))
+    io_uring_permitted().then(|| Loop::new(BackendChoice::IoUring))
 }
 
 #[test]

@@ -179,13 +179,7 @@ impl File {
             let (result, part) = self.read_at(buf.slice(done..), offset + done as u64).await;
             buf = part.into_inner();
             match result {
-                // A direct read is cut inside a block only by the end of the file; going on from
-                // there would not be aligned.
-                Ok(count)
-                    if count == 0 || (self.direct && ends_inside_block(count, done, total)) =>
-                {
-                    return (Err(io::ErrorKind::UnexpectedEof.into()), buf);
-                }
+                Ok(0) => return (Err(io::ErrorKind::UnexpectedEof.into()), buf),
                 Ok(count) => done += count,
                 Err(error) => return (Err(error), buf),
             }
@@ -354,11 +348,6 @@ impl File {
             }
         }
     }
-}
-
-/// Whether a direct read that should have gone on stopped where no block ends.
-fn ends_inside_block(count: usize, done: usize, total: usize) -> bool {
-    done + count < total && !count.is_multiple_of(512)
 }
 
 /// io_uring takes offset -1 for "the file's cursor", so what no `off_t` holds is refused here.

@@ -287,3 +287,50 @@ fn perform_once(request: &Request) -> i64 {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::io::op::Slot;
+    use std::os::fd::AsRawFd;
+
+    #[test]
+    fn a_result_that_came_before_the_sleep_forbids_it() {
+        let wake = Arc::new(EventFd::from_flags(EfdFlags::EFD_NONBLOCK).unwrap());
+        let mut pool = BlockingPool::new(&DriverConfig::new(), wake.clone());
+        assert!(pool.announce_sleep(), "nothing is in flight");
+        let fd = wake.as_raw_fd();
+        pool.start(
+            0,
+            Request::Sync {
+                fd,
+                data_only: true,
+            },
+        )
+        .unwrap();
+        while pool.is_quiet() {
+            std::thread::yield_now();
+        }
+        assert!(!pool.announce_sleep());
+        pool.end_sleep();
+        assert!(
+            wake.read().is_err(),
+            "the driver was awake: no eventfd is written"
+        );
+
+        let (mut slots, mut sources, mut effects) = Default::default();
+        let slots: &mut slab::Slab<Slot> = &mut slots;
+        slots.insert(Slot::Waiting(None, crate::io::op::Ending::ByItself));
+        let mut sink = Sink {
+            slots,
+            sources: &mut sources,
+            effects: &mut effects,
+            reaped: 0,
+            finished: 0,
+        };
+        pool.reap(&mut sink);
+        assert_eq!((sink.reaped, sink.finished), (1, 1));
+        assert!(pool.announce_sleep(), "nothing is in flight any more");
+        pool.stop();
+    }
+}
