@@ -23,6 +23,7 @@ mod epoll;
 pub(crate) mod op;
 pub mod raw;
 pub(crate) mod readiness;
+pub(crate) mod state;
 mod unblock;
 mod uring;
 

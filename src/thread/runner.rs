@@ -121,10 +121,12 @@ impl ThreadRunner {
     pub fn needs_poll(&self) -> bool {
         self.has_messages()
             || self.has_active_pollers()
-            || !matches!(
-                self.local.exit_phase.get(),
-                ExitPhase::None | ExitPhase::Waiting | ExitPhase::Done
-            )
+            || match self.local.exit_phase.get() {
+                ExitPhase::None | ExitPhase::Done => false,
+                // What held it may have gone outside of a poll.
+                ExitPhase::Waiting => !self.local.is_held(),
+                ExitPhase::Requested | ExitPhase::Closed => true,
+            }
     }
 
     /// The latest tick to poll this thread at although nothing arrives: its
@@ -259,23 +261,22 @@ impl Local {
         let mut foreign = true;
         let mut ran = 0;
         while ran < limit && (foreign || own > 0) {
-            if foreign {
+            // Whose turn it is lasts beyond the poll: a batch may be 1.
+            let from_mailbox = foreign && (own == 0 || self.mailbox_next.get());
+            let message = if from_mailbox {
                 // SAFETY: this `Local` is the owner's, so the caller is the
                 // only consumer; `pop` runs no user code, so it is not nested.
-                match unsafe { self.shared.mailbox.pop() } {
-                    Some(message) => {
-                        self.run_message(message);
-                        ran += 1;
-                    }
-                    None => foreign = false,
-                }
-            }
-            if own > 0 && ran < limit {
+                let message = unsafe { self.shared.mailbox.pop() };
+                foreign = message.is_some();
+                message
+            } else {
                 own -= 1;
-                if let Some(message) = self.ready.pop() {
-                    self.run_message(message);
-                    ran += 1;
-                }
+                self.ready.pop()
+            };
+            if let Some(message) = message {
+                self.mailbox_next.set(!from_mailbox);
+                self.run_message(message);
+                ran += 1;
             }
         }
         Activity::from(ran > 0)
@@ -290,6 +291,8 @@ impl Local {
 
     /// Everything due at `now`, earliest first, each once.
     fn run_timers(&self, now: u64) -> Activity {
+        // The last tick is never: what is re-armed is later than `now`.
+        let now = now.min(u64::MAX - 1);
         let mut activity = Activity::Idle;
         loop {
             let mut timers = self.timers.borrow_mut();
@@ -314,7 +317,7 @@ impl Local {
         }
     }
 
-    fn wake_contained(&self, waker: std::task::Waker) {
+    pub(super) fn wake_contained(&self, waker: std::task::Waker) {
         // A foreign waker is foreign code.
         if let Err(payload) = contain(|| waker.wake()) {
             self.report_panic(PanicSource::Drop, None, payload);
