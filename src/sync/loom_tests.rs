@@ -235,10 +235,11 @@ const CLOSED: usize = 8;
 const TASK: usize = 16;
 const REFERENCE: usize = 256;
 
-/// A pending task: its state, its future, and the waker left for the exit.
+/// A pending task: its state, its future, and its own waker, which is one of the
+/// references.
 struct MiniTask {
     state: AtomicUsize,
-    join_waker: AtomicBool,
+    own_waker: AtomicBool,
     mailbox: Mailbox<()>,
     /// Whether there still is a future. Owner only.
     future: UnsafeCell<bool>,
@@ -251,7 +252,7 @@ impl MiniTask {
     fn new(state: usize) -> Arc<Self> {
         Arc::new(MiniTask {
             state: AtomicUsize::new(state),
-            join_waker: AtomicBool::new(state & TASK != 0),
+            own_waker: AtomicBool::new(true),
             mailbox: Mailbox::new(2),
             future: UnsafeCell::new(true),
             event: UnsafeCell::new(false),
@@ -303,18 +304,14 @@ impl MiniTask {
 
     /// `JoinHandle::drop`.
     fn detach(&self) {
-        let waker = self.join_waker.swap(false, Ordering::AcqRel);
         self.state.fetch_and(!TASK, Ordering::AcqRel);
-        if waker {
-            self.drop_waker();
-        }
     }
 
     /// The exit's way: `task::raw::cancel`.
     fn cancel(&self) {
         // SAFETY: the owner.
         self.future.with_mut(|cell| unsafe { *cell = false });
-        if self.join_waker.swap(false, Ordering::AcqRel) {
+        if self.own_waker.swap(false, Ordering::AcqRel) {
             self.wake_by_ref();
             self.drop_waker();
         }
@@ -390,7 +387,7 @@ fn loom_a_wake_publishes_what_came_before_it() {
 #[test]
 fn loom_the_last_waker_drop_against_the_exit_queues_once() {
     model(3, || {
-        let task = MiniTask::new(REFERENCE);
+        let task = MiniTask::new(2 * REFERENCE);
         let waker = {
             let task = task.clone();
             thread::spawn(move || task.drop_waker())
@@ -410,7 +407,7 @@ fn loom_the_last_waker_drop_against_the_exit_queues_once() {
 #[test]
 fn loom_a_detach_and_the_last_waker_drop_against_the_exit_queue_once() {
     model(2, || {
-        // One waker elsewhere, one left for the exit.
+        // One waker elsewhere, and its own.
         let task = MiniTask::new(2 * REFERENCE | TASK);
         let waker = {
             let task = task.clone();

@@ -271,12 +271,8 @@ impl<T> Future for JoinHandle<T> {
 impl<T> Drop for JoinHandle<T> {
     fn drop(&mut self) {
         if let Some(task) = self.task.take() {
-            // SAFETY: `task` keeps the allocation alive.
-            let waker = unsafe { self.meta.as_ref().take_join_waker() };
+            // The task's own waker keeps it until its future is gone.
             task.detach();
-            // Now it may be the last reference, so that nobody can wake the
-            // task any more: then this has its thread drop it.
-            drop(waker);
         }
     }
 }

@@ -21,7 +21,9 @@
 //!   an empty shell.
 //! - **R5** A task is woken only by who holds a counted reference to it, or its
 //!   join handle. async-task drops the last waker of a detached task without a
-//!   compare-and-swap, so a wake that nobody counted could queue it twice.
+//!   compare-and-swap, so a wake that nobody counted could queue it twice. And
+//!   it frees a task whose last reference goes at the end of a run, without
+//!   dropping its future. So the task itself holds one until its future is gone.
 
 use std::cell::{Cell, UnsafeCell};
 use std::marker::PhantomPinned;
@@ -57,10 +59,11 @@ pub(crate) struct TaskMeta {
     stays: Cell<bool>,
     /// Whether it is counted in `Local::not_send`. Owner only.
     counted: Cell<bool>,
-    /// A counted waker of the task, left here for the exit to wake whoever
-    /// joins. It is there only while the join handle is, which takes it back,
-    /// so a task that nobody joins or can wake is found out as ever.
-    join_waker: AtomicBool,
+    /// A counted waker of the task, here until its future is gone: async-task
+    /// frees a task that nobody refers to, its future undropped. A detached
+    /// task that nobody can wake lives until its thread exits; the exit takes
+    /// the waker to tell whoever joins.
+    own_waker: AtomicBool,
     /// The parts of the task's waker, not counted as a reference. Written once,
     /// before the task is first scheduled.
     waker_data: Cell<*const ()>,
@@ -90,7 +93,7 @@ impl TaskMeta {
             finished: AtomicBool::new(false),
             stays: Cell::new(stays),
             counted: Cell::new(false),
-            join_waker: AtomicBool::new(false),
+            own_waker: AtomicBool::new(false),
             waker_data: Cell::new(ptr::null()),
             waker_vtable: Cell::new(None),
         }
@@ -111,12 +114,12 @@ impl TaskMeta {
         ManuallyDrop::new(unsafe { Waker::from_raw(raw) })
     }
 
-    /// Leaves a counted waker for [`TaskMeta::take_join_waker`].
-    fn leave_join_waker(&self, waker: Waker) {
+    /// Leaves a counted waker for [`TaskMeta::take_own_waker`].
+    fn leave_own_waker(&self, waker: Waker) {
         self.waker_data.set(waker.data());
         self.waker_vtable.set(Some(waker.vtable()));
         let _ = ManuallyDrop::new(waker);
-        self.join_waker.store(true, Ordering::Relaxed);
+        self.own_waker.store(true, Ordering::Relaxed);
     }
 
     /// The waker that was left, unless it was taken.
@@ -124,8 +127,8 @@ impl TaskMeta {
     /// # Safety
     ///
     /// The task's allocation is alive.
-    pub(super) unsafe fn take_join_waker(&self) -> Option<Waker> {
-        if !self.join_waker.swap(false, Ordering::AcqRel) {
+    pub(super) unsafe fn take_own_waker(&self) -> Option<Waker> {
+        if !self.own_waker.swap(false, Ordering::AcqRel) {
             return None;
         }
         // SAFETY: the allocation is alive, and the reference of the waker that
@@ -199,6 +202,9 @@ impl<F: Future> TaskFuture<F> {
         // own thread.
         unsafe { local.live.remove(&meta.node) };
         meta.uncount(local);
+        // SAFETY: the allocation is alive: it is being polled, which counts, or
+        // `cancel` has taken the waker.
+        drop(unsafe { meta.take_own_waker() });
     }
 
     /// The first poll: from here on the future stays where it is, and the exit
@@ -232,14 +238,12 @@ impl<F: Future> TaskFuture<F> {
 unsafe fn cancel<F: Future>(subject: *const ()) {
     // SAFETY: by this function's contract.
     let task = unsafe { &*subject.cast::<TaskFuture<F>>() };
-    let meta = task.meta();
+    // SAFETY: the future is in the allocation, so that is alive; the waker, if
+    // it is still there, keeps it alive beyond that.
+    let waker = unsafe { task.meta().take_own_waker() };
     Local::with_current(|local| task.release(local));
-    // Lets the task end, so that whoever joins it hears of it. If nobody does,
-    // its last waker ends it.
-    // SAFETY: the allocation is alive: the last reference of a task that has not
-    // ended becomes a `Runnable` for this thread, which is busy here, and whose
-    // mailbox is open (R3).
-    if let Some(waker) = unsafe { meta.take_join_waker() } {
+    // Lets the task end, so that whoever joins it hears of it.
+    if let Some(waker) = waker {
         waker.wake();
     }
 }
@@ -342,6 +346,8 @@ impl<F> Drop for TaskFuture<F> {
                 meta.uncount(local);
             });
         }
+        // SAFETY: async-task drops the future before its own reference.
+        drop(unsafe { meta.take_own_waker() });
     }
 }
 
@@ -382,7 +388,7 @@ pub(super) unsafe fn spawn<F: Future>(
     };
     let meta = runnable.metadata();
     let meta_pointer = NonNull::from(meta);
-    meta.leave_join_waker(runnable.waker());
+    meta.leave_own_waker(runnable.waker());
     match origin {
         Origin::Local(local) if !local.refuses_work() => {
             let subject = ptr::from_ref(meta).cast::<()>();
