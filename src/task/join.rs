@@ -172,6 +172,13 @@ impl Drop for Joiner {
 /// assert_eq!(futures::executor::block_on(handle).unwrap(), 42);
 /// # Ok::<(), corespun::thread::CreateError>(())
 /// ```
+///
+/// The handle of an output that cannot be sent stays on its OS thread:
+///
+/// ```compile_fail,E0277
+/// fn crosses<T: Send>() {}
+/// crosses::<corespun::task::JoinHandle<std::rc::Rc<u8>>>();
+/// ```
 #[must_use = "dropping a JoinHandle detaches its task"]
 pub struct JoinHandle<T> {
     /// `None` only while being dropped. Keeps `meta` alive.
@@ -271,12 +278,7 @@ impl<T> Future for JoinHandle<T> {
 impl<T> Drop for JoinHandle<T> {
     fn drop(&mut self) {
         if let Some(task) = self.task.take() {
-            // SAFETY: `task` keeps the allocation alive.
-            let waker = unsafe { self.meta.as_ref().take_join_waker() };
             task.detach();
-            // Now it may be the last reference, so that nobody can wake the
-            // task any more: then this has its thread drop it.
-            drop(waker);
         }
     }
 }

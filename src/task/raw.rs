@@ -19,9 +19,12 @@
 //! - **R4** The future is dropped in place, by the owner, as soon as it is
 //!   finished, aborted or cancelled by the exit; what async-task drops later is
 //!   an empty shell.
-//! - **R5** A task is woken only by who holds a counted reference to it, or its
-//!   join handle. async-task drops the last waker of a detached task without a
-//!   compare-and-swap, so a wake that nobody counted could queue it twice.
+//! - **R5** While a task has its future, one counted waker of it is set aside,
+//!   so that nobody else's reference is the last. async-task frees a detached
+//!   task that returned from a poll without leaving a waker anywhere, and does
+//!   not drop its future: the live list would point at nothing, and pinned
+//!   memory would go without a destructor. A task that nobody can wake any more
+//!   therefore stays until its thread exits, which names it.
 
 use std::cell::{Cell, UnsafeCell};
 use std::marker::PhantomPinned;
@@ -57,18 +60,18 @@ pub(crate) struct TaskMeta {
     stays: Cell<bool>,
     /// Whether it is counted in `Local::not_send`. Owner only.
     counted: Cell<bool>,
-    /// A counted waker of the task, left here for the exit to wake whoever
-    /// joins. It is there only while the join handle is, which takes it back,
-    /// so a task that nobody joins or can wake is found out as ever.
-    join_waker: AtomicBool,
+    /// Whether a counted waker is set aside (R5). For whoever may drop the
+    /// future only.
+    kept: Cell<bool>,
     /// The parts of the task's waker, not counted as a reference. Written once,
     /// before the task is first scheduled.
     waker_data: Cell<*const ()>,
     waker_vtable: Cell<Option<&'static RawWakerVTable>>,
 }
 
-// SAFETY: `node`, `stays` and `counted` are touched by the owner of the thread
-// only (R1, R2, R3), the waker parts are written before the task is shared and only read
+// SAFETY: `node`, `stays`, `counted` and `kept` are touched by the owner of the
+// thread only, or by whoever drops the only `Runnable` of a task that was never
+// polled (R1, R2, R3), the waker parts are written before the task is shared and only read
 // afterwards; the rest is `Send + Sync`.
 unsafe impl Send for TaskMeta {}
 // SAFETY: as above.
@@ -90,7 +93,7 @@ impl TaskMeta {
             finished: AtomicBool::new(false),
             stays: Cell::new(stays),
             counted: Cell::new(false),
-            join_waker: AtomicBool::new(false),
+            kept: Cell::new(false),
             waker_data: Cell::new(ptr::null()),
             waker_vtable: Cell::new(None),
         }
@@ -111,25 +114,21 @@ impl TaskMeta {
         ManuallyDrop::new(unsafe { Waker::from_raw(raw) })
     }
 
-    /// Leaves a counted waker for [`TaskMeta::take_join_waker`].
-    fn leave_join_waker(&self, waker: Waker) {
+    /// Sets a counted waker aside (R5).
+    fn keep(&self, waker: Waker) {
         self.waker_data.set(waker.data());
         self.waker_vtable.set(Some(waker.vtable()));
-        let _ = ManuallyDrop::new(waker);
-        self.join_waker.store(true, Ordering::Relaxed);
+        self.kept.set(true);
+        std::mem::forget(waker);
     }
 
-    /// The waker that was left, unless it was taken.
-    ///
-    /// # Safety
-    ///
-    /// The task's allocation is alive.
-    pub(super) unsafe fn take_join_waker(&self) -> Option<Waker> {
-        if !self.join_waker.swap(false, Ordering::AcqRel) {
+    /// The waker that was set aside; for who has just dropped the future.
+    fn take_kept(&self) -> Option<Waker> {
+        if !self.kept.replace(false) {
             return None;
         }
-        // SAFETY: the allocation is alive, and the reference of the waker that
-        // was left passes to who swapped the flag.
+        // SAFETY: the reference that was set aside kept the allocation alive,
+        // and passes to the caller.
         Some(ManuallyDrop::into_inner(unsafe { self.waker() }))
     }
 
@@ -151,7 +150,7 @@ impl TaskMeta {
     ///
     /// # Safety
     ///
-    /// The caller has the task's join handle or a counted waker (R5).
+    /// The caller has the task's join handle or a counted waker.
     pub(super) unsafe fn abort(&self) {
         self.aborted.store(true, Ordering::Release);
         // Either the wake schedules the task, or it is scheduled already; in
@@ -179,9 +178,10 @@ impl<F: Future> TaskFuture<F> {
         unsafe { self.meta.as_ref() }
     }
 
-    /// Drops the future and all that made the thread remember the task. Owner
-    /// only, not while the future is being polled.
-    fn release(&self, local: &Local) {
+    /// Drops the future and all that made the thread remember the task; gives
+    /// back the waker set aside for it. Owner only, not while the future is
+    /// being polled.
+    fn release(&self, local: &Local) -> Option<Waker> {
         let meta = self.meta();
         // SAFETY: the owner runs this outside of the future's poll, so nothing
         // else refers into the cell. The place was never moved since the first
@@ -199,6 +199,7 @@ impl<F: Future> TaskFuture<F> {
         // own thread.
         unsafe { local.live.remove(&meta.node) };
         meta.uncount(local);
+        meta.take_kept()
     }
 
     /// The first poll: from here on the future stays where it is, and the exit
@@ -232,14 +233,9 @@ impl<F: Future> TaskFuture<F> {
 unsafe fn cancel<F: Future>(subject: *const ()) {
     // SAFETY: by this function's contract.
     let task = unsafe { &*subject.cast::<TaskFuture<F>>() };
-    let meta = task.meta();
-    Local::with_current(|local| task.release(local));
-    // Lets the task end, so that whoever joins it hears of it. If nobody does,
-    // its last waker ends it.
-    // SAFETY: the allocation is alive: the last reference of a task that has not
-    // ended becomes a `Runnable` for this thread, which is busy here, and whose
-    // mailbox is open (R3).
-    if let Some(waker) = unsafe { meta.take_join_waker() } {
+    let kept = Local::with_current(|local| task.release(local));
+    // Lets the task end, so that whoever joins it hears of it.
+    if let Some(waker) = kept.flatten() {
         waker.wake();
     }
 }
@@ -282,11 +278,11 @@ impl<F: Future> TaskFuture<F> {
             } else {
                 JoinError::cancelled(meta.id)
             };
-            self.release(local);
+            drop(self.release(local));
             return Poll::Ready(Outcome::failed(cause));
         }
         if !self.placed.get() && !self.place(local) {
-            self.release(local);
+            drop(self.release(local));
             return Poll::Ready(Outcome::failed(JoinError::exited(meta.id)));
         }
         // SAFETY: by R1 only the owner gets here, and never from inside this
@@ -314,7 +310,8 @@ impl<F: Future> TaskFuture<F> {
                 Outcome::panicked(meta.id, payload, thread.clone(), meta.node.describe())
             }
         };
-        self.release(local);
+        // Not the last reference: the `Runnable` that is running has one.
+        drop(self.release(local));
         Poll::Ready(outcome)
     }
 }
@@ -342,6 +339,8 @@ impl<F> Drop for TaskFuture<F> {
                 meta.uncount(local);
             });
         }
+        // Not the last reference: a `Runnable` is being dropped.
+        drop(meta.take_kept());
     }
 }
 
@@ -382,7 +381,7 @@ pub(super) unsafe fn spawn<F: Future>(
     };
     let meta = runnable.metadata();
     let meta_pointer = NonNull::from(meta);
-    meta.leave_join_waker(runnable.waker());
+    meta.keep(runnable.waker());
     match origin {
         Origin::Local(local) if !local.refuses_work() => {
             let subject = ptr::from_ref(meta).cast::<()>();

@@ -124,6 +124,12 @@ impl SpdkThread {
     ///
     /// [`SendError`] with `f` in it when the thread has exited, or when as
     /// many messages are outstanding as its limit allows.
+    ///
+    /// ```compile_fail,E0277
+    /// # let thread = corespun::thread::ThreadLib::new().thread().build().unwrap().handle();
+    /// let not_send = std::rc::Rc::new(1);
+    /// thread.send_msg(move || drop(not_send));
+    /// ```
     pub fn send_msg<F: FnOnce() + Send + 'static>(&self, f: F) -> Result<(), SendError<F>> {
         self.shared.send(f)
     }

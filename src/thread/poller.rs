@@ -373,6 +373,13 @@ impl Local {
 /// drop(poller);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
+///
+/// It stays on its OS thread:
+///
+/// ```compile_fail,E0277
+/// fn crosses<T: Send>() {}
+/// crosses::<corespun::thread::Poller>();
+/// ```
 #[must_use = "dropping a Poller unregisters it; call `detach` to keep it until the thread exits"]
 pub struct Poller {
     core: Rc<PollerCore>,
