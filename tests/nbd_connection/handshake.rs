@@ -196,6 +196,7 @@ fn malformed_info_and_go_are_refused_and_the_handshake_goes_on() {
     fewer_infos_announced[9] = 0;
     let mut half_an_info = wanted("disk", &[3]);
     half_an_info.pop();
+    let half_an_info_too_many = [wanted("disk", &[3]), vec![0]].concat();
     let nul = wanted("di\0k", &[]);
     let mut not_utf8 = wanted("disk", &[]);
     not_utf8[4] = 0xff;
@@ -209,6 +210,7 @@ fn malformed_info_and_go_are_refused_and_the_handshake_goes_on() {
         more_infos_announced,
         fewer_infos_announced,
         half_an_info,
+        half_an_info_too_many,
         nul,
         not_utf8,
         endless_name,
@@ -254,12 +256,12 @@ fn what_has_no_error_reply_ends_the_session() {
         cut_off(0, &option_bytes(option::LIST, &[])),
         NotFixed(3)
     ));
-    let mut endless = option_bytes(77, &[]);
-    endless[12..].copy_from_slice(&[0xff; 4]);
-    assert!(matches!(
-        cut_off(FIXED, &endless),
-        OptionTooLong { option: 77, .. }
-    ));
+    for length in [(64 << 10) + 1, u32::MAX] {
+        let mut endless = option_bytes(77, &[]);
+        endless[12..].copy_from_slice(&length.to_be_bytes());
+        let error = cut_off(FIXED, &endless);
+        assert!(matches!(error, OptionTooLong { option: 77, .. }));
+    }
     let missing = option_bytes(option::EXPORT_NAME, b"nothing");
     assert!(matches!(cut_off(FIXED, &missing), UnknownExport(_)));
 }

@@ -258,10 +258,13 @@ impl Client {
                 assert!(payload.is_empty());
                 status(cookie, 0)
             }
-            chunk::OFFSET_DATA => Reply {
-                data: payload[8..].to_vec(),
-                ..status(cookie, 0)
-            },
+            chunk::OFFSET_DATA => {
+                assert!(payload.len() > 8, "a content chunk without content");
+                Reply {
+                    data: payload[8..].to_vec(),
+                    ..status(cookie, 0)
+                }
+            }
             chunk::ERROR => {
                 let error = u32::from_be_bytes(payload[..4].try_into().unwrap());
                 let message = usize::from(payload[4]) << 8 | usize::from(payload[5]);

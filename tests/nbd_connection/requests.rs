@@ -175,15 +175,17 @@ fn a_client_that_reads_no_replies_cannot_make_the_server_hold_more_than_the_limi
 }
 
 #[test]
-fn the_largest_request_is_served_though_it_alone_reaches_the_limit() {
-    let size = 2 * MAX_BYTES as u64;
+fn the_largest_request_is_served_though_it_alone_is_over_the_limit() {
+    let most = MAX_BYTES + 1000;
+    let size = 2 * most as u64;
     let mut setup = Setup::new(RamDisk::new(size).unwrap());
     setup.export.size = size;
+    setup.export.blocks.maximum = most as u32;
     let end = setup.run(async |mut client| {
-        let data = vec![0x5a; MAX_BYTES];
+        let data = vec![0x5a; most];
         client.send(&write(0, 1, 5, &data)).await;
         assert_eq!(client.reply().await, status(1, 0));
-        assert!(client.read(5, MAX_BYTES as u32).await == data);
+        assert!(client.read(5, most as u32).await == data);
     });
     assert_eq!(end.unwrap(), End::Closed);
 }
@@ -457,6 +459,26 @@ fn pipelined_requests_are_all_answered() {
             assert_eq!(read.cookie, cookie + 1000);
             assert_eq!(read.data, (cookie * 2048).to_be_bytes());
         }
+    });
+    assert_eq!(end.unwrap(), End::Closed);
+}
+
+/// Far more than the server receives at once, cut up at every place.
+#[test]
+fn a_long_row_of_writes_arrives_unharmed() {
+    let end = Setup::new(ram()).run(async |mut client| {
+        let mut says = Vec::new();
+        let block = |cookie: u64| (0..5000u64).map(move |i| (cookie * 31 + i) as u8);
+        for cookie in 0..200 {
+            let data: Vec<u8> = block(cookie).collect();
+            says.extend(write(0, cookie, cookie * 5000, &data));
+        }
+        client.send(&says).await;
+        for cookie in 0..200 {
+            assert_eq!(client.reply().await, status(cookie, 0));
+        }
+        let expected: Vec<u8> = (0..200).flat_map(block).collect();
+        assert!(client.read(0, 1_000_000).await == expected);
     });
     assert_eq!(end.unwrap(), End::Closed);
 }
