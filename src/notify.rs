@@ -1,0 +1,109 @@
+//! The sleep/wake handshake: how something that sleeps when it has nothing to
+//! do is woken exactly when it must be.
+//!
+//! The one who publishes work calls [`Sleeper::notify`] afterwards; the one who
+//! is about to sleep calls [`Sleeper::sleep_unless`], which announces the sleep
+//! first and looks for work afterwards. Each side puts a sequentially
+//! consistent fence between its store and its load, so at least one of them
+//! sees the other's: either the sleeper finds the work, or the notifier finds
+//! the sleeper. (A release/acquire flag on both sides would lose wakes.) The
+//! notifier that takes the announcement back is the only one that pays for the
+//! system call, and while the sleeper is awake nobody does.
+
+use std::fmt;
+
+use crate::sync::atomic::{AtomicU32, Ordering, fence};
+
+const AWAKE: u32 = 0;
+const ASLEEP: u32 = 1;
+
+/// Something that sleeps, and the way to wake it.
+///
+/// Used by every sleeper of the crate: a reactor, a stand-alone loop over
+/// threads polled by hand, `block_on`.
+pub struct Sleeper {
+    state: AtomicU32,
+    unpark: Box<dyn Fn() + Send + Sync>,
+}
+
+impl Sleeper {
+    /// A sleeper that is awake. `unpark` must make a block that is under way,
+    /// or the next one, return; it is called by the notifying thread, at most
+    /// once per announced sleep. It must be async-signal-safe (a write to an
+    /// eventfd is) if critical messages are sent from signal handlers.
+    pub fn new(unpark: impl Fn() + Send + Sync + 'static) -> Self {
+        Sleeper {
+            state: AtomicU32::new(AWAKE),
+            unpark: Box::new(unpark),
+        }
+    }
+
+    /// Announces a sleep, then sleeps by calling `block`, unless `has_work`
+    /// says no. Returns what `block` returned, or `None` when it was not
+    /// called.
+    ///
+    /// Only the thread that owns the sleeper may call this. `has_work` must
+    /// look at everything that a notifier may publish.
+    pub fn sleep_unless<R>(
+        &self,
+        has_work: impl FnOnce() -> bool,
+        block: impl FnOnce() -> R,
+    ) -> Option<R> {
+        // Ends the announcement also when `block` unwinds.
+        struct Awake<'a>(&'a Sleeper);
+        impl Drop for Awake<'_> {
+            fn drop(&mut self) {
+                self.0.state.store(AWAKE, Ordering::Relaxed);
+            }
+        }
+
+        self.state.store(ASLEEP, Ordering::Relaxed);
+        let _awake = Awake(self);
+        fence(Ordering::SeqCst);
+        if has_work() {
+            return None;
+        }
+        Some(block())
+    }
+
+    /// Wakes the sleeper if it sleeps or is about to. Call it after the work
+    /// was published. Any thread, and signal handlers; never blocks.
+    #[inline]
+    pub fn notify(&self) {
+        fence(Ordering::SeqCst);
+        self.notify_after_fence();
+    }
+
+    /// [`Sleeper::notify`] for a caller that has just executed a sequentially
+    /// consistent fence after publishing.
+    #[inline]
+    pub(crate) fn notify_after_fence(&self) {
+        if self.state.load(Ordering::Relaxed) == ASLEEP {
+            self.wake();
+        }
+    }
+
+    #[cold]
+    fn wake(&self) {
+        if self
+            .state
+            .compare_exchange(ASLEEP, AWAKE, Ordering::AcqRel, Ordering::Relaxed)
+            .is_ok()
+        {
+            (self.unpark)();
+        }
+    }
+
+    /// Whether a sleep is announced: a hint, stale at once.
+    pub fn is_asleep(&self) -> bool {
+        self.state.load(Ordering::Relaxed) == ASLEEP
+    }
+}
+
+impl fmt::Debug for Sleeper {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Sleeper")
+            .field("asleep", &self.is_asleep())
+            .finish()
+    }
+}

@@ -1,0 +1,62 @@
+//! Primitives under the mailbox and the sleep/wake handshake.
+//!
+//! Everything here is written against the atomics of this module, which are
+//! the standard ones or, under `--cfg corespun_loom`, loom's, so that the very
+//! code that runs is the code that is model-checked.
+
+mod critical;
+mod mailbox;
+mod ring;
+
+pub(crate) use critical::CriticalSlot;
+pub(crate) use mailbox::{Mailbox, PushError};
+
+pub(crate) mod atomic {
+    #[cfg(corespun_loom)]
+    pub(crate) use loom::sync::atomic::{AtomicPtr, AtomicU32, AtomicUsize, Ordering, fence};
+    #[cfg(not(corespun_loom))]
+    pub(crate) use std::sync::atomic::{AtomicPtr, AtomicU32, AtomicUsize, Ordering, fence};
+}
+
+/// The unbounded queue behind the mailbox's ring. crossbeam-queue has no loom
+/// support, so the models run on a locked stand-in with the same contract:
+/// linearizable push and pop, where a pop synchronizes with its push.
+#[cfg(not(corespun_loom))]
+pub(crate) use crossbeam_queue::SegQueue;
+
+#[cfg(corespun_loom)]
+pub(crate) struct SegQueue<T>(loom::sync::Mutex<std::collections::VecDeque<T>>);
+
+#[cfg(corespun_loom)]
+impl<T> SegQueue<T> {
+    pub(crate) fn new() -> Self {
+        SegQueue(loom::sync::Mutex::new(std::collections::VecDeque::new()))
+    }
+
+    pub(crate) fn push(&self, value: T) {
+        self.0.lock().unwrap().push_back(value);
+    }
+
+    pub(crate) fn pop(&self) -> Option<T> {
+        self.0.lock().unwrap().pop_front()
+    }
+}
+
+/// An `UnsafeCell` with loom's access-checking interface.
+#[cfg(not(corespun_loom))]
+pub(crate) struct UnsafeCell<T>(std::cell::UnsafeCell<T>);
+
+#[cfg(not(corespun_loom))]
+impl<T> UnsafeCell<T> {
+    pub(crate) const fn new(value: T) -> Self {
+        UnsafeCell(std::cell::UnsafeCell::new(value))
+    }
+
+    #[inline]
+    pub(crate) fn with_mut<R>(&self, f: impl FnOnce(*mut T) -> R) -> R {
+        f(self.0.get())
+    }
+}
+
+#[cfg(corespun_loom)]
+pub(crate) use loom::cell::UnsafeCell;

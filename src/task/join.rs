@@ -1,0 +1,360 @@
+//! Joining a task: its handle, its outcome, and the error when there is none.
+
+use std::any::Any;
+use std::fmt;
+use std::pin::Pin;
+use std::ptr::NonNull;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, Waker};
+
+use super::TaskId;
+use super::raw::{RawTask, TaskMeta};
+use crate::thread::panic::{PanicSource, Payload, contain, discard, payload_text};
+use crate::thread::shared::Shared;
+
+/// What a task ended with, on its way to whoever joins it. Dropped unjoined, a
+/// panic is reported.
+pub(crate) struct Outcome<T>(Option<Ended<T>>);
+
+enum Ended<T> {
+    Finished(T),
+    Failed(JoinError),
+    Panicked {
+        id: TaskId,
+        payload: Payload,
+        thread: Arc<Shared>,
+        name: String,
+    },
+}
+
+impl<T> Outcome<T> {
+    pub(super) fn finished(output: T) -> Self {
+        Outcome(Some(Ended::Finished(output)))
+    }
+
+    pub(super) fn failed(error: JoinError) -> Self {
+        Outcome(Some(Ended::Failed(error)))
+    }
+
+    pub(super) fn panicked(
+        id: TaskId,
+        payload: Payload,
+        thread: Arc<Shared>,
+        name: String,
+    ) -> Self {
+        Outcome(Some(Ended::Panicked {
+            id,
+            payload,
+            thread,
+            name,
+        }))
+    }
+
+    fn into_result(mut self, id: TaskId) -> Result<T, JoinError> {
+        match self.0.take() {
+            Some(Ended::Finished(output)) => Ok(output),
+            Some(Ended::Failed(error)) => Err(error),
+            Some(Ended::Panicked { id, payload, .. }) => Err(JoinError {
+                id,
+                cause: Cause::Panicked(Mutex::new(payload)),
+            }),
+            None => Err(JoinError::exited(id)),
+        }
+    }
+}
+
+impl<T> Drop for Outcome<T> {
+    fn drop(&mut self) {
+        match self.0.take() {
+            Some(Ended::Panicked {
+                payload,
+                thread,
+                name,
+                ..
+            }) => {
+                let library = &thread.library;
+                if library.panic_is_fatal() {
+                    return discard(payload);
+                }
+                library.report_panic(thread.name(), PanicSource::Task, Some(&name), payload);
+            }
+            // The output's destructor is the task's own business, and must not
+            // reach into async-task, which would abort.
+            ended => {
+                if let Err(payload) = contain(|| drop(ended)) {
+                    tracing::error!(
+                        "an unjoined task's output panicked when dropped: {}",
+                        payload_text(&*payload)
+                    );
+                    discard(payload);
+                }
+            }
+        }
+    }
+}
+
+/// Owns the right to learn how a task ended. Awaiting it gives the task's
+/// output; dropping it lets the task run on by itself.
+///
+/// Works from any thread and any executor: it is `Send` if the output is.
+///
+/// # Cancel safety
+///
+/// Awaiting `&mut handle` may be cancelled and repeated; the waker of the last
+/// poll is the one that is woken.
+///
+/// # Examples
+///
+/// ```
+/// use corespun::{task, thread::ThreadLib};
+///
+/// let mut runner = ThreadLib::new().thread().build()?.attach();
+/// let handle = runner.enter(|| task::spawn_local(async { 6 * 7 }));
+/// runner.poll(0, 0);
+/// assert!(handle.is_finished());
+/// assert_eq!(futures::executor::block_on(handle).unwrap(), 42);
+/// # Ok::<(), corespun::thread::CreateError>(())
+/// ```
+#[must_use = "dropping a JoinHandle detaches its task"]
+pub struct JoinHandle<T> {
+    /// `None` only while being dropped. Keeps `meta` alive.
+    task: Option<RawTask<T>>,
+    meta: NonNull<TaskMeta>,
+}
+
+// SAFETY: async-task's handle is `Send` for a `Send` output, and the metadata
+// is `Sync`.
+unsafe impl<T: Send> Send for JoinHandle<T> {}
+// SAFETY: through a shared reference only the metadata and the task's atomic
+// state are read.
+unsafe impl<T: Send> Sync for JoinHandle<T> {}
+
+impl<T> Unpin for JoinHandle<T> {}
+
+impl<T> JoinHandle<T> {
+    /// # Safety
+    ///
+    /// `meta` is the metadata of `task`.
+    pub(super) unsafe fn new(task: RawTask<T>, meta: NonNull<TaskMeta>) -> Self {
+        JoinHandle {
+            task: Some(task),
+            meta,
+        }
+    }
+
+    fn meta(&self) -> &TaskMeta {
+        // SAFETY: it lives in the allocation that `task` keeps alive.
+        unsafe { self.meta.as_ref() }
+    }
+
+    /// Cancels the task: at its next poll, which this brings about, its future
+    /// is dropped on its own thread, and joining it yields
+    /// [`JoinError::is_cancelled`]. A task that ends before that ends as if
+    /// nothing had happened. Any thread may call this.
+    pub fn abort(&self) {
+        // SAFETY: the join handle keeps the allocation alive.
+        unsafe { self.meta().abort() }
+    }
+
+    /// A handle that can only abort the task.
+    pub fn abort_handle(&self) -> AbortHandle {
+        let meta = self.meta();
+        AbortHandle {
+            // SAFETY: the join handle keeps the allocation alive.
+            waker: Waker::clone(&*unsafe { meta.waker() }),
+            meta: self.meta,
+        }
+    }
+
+    /// Whether the task has ended: awaiting the handle would not wait.
+    pub fn is_finished(&self) -> bool {
+        self.task.as_ref().is_none_or(|task| task.is_finished())
+    }
+
+    /// The task's id.
+    pub fn id(&self) -> TaskId {
+        self.meta().id
+    }
+}
+
+impl<T> Future for JoinHandle<T> {
+    type Output = Result<T, JoinError>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let id = self.id();
+        let task = self.task.as_mut().expect("present until dropped");
+        Pin::new(task).poll(cx).map(|outcome| match outcome {
+            Some(outcome) => outcome.into_result(id),
+            // The `Runnable` was dropped: only the end of a thread does that.
+            None => Err(JoinError::exited(id)),
+        })
+    }
+}
+
+impl<T> Drop for JoinHandle<T> {
+    fn drop(&mut self) {
+        if let Some(task) = self.task.take() {
+            task.detach();
+        }
+    }
+}
+
+impl<T> fmt::Debug for JoinHandle<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("JoinHandle")
+            .field("id", &self.id())
+            .field("finished", &self.is_finished())
+            .finish()
+    }
+}
+
+/// Aborts a task without being able to join it. Any thread may use it.
+pub struct AbortHandle {
+    /// Keeps the task's allocation, and so `meta`, alive.
+    waker: Waker,
+    meta: NonNull<TaskMeta>,
+}
+
+// SAFETY: `TaskMeta` is `Sync`, and is only read here.
+unsafe impl Send for AbortHandle {}
+// SAFETY: as above.
+unsafe impl Sync for AbortHandle {}
+
+impl AbortHandle {
+    fn meta(&self) -> &TaskMeta {
+        // SAFETY: the waker keeps the task's allocation alive.
+        unsafe { self.meta.as_ref() }
+    }
+
+    /// As [`JoinHandle::abort`].
+    pub fn abort(&self) {
+        // SAFETY: the waker keeps the allocation alive.
+        unsafe { self.meta().abort() }
+    }
+
+    /// Whether the task's future is gone.
+    pub fn is_finished(&self) -> bool {
+        self.meta().finished.load(Ordering::Acquire)
+    }
+
+    /// The task's id.
+    pub fn id(&self) -> TaskId {
+        self.meta().id
+    }
+}
+
+impl Clone for AbortHandle {
+    fn clone(&self) -> Self {
+        AbortHandle {
+            waker: self.waker.clone(),
+            meta: self.meta,
+        }
+    }
+}
+
+impl fmt::Debug for AbortHandle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AbortHandle")
+            .field("id", &self.id())
+            .finish()
+    }
+}
+
+/// Why a task has no output.
+#[derive(thiserror::Error)]
+#[error("task {id} {cause}")]
+pub struct JoinError {
+    id: TaskId,
+    cause: Cause,
+}
+
+enum Cause {
+    /// In a mutex only to be `Sync`.
+    Panicked(Mutex<Payload>),
+    Cancelled,
+    Exited,
+}
+
+impl fmt::Display for Cause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Cause::Panicked(payload) => {
+                let payload = payload.lock().unwrap_or_else(PoisonError::into_inner);
+                write!(f, "panicked: {}", payload_text(&**payload))
+            }
+            Cause::Cancelled => f.write_str("was aborted"),
+            Cause::Exited => f.write_str("was cancelled by the exit of its thread"),
+        }
+    }
+}
+
+impl JoinError {
+    pub(super) fn cancelled(id: TaskId) -> Self {
+        JoinError {
+            id,
+            cause: Cause::Cancelled,
+        }
+    }
+
+    pub(super) fn exited(id: TaskId) -> Self {
+        JoinError {
+            id,
+            cause: Cause::Exited,
+        }
+    }
+
+    /// Whether the task panicked.
+    pub fn is_panic(&self) -> bool {
+        matches!(self.cause, Cause::Panicked(_))
+    }
+
+    /// Whether the task was aborted.
+    pub fn is_cancelled(&self) -> bool {
+        matches!(self.cause, Cause::Cancelled)
+    }
+
+    /// Whether the task's thread exited, or had exited, before it finished.
+    pub fn is_thread_exited(&self) -> bool {
+        matches!(self.cause, Cause::Exited)
+    }
+
+    /// The payload of the task's panic.
+    ///
+    /// # Errors
+    ///
+    /// The error itself when the task did not panic.
+    pub fn try_into_panic(self) -> Result<Box<dyn Any + Send + 'static>, JoinError> {
+        match self.cause {
+            Cause::Panicked(payload) => {
+                Ok(payload.into_inner().unwrap_or_else(PoisonError::into_inner))
+            }
+            cause => Err(JoinError { id: self.id, cause }),
+        }
+    }
+
+    /// The payload of the task's panic, to be passed to
+    /// [`std::panic::resume_unwind`].
+    ///
+    /// # Panics
+    ///
+    /// When the task did not panic.
+    #[track_caller]
+    pub fn into_panic(self) -> Box<dyn Any + Send + 'static> {
+        match self.try_into_panic() {
+            Ok(payload) => payload,
+            Err(error) => panic!("into_panic on the error of a task that did not panic: {error}"),
+        }
+    }
+
+    /// The task's id.
+    pub fn id(&self) -> TaskId {
+        self.id
+    }
+}
+
+impl fmt::Debug for JoinError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "JoinError({self})")
+    }
+}

@@ -1,0 +1,277 @@
+//! Tasks: futures that a SpdkThread runs.
+//!
+//! Every SpdkThread is an executor. A woken task is a message to its thread: it
+//! goes behind what is queued there, runs in a later poll, and a wake never runs
+//! anything itself, whoever wakes it from wherever. [`spawn_local`] is for code
+//! on a thread; [`SpdkThread::spawn`] and [`SpdkThread::spawn_with`] reach a
+//! thread from elsewhere.
+
+mod join;
+mod raw;
+mod yield_now;
+
+use std::fmt;
+use std::panic::Location;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+pub use join::{AbortHandle, JoinError, JoinHandle};
+use raw::{Origin, TaskMeta};
+pub use yield_now::{YieldNow, yield_now};
+
+use crate::thread::SpdkThread;
+use crate::thread::local::Local;
+use crate::thread::shared::Shared;
+
+/// Identifies a task within its library instance.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct TaskId {
+    thread: u64,
+    /// Odd when spawned from elsewhere.
+    serial: u64,
+}
+
+impl TaskId {
+    fn local(local: &Local) -> Self {
+        let serial = local.task_ids.get();
+        local.task_ids.set(serial + 2);
+        TaskId {
+            thread: local.shared.id,
+            serial,
+        }
+    }
+
+    fn remote(shared: &Shared) -> Self {
+        TaskId {
+            thread: shared.id,
+            serial: shared.remote_task_ids.fetch_add(2, Ordering::Relaxed) + 1,
+        }
+    }
+}
+
+impl fmt::Display for TaskId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}", self.thread, self.serial)
+    }
+}
+
+impl fmt::Debug for TaskId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "TaskId({self})")
+    }
+}
+
+/// Spawns a future, `Send` or not, on the current SpdkThread.
+///
+/// It is first polled by a later poll of the thread. While it lives, the thread
+/// cannot move to another OS thread; see [`spawn`] for futures that do not mind.
+///
+/// # Panics
+///
+/// When no SpdkThread is current.
+///
+/// # Examples
+///
+/// See [`JoinHandle`].
+#[track_caller]
+pub fn spawn_local<F>(future: F) -> JoinHandle<F::Output>
+where
+    F: Future + 'static,
+    F::Output: 'static,
+{
+    TaskBuilder::new().spawn_local(future)
+}
+
+/// Spawns a `Send` future on the current SpdkThread. Unlike [`spawn_local`], it
+/// lets the thread move to another OS thread, and moves with it.
+///
+/// # Panics
+///
+/// When no SpdkThread is current.
+#[track_caller]
+pub fn spawn<F>(future: F) -> JoinHandle<F::Output>
+where
+    F: Future + Send + 'static,
+    F::Output: Send + 'static,
+{
+    TaskBuilder::new().spawn(future)
+}
+
+/// Names a task before it is spawned.
+///
+/// # Examples
+///
+/// ```
+/// use corespun::{task::TaskBuilder, thread::ThreadLib};
+///
+/// let mut runner = ThreadLib::new().thread().build()?.attach();
+/// let handle = runner.enter(|| TaskBuilder::new().name("answer").spawn_local(async { 42 }));
+/// runner.poll(0, 0);
+/// assert!(handle.is_finished());
+/// # Ok::<(), corespun::thread::CreateError>(())
+/// ```
+#[derive(Clone, Debug, Default)]
+#[must_use = "call one of the `spawn` methods"]
+pub struct TaskBuilder {
+    name: Option<Box<str>>,
+}
+
+impl TaskBuilder {
+    /// A task without a name.
+    pub fn new() -> Self {
+        TaskBuilder::default()
+    }
+
+    /// A name for reports and introspection, cut at 256 bytes.
+    pub fn name(mut self, name: impl Into<String>) -> Self {
+        self.name = Some(crate::thread::cut_name(name.into()).into_boxed_str());
+        self
+    }
+
+    /// As [`spawn_local`].
+    ///
+    /// # Panics
+    ///
+    /// When no SpdkThread is current.
+    #[track_caller]
+    pub fn spawn_local<F>(self, future: F) -> JoinHandle<F::Output>
+    where
+        F: Future + 'static,
+        F::Output: 'static,
+    {
+        self.spawn_here(future, true)
+    }
+
+    /// As [`spawn`].
+    ///
+    /// # Panics
+    ///
+    /// When no SpdkThread is current.
+    #[track_caller]
+    pub fn spawn<F>(self, future: F) -> JoinHandle<F::Output>
+    where
+        F: Future + Send + 'static,
+        F::Output: Send + 'static,
+    {
+        self.spawn_here(future, false)
+    }
+
+    #[track_caller]
+    fn spawn_here<F>(self, future: F, stays: bool) -> JoinHandle<F::Output>
+    where
+        F: Future + 'static,
+        F::Output: 'static,
+    {
+        let location = Location::caller();
+        let spawned = Local::with_current(|local| {
+            let id = TaskId::local(local);
+            let meta = TaskMeta::new(local.shared.clone(), id, location, self.name, stays);
+            // SAFETY: the current thread's owner is the caller, and the bounds
+            // ask for `'static`.
+            unsafe { raw::spawn(Origin::Local(local), meta, future) }
+        });
+        match spawned {
+            Some(handle) => handle,
+            None => panic!(
+                "spawn needs a current SpdkThread: call it from a message, task or poller, inside `ThreadRunner::enter`, or use `SpdkThread::spawn`"
+            ),
+        }
+    }
+
+    /// As [`SpdkThread::spawn`].
+    #[track_caller]
+    pub fn spawn_on<F>(self, thread: &SpdkThread, future: F) -> JoinHandle<F::Output>
+    where
+        F: Future + Send + 'static,
+        F::Output: Send + 'static,
+    {
+        self.spawn_remote(&thread.shared, future, false, Location::caller())
+    }
+
+    /// As [`SpdkThread::spawn_with`].
+    #[track_caller]
+    pub fn spawn_with_on<M, F>(self, thread: &SpdkThread, make: M) -> JoinHandle<F::Output>
+    where
+        M: FnOnce() -> F + Send + 'static,
+        F: Future + 'static,
+        F::Output: Send + 'static,
+    {
+        // Until its first poll, which is on the target, this holds `make` only.
+        let future = async move { make().await };
+        self.spawn_remote(&thread.shared, future, true, Location::caller())
+    }
+
+    /// `future` must hold only `Send` content before its first poll.
+    fn spawn_remote<F>(
+        self,
+        thread: &Arc<Shared>,
+        future: F,
+        stays: bool,
+        location: &'static Location<'static>,
+    ) -> JoinHandle<F::Output>
+    where
+        F: Future + 'static,
+        F::Output: Send + 'static,
+    {
+        if let Some(local) = thread.current_local() {
+            let id = TaskId::local(local);
+            let meta = TaskMeta::new(thread.clone(), id, location, self.name, stays);
+            // SAFETY: the target is the current thread, so its owner is the
+            // caller.
+            return unsafe { raw::spawn(Origin::Local(local), meta, future) };
+        }
+        let id = TaskId::remote(thread);
+        let meta = TaskMeta::new(thread.clone(), id, location, self.name, stays);
+        // SAFETY: the two callers see to it that what the future holds before
+        // its first poll is `Send`; the output is, by the bound.
+        unsafe { raw::spawn(Origin::Remote, meta, future) }
+    }
+}
+
+/// Spawning on a thread from elsewhere.
+impl SpdkThread {
+    /// Spawns a `Send` future on this thread, from any OS thread. If the thread
+    /// has exited, joining the task says so.
+    #[track_caller]
+    pub fn spawn<F>(&self, future: F) -> JoinHandle<F::Output>
+    where
+        F: Future + Send + 'static,
+        F::Output: Send + 'static,
+    {
+        TaskBuilder::new().spawn_on(self, future)
+    }
+
+    /// Sends `make` to this thread, where it makes the future, which need not
+    /// be `Send`, and never leaves. If the thread has exited, joining the task
+    /// says so, and `make` is not called.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::rc::Rc;
+    /// use corespun::thread::ThreadLib;
+    ///
+    /// let mut runner = ThreadLib::new().thread().build()?.attach();
+    /// let thread = runner.handle();
+    /// let handle = std::thread::spawn(move || {
+    ///     thread.spawn_with(async || {
+    ///         let not_send = Rc::new(5);
+    ///         *not_send
+    ///     })
+    /// })
+    /// .join()
+    /// .unwrap();
+    /// runner.poll(0, 0);
+    /// assert_eq!(futures::executor::block_on(handle).unwrap(), 5);
+    /// # Ok::<(), corespun::thread::CreateError>(())
+    /// ```
+    #[track_caller]
+    pub fn spawn_with<M, F>(&self, make: M) -> JoinHandle<F::Output>
+    where
+        M: FnOnce() -> F + Send + 'static,
+        F: Future + 'static,
+        F::Output: Send + 'static,
+    {
+        TaskBuilder::new().spawn_with_on(self, make)
+    }
+}

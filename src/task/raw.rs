@@ -1,0 +1,412 @@
+//! A task under the surface: the future that wraps the user's inside the
+//! async-task allocation, its metadata, and the schedule function.
+//!
+//! async-task's own local spawn ties a task to an OS thread; here a task is
+//! tied to a SpdkThread, by these rules, on which every `unsafe` of this room
+//! rests:
+//!
+//! - **R1** A `Runnable` is run by the owner of its SpdkThread only: `schedule`
+//!   puts it into that thread's queues, and nobody else takes it out.
+//! - **R2** A task whose future may be `!Send` is listed in its thread's live
+//!   list from before it can be woken until its future is gone.
+//! - **R3** No thread closes its mailbox while its live list holds anything.
+//!   So whoever gets a `Runnable` back from a closed mailbox holds a task whose
+//!   future is gone, or one that was never polled, and those hold only what
+//!   was `Send`. Dropping it is sound anywhere.
+//! - **R4** The future is dropped in place, by the owner, as soon as it is
+//!   finished, aborted or cancelled by the exit; what async-task drops later is
+//!   an empty shell.
+
+use std::cell::{Cell, UnsafeCell};
+use std::marker::PhantomPinned;
+use std::mem::{ManuallyDrop, MaybeUninit};
+use std::panic::Location;
+use std::pin::Pin;
+use std::ptr::{self, NonNull};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll, RawWaker, RawWakerVTable, Waker};
+
+use async_task::{FallibleTask, Runnable};
+
+use super::TaskId;
+use super::join::{JoinError, JoinHandle, Outcome};
+use crate::thread::live::LiveNode;
+use crate::thread::local::Local;
+use crate::thread::message::{Message, MessageVTable, Payload};
+use crate::thread::panic::{PanicSource, contain, payload_text};
+use crate::thread::shared::Shared;
+
+pub(crate) type RawTask<T> = FallibleTask<Outcome<T>, TaskMeta>;
+
+/// What is known of a task wherever its `Runnable` or waker is.
+pub(crate) struct TaskMeta {
+    /// Owner of the thread only, except before the task is first scheduled.
+    node: LiveNode,
+    pub(super) thread: Arc<Shared>,
+    pub(super) id: TaskId,
+    pub(super) aborted: AtomicBool,
+    pub(super) finished: AtomicBool,
+    /// Whether the future may be `!Send`. Owner only.
+    stays: Cell<bool>,
+    /// The parts of the task's waker, not counted as a reference. Written once,
+    /// before the task is first scheduled.
+    waker_data: Cell<*const ()>,
+    waker_vtable: Cell<Option<&'static RawWakerVTable>>,
+}
+
+// SAFETY: `node` and `stays` are touched by the owner of the thread only (R1,
+// R2), the waker parts are written before the task is shared and only read
+// afterwards; the rest is `Send + Sync`.
+unsafe impl Send for TaskMeta {}
+// SAFETY: as above.
+unsafe impl Sync for TaskMeta {}
+
+impl TaskMeta {
+    pub(super) fn new(
+        thread: Arc<Shared>,
+        id: TaskId,
+        location: &'static Location<'static>,
+        name: Option<Box<str>>,
+        stays: bool,
+    ) -> Self {
+        TaskMeta {
+            node: LiveNode::new(location, name),
+            thread,
+            id,
+            aborted: AtomicBool::new(false),
+            finished: AtomicBool::new(false),
+            stays: Cell::new(stays),
+            waker_data: Cell::new(ptr::null()),
+            waker_vtable: Cell::new(None),
+        }
+    }
+
+    /// The task's waker, borrowed.
+    ///
+    /// # Safety
+    ///
+    /// The task's allocation is alive while the result is used: the caller has
+    /// its `Runnable`, a `Waker` or the join handle of it, or its future.
+    pub(super) unsafe fn waker(&self) -> ManuallyDrop<Waker> {
+        let vtable = self.waker_vtable.get().expect("set by `allocate`");
+        let raw = RawWaker::new(self.waker_data.get(), vtable);
+        // SAFETY: data and table came from a waker of this task; it is not
+        // dropped, so the reference count stays right, and the allocation is
+        // alive by this function's contract.
+        ManuallyDrop::new(unsafe { Waker::from_raw(raw) })
+    }
+
+    /// Makes the task end with [`JoinError::is_cancelled`] at its next poll.
+    ///
+    /// # Safety
+    ///
+    /// As for [`TaskMeta::waker`].
+    pub(super) unsafe fn abort(&self) {
+        self.aborted.store(true, Ordering::Release);
+        // Either the wake schedules the task, or it is scheduled already; in
+        // both cases its next poll sees what was stored before.
+        // SAFETY: passed on.
+        unsafe { self.waker() }.wake_by_ref();
+    }
+}
+
+/// The user's future inside its task.
+struct TaskFuture<F> {
+    meta: NonNull<TaskMeta>,
+    /// `None` once the future is gone (R4). A cell, since the exit reaches it
+    /// through the live list.
+    future: UnsafeCell<Option<F>>,
+    /// Set by the first poll.
+    placed: Cell<bool>,
+    _pinned: PhantomPinned,
+}
+
+impl<F: Future> TaskFuture<F> {
+    fn meta(&self) -> &TaskMeta {
+        // SAFETY: the metadata lives in the same allocation, which outlives
+        // the future in it.
+        unsafe { self.meta.as_ref() }
+    }
+
+    /// Drops the future and all that made the thread remember the task. Owner
+    /// only, not while the future is being polled.
+    fn release(&self, local: &Local) {
+        let meta = self.meta();
+        // SAFETY: the owner runs this outside of the future's poll, so nothing
+        // else refers into the cell. The place was never moved since the first
+        // poll, and the future is dropped in it.
+        let future = unsafe { &mut *self.future.get() };
+        if future.is_some() {
+            if let Err(payload) = contain(|| *future = None) {
+                local.report_panic(PanicSource::Drop, Some(&meta.node.describe()), payload);
+                // The assignment stored `None` although the old value's
+                // destructor unwound; the drop is not tried again.
+            }
+            meta.finished.store(true, Ordering::Release);
+        }
+        if meta.node.is_listed() {
+            // SAFETY: the caller is the owner, and a task is only ever listed
+            // on its own thread.
+            unsafe { local.live.remove(&meta.node) };
+            if meta.stays.get() {
+                local.not_send.set(local.not_send.get() - 1);
+            }
+        }
+    }
+
+    /// The first poll: from here on the future stays where it is, and the exit
+    /// can reach it. Says whether the thread still takes tasks.
+    fn place(&self, local: &Local, stays: bool) -> bool {
+        let meta = self.meta();
+        self.placed.set(true);
+        let subject = ptr::from_ref(self).cast::<()>();
+        if meta.node.is_listed() {
+            // SAFETY: listed by `list`; `self` is pinned until dropped, and
+            // `drop` and `release` take the node off the list.
+            unsafe { local.live.set_cancel(&meta.node, cancel::<F>, subject) };
+            return true;
+        }
+        if local.refuses_work() {
+            return false;
+        }
+        meta.stays.set(stays);
+        // SAFETY: as above; the task is on no list, and by R1 this is the owner.
+        unsafe { local.live.insert(&meta.node, cancel::<F>, subject) };
+        if stays {
+            local.not_send.set(local.not_send.get() + 1);
+        }
+        true
+    }
+}
+
+/// Cancels a task whose future is in place: the exit's way.
+///
+/// # Safety
+///
+/// `subject` is a pinned, live `TaskFuture<F>` whose task is listed on the
+/// current thread, and its future is not being polled.
+unsafe fn cancel<F: Future>(subject: *const ()) {
+    // SAFETY: by this function's contract.
+    let task = unsafe { &*subject.cast::<TaskFuture<F>>() };
+    let meta = task.meta();
+    Local::with_current(|local| task.release(local));
+    // Lets the task end, so that whoever joins it hears of it.
+    // SAFETY: the future is in the allocation, so that is alive.
+    unsafe { meta.waker() }.wake_by_ref();
+}
+
+/// Cancels a listed task that was never polled: its `Runnable` waits in the
+/// thread's queue, and the poll that it leads to drops the future.
+///
+/// # Safety
+///
+/// `subject` is the metadata of a task listed on the current thread.
+unsafe fn cancel_unpolled(subject: *const ()) {
+    // SAFETY: by this function's contract.
+    let meta = unsafe { &*subject.cast::<TaskMeta>() };
+    meta.node.doomed.set(true);
+    meta.aborted.store(true, Ordering::Release);
+    Local::with_current(|local| {
+        // SAFETY: the current thread is the owner.
+        unsafe { local.live.remove(&meta.node) };
+        if meta.stays.get() {
+            local.not_send.set(local.not_send.get() - 1);
+        }
+    });
+}
+
+impl<F: Future> Future for TaskFuture<F> {
+    type Output = Outcome<F::Output>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.into_ref().get_ref();
+        let polled = Local::with_current(|local| this.poll_on(local, cx));
+        polled.expect("a task runs on its SpdkThread (R1)")
+    }
+}
+
+impl<F: Future> TaskFuture<F> {
+    fn poll_on(&self, local: &Local, cx: &mut Context<'_>) -> Poll<Outcome<F::Output>> {
+        let meta = self.meta();
+        if !self.placed.get() && !self.place(local, meta.stays.get()) {
+            self.release(local);
+            return Poll::Ready(Outcome::failed(JoinError::exited(meta.id)));
+        }
+        if meta.aborted.load(Ordering::Acquire) {
+            let cause = if meta.node.doomed.get() {
+                JoinError::exited(meta.id)
+            } else {
+                JoinError::cancelled(meta.id)
+            };
+            self.release(local);
+            return Poll::Ready(Outcome::failed(cause));
+        }
+        // SAFETY: by R1 only the owner gets here, and never from inside this
+        // poll; `release` is not called while this reference is in use.
+        let Some(future) = (unsafe { &mut *self.future.get() }) else {
+            // The exit was here.
+            return Poll::Ready(Outcome::failed(JoinError::exited(meta.id)));
+        };
+        // SAFETY: the task is pinned, and the future is dropped in its place.
+        let future = unsafe { Pin::new_unchecked(future) };
+        let outcome = match contain(|| future.poll(cx)) {
+            Ok(Poll::Pending) => return Poll::Pending,
+            Ok(Poll::Ready(output)) => Outcome::finished(output),
+            Err(payload) => {
+                let thread = &meta.thread;
+                if thread.library.panic_is_fatal() {
+                    thread.library.report_panic_text(
+                        thread.name(),
+                        PanicSource::Task,
+                        Some(&meta.node.describe()),
+                        payload_text(&*payload),
+                    );
+                }
+                Outcome::panicked(meta.id, payload, thread.clone(), meta.node.describe())
+            }
+        };
+        self.release(local);
+        Poll::Ready(outcome)
+    }
+}
+
+impl<F> Drop for TaskFuture<F> {
+    fn drop(&mut self) {
+        // Already empty after a poll that ended, or the exit (R4).
+        let future = self.future.get_mut();
+        let listed = {
+            // SAFETY: the metadata outlives the future. Only a task that the
+            // owner drops can be listed (R3), and only then is the node read.
+            let meta = unsafe { self.meta.as_ref() };
+            meta.finished.store(true, Ordering::Release);
+            meta
+        };
+        if future.is_none() {
+            return;
+        }
+        if let Err(payload) = contain(|| *future = None) {
+            let library = &listed.thread.library;
+            library.report_panic(listed.thread.name(), PanicSource::Drop, None, payload);
+        }
+        if listed.node.is_listed() {
+            Local::with_current(|local| {
+                // SAFETY: a listed task is dropped by the owner (R3).
+                unsafe { local.live.remove(&listed.node) };
+                if listed.stays.get() {
+                    local.not_send.set(local.not_send.get() - 1);
+                }
+            });
+        }
+    }
+}
+
+/// How a task comes into being.
+pub(super) enum Origin<'a> {
+    /// Spawned by its own thread.
+    Local(&'a Local),
+    /// Spawned from elsewhere.
+    Remote,
+}
+
+/// Makes a task and schedules its first poll.
+///
+/// # Safety
+///
+/// With `Origin::Local` the caller is the owner of `meta.thread`. With
+/// `Origin::Remote`, what `future` holds before its first poll is `Send`, and
+/// so is its output. In both cases future and output are `'static`.
+pub(super) unsafe fn spawn<F: Future>(
+    origin: Origin<'_>,
+    meta: TaskMeta,
+    future: F,
+) -> JoinHandle<F::Output> {
+    let wrap = |meta: &TaskMeta| TaskFuture {
+        meta: NonNull::from(meta),
+        future: UnsafeCell::new(Some(future)),
+        placed: Cell::new(false),
+        _pinned: PhantomPinned,
+    };
+    // SAFETY: what async-task asks for: the future is `'static`; it is polled
+    // and dropped by one thread, or holds only `Send` content where it is not
+    // (R1, R3, R4); the schedule function is `Send + Sync + 'static`; the
+    // wakers reach it from anywhere through R1.
+    let (runnable, task) = unsafe {
+        async_task::Builder::new()
+            .metadata(meta)
+            .spawn_unchecked(wrap, schedule)
+    };
+    let waker = runnable.waker();
+    let meta = runnable.metadata();
+    let meta_pointer = NonNull::from(meta);
+    meta.waker_data.set(waker.data());
+    meta.waker_vtable.set(Some(waker.vtable()));
+    drop(waker);
+    match origin {
+        Origin::Local(local) if !local.refuses_work() => {
+            let subject = ptr::from_ref(meta).cast::<()>();
+            // SAFETY: by this function's contract the caller is the owner; the
+            // metadata is pinned in the allocation and leaves the list before
+            // that is freed, as the future does (R2).
+            unsafe { local.live.insert(&meta.node, cancel_unpolled, subject) };
+            if meta.stays.get() {
+                local.not_send.set(local.not_send.get() + 1);
+            }
+            local.ready.push(message(runnable));
+        }
+        // Too late: the task never runs; joining it says so.
+        Origin::Local(_) => drop(runnable),
+        Origin::Remote => schedule(runnable),
+    }
+    // SAFETY: the pointer is to the metadata of this very task.
+    unsafe { JoinHandle::new(task.fallible(), meta_pointer) }
+}
+
+/// Puts a task into its thread's queue. Any OS thread; never runs the task.
+fn schedule(runnable: Runnable<TaskMeta>) {
+    if runnable.metadata().thread.is_current() {
+        Local::with_current(|local| local.ready.push(message(runnable)));
+        return;
+    }
+    // The task may run and be freed before the sleeper is notified.
+    let thread = Arc::clone(&runnable.metadata().thread);
+    match thread.mailbox.push(message(runnable)) {
+        Ok(()) => thread.notify_host(),
+        // By R3 this drops a shell, or a future that is `Send` still.
+        Err(refused) => drop(refused),
+    }
+}
+
+fn message(runnable: Runnable<TaskMeta>) -> Message {
+    const VTABLE: MessageVTable = MessageVTable {
+        run: |payload| {
+            // SAFETY: `message` put a `Runnable` here, and it is taken once.
+            let runnable = unsafe { take(payload) };
+            runnable.run();
+        },
+        drop: |payload| {
+            // SAFETY: as above.
+            drop(unsafe { take(payload) });
+        },
+        limited: false,
+    };
+
+    unsafe fn take(payload: &mut Payload) -> Runnable<TaskMeta> {
+        // SAFETY: by this function's callers.
+        unsafe {
+            let raw = payload.as_ptr().cast::<NonNull<()>>().read();
+            Runnable::from_raw(raw)
+        }
+    }
+
+    let mut payload: Payload = [MaybeUninit::uninit(); 2];
+    // SAFETY: the payload has room for one pointer; a `Runnable` may be sent to
+    // its thread, and dropped where R3 lets it be dropped.
+    unsafe {
+        payload
+            .as_mut_ptr()
+            .cast::<NonNull<()>>()
+            .write(runnable.into_raw());
+        Message::from_raw(payload, &VTABLE)
+    }
+}

@@ -1,0 +1,44 @@
+//! Giving way to the other tasks, the pollers and the timers of a thread.
+
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+/// Lets everything else on the thread have its turn: the task goes behind those
+/// that are ready, and at least one round of pollers and due timers passes.
+///
+/// # Examples
+///
+/// ```
+/// # let mut runner = corespun::thread::ThreadLib::new().thread().build()?.attach();
+/// let handle = runner.enter(|| corespun::task::spawn_local(async {
+///     corespun::task::yield_now().await;
+/// }));
+/// runner.poll(0, 0);
+/// assert!(!handle.is_finished());
+/// runner.poll(0, 0);
+/// assert!(handle.is_finished());
+/// # Ok::<(), corespun::thread::CreateError>(())
+/// ```
+pub fn yield_now() -> YieldNow {
+    YieldNow { yielded: false }
+}
+
+/// The future of [`yield_now`].
+#[derive(Debug)]
+#[must_use = "futures do nothing unless awaited"]
+pub struct YieldNow {
+    yielded: bool,
+}
+
+impl Future for YieldNow {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        if self.yielded {
+            return Poll::Ready(());
+        }
+        self.yielded = true;
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+}

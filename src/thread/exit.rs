@@ -1,0 +1,226 @@
+//! How a thread ends: what it waits for, what it cancels, and the point after
+//! which nothing new can reach it.
+//!
+//! 1. *Requested*: the next exit test cancels every task that lives then, each
+//!    future dropped here and now, and starts waiting.
+//! 2. *Waiting*: messages, pollers and new tasks work as ever, so that shutdown
+//!    chains can run. It lasts until nothing holds the thread and no message
+//!    is queued, or until the exit timeout, when what is left is cancelled.
+//! 3. *Closed*: the mailbox refuses every push. No task lives, so a `Runnable`
+//!    refused from here on holds no future and may be dropped by whoever has
+//!    it. What was pushed before is run.
+//! 4. *Done*: every push that succeeded has been run; the thread reads EXITED.
+
+use std::fmt;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::task::{Context, Poll};
+
+use super::local::{Entered, ExitPhase, Local, TimerTarget};
+use super::panic::contain;
+use super::shared::{self, Shared};
+
+/// Something that keeps an exiting thread from reading EXITED.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ExitHolder {
+    /// A registered poller, by name.
+    Poller(String),
+    /// A live task, by name and spawn location.
+    Task(String),
+    /// Messages or woken tasks that have not run yet.
+    Messages,
+}
+
+impl fmt::Display for ExitHolder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ExitHolder::Poller(name) => write!(f, "poller {name}"),
+            ExitHolder::Task(name) => write!(f, "task {name}"),
+            ExitHolder::Messages => f.write_str("queued messages"),
+        }
+    }
+}
+
+impl Local {
+    pub(crate) fn request_exit(&self) {
+        if self.exit_phase.get() != ExitPhase::None {
+            return;
+        }
+        let clock = &self.shared.library.clock;
+        let limit = clock.ticks_from(self.exit_timeout);
+        self.exit_deadline.set(clock.now().saturating_add(limit));
+        self.exit_phase.set(ExitPhase::Requested);
+        self.shared.state.store(shared::EXITING, Ordering::Release);
+    }
+
+    /// What an exit would wait for now.
+    pub(crate) fn exit_holders(&self) -> Vec<ExitHolder> {
+        let mut holders = Vec::new();
+        let mut add_poller = |poller: &super::poller::PollerCore| {
+            if poller.is_registered() {
+                holders.push(ExitHolder::Poller(poller.name()));
+            }
+        };
+        self.pollers.for_each(&mut add_poller);
+        for target in self.timers.borrow().iter() {
+            if let TimerTarget::Poller(poller) = target {
+                add_poller(poller);
+            }
+        }
+        self.live
+            .for_each(|node| holders.push(ExitHolder::Task(node.describe())));
+        if self.has_ready_work() {
+            holders.push(ExitHolder::Messages);
+        }
+        holders
+    }
+
+    fn is_held(&self) -> bool {
+        self.pollers.registered() > 0 || self.live.len() > 0 || self.has_ready_work()
+    }
+
+    /// One step of the exit, at the end of a poll.
+    #[cold]
+    pub(super) fn exit_step(&self, now: u64) {
+        if self.exit_phase.get() == ExitPhase::Requested {
+            self.live.for_each(|node| node.doomed.set(true));
+            while self.live.cancel_one(|node| node.doomed.get()) {}
+            self.exit_phase.set(ExitPhase::Waiting);
+        }
+        if self.exit_phase.get() == ExitPhase::Waiting {
+            if self.is_held() {
+                if now < self.exit_deadline.get() {
+                    return;
+                }
+                let holders: Vec<_> = self.exit_holders().iter().map(|h| h.to_string()).collect();
+                tracing::error!(
+                    thread = self.shared.name(),
+                    "exit timed out and is forced; still held by: {}",
+                    holders.join(", ")
+                );
+                self.cancel_everything();
+            }
+            self.exit_phase.set(ExitPhase::Closed);
+            self.shared.mailbox.close();
+        }
+        if self.exit_phase.get() == ExitPhase::Closed {
+            // SAFETY: this `Local` is the owner's, so the caller is the consumer.
+            let drained = unsafe { self.shared.mailbox.is_drained() };
+            if drained && self.ready.is_empty() && !self.shared.critical.is_posted() {
+                self.finish_exit();
+            }
+        }
+    }
+
+    /// Cancels all that could hold the thread. Dropping user content may make
+    /// more of it, but not without end once `Closed` refuses it.
+    fn cancel_everything(&self) {
+        while self.live.cancel_one(|_| true) {}
+        self.unregister_all_pollers();
+        let targets = self.timers.borrow_mut().drain();
+        for target in targets {
+            match target {
+                TimerTarget::Poller(poller) => self.unregister_poller(&poller),
+                TimerTarget::Waker(waker) => self.drop_contained(waker),
+            }
+        }
+    }
+
+    fn finish_exit(&self) {
+        // What came in between forcing and closing.
+        self.cancel_everything();
+        self.exit_phase.set(ExitPhase::Done);
+        self.shared.state.store(shared::EXITED, Ordering::Release);
+        self.shared.library.forget_thread(self.shared.id);
+        let wakers = match self.shared.exit_wakers.lock() {
+            Ok(mut wakers) => std::mem::take(&mut *wakers),
+            Err(poisoned) => std::mem::take(&mut *poisoned.into_inner()),
+        };
+        for waker in wakers {
+            // A waker is foreign code.
+            let _ = contain(|| waker.wake());
+        }
+    }
+
+    /// The end of a thread whose right to be polled is dropped: everything is
+    /// cancelled here, messages that wait are dropped unrun.
+    pub(super) fn abandon(self: &Rc<Self>) {
+        if self.exit_phase.get() == ExitPhase::Done {
+            return;
+        }
+        let _entered = Entered::new(self);
+        self.request_exit();
+        self.cancel_everything();
+        self.exit_phase.set(ExitPhase::Closed);
+        self.shared.mailbox.close();
+        let mut unrun = 0;
+        loop {
+            while let Some(message) = self.ready.pop() {
+                unrun += usize::from(message.is_limited());
+                self.drop_contained(message);
+            }
+            // SAFETY: this `Local` is the owner's, so the caller is the consumer.
+            match unsafe { self.shared.mailbox.pop() } {
+                Some(message) => {
+                    unrun += usize::from(message.is_limited());
+                    self.drop_contained(message);
+                }
+                // SAFETY: as above.
+                None if unsafe { self.shared.mailbox.is_drained() } => break,
+                // A sender claimed a place and is about to write it.
+                None => std::thread::yield_now(),
+            }
+        }
+        if unrun > 0 {
+            tracing::warn!(
+                thread = self.shared.name(),
+                unrun,
+                "thread dropped without exit; its waiting messages are dropped"
+            );
+        }
+        self.finish_exit();
+    }
+}
+
+/// Completes when a thread reads EXITED; made by
+/// [`SpdkThread::exit`](super::SpdkThread::exit).
+///
+/// The exit goes on whether or not this is awaited.
+///
+/// # Cancel safety
+///
+/// Dropping it only stops the waiting.
+#[must_use = "futures do nothing unless awaited; the exit goes on without"]
+pub struct Exit {
+    pub(super) shared: Arc<Shared>,
+}
+
+impl Future for Exit {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let mut wakers = match self.shared.exit_wakers.lock() {
+            Ok(wakers) => wakers,
+            Err(poisoned) => poisoned.into_inner(),
+        };
+        // Looked at under the lock that the end of the exit takes afterwards.
+        if self.shared.state.load(Ordering::Acquire) == shared::EXITED {
+            return Poll::Ready(());
+        }
+        if !wakers.iter().any(|waker| waker.will_wake(cx.waker())) {
+            wakers.push(cx.waker().clone());
+        }
+        Poll::Pending
+    }
+}
+
+impl fmt::Debug for Exit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Exit")
+            .field("thread", &self.shared.name())
+            .finish()
+    }
+}

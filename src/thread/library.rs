@@ -1,0 +1,290 @@
+//! The library instance: the registry of threads, the clock, the panic policy
+//! and the framework that places new threads. Nothing of it is process-wide;
+//! two instances live side by side without knowing of each other.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+
+use super::builder::ThreadBuilder;
+use super::panic::{ContainedPanic, PanicSource, Payload, contain, discard, payload_text};
+use super::runner::ParkedThread;
+use super::shared::Shared;
+use super::{CreateError, SpdkThread};
+use crate::clock::Clock;
+use crate::notify::Sleeper;
+
+/// What places new threads on something that polls them: the reactors, or a
+/// scheduler of your own (SPDK's `new_thread_fn`).
+pub trait Framework: Send + Sync + 'static {
+    /// Takes a new thread, to attach and poll it somewhere. Called by
+    /// [`ThreadBuilder::create`], on the creating OS thread, with no lock held.
+    ///
+    /// # Errors
+    ///
+    /// The error of the caller's `create`; dropping `thread` destroys it.
+    fn place(&self, thread: ParkedThread) -> Result<(), CreateError>;
+}
+
+/// What to do when user code panics on a SpdkThread.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum PanicPolicy {
+    /// Report it and go on: a task yields a `JoinError`, a message is over, a
+    /// poller is unregistered.
+    #[default]
+    Contain,
+    /// Report it and abort the process.
+    Abort,
+}
+
+type PanicHook = Box<dyn Fn(&ContainedPanic<'_>) + Send + Sync>;
+
+pub(crate) struct LibraryInner {
+    pub(crate) clock: Clock,
+    next_id: AtomicU64,
+    threads: Mutex<BTreeMap<u64, Weak<Shared>>>,
+    /// Every sleeper that any thread was ever hosted by: a sender may still
+    /// look at the one it was hosted by before.
+    sleepers: Mutex<Vec<Arc<Sleeper>>>,
+    framework: OnceLock<Arc<dyn Framework>>,
+    app_thread: OnceLock<Weak<Shared>>,
+    panic_policy: PanicPolicy,
+    panic_hook: Option<PanicHook>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // No user code runs under these locks, so a poisoned one is whole.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl LibraryInner {
+    pub(super) fn next_thread_id(&self) -> u64 {
+        self.next_id.fetch_add(1, Ordering::Relaxed)
+    }
+
+    pub(super) fn add_thread(&self, thread: &Arc<Shared>) {
+        lock(&self.threads).insert(thread.id, Arc::downgrade(thread));
+        let _ = self.app_thread.set(Arc::downgrade(thread));
+    }
+
+    pub(super) fn forget_thread(&self, id: u64) {
+        lock(&self.threads).remove(&id);
+    }
+
+    pub(super) fn keep_sleeper(&self, sleeper: &Arc<Sleeper>) {
+        let mut sleepers = lock(&self.sleepers);
+        if !sleepers.iter().any(|known| Arc::ptr_eq(known, sleeper)) {
+            sleepers.push(sleeper.clone());
+        }
+    }
+
+    pub(super) fn framework(&self) -> Option<&Arc<dyn Framework>> {
+        self.framework.get()
+    }
+
+    pub(crate) fn report_panic(
+        &self,
+        thread: &str,
+        source: PanicSource,
+        name: Option<&str>,
+        payload: Payload,
+    ) {
+        self.report_panic_text(thread, source, name, payload_text(&*payload));
+        discard(payload);
+    }
+
+    pub(crate) fn report_panic_text(
+        &self,
+        thread: &str,
+        source: PanicSource,
+        name: Option<&str>,
+        message: &str,
+    ) {
+        tracing::error!(thread, ?source, name, "user code panicked: {message}");
+        if let Some(hook) = &self.panic_hook {
+            let panic = ContainedPanic {
+                thread,
+                source,
+                name,
+                message,
+            };
+            if let Err(second) = contain(|| hook(&panic)) {
+                discard(second);
+            }
+        }
+        if self.panic_policy == PanicPolicy::Abort {
+            std::process::abort();
+        }
+    }
+
+    /// Applies a policy other than containing at once, for a panic that
+    /// somebody may still receive.
+    pub(crate) fn panic_is_fatal(&self) -> bool {
+        self.panic_policy == PanicPolicy::Abort
+    }
+}
+
+/// A library instance (`spdk_thread_lib_init`): makes SpdkThreads and finds
+/// them again. Cheap to clone; all clones are the same instance, which lives
+/// as long as any of them or any of its threads.
+///
+/// # Examples
+///
+/// ```
+/// use corespun::thread::ThreadLib;
+///
+/// let library = ThreadLib::new();
+/// let mut thread = library.thread().name("worker").build()?.attach();
+/// thread.handle().send_msg(|| println!("hello")).unwrap();
+/// thread.poll(0, 0);
+/// # Ok::<(), corespun::thread::CreateError>(())
+/// ```
+#[derive(Clone)]
+pub struct ThreadLib {
+    pub(crate) inner: Arc<LibraryInner>,
+}
+
+impl Default for ThreadLib {
+    fn default() -> Self {
+        ThreadLib::new()
+    }
+}
+
+impl ThreadLib {
+    /// An instance on the system clock that contains panics.
+    pub fn new() -> Self {
+        ThreadLib::builder().build()
+    }
+
+    /// An instance with settings.
+    pub fn builder() -> ThreadLibBuilder {
+        ThreadLibBuilder::default()
+    }
+
+    /// Settings for a new thread.
+    pub fn thread(&self) -> ThreadBuilder {
+        ThreadBuilder::new(self.inner.clone())
+    }
+
+    /// The clock that this instance's ticks come from.
+    pub fn clock(&self) -> &Clock {
+        &self.inner.clock
+    }
+
+    /// Names who places threads made by [`ThreadBuilder::create`].
+    ///
+    /// # Errors
+    ///
+    /// [`FrameworkSet`] when one was named before.
+    pub fn set_framework(&self, framework: Arc<dyn Framework>) -> Result<(), FrameworkSet> {
+        self.inner
+            .framework
+            .set(framework)
+            .map_err(|_| FrameworkSet)
+    }
+
+    /// How many threads exist that have not exited (`spdk_thread_get_count`);
+    /// it may be stale at once.
+    pub fn thread_count(&self) -> usize {
+        lock(&self.inner.threads).len()
+    }
+
+    /// The thread with this id, unless it has exited (`spdk_thread_get_by_id`).
+    pub fn thread_by_id(&self, id: u64) -> Option<SpdkThread> {
+        lock(&self.inner.threads)
+            .get(&id)
+            .and_then(Weak::upgrade)
+            .map(SpdkThread::from_shared)
+    }
+
+    /// Every thread that has not exited, in the order created.
+    pub fn threads(&self) -> Vec<SpdkThread> {
+        lock(&self.inner.threads)
+            .values()
+            .filter_map(Weak::upgrade)
+            .map(SpdkThread::from_shared)
+            .collect()
+    }
+
+    /// The first thread this instance ever made (`spdk_thread_get_app_thread`).
+    pub fn app_thread(&self) -> Option<SpdkThread> {
+        self.inner
+            .app_thread
+            .get()
+            .and_then(Weak::upgrade)
+            .map(SpdkThread::from_shared)
+    }
+}
+
+impl fmt::Debug for ThreadLib {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ThreadLib")
+            .field("threads", &self.thread_count())
+            .finish_non_exhaustive()
+    }
+}
+
+/// A framework was set on this library instance before.
+#[derive(Debug, thiserror::Error)]
+#[error("this library instance already has a framework that places its threads")]
+pub struct FrameworkSet;
+
+/// Settings of a library instance.
+#[derive(Default)]
+#[must_use = "call `build`"]
+pub struct ThreadLibBuilder {
+    clock: Option<Clock>,
+    panic_policy: PanicPolicy,
+    panic_hook: Option<PanicHook>,
+}
+
+impl ThreadLibBuilder {
+    /// Where ticks come from; the system clock unless set.
+    pub fn clock(mut self, clock: Clock) -> Self {
+        self.clock = Some(clock);
+        self
+    }
+
+    /// What a panic of user code leads to.
+    pub fn panic_policy(mut self, policy: PanicPolicy) -> Self {
+        self.panic_policy = policy;
+        self
+    }
+
+    /// Called, on the thread it happened on, with each panic that nobody else
+    /// receives, after it was logged.
+    pub fn panic_hook(
+        mut self,
+        hook: impl Fn(&ContainedPanic<'_>) + Send + Sync + 'static,
+    ) -> Self {
+        self.panic_hook = Some(Box::new(hook));
+        self
+    }
+
+    /// The instance.
+    pub fn build(self) -> ThreadLib {
+        ThreadLib {
+            inner: Arc::new(LibraryInner {
+                clock: self.clock.unwrap_or_else(Clock::system),
+                next_id: AtomicU64::new(1),
+                threads: Mutex::new(BTreeMap::new()),
+                sleepers: Mutex::new(Vec::new()),
+                framework: OnceLock::new(),
+                app_thread: OnceLock::new(),
+                panic_policy: self.panic_policy,
+                panic_hook: self.panic_hook,
+            }),
+        }
+    }
+}
+
+impl fmt::Debug for ThreadLibBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ThreadLibBuilder")
+            .field("clock", &self.clock)
+            .field("panic_policy", &self.panic_policy)
+            .finish_non_exhaustive()
+    }
+}

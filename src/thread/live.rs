@@ -1,0 +1,165 @@
+//! The list of things on a thread that must be cancelled, on the thread, before
+//! it can read EXITED: its tasks.
+//!
+//! The list is intrusive: a task embeds a [`LiveNode`], so that being listed
+//! costs a few stores and no allocation. This floor knows of a task only that
+//! it can be told to cancel itself and that it can be named.
+
+use std::cell::Cell;
+use std::panic::Location;
+use std::ptr;
+
+/// Cancels what its argument stands for; see [`LiveList::insert`].
+pub(crate) type Cancel = unsafe fn(*const ());
+
+/// A member of a thread's [`LiveList`], embedded in what it stands for.
+pub(crate) struct LiveNode {
+    previous: Cell<*const LiveNode>,
+    next: Cell<*const LiveNode>,
+    listed: Cell<bool>,
+    /// Cancels the owner of the node: drops its user content in place and
+    /// takes the node off the list. Called on the thread's owner, outside
+    /// of any callback.
+    cancel: Cell<Option<(Cancel, *const ())>>,
+    pub(crate) location: &'static Location<'static>,
+    pub(crate) name: Option<Box<str>>,
+    /// Listed when the exit began, so cancelled by it.
+    pub(crate) doomed: Cell<bool>,
+}
+
+impl LiveNode {
+    pub(crate) fn new(location: &'static Location<'static>, name: Option<Box<str>>) -> Self {
+        LiveNode {
+            previous: Cell::new(ptr::null()),
+            next: Cell::new(ptr::null()),
+            listed: Cell::new(false),
+            cancel: Cell::new(None),
+            location,
+            name,
+            doomed: Cell::new(false),
+        }
+    }
+
+    pub(crate) fn is_listed(&self) -> bool {
+        self.listed.get()
+    }
+
+    /// The name given, or where it was spawned.
+    pub(crate) fn describe(&self) -> String {
+        match &self.name {
+            Some(name) => format!("{name} (spawned at {})", self.location),
+            None => format!("spawned at {}", self.location),
+        }
+    }
+}
+
+/// The live tasks of one thread, newest first. Owner only.
+pub(crate) struct LiveList {
+    first: Cell<*const LiveNode>,
+    len: Cell<usize>,
+}
+
+impl LiveList {
+    pub(crate) fn new() -> Self {
+        LiveList {
+            first: Cell::new(ptr::null()),
+            len: Cell::new(0),
+        }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.len.get()
+    }
+
+    /// Lists `node`.
+    ///
+    /// # Safety
+    ///
+    /// `node` is on no list, stays where it is until it was removed from this
+    /// one, and is from now on touched by the owner of the list only. As long
+    /// as it is listed, `cancel(subject)` may be called once by the owner,
+    /// outside of any callback; it takes `node` off the list.
+    #[inline]
+    pub(crate) unsafe fn insert(&self, node: &LiveNode, cancel: Cancel, subject: *const ()) {
+        debug_assert!(!node.listed.get());
+        let first = self.first.replace(node);
+        node.previous.set(ptr::null());
+        node.next.set(first);
+        node.listed.set(true);
+        node.cancel.set(Some((cancel, subject)));
+        if !first.is_null() {
+            // SAFETY: a listed node stays valid until removed (the contract of
+            // `insert`), and only the owner touches it.
+            unsafe { (*first).previous.set(node) };
+        }
+        self.len.set(self.len.get() + 1);
+    }
+
+    /// Replaces what cancels a listed node, under the contract of `insert`.
+    ///
+    /// # Safety
+    ///
+    /// As for [`LiveList::insert`], for a node that is on this list.
+    #[inline]
+    pub(crate) unsafe fn set_cancel(&self, node: &LiveNode, cancel: Cancel, subject: *const ()) {
+        debug_assert!(node.listed.get());
+        node.cancel.set(Some((cancel, subject)));
+    }
+
+    /// Takes `node` off the list, if it is on it.
+    ///
+    /// # Safety
+    ///
+    /// The caller is the owner of the list, and `node` is on this list or none.
+    #[inline]
+    pub(crate) unsafe fn remove(&self, node: &LiveNode) {
+        if !node.listed.replace(false) {
+            return;
+        }
+        let (previous, next) = (node.previous.get(), node.next.get());
+        // SAFETY: the neighbours of a listed node are listed, so valid, and
+        // only the owner touches them.
+        unsafe {
+            if previous.is_null() {
+                self.first.set(next);
+            } else {
+                (*previous).next.set(next);
+            }
+            if !next.is_null() {
+                (*next).previous.set(previous);
+            }
+        }
+        self.len.set(self.len.get() - 1);
+    }
+
+    /// Calls `f` for each listed node; `f` must not touch the list.
+    pub(crate) fn for_each(&self, mut f: impl FnMut(&LiveNode)) {
+        let mut node = self.first.get();
+        while !node.is_null() {
+            // SAFETY: a listed node is valid, and the list does not change.
+            let current = unsafe { &*node };
+            f(current);
+            node = current.next.get();
+        }
+    }
+
+    /// Cancels the newest listed node that `choose` picks; says whether there
+    /// was one. The node is off the list afterwards.
+    pub(crate) fn cancel_one(&self, choose: impl Fn(&LiveNode) -> bool) -> bool {
+        let mut node = self.first.get();
+        while !node.is_null() {
+            // SAFETY: a listed node is valid.
+            let current = unsafe { &*node };
+            if choose(current) {
+                if let Some((cancel, subject)) = current.cancel.get() {
+                    // SAFETY: by the contract of `insert`; the node may be
+                    // gone when this returns, and is not touched again.
+                    unsafe { cancel(subject) };
+                }
+                return true;
+            }
+            node = current.next.get();
+        }
+        false
+    }
+}

@@ -1,0 +1,180 @@
+//! The owner's part of a SpdkThread: everything that only the OS thread that
+//! polls it may touch. It is shared, not locked: short `Cell` and `RefCell`
+//! borrows that never last while user code runs.
+
+use std::cell::{Cell, RefCell};
+use std::ptr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::task::Waker;
+use std::time::Duration;
+
+use super::live::LiveList;
+use super::panic::{PanicSource, Payload, contain};
+use super::poller::{PollerCore, PollerLists};
+use super::ready::ReadyQueue;
+use super::shared::Shared;
+use super::timer_queue::{TimerKey, TimerQueue};
+
+/// What a timer does when it is due.
+pub(crate) enum TimerTarget {
+    /// Runs a timed poller and is re-armed.
+    Poller(Rc<PollerCore>),
+    /// Wakes a task and is gone.
+    Waker(Waker),
+}
+
+/// How far the exit of a thread has come.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum ExitPhase {
+    /// Not asked for.
+    None,
+    /// Asked for; the tasks of that moment are not cancelled yet.
+    Requested,
+    /// Waits for what still holds the thread.
+    Waiting,
+    /// The mailbox is closed and nothing new is taken; what was sent before
+    /// is being run.
+    Closed,
+    /// Reads EXITED.
+    Done,
+}
+
+pub(crate) struct Local {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) ready: ReadyQueue,
+    pub(crate) pollers: PollerLists,
+    pub(crate) timers: RefCell<TimerQueue<TimerTarget>>,
+    pub(crate) live: LiveList,
+    /// How many values that must not leave this OS thread live here, besides
+    /// those that hold an `Rc` of this.
+    pub(crate) not_send: Cell<usize>,
+    pub(crate) task_ids: Cell<u64>,
+    pub(super) batch: usize,
+    pub(super) exit_phase: Cell<ExitPhase>,
+    pub(super) exit_deadline: Cell<u64>,
+    pub(super) exit_timeout: Duration,
+}
+
+thread_local! {
+    /// The SpdkThread being polled, or entered, by this OS thread.
+    static CURRENT: Cell<*const Local> = const { Cell::new(ptr::null()) };
+}
+
+/// The address of the current thread's `Local`, or null.
+#[inline]
+pub(crate) fn current_ptr() -> *const Local {
+    CURRENT.get()
+}
+
+/// Makes a thread the current one until dropped, then what was before.
+pub(crate) struct Entered<'a> {
+    previous: *const Local,
+    /// Keeps the `Local` alive and the guard on its OS thread.
+    _local: &'a Rc<Local>,
+}
+
+impl<'a> Entered<'a> {
+    #[inline]
+    pub(crate) fn new(local: &'a Rc<Local>) -> Self {
+        Entered {
+            previous: CURRENT.replace(Rc::as_ptr(local)),
+            _local: local,
+        }
+    }
+}
+
+impl Drop for Entered<'_> {
+    #[inline]
+    fn drop(&mut self) {
+        CURRENT.set(self.previous);
+    }
+}
+
+impl Local {
+    pub(super) fn new(shared: Arc<Shared>, batch: usize, exit_timeout: Duration) -> Rc<Self> {
+        let local = Rc::new(Local {
+            shared,
+            ready: ReadyQueue::default(),
+            pollers: PollerLists::default(),
+            timers: RefCell::new(TimerQueue::new()),
+            live: LiveList::new(),
+            not_send: Cell::new(0),
+            task_ids: Cell::new(0),
+            batch,
+            exit_phase: Cell::new(ExitPhase::None),
+            exit_deadline: Cell::new(0),
+            exit_timeout,
+        });
+        local
+            .shared
+            .local
+            .store(Rc::as_ptr(&local).cast_mut(), Ordering::Release);
+        local
+    }
+
+    /// Runs `f` with the current thread's owner part.
+    #[inline]
+    pub(crate) fn with_current<R>(f: impl FnOnce(&Local) -> R) -> Option<R> {
+        let current = CURRENT.get();
+        if current.is_null() {
+            return None;
+        }
+        // SAFETY: `CURRENT` is only non-null while an `Entered` on this OS
+        // thread borrows the `Rc` it came from.
+        Some(f(unsafe { &*current }))
+    }
+
+    pub(crate) fn current_rc() -> Option<Rc<Local>> {
+        let current = CURRENT.get();
+        if current.is_null() {
+            return None;
+        }
+        // SAFETY: as in `with_current`; the pointer came from `Rc::as_ptr`.
+        unsafe {
+            Rc::increment_strong_count(current);
+            Some(Rc::from_raw(current))
+        }
+    }
+
+    /// Whether new pollers, tasks and messages are refused: the exit is past
+    /// the point where it could wait for them.
+    #[inline]
+    pub(crate) fn refuses_work(&self) -> bool {
+        matches!(self.exit_phase.get(), ExitPhase::Closed | ExitPhase::Done)
+    }
+
+    pub(crate) fn insert_timer(&self, deadline: u64, target: TimerTarget) -> TimerKey {
+        self.timers.borrow_mut().insert(deadline, target)
+    }
+
+    /// Takes a timer out that has not fired.
+    pub(crate) fn cancel_timer(&self, key: TimerKey) {
+        let target = self.timers.borrow_mut().remove(key);
+        // A foreign waker's destructor is foreign code.
+        drop(target);
+    }
+
+    /// Whether a poll now would find something to run, apart from timers.
+    pub(crate) fn has_ready_work(&self) -> bool {
+        // SAFETY: this `Local` is the owner's, so the caller is the consumer.
+        !self.ready.is_empty()
+            || unsafe { self.shared.mailbox.has_messages() }
+            || self.shared.critical.is_posted()
+    }
+
+    /// Drops user content; a panic of its destructor is reported, not passed on.
+    pub(crate) fn drop_contained<T>(&self, value: T) {
+        if let Err(payload) = contain(|| drop(value)) {
+            self.report_panic(PanicSource::Drop, None, payload);
+        }
+    }
+
+    #[cold]
+    pub(crate) fn report_panic(&self, source: PanicSource, name: Option<&str>, payload: Payload) {
+        self.shared
+            .library
+            .report_panic(self.shared.name(), source, name, payload);
+    }
+}

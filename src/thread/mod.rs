@@ -1,0 +1,358 @@
+//! SpdkThreads: lightweight threads that somebody polls.
+//!
+//! A SpdkThread is a mailbox, pollers, timers and tasks, without a stack of its
+//! own. Whoever holds its [`ThreadRunner`] polls it, on one OS thread at a time;
+//! everybody else has [`SpdkThread`] handles and sends it messages. The reactors
+//! (one pinned OS thread per core) are one such holder; a loop of your own is
+//! another:
+//!
+//! ```
+//! use corespun::thread::ThreadLib;
+//!
+//! let library = ThreadLib::new();
+//! let mut runner = library.thread().name("hello").build()?.attach();
+//! let thread = runner.handle();
+//! thread.send_msg(|| println!("hello reader")).unwrap();
+//! let exit = thread.exit();
+//! while !thread.is_exited() {
+//!     runner.poll(0, 0);
+//! }
+//! # drop(exit);
+//! # Ok::<(), corespun::thread::CreateError>(())
+//! ```
+//!
+//! The order of work inside one poll is written in one function,
+//! [`ThreadRunner::poll`].
+
+mod activity;
+mod builder;
+mod exit;
+mod library;
+pub(crate) mod live;
+pub(crate) mod local;
+pub(crate) mod message;
+pub(crate) mod panic;
+mod poller;
+mod ready;
+mod runner;
+pub(crate) mod shared;
+pub(crate) mod timer_queue;
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+pub use activity::Activity;
+pub use builder::ThreadBuilder;
+pub use exit::{Exit, ExitHolder};
+pub use library::{Framework, FrameworkSet, PanicPolicy, ThreadLib, ThreadLibBuilder};
+pub use panic::{ContainedPanic, PanicSource};
+pub use poller::{Poller, PollerBuilder, PollerError, PollerState, PollerStats};
+pub use runner::{ParkedThread, ThreadRunner};
+
+use local::Local;
+use shared::Shared;
+
+use crate::cpu::CpuSet;
+
+/// Names are cut at this many bytes, as SPDK's.
+const MAX_NAME: usize = 256;
+
+pub(crate) fn cut_name(mut name: String) -> String {
+    if name.len() > MAX_NAME {
+        let mut end = MAX_NAME;
+        while !name.is_char_boundary(end) {
+            end -= 1;
+        }
+        name.truncate(end);
+    }
+    name
+}
+
+/// Where a thread stands in its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ThreadState {
+    /// Takes everything.
+    Running,
+    /// Was asked to exit; still takes messages, pollers and tasks.
+    Exiting,
+    /// Takes nothing any more.
+    Exited,
+}
+
+/// How a thread's time was spent, in ticks of its library's clock.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ThreadStats {
+    /// Ticks of polls that did something.
+    pub busy_ticks: u64,
+    /// Ticks of polls that did not.
+    pub idle_ticks: u64,
+}
+
+/// A handle of a SpdkThread (`struct spdk_thread *`): sends it messages and
+/// looks at it, from any OS thread. It does not keep the thread from exiting,
+/// and everything on it works, or says no, after that.
+#[derive(Clone)]
+pub struct SpdkThread {
+    pub(crate) shared: Arc<Shared>,
+}
+
+impl SpdkThread {
+    pub(crate) fn from_shared(shared: Arc<Shared>) -> Self {
+        SpdkThread { shared }
+    }
+
+    /// The SpdkThread that this OS thread is polling or has entered
+    /// (`spdk_get_thread`).
+    pub fn current() -> Option<SpdkThread> {
+        Local::with_current(|local| SpdkThread::from_shared(local.shared.clone()))
+    }
+
+    /// Whether this thread is the current one.
+    pub fn is_current(&self) -> bool {
+        self.shared.current_local().is_some()
+    }
+
+    /// Sends a message: `f` is run once by the thread, in a later poll, also
+    /// when sent by the thread to itself (`spdk_thread_send_msg`). Messages of
+    /// one sender run in the order sent.
+    ///
+    /// # Errors
+    ///
+    /// [`SendError`] with `f` in it when the thread has exited, or when as
+    /// many messages are outstanding as its limit allows.
+    pub fn send_msg<F: FnOnce() + Send + 'static>(&self, f: F) -> Result<(), SendError<F>> {
+        self.shared.send(f)
+    }
+
+    /// Runs `f` now if this thread is the current one, else sends it
+    /// (`spdk_thread_exec_msg`).
+    ///
+    /// # Errors
+    ///
+    /// As [`SpdkThread::send_msg`].
+    pub fn exec_msg<F: FnOnce() + Send + 'static>(&self, f: F) -> Result<(), SendError<F>> {
+        if self.is_current() {
+            f();
+            return Ok(());
+        }
+        self.send_msg(f)
+    }
+
+    /// Posts a critical message: a plain function that the thread runs before
+    /// anything else in its next poll (`spdk_thread_send_critical_msg`).
+    /// Async-signal-safe. There is one place for it.
+    ///
+    /// # Errors
+    ///
+    /// [`CriticalMsgError`] while an earlier one is pending or running.
+    pub fn send_critical_msg(&self, f: fn()) -> Result<(), CriticalMsgError> {
+        if !self.shared.critical.post(f) {
+            return Err(CriticalMsgError);
+        }
+        self.shared.notify_host();
+        Ok(())
+    }
+
+    /// Asks the thread to exit (`spdk_thread_exit`): in its own poll, its tasks
+    /// of that moment are cancelled, and it reads EXITED once no poller, task
+    /// or message is left, at the latest after its exit timeout. Asking again
+    /// changes nothing. Awaiting the result waits for the end.
+    pub fn exit(&self) -> Exit {
+        let exit = Exit {
+            shared: self.shared.clone(),
+        };
+        match self.shared.current_local() {
+            Some(local) => local.request_exit(),
+            None => {
+                let request = message::Message::new(|| {
+                    Local::with_current(Local::request_exit);
+                });
+                // Refused only by a thread that is past this already.
+                let _ = self.shared.enqueue(request);
+            }
+        }
+        exit
+    }
+
+    /// A number unique within the library instance, never reused.
+    pub fn id(&self) -> u64 {
+        self.shared.id
+    }
+
+    /// The name given, or one made of the id.
+    pub fn name(&self) -> &str {
+        self.shared.name()
+    }
+
+    /// The cores that the thread may be placed on.
+    pub fn cpumask(&self) -> CpuSet {
+        match self.shared.cpumask.lock() {
+            Ok(mask) => *mask,
+            Err(poisoned) => *poisoned.into_inner(),
+        }
+    }
+
+    /// Where the thread stands in its life.
+    pub fn state(&self) -> ThreadState {
+        self.shared.state()
+    }
+
+    /// Whether the thread has exited.
+    pub fn is_exited(&self) -> bool {
+        self.state() == ThreadState::Exited
+    }
+
+    /// Whether the thread was not asked to exit yet.
+    pub fn is_running(&self) -> bool {
+        self.state() == ThreadState::Running
+    }
+
+    /// How its time was spent so far. Never stops the thread.
+    pub fn stats(&self) -> ThreadStats {
+        ThreadStats {
+            busy_ticks: self.shared.busy_ticks.load(Ordering::Relaxed),
+            idle_ticks: self.shared.idle_ticks.load(Ordering::Relaxed),
+        }
+    }
+
+    /// The tick at which its last poll ended (`spdk_thread_get_last_tsc`).
+    pub fn last_tick(&self) -> u64 {
+        self.shared.last_tick.load(Ordering::Relaxed)
+    }
+
+    /// The library instance it belongs to.
+    pub fn library(&self) -> ThreadLib {
+        ThreadLib {
+            inner: self.shared.library.clone(),
+        }
+    }
+}
+
+impl PartialEq for SpdkThread {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.shared, &other.shared)
+    }
+}
+
+impl Eq for SpdkThread {}
+
+impl fmt::Debug for SpdkThread {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SpdkThread")
+            .field("id", &self.id())
+            .field("name", &self.name())
+            .field("state", &self.state())
+            .finish()
+    }
+}
+
+/// A message that could not be sent, with its closure.
+#[derive(thiserror::Error)]
+#[error("{reason}")]
+pub struct SendError<F> {
+    reason: SendErrorReason,
+    message: F,
+}
+
+/// Why a message could not be sent.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum SendErrorReason {
+    /// As many messages are outstanding as the thread allows.
+    #[error("thread {thread:?} has its limit of {limit} messages outstanding; try again later")]
+    Full {
+        /// The thread's name.
+        thread: String,
+        /// Its limit.
+        limit: usize,
+    },
+    /// The thread has exited.
+    #[error("thread {thread:?} has exited and runs no more messages")]
+    Exited {
+        /// The thread's name.
+        thread: String,
+    },
+}
+
+impl<F> SendError<F> {
+    #[cold]
+    pub(crate) fn full(thread: &str, limit: usize, message: F) -> Self {
+        SendError {
+            reason: SendErrorReason::Full {
+                thread: thread.to_owned(),
+                limit,
+            },
+            message,
+        }
+    }
+
+    #[cold]
+    pub(crate) fn exited(thread: &str, message: F) -> Self {
+        SendError {
+            reason: SendErrorReason::Exited {
+                thread: thread.to_owned(),
+            },
+            message,
+        }
+    }
+
+    /// The closure that was not sent.
+    pub fn into_message(self) -> F {
+        self.message
+    }
+
+    /// Why.
+    pub fn reason(&self) -> &SendErrorReason {
+        &self.reason
+    }
+
+    /// Whether trying again later may succeed.
+    pub fn is_full(&self) -> bool {
+        matches!(self.reason, SendErrorReason::Full { .. })
+    }
+
+    /// Whether the thread has exited.
+    pub fn is_exited(&self) -> bool {
+        matches!(self.reason, SendErrorReason::Exited { .. })
+    }
+}
+
+impl<F> fmt::Debug for SendError<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("SendError").field(&self.reason).finish()
+    }
+}
+
+/// A critical message is pending or running on the thread already.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a critical message is pending or running on this thread already")]
+pub struct CriticalMsgError;
+
+/// Why a thread could not be made.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum CreateError {
+    /// All thread ids of the library instance are used up.
+    #[error("this library instance has used up its thread ids")]
+    NoIds,
+    /// Nobody was named who would poll the thread.
+    #[error(
+        "no framework places threads for this library instance; start an App, or `build` the thread and poll it yourself"
+    )]
+    NoFramework,
+    /// The thread's cpumask and the cores that the framework has do not meet.
+    #[error("thread {thread:?} may run on cores {cpumask}, none of which is among {available}")]
+    NoCore {
+        /// The thread's name.
+        thread: String,
+        /// Its mask.
+        cpumask: String,
+        /// What the framework has.
+        available: String,
+    },
+    /// The framework is shutting down.
+    #[error("the framework is stopping and takes no new thread")]
+    Stopping,
+}

@@ -1,0 +1,526 @@
+//! Pollers: callbacks that a thread runs on every poll (active) or after each
+//! period (timed), and the handle that owns one.
+//!
+//! All of this belongs to the thread's owner. A callback is taken out of its
+//! poller while it runs, so registering, pausing, resuming and unregistering
+//! anything from inside it only flips states that the pass looks at afterwards.
+
+use std::cell::{Cell, RefCell};
+use std::fmt;
+use std::rc::Rc;
+use std::time::Duration;
+
+use super::activity::Activity;
+use super::local::Local;
+use super::panic::{PanicSource, contain};
+use super::timer_queue::TimerKey;
+
+/// Where a poller stands; the text forms are SPDK's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum PollerState {
+    /// Waits for its turn.
+    Waiting,
+    /// Its callback runs now.
+    Running,
+    /// Will never run again.
+    Unregistered,
+    /// Will be paused at its next turn, without running.
+    Pausing,
+    /// Is paused.
+    Paused,
+}
+
+impl fmt::Display for PollerState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            PollerState::Waiting => "waiting",
+            PollerState::Running => "running",
+            PollerState::Unregistered => "unregistered",
+            PollerState::Pausing => "pausing",
+            PollerState::Paused => "paused",
+        })
+    }
+}
+
+/// How often a poller ran.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PollerStats {
+    /// Times the callback was called.
+    pub run_count: u64,
+    /// Times it returned [`Activity::Busy`].
+    pub busy_count: u64,
+}
+
+/// Why a poller could not be registered.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum PollerError {
+    /// No SpdkThread is current on this OS thread.
+    #[error(
+        "a poller must be registered on a SpdkThread: call this from a message, task or poller"
+    )]
+    NotOnThread,
+    /// The current thread is about to read EXITED.
+    #[error("thread {0:?} has exited and takes no poller")]
+    Exited(String),
+}
+
+type Callback = Box<dyn FnMut() -> Activity>;
+
+pub(crate) struct PollerCore {
+    callback: Cell<Option<Callback>>,
+    state: Cell<PollerState>,
+    id: u64,
+    name: Option<String>,
+    period: u64,
+    timer: Cell<Option<TimerKey>>,
+    /// Whether the active list holds this poller, alive or not.
+    listed: Cell<bool>,
+    run_count: Cell<u64>,
+    busy_count: Cell<u64>,
+}
+
+impl PollerCore {
+    pub(crate) fn name(&self) -> String {
+        match &self.name {
+            Some(name) => name.clone(),
+            None => format!("poller {}", self.id),
+        }
+    }
+
+    pub(crate) fn is_registered(&self) -> bool {
+        self.state.get() != PollerState::Unregistered
+    }
+}
+
+/// The pollers of one thread that are not in its timer queue, and counts of
+/// all of them.
+#[derive(Default)]
+pub(crate) struct PollerLists {
+    active: Cell<Vec<Rc<PollerCore>>>,
+    /// Something in `active` was paused or unregistered.
+    stale: Cell<bool>,
+    paused: RefCell<Vec<Rc<PollerCore>>>,
+    next_id: Cell<u64>,
+    registered: Cell<usize>,
+    active_count: Cell<usize>,
+}
+
+impl PollerLists {
+    /// Pollers that are not unregistered.
+    pub(crate) fn registered(&self) -> usize {
+        self.registered.get()
+    }
+
+    /// Active pollers that are not paused.
+    pub(crate) fn active_count(&self) -> usize {
+        self.active_count.get()
+    }
+
+    fn add_active(&self, poller: &Rc<PollerCore>) {
+        bump(&self.active_count, 1);
+        if !poller.listed.replace(true) {
+            let mut active = self.active.take();
+            active.push(poller.clone());
+            self.active.set(active);
+        }
+    }
+
+    fn left_active(&self) {
+        bump(&self.active_count, -1);
+        self.stale.set(true);
+    }
+
+    /// Every poller outside the timer queue.
+    pub(crate) fn for_each(&self, mut f: impl FnMut(&PollerCore)) {
+        let active = self.active.take();
+        active
+            .iter()
+            .filter(|poller| !matches!(poller.state.get(), PollerState::Paused))
+            .for_each(|poller| f(poller));
+        let registered_meanwhile = self.active.replace(active);
+        debug_assert!(registered_meanwhile.is_empty());
+        self.paused.borrow().iter().for_each(|poller| f(poller));
+    }
+
+    /// Every poller outside the timer queue, taken out of the lists.
+    fn take_all(&self) -> Vec<Rc<PollerCore>> {
+        let mut all = self.active.take();
+        all.append(&mut self.paused.borrow_mut());
+        all
+    }
+}
+
+fn bump(counter: &Cell<usize>, by: isize) {
+    counter.set(counter.get().wrapping_add_signed(by));
+}
+
+/// The part of one poll that runs pollers.
+impl Local {
+    /// Active pollers, newest first; what is registered meanwhile waits for
+    /// the next pass.
+    pub(crate) fn run_active_pollers(&self) -> Activity {
+        let lists = &self.pollers;
+        let mut pass = lists.active.take();
+        if pass.is_empty() {
+            return Activity::Idle;
+        }
+        let mut activity = Activity::Idle;
+        for poller in pass.iter().rev() {
+            activity = activity.max(self.run_poller(poller));
+        }
+        if lists.stale.replace(false) {
+            pass.retain(|poller| {
+                let stays = !matches!(
+                    poller.state.get(),
+                    PollerState::Paused | PollerState::Unregistered
+                );
+                poller.listed.set(stays);
+                stays
+            });
+        }
+        pass.append(&mut lists.active.take());
+        lists.active.set(pass);
+        activity
+    }
+
+    /// Runs the callback of a poller whose turn it is.
+    pub(crate) fn run_poller(&self, poller: &Rc<PollerCore>) -> Activity {
+        match poller.state.get() {
+            PollerState::Waiting => {}
+            PollerState::Pausing => {
+                self.pause_now(poller);
+                return Activity::Ignored;
+            }
+            _ => return Activity::Ignored,
+        }
+        let Some(mut callback) = poller.callback.take() else {
+            return Activity::Ignored;
+        };
+        poller.state.set(PollerState::Running);
+        let outcome = contain(&mut callback);
+        poller.run_count.set(poller.run_count.get() + 1);
+        let activity = outcome.unwrap_or_else(|payload| {
+            self.report_panic(PanicSource::Poller, Some(&poller.name()), payload);
+            self.unregister_poller(poller);
+            Activity::Busy
+        });
+        if activity == Activity::Busy {
+            poller.busy_count.set(poller.busy_count.get() + 1);
+        }
+        match poller.state.get() {
+            PollerState::Unregistered => self.drop_contained(callback),
+            state => {
+                poller.callback.set(Some(callback));
+                match state {
+                    PollerState::Running => poller.state.set(PollerState::Waiting),
+                    PollerState::Pausing => self.pause_now(poller),
+                    _ => {}
+                }
+            }
+        }
+        activity
+    }
+
+    fn pause_now(&self, poller: &Rc<PollerCore>) {
+        poller.state.set(PollerState::Paused);
+        match poller.timer.take() {
+            Some(key) => drop(self.timers.borrow_mut().remove(key)),
+            None => self.pollers.left_active(),
+        }
+        self.pollers.paused.borrow_mut().push(poller.clone());
+    }
+
+    fn register_poller(
+        &self,
+        name: Option<String>,
+        period: Duration,
+        callback: Callback,
+    ) -> Result<Rc<PollerCore>, PollerError> {
+        if self.refuses_work() {
+            return Err(PollerError::Exited(self.shared.name().to_owned()));
+        }
+        let clock = &self.shared.library.clock;
+        let lists = &self.pollers;
+        bump(&lists.registered, 1);
+        lists.next_id.set(lists.next_id.get() + 1);
+        let period = match period {
+            Duration::ZERO => 0,
+            // A period shorter than a tick must still move time on.
+            period => clock.ticks_from(period).max(1),
+        };
+        let poller = Rc::new(PollerCore {
+            callback: Cell::new(Some(callback)),
+            state: Cell::new(PollerState::Waiting),
+            id: lists.next_id.get(),
+            name,
+            period,
+            timer: Cell::new(None),
+            listed: Cell::new(false),
+            run_count: Cell::new(0),
+            busy_count: Cell::new(0),
+        });
+        self.enlist(&poller);
+        Ok(poller)
+    }
+
+    fn enlist(&self, poller: &Rc<PollerCore>) {
+        if poller.period == 0 {
+            self.pollers.add_active(poller);
+        } else {
+            self.arm_poller(poller);
+        }
+    }
+
+    fn arm_poller(&self, poller: &Rc<PollerCore>) {
+        let now = self.shared.library.clock.now();
+        let key = self.insert_timer(
+            now.saturating_add(poller.period),
+            super::local::TimerTarget::Poller(poller.clone()),
+        );
+        poller.timer.set(Some(key));
+    }
+
+    /// The re-arm of a timed poller whose entry is the first of the queue.
+    pub(crate) fn rearm_first_poller(&self, poller: &PollerCore, now: u64) {
+        self.timers
+            .borrow_mut()
+            .rearm_first(now.saturating_add(poller.period));
+    }
+
+    fn pause_poller(&self, poller: &PollerCore) {
+        if matches!(
+            poller.state.get(),
+            PollerState::Waiting | PollerState::Running
+        ) {
+            poller.state.set(PollerState::Pausing);
+        }
+    }
+
+    fn resume_poller(&self, poller: &Rc<PollerCore>) {
+        match poller.state.get() {
+            PollerState::Pausing => poller.state.set(PollerState::Waiting),
+            PollerState::Paused => {
+                self.pollers
+                    .paused
+                    .borrow_mut()
+                    .retain(|other| !Rc::ptr_eq(other, poller));
+                poller.state.set(PollerState::Waiting);
+                self.enlist(poller);
+            }
+            _ => {}
+        }
+    }
+
+    pub(crate) fn unregister_poller(&self, poller: &Rc<PollerCore>) {
+        let before = poller.state.replace(PollerState::Unregistered);
+        if before == PollerState::Unregistered {
+            return;
+        }
+        let lists = &self.pollers;
+        bump(&lists.registered, -1);
+        if before == PollerState::Paused {
+            lists
+                .paused
+                .borrow_mut()
+                .retain(|other| !Rc::ptr_eq(other, poller));
+        } else if let Some(key) = poller.timer.take() {
+            let removed = self.timers.borrow_mut().remove(key);
+            drop(removed);
+        } else if poller.period == 0 {
+            lists.left_active();
+        }
+        // Absent while it runs; then the pass drops it.
+        if let Some(callback) = poller.callback.take() {
+            self.drop_contained(callback);
+        }
+    }
+
+    /// Unregisters every poller: the end of a forced exit.
+    pub(crate) fn unregister_all_pollers(&self) {
+        for poller in self.pollers.take_all() {
+            self.unregister_poller(&poller);
+        }
+    }
+}
+
+/// A registered poller: unregistered when dropped.
+///
+/// The handle belongs to the SpdkThread that registered it and cannot leave
+/// its OS thread. It mirrors `struct spdk_poller *`; what SPDK's calls do to a
+/// poller in each of its states is what these methods do.
+///
+/// # Examples
+///
+/// ```
+/// use std::{cell::Cell, rc::Rc, time::Duration};
+/// use corespun::thread::{Poller, ThreadLib};
+///
+/// let (clock, time) = corespun::clock::Clock::virtual_at(1_000_000);
+/// let library = ThreadLib::builder().clock(clock).build();
+/// let mut thread = library.thread().build()?.attach();
+/// let runs = Rc::new(Cell::new(0));
+/// let counter = runs.clone();
+/// let poller = thread.enter(|| {
+///     Poller::timed(Duration::from_micros(10), move || counter.set(counter.get() + 1))
+/// })?;
+/// thread.poll(0, 0);
+/// assert_eq!(runs.get(), 0);
+/// time.advance(10);
+/// thread.poll(0, 0);
+/// assert_eq!(runs.get(), 1);
+/// drop(poller);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[must_use = "dropping a Poller unregisters it; call `detach` to keep it until the thread exits"]
+pub struct Poller {
+    core: Rc<PollerCore>,
+    local: Rc<Local>,
+    detached: bool,
+}
+
+impl Poller {
+    /// Registers an active poller: `callback` runs once in every poll of the
+    /// current SpdkThread, newest registered first (`spdk_poller_register`
+    /// with period 0).
+    ///
+    /// # Errors
+    ///
+    /// [`PollerError`] when no SpdkThread is current or it has exited.
+    pub fn active<A: Into<Activity>>(
+        callback: impl FnMut() -> A + 'static,
+    ) -> Result<Poller, PollerError> {
+        Poller::builder().register(callback)
+    }
+
+    /// Registers a timed poller: `callback` runs once per `period`, first one
+    /// full period from now. A late poller runs once and is re-armed from the
+    /// poll that ran it: it drifts, and never catches up in a burst.
+    ///
+    /// # Errors
+    ///
+    /// [`PollerError`] when no SpdkThread is current or it has exited.
+    pub fn timed<A: Into<Activity>>(
+        period: Duration,
+        callback: impl FnMut() -> A + 'static,
+    ) -> Result<Poller, PollerError> {
+        Poller::builder().period(period).register(callback)
+    }
+
+    /// A poller with a name.
+    pub fn builder() -> PollerBuilder {
+        PollerBuilder::default()
+    }
+
+    /// Pauses the poller (`spdk_poller_pause`): it takes effect at its next
+    /// turn, a timed one's expiry; from inside its own callback, when that
+    /// returns.
+    pub fn pause(&self) {
+        self.local.pause_poller(&self.core);
+    }
+
+    /// Resumes the poller (`spdk_poller_resume`): a timed one waits a full
+    /// period from now; a pause that has not taken effect is cancelled.
+    pub fn resume(&self) {
+        self.local.resume_poller(&self.core);
+    }
+
+    /// Unregisters the poller at once: a callback that waits is dropped now,
+    /// one that runs when it returns. The same as dropping the handle.
+    pub fn unregister(self) {}
+
+    /// Leaves the poller registered for as long as its thread lives. It keeps
+    /// the thread from exiting until the exit is forced.
+    pub fn detach(mut self) {
+        self.detached = true;
+    }
+
+    /// Where the poller stands.
+    pub fn state(&self) -> PollerState {
+        self.core.state.get()
+    }
+
+    /// The name given, or one made of the id.
+    pub fn name(&self) -> String {
+        self.core.name()
+    }
+
+    /// A number unique on its thread, starting at 1.
+    pub fn id(&self) -> u64 {
+        self.core.id
+    }
+
+    /// The period in ticks; 0 for an active poller.
+    pub fn period_ticks(&self) -> u64 {
+        self.core.period
+    }
+
+    /// How often it ran.
+    pub fn stats(&self) -> PollerStats {
+        PollerStats {
+            run_count: self.core.run_count.get(),
+            busy_count: self.core.busy_count.get(),
+        }
+    }
+}
+
+impl Drop for Poller {
+    fn drop(&mut self) {
+        if !self.detached {
+            self.local.unregister_poller(&self.core);
+        }
+    }
+}
+
+impl fmt::Debug for Poller {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Poller")
+            .field("name", &self.name())
+            .field("state", &self.state())
+            .field("period_ticks", &self.period_ticks())
+            .finish_non_exhaustive()
+    }
+}
+
+/// Settings of a poller to be registered.
+#[derive(Clone, Debug, Default)]
+#[must_use = "call `register`"]
+pub struct PollerBuilder {
+    name: Option<String>,
+    period: Duration,
+}
+
+impl PollerBuilder {
+    /// A name for introspection, cut at 256 bytes.
+    pub fn name(mut self, name: impl Into<String>) -> Self {
+        self.name = Some(super::cut_name(name.into()));
+        self
+    }
+
+    /// Makes it a timed poller, unless `period` is zero. A period is rounded
+    /// to ticks, to one tick at least.
+    pub fn period(mut self, period: Duration) -> Self {
+        self.period = period;
+        self
+    }
+
+    /// Registers `callback` on the current SpdkThread.
+    ///
+    /// # Errors
+    ///
+    /// [`PollerError`] when no SpdkThread is current or it has exited.
+    pub fn register<A: Into<Activity>>(
+        self,
+        mut callback: impl FnMut() -> A + 'static,
+    ) -> Result<Poller, PollerError> {
+        let local = Local::current_rc().ok_or(PollerError::NotOnThread)?;
+        let callback = Box::new(move || callback().into());
+        let core = local.register_poller(self.name, self.period, callback)?;
+        Ok(Poller {
+            core,
+            local,
+            detached: false,
+        })
+    }
+}

@@ -1,0 +1,340 @@
+//! The right to poll a thread, and the one function that says what a poll is.
+//!
+//! The right is unique. As a [`ThreadRunner`] it belongs to an OS thread; as a
+//! [`ParkedThread`] it may be sent to another one, which is possible only while
+//! the thread holds nothing that must stay.
+
+use std::fmt;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use super::SpdkThread;
+use super::activity::Activity;
+use super::local::{Entered, ExitPhase, Local, TimerTarget};
+use super::panic::{PanicSource, contain};
+use crate::cpu::CpuSet;
+use crate::notify::Sleeper;
+
+/// The right to poll a SpdkThread, on this OS thread.
+///
+/// There is one per thread, it is not `Send`, and polling borrows it: a thread
+/// is never polled twice at once, nor from inside its own poll. Dropping it
+/// before the thread has exited cancels what lives on the thread and drops the
+/// messages that wait.
+pub struct ThreadRunner {
+    local: Rc<Local>,
+}
+
+impl ThreadRunner {
+    /// One poll of the thread (`spdk_thread_poll`): runs up to `max_msgs`
+    /// messages and ready tasks (0, or more than the thread's batch: the
+    /// batch), then every active poller, then what is due at `now`, a tick of
+    /// the library's clock (0: it is read). Says whether anything was done.
+    ///
+    /// The poll begins at `now` and ends when the clock says: a caller that
+    /// passes [`SpdkThread::last_tick`] of the poll before as `now` leaves no
+    /// time unaccounted.
+    pub fn poll(&mut self, max_msgs: usize, now: u64) -> Activity {
+        let local = &*self.local;
+        let _entered = Entered::new(&self.local);
+        let now = if now == 0 {
+            local.shared.library.clock.now()
+        } else {
+            now
+        };
+        let activity = local
+            .run_critical_message()
+            .max(local.run_messages(max_msgs))
+            .max(local.run_active_pollers())
+            .max(local.run_timers(now))
+            .max(Activity::Idle);
+        if local.exit_phase.get() != ExitPhase::None {
+            local.exit_step(now);
+        }
+        local.account(now, activity);
+        activity
+    }
+
+    /// Makes the thread the current one while `f` runs, without polling it
+    /// (`spdk_set_thread`), to register pollers or spawn tasks from outside.
+    pub fn enter<R>(&mut self, f: impl FnOnce() -> R) -> R {
+        let _entered = Entered::new(&self.local);
+        f()
+    }
+
+    /// The thread's handle.
+    pub fn handle(&self) -> SpdkThread {
+        SpdkThread::from_shared(self.local.shared.clone())
+    }
+
+    /// The thread's name.
+    pub fn name(&self) -> &str {
+        self.local.shared.name()
+    }
+
+    /// Whether the thread was not asked to exit yet.
+    pub fn is_running(&self) -> bool {
+        self.local.exit_phase.get() == ExitPhase::None
+    }
+
+    /// Whether the thread has exited.
+    pub fn is_exited(&self) -> bool {
+        self.local.exit_phase.get() == ExitPhase::Done
+    }
+
+    /// Asks the thread to exit; as [`SpdkThread::exit`].
+    pub fn exit(&mut self) -> super::Exit {
+        let handle = self.handle();
+        self.enter(|| handle.exit())
+    }
+
+    /// The tick at which the last poll ended.
+    pub fn last_tick(&self) -> u64 {
+        self.local.shared.last_tick.load(Ordering::Relaxed)
+    }
+
+    /// The tick at which the earliest timer is due
+    /// (`spdk_thread_next_poller_expiration`).
+    pub fn next_expiration(&self) -> Option<u64> {
+        self.local.timers.borrow().next_deadline()
+    }
+
+    /// Whether an active poller is registered and not paused: one that wants
+    /// to run in every poll.
+    pub fn has_active_pollers(&self) -> bool {
+        self.local.pollers.active_count() > 0
+    }
+
+    /// Whether any poller is registered, paused ones included.
+    pub fn has_pollers(&self) -> bool {
+        self.local.pollers.registered() > 0
+    }
+
+    /// Whether a message, a ready task or a critical message waits to be run.
+    pub fn has_messages(&self) -> bool {
+        self.local.has_ready_work()
+    }
+
+    /// Whether the next poll has something to run apart from timers: then
+    /// whoever polls this thread must not sleep.
+    pub fn needs_poll(&self) -> bool {
+        self.has_messages()
+            || self.has_active_pollers()
+            || !matches!(
+                self.local.exit_phase.get(),
+                ExitPhase::None | ExitPhase::Waiting | ExitPhase::Done
+            )
+    }
+
+    /// The latest tick to poll this thread at although nothing arrives: its
+    /// earliest timer, or the end of its exit's patience.
+    pub fn next_deadline(&self) -> Option<u64> {
+        let timer = self.next_expiration();
+        match self.local.exit_phase.get() {
+            ExitPhase::Waiting => {
+                let forced = self.local.exit_deadline.get();
+                Some(timer.map_or(forced, |timer| timer.min(forced)))
+            }
+            _ => timer,
+        }
+    }
+
+    /// Names the sleeper of the loop that polls this thread: it is notified of
+    /// every message while it sleeps. Set it before relying on being woken, and
+    /// look at [`ThreadRunner::needs_poll`] before each sleep. The library
+    /// keeps the sleeper alive for as long as it lives.
+    pub fn set_host(&mut self, host: Option<&Arc<Sleeper>>) {
+        self.local.shared.set_host(host);
+    }
+
+    /// What would keep the thread from exiting now.
+    pub fn exit_holders(&self) -> Vec<super::ExitHolder> {
+        self.local.exit_holders()
+    }
+
+    /// Gives up the right to poll on this OS thread, so that it can be sent
+    /// to another one.
+    ///
+    /// # Errors
+    ///
+    /// The runner itself, when the thread is *bound*: it holds tasks spawned
+    /// with `spawn_local`, pollers, or handles of those, which must not leave
+    /// this OS thread.
+    pub fn park(mut self) -> Result<ParkedThread, ThreadRunner> {
+        if self.is_bound() {
+            return Err(self);
+        }
+        self.set_host(None);
+        Ok(ParkedThread { runner: self })
+    }
+
+    /// Whether the thread holds something that must not leave this OS thread.
+    pub fn is_bound(&self) -> bool {
+        Rc::strong_count(&self.local) > 1
+            || self.local.not_send.get() > 0
+            || self.local.pollers.registered() > 0
+    }
+}
+
+impl Drop for ThreadRunner {
+    fn drop(&mut self) {
+        self.local.abandon();
+    }
+}
+
+impl fmt::Debug for ThreadRunner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ThreadRunner")
+            .field("thread", &self.local.shared.name())
+            .finish_non_exhaustive()
+    }
+}
+
+/// The right to poll a SpdkThread, between two OS threads.
+pub struct ParkedThread {
+    runner: ThreadRunner,
+}
+
+// SAFETY: `ThreadRunner::park` and `ThreadBuilder::build` make one only while
+// the owner's part holds nothing that is not `Send` and no `Rc` of it is
+// anywhere else; nothing can be added before `attach`. What is `Send` in it may
+// be used, and dropped, by the OS thread that has the value.
+unsafe impl Send for ParkedThread {}
+
+impl ParkedThread {
+    pub(super) fn new(local: Rc<Local>) -> Self {
+        ParkedThread {
+            runner: ThreadRunner { local },
+        }
+    }
+
+    /// Takes up the right to poll, on this OS thread.
+    pub fn attach(self) -> ThreadRunner {
+        self.runner
+    }
+
+    /// The thread's handle.
+    pub fn handle(&self) -> SpdkThread {
+        self.runner.handle()
+    }
+
+    /// The cores that the thread may be placed on.
+    pub fn cpumask(&self) -> CpuSet {
+        self.handle().cpumask()
+    }
+}
+
+impl fmt::Debug for ParkedThread {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ParkedThread")
+            .field("thread", &self.runner.local.shared.name())
+            .finish()
+    }
+}
+
+/// The steps of one poll.
+impl Local {
+    fn run_critical_message(&self) -> Activity {
+        let Some(f) = self.shared.critical.get() else {
+            return Activity::Idle;
+        };
+        if let Err(payload) = contain(f) {
+            self.report_panic(PanicSource::Message, None, payload);
+        }
+        // Only now: one that is sent meanwhile is refused.
+        self.shared.critical.clear();
+        Activity::Busy
+    }
+
+    /// What was sent from elsewhere and what was sent from here take turns, so
+    /// that neither can starve the other. What the messages send here waits
+    /// for the next poll.
+    fn run_messages(&self, max_msgs: usize) -> Activity {
+        let limit = match max_msgs {
+            0 => self.batch,
+            max => max.min(self.batch),
+        };
+        let mut own = self.ready.len();
+        let mut foreign = true;
+        let mut ran = 0;
+        while ran < limit && (foreign || own > 0) {
+            if foreign {
+                // SAFETY: this `Local` is the owner's, so the caller is the
+                // only consumer; `pop` runs no user code, so it is not nested.
+                match unsafe { self.shared.mailbox.pop() } {
+                    Some(message) => {
+                        self.run_message(message);
+                        ran += 1;
+                    }
+                    None => foreign = false,
+                }
+            }
+            if own > 0 && ran < limit {
+                own -= 1;
+                if let Some(message) = self.ready.pop() {
+                    self.run_message(message);
+                    ran += 1;
+                }
+            }
+        }
+        Activity::from(ran > 0)
+    }
+
+    #[inline]
+    fn run_message(&self, message: super::message::Message) {
+        if let Err(payload) = contain(|| message.run()) {
+            self.report_panic(PanicSource::Message, None, payload);
+        }
+    }
+
+    /// Everything due at `now`, earliest first, each once.
+    fn run_timers(&self, now: u64) -> Activity {
+        let mut activity = Activity::Idle;
+        loop {
+            let mut timers = self.timers.borrow_mut();
+            if timers.next_deadline().is_none_or(|deadline| deadline > now) {
+                return activity;
+            }
+            let Some(TimerTarget::Poller(poller)) = timers.first() else {
+                let target = timers.pop_due(now);
+                drop(timers);
+                if let Some(TimerTarget::Waker(waker)) = target {
+                    self.wake_contained(waker);
+                    activity = Activity::Busy;
+                }
+                continue;
+            };
+            let poller = poller.clone();
+            drop(timers);
+            // Re-armed before it runs, so that what it does to itself finds
+            // the timer in place.
+            self.rearm_first_poller(&poller, now);
+            activity = activity.max(self.run_poller(&poller));
+        }
+    }
+
+    fn wake_contained(&self, waker: std::task::Waker) {
+        // A foreign waker is foreign code.
+        if let Err(payload) = contain(|| waker.wake()) {
+            self.report_panic(PanicSource::Drop, None, payload);
+        }
+    }
+
+    fn account(&self, start: u64, activity: Activity) {
+        let shared = &*self.shared;
+        let end = shared.library.clock.now();
+        let spent = end.saturating_sub(start);
+        let total = if activity.is_busy() {
+            &shared.busy_ticks
+        } else {
+            &shared.idle_ticks
+        };
+        // The owner is the only writer.
+        total.store(
+            total.load(Ordering::Relaxed).wrapping_add(spent),
+            Ordering::Relaxed,
+        );
+        shared.last_tick.store(end, Ordering::Relaxed);
+    }
+}

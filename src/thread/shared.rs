@@ -1,0 +1,178 @@
+//! The part of a SpdkThread that any OS thread may touch: its mailbox, its
+//! state, its statistics, and who is to be woken when something arrives.
+
+use std::sync::atomic::{AtomicPtr, AtomicU8, AtomicU64, Ordering, fence};
+use std::sync::{Arc, Mutex};
+use std::task::Waker;
+
+use super::library::LibraryInner;
+use super::local::{self, Local};
+use super::message::Message;
+use super::{SendError, ThreadState};
+use crate::cpu::CpuSet;
+use crate::notify::Sleeper;
+use crate::sync::{CriticalSlot, Mailbox, PushError};
+
+pub(crate) const RUNNING: u8 = 0;
+pub(crate) const EXITING: u8 = 1;
+pub(crate) const EXITED: u8 = 2;
+
+pub(crate) struct Shared {
+    pub(crate) mailbox: Mailbox<Message>,
+    pub(crate) critical: CriticalSlot,
+    /// The sleeper of whoever polls this thread. The library keeps every
+    /// sleeper that was ever put here alive, and this keeps the library alive.
+    host: AtomicPtr<Sleeper>,
+    /// Where the owner's part is: compared with the current thread's, and
+    /// never followed from here.
+    pub(super) local: AtomicPtr<Local>,
+    pub(super) state: AtomicU8,
+    pub(super) busy_ticks: AtomicU64,
+    pub(super) idle_ticks: AtomicU64,
+    pub(super) last_tick: AtomicU64,
+    pub(super) cpumask: Mutex<CpuSet>,
+    pub(super) exit_wakers: Mutex<Vec<Waker>>,
+    pub(crate) remote_task_ids: AtomicU64,
+    pub(super) limit: usize,
+    pub(crate) id: u64,
+    pub(super) name: Box<str>,
+    pub(crate) library: Arc<LibraryInner>,
+}
+
+impl Shared {
+    pub(super) fn new(
+        library: Arc<LibraryInner>,
+        id: u64,
+        name: Box<str>,
+        cpumask: CpuSet,
+        ring: usize,
+        limit: usize,
+    ) -> Self {
+        Shared {
+            mailbox: Mailbox::new(ring),
+            critical: CriticalSlot::new(),
+            host: AtomicPtr::new(std::ptr::null_mut()),
+            local: AtomicPtr::new(std::ptr::null_mut()),
+            state: AtomicU8::new(RUNNING),
+            busy_ticks: AtomicU64::new(0),
+            idle_ticks: AtomicU64::new(0),
+            last_tick: AtomicU64::new(0),
+            cpumask: Mutex::new(cpumask),
+            exit_wakers: Mutex::new(Vec::new()),
+            remote_task_ids: AtomicU64::new(0),
+            limit,
+            id,
+            name,
+            library,
+        }
+    }
+
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub(crate) fn state(&self) -> ThreadState {
+        match self.state.load(Ordering::Acquire) {
+            RUNNING => ThreadState::Running,
+            EXITING => ThreadState::Exiting,
+            _ => ThreadState::Exited,
+        }
+    }
+
+    /// The owner's part, if this thread is being polled by the caller.
+    #[inline]
+    pub(crate) fn current_local(&self) -> Option<&Local> {
+        let current = local::current_ptr();
+        // A thread that is not being polled has a `local` too, but no OS
+        // thread's current one is it.
+        if !current.is_null() && std::ptr::eq(current, self.local.load(Ordering::Relaxed)) {
+            // SAFETY: `current` is only set for the duration of a poll or an
+            // `enter` on this OS thread, which borrows the runner that keeps
+            // the `Local` alive; the reference is used within callbacks of
+            // that poll. It is `!Sync`, so it stays on this OS thread.
+            Some(unsafe { &*current })
+        } else {
+            None
+        }
+    }
+
+    /// Whether the caller is polling this thread.
+    #[inline]
+    pub(crate) fn is_current(&self) -> bool {
+        self.current_local().is_some()
+    }
+
+    /// Sends an explicit message: to the owner itself through its own queue,
+    /// else through the mailbox.
+    #[inline]
+    pub(crate) fn send<F: FnOnce() + Send + 'static>(&self, f: F) -> Result<(), SendError<F>> {
+        if let Some(local) = self.current_local() {
+            if local.refuses_work() {
+                return Err(self.exited(f));
+            }
+            if local.ready.limited() >= self.limit {
+                return Err(self.full(f));
+            }
+            local.ready.push(Message::new(f));
+            return Ok(());
+        }
+        match self.mailbox.push_limited(self.limit, f, Message::new) {
+            Ok(()) => {
+                self.notify_host();
+                Ok(())
+            }
+            Err(PushError::Full(f)) => Err(self.full(f)),
+            Err(PushError::Closed(f)) => Err(self.exited(f)),
+        }
+    }
+
+    fn full<F>(&self, message: F) -> SendError<F> {
+        SendError::full(self.name(), self.limit, message)
+    }
+
+    fn exited<F>(&self, message: F) -> SendError<F> {
+        SendError::exited(self.name(), message)
+    }
+
+    /// Puts a message where the owner will find it, without a limit. Refused
+    /// only after the mailbox was closed at exit.
+    #[inline]
+    pub(crate) fn enqueue(&self, message: Message) -> Result<(), Message> {
+        if let Some(local) = self.current_local() {
+            local.ready.push(message);
+            return Ok(());
+        }
+        self.mailbox.push(message)?;
+        self.notify_host();
+        Ok(())
+    }
+
+    /// Wakes the host if it sleeps; call it after publishing something.
+    #[inline]
+    pub(crate) fn notify_host(&self) {
+        // Pairs with the fence in `Sleeper::sleep_unless`, and with the one in
+        // `set_host`: a sender that still sees the old host published before
+        // the new one looks.
+        fence(Ordering::SeqCst);
+        let host = self.host.load(Ordering::Acquire);
+        if !host.is_null() {
+            // SAFETY: only `set_host` stores here, and what it stores lives as
+            // long as the library, which `self` keeps alive.
+            unsafe { (*host).notify_after_fence() }
+        }
+    }
+
+    /// Names who is to be woken from now on. The caller looks at the mailbox
+    /// after this before it sleeps.
+    pub(super) fn set_host(&self, host: Option<&Arc<Sleeper>>) {
+        let pointer = match host {
+            Some(host) => {
+                self.library.keep_sleeper(host);
+                Arc::as_ptr(host).cast_mut()
+            }
+            None => std::ptr::null_mut(),
+        };
+        self.host.store(pointer, Ordering::Release);
+        fence(Ordering::SeqCst);
+    }
+}

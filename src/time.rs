@@ -1,0 +1,175 @@
+//! Timers as futures. Every sleep of a thread is an entry of the thread's one
+//! timer queue, beside its timed pollers; it costs no allocation, and dropping
+//! it takes the entry out at once.
+
+use std::fmt;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use crate::thread::local::{Local, TimerTarget};
+use crate::thread::message::Message;
+use crate::thread::shared::Shared;
+use crate::thread::timer_queue::TimerKey;
+
+/// Completes once `duration` has passed, counted from now on a SpdkThread, from
+/// the first poll elsewhere.
+///
+/// It completes in the first poll of the thread that begins at or after the
+/// deadline: in poll mode that is a fraction of a microsecond late.
+///
+/// # Cancel safety
+///
+/// Dropping it cancels the timer at once.
+///
+/// # Panics
+///
+/// The future panics when polled outside of a SpdkThread.
+///
+/// # Examples
+///
+/// ```
+/// use std::time::Duration;
+/// use corespun::{task, thread::ThreadLib, time};
+///
+/// let (clock, hand) = corespun::clock::Clock::virtual_at(1_000_000);
+/// let library = ThreadLib::builder().clock(clock).build();
+/// let mut runner = library.thread().build()?.attach();
+/// let nap = runner.enter(|| task::spawn_local(time::sleep(Duration::from_micros(5))));
+/// runner.poll(0, 0);
+/// hand.advance(5);
+/// runner.poll(0, 0);
+/// runner.poll(0, 0);
+/// assert!(nap.is_finished());
+/// # Ok::<(), corespun::thread::CreateError>(())
+/// ```
+pub fn sleep(duration: Duration) -> Sleep {
+    let when = Local::with_current(|local| When::At(deadline(local, duration)));
+    Sleep {
+        when: when.unwrap_or(When::After(duration)),
+        armed: None,
+    }
+}
+
+/// Completes once the library's clock reads `tick` or later; otherwise as
+/// [`sleep`].
+///
+/// # Panics
+///
+/// The future panics when polled outside of a SpdkThread.
+pub fn sleep_until(tick: u64) -> Sleep {
+    Sleep {
+        when: When::At(tick),
+        armed: None,
+    }
+}
+
+fn deadline(local: &Local, duration: Duration) -> u64 {
+    let clock = &local.shared.library.clock;
+    clock.now().saturating_add(clock.ticks_from(duration))
+}
+
+enum When {
+    After(Duration),
+    At(u64),
+}
+
+/// The future of [`sleep`] and [`sleep_until`].
+#[must_use = "futures do nothing unless awaited"]
+pub struct Sleep {
+    when: When,
+    armed: Option<Armed>,
+}
+
+/// An entry in a thread's timer queue.
+struct Armed {
+    thread: Arc<Shared>,
+    key: TimerKey,
+}
+
+impl Sleep {
+    /// The deadline in ticks, once it is known.
+    pub fn deadline(&self) -> Option<u64> {
+        match self.when {
+            When::At(tick) => Some(tick),
+            When::After(_) => None,
+        }
+    }
+
+    fn poll_on(&mut self, local: &Local, cx: &mut Context<'_>) -> Poll<()> {
+        if let Some(armed) = &self.armed {
+            if std::ptr::eq(&*armed.thread, &*local.shared) {
+                let mut timers = local.timers.borrow_mut();
+                return match timers.get_mut(armed.key) {
+                    Some(TimerTarget::Waker(waker)) => {
+                        let old = (!waker.will_wake(cx.waker()))
+                            .then(|| std::mem::replace(waker, cx.waker().clone()));
+                        // A waker's destructor may be anything's.
+                        drop(timers);
+                        drop(old);
+                        Poll::Pending
+                    }
+                    // It fired.
+                    _ => Poll::Ready(()),
+                };
+            }
+            // The task moved to another thread.
+            self.disarm();
+        }
+        let deadline = match self.when {
+            When::At(tick) => tick,
+            When::After(duration) => deadline(local, duration),
+        };
+        self.when = When::At(deadline);
+        if local.shared.library.clock.now() >= deadline {
+            return Poll::Ready(());
+        }
+        let key = local.insert_timer(deadline, TimerTarget::Waker(cx.waker().clone()));
+        self.armed = Some(Armed {
+            thread: local.shared.clone(),
+            key,
+        });
+        Poll::Pending
+    }
+
+    fn disarm(&mut self) {
+        let Some(Armed { thread, key }) = self.armed.take() else {
+            return;
+        };
+        if let Some(local) = thread.current_local() {
+            local.cancel_timer(key);
+            return;
+        }
+        // Dropped off its thread: the thread takes the entry out itself. If it
+        // has exited, there is none.
+        let _ = thread.enqueue(Message::new(move || {
+            Local::with_current(|local| local.cancel_timer(key));
+        }));
+    }
+}
+
+impl Future for Sleep {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        match Local::with_current(|local| self.poll_on(local, cx)) {
+            Some(ready) => ready,
+            None => panic!("a Sleep must be polled on a SpdkThread: spawn the task on one"),
+        }
+    }
+}
+
+impl Drop for Sleep {
+    fn drop(&mut self) {
+        self.disarm();
+    }
+}
+
+impl fmt::Debug for Sleep {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Sleep")
+            .field("deadline", &self.deadline())
+            .finish_non_exhaustive()
+    }
+}
