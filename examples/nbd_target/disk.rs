@@ -3,9 +3,7 @@
 //! A disk is a cheap handle: each connection has a clone on its own thread. The ranges
 //! it is given were checked against its size.
 
-use std::future::poll_fn;
 use std::io;
-use std::task::Poll;
 
 /// How an area is to be zeroed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,17 +44,4 @@ pub(crate) trait Disk: Clone + 'static {
 
     /// Hears that the area will be read soon.
     async fn cache(&self, offset: u64, length: u32) -> io::Result<()>;
-}
-
-/// Lets the other tasks of the thread run before it goes on.
-pub(crate) async fn yield_now() {
-    let mut yielded = false;
-    poll_fn(|cx| {
-        if std::mem::replace(&mut yielded, true) {
-            return Poll::Ready(());
-        }
-        cx.waker().wake_by_ref();
-        Poll::Pending
-    })
-    .await;
 }

@@ -18,10 +18,11 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use std::sync::atomic::{AtomicU64, fence};
 
+use corespun::task::yield_now;
 use memmap2::{MmapOptions, MmapRaw, UncheckedAdvice};
 use nix::unistd::{SysconfVar, sysconf};
 
-use crate::disk::{Disk, Zeroing, yield_now};
+use crate::disk::{Disk, Zeroing};
 
 const WORD: usize = size_of::<u64>();
 

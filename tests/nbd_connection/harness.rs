@@ -391,7 +391,7 @@ pub(crate) async fn until(ready: impl Fn() -> bool) {
         if ready() {
             return;
         }
-        crate::disk::yield_now().await;
+        corespun::task::yield_now().await;
     }
     panic!("this never comes");
 }

@@ -245,7 +245,7 @@ fn refusals_are_bounded_too() {
         let mut idle = 0;
         while idle < 100 {
             let write = client.0.write(&bad[taken..]);
-            match futures::future::select(write, Box::pin(crate::disk::yield_now())).await {
+            match futures::future::select(write, Box::pin(corespun::task::yield_now())).await {
                 futures::future::Either::Left((n, _)) => {
                     taken += n.unwrap();
                     idle = 0;

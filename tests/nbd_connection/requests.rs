@@ -138,7 +138,7 @@ fn a_client_that_reads_no_replies_cannot_make_the_server_hold_more_than_the_limi
         }
         until(|| disk.waiting().len() == MAX_TASKS).await;
         for _ in 0..100 {
-            crate::disk::yield_now().await;
+            corespun::task::yield_now().await;
         }
         for _ in 0..2 * MAX_TASKS {
             until(|| !disk.waiting().is_empty()).await;
@@ -161,7 +161,7 @@ fn a_client_that_reads_no_replies_cannot_make_the_server_hold_more_than_the_limi
         let limit = MAX_BYTES / MIB as usize;
         until(|| disk.waiting().len() >= limit - 1).await;
         for _ in 0..100 {
-            crate::disk::yield_now().await;
+            corespun::task::yield_now().await;
         }
         assert!(disk.waiting().len() <= limit);
         for _ in 0..64 {
@@ -304,7 +304,7 @@ fn a_client_that_vanishes_leaves_no_task_and_no_buffer() {
         until(|| gone.waiting().len() == 2).await;
         drop(client);
         for _ in 0..100 {
-            crate::disk::yield_now().await;
+            corespun::task::yield_now().await;
         }
         gone.finish("read 0+512", Ok(()));
         gone.finish("write 4096+512", Ok(()));
