@@ -1,5 +1,6 @@
 //! SPDK's threading model, native in Rust, with async/await on top.
 
+pub mod channel;
 pub mod clock;
 pub mod cpu;
 pub mod notify;

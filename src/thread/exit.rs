@@ -11,6 +11,7 @@
 //!    it. What was pushed before is run.
 //! 4. *Done*: every push that succeeded has been run; the thread reads EXITED.
 
+use std::any::Any;
 use std::fmt;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -32,6 +33,15 @@ pub enum ExitHolder {
     Task(String),
     /// Messages or woken tasks that have not run yet.
     Messages,
+    /// An io_channel that is open or waits to be destroyed, by device name.
+    Channel(String),
+    /// A walk over the threads that was started here and is under way.
+    ThreadWalk,
+    /// A walk over the channels of a device, by name, started here.
+    ChannelWalk(String),
+    /// A device, by name, that this thread unregistered and that still has
+    /// channels or walks.
+    Unregister(String),
 }
 
 impl fmt::Display for ExitHolder {
@@ -40,8 +50,26 @@ impl fmt::Display for ExitHolder {
             ExitHolder::Poller(name) => write!(f, "poller {name}"),
             ExitHolder::Task(name) => write!(f, "task {name}"),
             ExitHolder::Messages => f.write_str("queued messages"),
+            ExitHolder::Channel(device) => write!(f, "channel of {device}"),
+            ExitHolder::ThreadWalk => f.write_str("for_each_thread under way"),
+            ExitHolder::ChannelWalk(device) => write!(f, "for_each_channel of {device} under way"),
+            ExitHolder::Unregister(device) => write!(f, "unregister of {device} under way"),
         }
     }
+}
+
+/// Something of a higher floor that lives on a thread and takes part in its
+/// exit. Owner only.
+pub(crate) trait ExitPart: Any {
+    /// Whether it keeps the thread from reading EXITED.
+    fn holds(&self) -> bool;
+
+    /// Names what does.
+    fn holders(&self, holders: &mut Vec<ExitHolder>);
+
+    /// Lets go of everything: the exit is forced, or over. User content that
+    /// is dropped may add more, which is let go of too.
+    fn cancel(&self, local: &Local);
 }
 
 impl Local {
@@ -72,6 +100,10 @@ impl Local {
         }
         self.live
             .for_each(|node| holders.push(ExitHolder::Task(node.describe())));
+        if let Some(channels) = self.channels.get() {
+            channels.holders(&mut holders);
+        }
+        self.pending.holders(&mut holders);
         if self.has_ready_work() {
             holders.push(ExitHolder::Messages);
         }
@@ -79,7 +111,11 @@ impl Local {
     }
 
     fn is_held(&self) -> bool {
-        self.pollers.registered() > 0 || self.live.len() > 0 || self.has_ready_work()
+        self.pollers.registered() > 0
+            || self.live.len() > 0
+            || self.channels.get().is_some_and(|channels| channels.holds())
+            || self.pending.len() > 0
+            || self.has_ready_work()
     }
 
     /// One step of the exit, at the end of a poll.
@@ -127,6 +163,10 @@ impl Local {
                 TimerTarget::Waker(waker) => self.drop_contained(waker),
             }
         }
+        if let Some(channels) = self.channels.get() {
+            channels.cancel(self);
+        }
+        self.cancel_pending();
     }
 
     fn finish_exit(&self) {

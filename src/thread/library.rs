@@ -2,6 +2,7 @@
 //! and the framework that places new threads. Nothing of it is process-wide;
 //! two instances live side by side without knowing of each other.
 
+use std::any::Any;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -11,7 +12,7 @@ use super::builder::ThreadBuilder;
 use super::panic::{ContainedPanic, PanicSource, Payload, contain, discard, payload_text};
 use super::runner::ParkedThread;
 use super::shared::Shared;
-use super::{CreateError, SpdkThread};
+use super::{CreateError, SpdkThread, ThreadState};
 use crate::clock::Clock;
 use crate::notify::Sleeper;
 
@@ -50,6 +51,8 @@ pub(crate) struct LibraryInner {
     sleepers: Mutex<Vec<Arc<Sleeper>>>,
     framework: OnceLock<Arc<dyn Framework>>,
     app_thread: OnceLock<Weak<Shared>>,
+    /// The registry of io_devices, kept by their own floor.
+    pub(crate) devices: OnceLock<Arc<dyn Any + Send + Sync>>,
     panic_policy: PanicPolicy,
     panic_hook: Option<PanicHook>,
 }
@@ -208,6 +211,16 @@ impl ThreadLib {
             .collect()
     }
 
+    /// The first thread after `cursor`, in the order created, that was not
+    /// asked to exit.
+    pub(super) fn next_running(&self, cursor: u64) -> Option<Arc<Shared>> {
+        let threads = lock(&self.inner.threads);
+        threads
+            .range(cursor.saturating_add(1)..)
+            .filter_map(|(_, thread)| thread.upgrade())
+            .find(|thread| thread.state() == ThreadState::Running)
+    }
+
     /// The first thread this instance ever made (`spdk_thread_get_app_thread`).
     pub fn app_thread(&self) -> Option<SpdkThread> {
         self.inner
@@ -273,6 +286,7 @@ impl ThreadLibBuilder {
                 sleepers: Mutex::new(Vec::new()),
                 framework: OnceLock::new(),
                 app_thread: OnceLock::new(),
+                devices: OnceLock::new(),
                 panic_policy: self.panic_policy,
                 panic_hook: self.panic_hook,
             }),

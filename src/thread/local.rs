@@ -2,7 +2,7 @@
 //! polls it may touch. It is shared, not locked: short `Cell` and `RefCell`
 //! borrows that never last while user code runs.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::ptr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -10,8 +10,10 @@ use std::sync::atomic::Ordering;
 use std::task::Waker;
 use std::time::Duration;
 
+use super::exit::ExitPart;
 use super::live::LiveList;
 use super::panic::{PanicSource, Payload, contain};
+use super::pending::PendingTable;
 use super::poller::{PollerCore, PollerLists};
 use super::ready::ReadyQueue;
 use super::shared::Shared;
@@ -47,6 +49,9 @@ pub(crate) struct Local {
     pub(crate) pollers: PollerLists,
     pub(crate) timers: RefCell<TimerQueue<TimerTarget>>,
     pub(crate) live: LiveList,
+    pub(crate) pending: PendingTable,
+    /// The io_channels of this thread, kept by their own floor.
+    pub(crate) channels: OnceCell<Box<dyn ExitPart>>,
     /// How many values that must not leave this OS thread live here, besides
     /// those that hold an `Rc` of this.
     pub(crate) not_send: Cell<usize>,
@@ -100,6 +105,8 @@ impl Local {
             pollers: PollerLists::default(),
             timers: RefCell::new(TimerQueue::new()),
             live: LiveList::new(),
+            pending: PendingTable::default(),
+            channels: OnceCell::new(),
             not_send: Cell::new(0),
             task_ids: Cell::new(0),
             batch,

@@ -26,17 +26,19 @@
 
 mod activity;
 mod builder;
-mod exit;
-mod library;
+pub(crate) mod exit;
+pub(crate) mod library;
 pub(crate) mod live;
 pub(crate) mod local;
 pub(crate) mod message;
 pub(crate) mod panic;
+pub(crate) mod pending;
 mod poller;
 mod ready;
 mod runner;
 pub(crate) mod shared;
 pub(crate) mod timer_queue;
+mod walk;
 
 use std::fmt;
 use std::sync::Arc;
@@ -49,6 +51,7 @@ pub use library::{Framework, FrameworkSet, PanicPolicy, ThreadLib, ThreadLibBuil
 pub use panic::{ContainedPanic, PanicSource};
 pub use poller::{Poller, PollerBuilder, PollerError, PollerState, PollerStats};
 pub use runner::{ParkedThread, ThreadRunner};
+pub use walk::{ThreadWalk, ThreadWalkError};
 
 use local::Local;
 use shared::Shared;

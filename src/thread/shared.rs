@@ -147,6 +147,22 @@ impl Shared {
         Ok(())
     }
 
+    /// Sends a message of the library itself, which no limit holds up. The
+    /// content comes back from a thread that is past taking messages.
+    #[inline]
+    pub(crate) fn deliver<C>(&self, content: C, pack: impl FnOnce(C) -> Message) -> Result<(), C> {
+        if let Some(local) = self.current_local() {
+            if local.refuses_work() {
+                return Err(content);
+            }
+            local.ready.push(pack(content));
+            return Ok(());
+        }
+        self.mailbox.push_with(content, pack)?;
+        self.notify_host();
+        Ok(())
+    }
+
     /// Wakes the host if it sleeps; call it after publishing something.
     #[inline]
     pub(crate) fn notify_host(&self) {
