@@ -4,7 +4,7 @@ mod harness;
 
 use std::sync::{Arc, Mutex};
 
-use corespun::thread::{ExitHolder, SpdkThread, ThreadWalkError};
+use corespun::thread::{ExitHolder, Poller, SpdkThread, ThreadWalkError};
 use harness::{SharedCounter, Threads};
 
 fn start(threads: &mut Threads, index: usize) -> SharedCounter {
@@ -63,16 +63,18 @@ fn a_walk_of_another_thread_outlives_the_exit_of_those_it_meets() {
     // Exits with the walk's message in its queue: that is run.
     threads.poll_thread(0);
     threads.exit(1);
-    // Asked to exit before the walk gets there: passed over.
+    // Asked to exit before the walk gets there, and held: passed over.
+    let held = threads.on(2, || Poller::active(|| false)).unwrap();
     threads.exit(2);
     threads.poll_thread(2);
     threads.poll_thread(1);
-    assert!(threads.is_exited(1) && threads.is_exited(2));
+    assert!(threads.is_exited(1) && !threads.is_exited(2));
     assert_eq!(count.get(), 2);
     threads.poll_thread(3);
     threads.poll_thread(0);
     assert_eq!(count.get(), 4);
 
+    drop(held);
     // Dropped with the message in its queue.
     let extra = threads.library.thread().build().unwrap();
     let count = start(&mut threads, 0);

@@ -172,6 +172,8 @@ impl Local {
     fn finish_exit(&self) {
         // What came in between forcing and closing.
         self.cancel_everything();
+        self.drop_post_pollers();
+        self.drop_locals();
         self.exit_phase.set(ExitPhase::Done);
         self.shared.state.store(shared::EXITED, Ordering::Release);
         self.shared.library.forget_thread(self.shared.id);

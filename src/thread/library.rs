@@ -12,8 +12,9 @@ use super::builder::ThreadBuilder;
 use super::panic::{ContainedPanic, PanicSource, Payload, contain, discard, payload_text};
 use super::runner::ParkedThread;
 use super::shared::Shared;
-use super::{CreateError, SpdkThread, ThreadState};
+use super::{CreateError, SetCpumaskError, SpdkThread, ThreadState};
 use crate::clock::Clock;
+use crate::cpu::CpuSet;
 use crate::notify::Sleeper;
 
 /// What places new threads on something that polls them: the reactors, or a
@@ -26,6 +27,19 @@ pub trait Framework: Send + Sync + 'static {
     ///
     /// The error of the caller's `create`; dropping `thread` destroys it.
     fn place(&self, thread: ParkedThread) -> Result<(), CreateError>;
+
+    /// Hears that `thread`, the current one, asks for another mask (SPDK's
+    /// `SPDK_THREAD_OP_RESCHED`): look at [`SpdkThread::cpumask`] after the
+    /// poll and move it if it must. Unless overridden, refuses.
+    ///
+    /// # Errors
+    ///
+    /// The error of the caller's [`SpdkThread::set_cpumask`]; the mask stays
+    /// as it is then.
+    fn reschedule(&self, thread: &SpdkThread, mask: &CpuSet) -> Result<(), SetCpumaskError> {
+        let _ = mask;
+        Err(SetCpumaskError::NotSupported(thread.name().to_owned()))
+    }
 }
 
 /// What to do when user code panics on a SpdkThread.
@@ -70,6 +84,14 @@ impl LibraryInner {
     pub(super) fn add_thread(&self, thread: &Arc<Shared>) {
         lock(&self.threads).insert(thread.id, Arc::downgrade(thread));
         let _ = self.app_thread.set(Arc::downgrade(thread));
+    }
+
+    /// The quoted name of the thread whose shared part is at `address`.
+    pub(super) fn find_thread(&self, address: usize) -> Option<String> {
+        let threads = lock(&self.threads);
+        let mut threads = threads.values().filter_map(Weak::upgrade);
+        let found = threads.find(|thread| Arc::as_ptr(thread).addr() == address)?;
+        Some(format!("thread {:?}", found.name()))
     }
 
     pub(super) fn forget_thread(&self, id: u64) {

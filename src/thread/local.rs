@@ -12,11 +12,14 @@ use std::time::Duration;
 
 use super::exit::ExitPart;
 use super::live::LiveList;
+use super::local_key::LocalValues;
 use super::panic::{PanicSource, Payload, contain};
 use super::pending::PendingTable;
 use super::poller::{PollerCore, PollerLists};
+use super::post_poller::PostPollers;
 use super::ready::ReadyQueue;
 use super::shared::Shared;
+use super::spinlock::HeldLocks;
 use super::timer_queue::{TimerKey, TimerQueue};
 
 /// What a timer does when it is due.
@@ -50,6 +53,9 @@ pub(crate) struct Local {
     pub(crate) timers: RefCell<TimerQueue<TimerTarget>>,
     pub(crate) live: LiveList,
     pub(crate) pending: PendingTable,
+    pub(super) keys: LocalValues,
+    pub(super) post_pollers: PostPollers,
+    pub(super) held: HeldLocks,
     /// The io_channels of this thread, kept by their own floor.
     pub(crate) channels: OnceCell<Box<dyn ExitPart>>,
     /// How many values that must not leave this OS thread live here, besides
@@ -106,6 +112,9 @@ impl Local {
             timers: RefCell::new(TimerQueue::new()),
             live: LiveList::new(),
             pending: PendingTable::default(),
+            keys: LocalValues::default(),
+            post_pollers: PostPollers::default(),
+            held: HeldLocks::default(),
             channels: OnceCell::new(),
             not_send: Cell::new(0),
             task_ids: Cell::new(0),

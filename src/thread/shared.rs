@@ -1,7 +1,8 @@
 //! The part of a SpdkThread that any OS thread may touch: its mailbox, its
 //! state, its statistics, and who is to be woken when something arrives.
 
-use std::sync::atomic::{AtomicPtr, AtomicU8, AtomicU64, Ordering, fence};
+use std::any::Any;
+use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU8, AtomicU64, Ordering, fence};
 use std::sync::{Arc, Mutex};
 use std::task::Waker;
 
@@ -31,6 +32,8 @@ pub(crate) struct Shared {
     pub(super) idle_ticks: AtomicU64,
     pub(super) last_tick: AtomicU64,
     pub(super) cpumask: Mutex<CpuSet>,
+    pub(super) bound: AtomicBool,
+    pub(super) context: Option<Box<dyn Any + Send + Sync>>,
     pub(super) exit_wakers: Mutex<Vec<Waker>>,
     pub(crate) remote_task_ids: AtomicU64,
     pub(super) limit: usize,
@@ -47,6 +50,7 @@ impl Shared {
         cpumask: CpuSet,
         ring: usize,
         limit: usize,
+        context: Option<Box<dyn Any + Send + Sync>>,
     ) -> Self {
         Shared {
             mailbox: Mailbox::new(ring),
@@ -58,6 +62,8 @@ impl Shared {
             idle_ticks: AtomicU64::new(0),
             last_tick: AtomicU64::new(0),
             cpumask: Mutex::new(cpumask),
+            bound: AtomicBool::new(false),
+            context,
             exit_wakers: Mutex::new(Vec::new()),
             remote_task_ids: AtomicU64::new(0),
             limit,
