@@ -13,11 +13,11 @@ use corespun::channel::{
 };
 use corespun::task;
 use corespun::thread::{ExitHolder, Poller, SpdkThread};
-use harness::{Counter, SharedCounter, Threads};
+use harness::{Runs, SharedRuns, Threads};
 
 /// A channel context that counts how many of its kind live.
 struct Context {
-    live: SharedCounter,
+    live: SharedRuns,
     value: u64,
 }
 
@@ -28,7 +28,7 @@ impl Drop for Context {
 }
 
 /// A device whose contexts count themselves in `made` and `live`.
-fn device(value: u64, made: &SharedCounter, live: &SharedCounter) -> IoDevice<Context> {
+fn device(value: u64, made: &SharedRuns, live: &SharedRuns) -> IoDevice<Context> {
     let (made, live) = (made.clone(), live.clone());
     IoDevice::builder()
         .key(value)
@@ -44,13 +44,13 @@ fn device(value: u64, made: &SharedCounter, live: &SharedCounter) -> IoDevice<Co
 }
 
 fn plain_device() -> IoDevice<Context> {
-    device(0x10, &SharedCounter::default(), &SharedCounter::default())
+    device(0x10, &SharedRuns::default(), &SharedRuns::default())
 }
 
 /// T-IO-01 (IO-004, 005, 006, 009).
 #[test]
 fn a_channel_is_made_once_and_destroyed_after_the_last_put() {
-    let mut threads = Threads::new(1);
+    let mut threads = Threads::allocate(1);
     let (made1, live1) = Default::default();
     let (made2, live2) = Default::default();
     let (dev1, dev2) = threads.on(0, || (device(1, &made1, &live1), device(2, &made2, &live2)));
@@ -99,7 +99,7 @@ fn a_channel_is_made_once_and_destroyed_after_the_last_put() {
 /// T-IO-02 (IO-008).
 #[test]
 fn two_puts_before_a_poll_destroy_once() {
-    let mut threads = Threads::new(1);
+    let mut threads = Threads::allocate(1);
     let (made, live) = Default::default();
     let device = threads.on(0, || device(1, &made, &live));
     threads.on(0, || {
@@ -110,7 +110,7 @@ fn two_puts_before_a_poll_destroy_once() {
     threads.poll_threads();
     assert_eq!((made.get(), live.get()), (1, 0));
 
-    let gone = Counter::default();
+    let gone = Runs::default();
     let seen = gone.clone();
     threads
         .on(0, || device.unregister_with(move || seen.add()))
@@ -129,7 +129,7 @@ fn nested_channels_are_destroyed_one_level_a_poll() {
         _poller: Poller,
     }
     let poller = || Poller::active(|| false).unwrap();
-    let mut threads = Threads::new(1);
+    let mut threads = Threads::allocate(1);
     let (dev1, dev2, dev3) = threads.on(0, || {
         let dev3 = IoDevice::builder()
             .register(move || {
@@ -185,12 +185,12 @@ struct Walked {
     threads: Threads,
     device: IoDevice<Context>,
     channels: Vec<Option<IoChannel<Context>>>,
-    count: SharedCounter,
+    count: SharedRuns,
 }
 
 impl Walked {
     fn new() -> Self {
-        let mut threads = Threads::new(3);
+        let mut threads = Threads::allocate(3);
         let device = threads.on(0, plain_device);
         let channels = (0..3)
             .map(|index| Some(threads.on(index, || device.channel()).unwrap()))
@@ -199,7 +199,7 @@ impl Walked {
             threads,
             device,
             channels,
-            count: SharedCounter::default(),
+            count: SharedRuns::default(),
         }
     }
 
@@ -295,7 +295,7 @@ fn a_channel_got_again_before_its_turn_is_visited() {
 /// T-IO-08 (IO-001, 022).
 #[test]
 fn unregistering_during_a_walk_waits_for_its_end() {
-    let mut threads = Threads::new(1);
+    let mut threads = Threads::allocate(1);
     let (device, channel) = threads.on(0, || {
         let device = plain_device();
         let twice = IoDevice::builder()
@@ -310,8 +310,8 @@ fn unregistering_during_a_walk_waits_for_its_end() {
     });
     assert_eq!(channel::devices(&threads.library).len(), 1);
 
-    let (visits, end) = (SharedCounter::default(), Counter::default());
-    let gone = Counter::default();
+    let (visits, end) = (SharedRuns::default(), Runs::default());
+    let gone = Runs::default();
     threads.on(0, || {
         let (visits, end, gone) = (visits.clone(), end.clone(), gone.clone());
         let visit = move |_: &Context| {
@@ -351,7 +351,7 @@ fn keys_of_all_sizes_find_their_own_device() {
         0x8000_0001_0000_0000,
         u64::MAX,
     ];
-    let mut threads = Threads::new(1);
+    let mut threads = Threads::allocate(1);
     let devices: Vec<_> = threads.on(0, || {
         keys.map(|key| device(key, &Default::default(), &Default::default()))
             .into()
@@ -386,8 +386,8 @@ fn keys_of_all_sizes_find_their_own_device() {
 /// T-IO-10 (IO-004).
 #[test]
 fn a_constructor_may_unregister_its_device_and_fail() {
-    let mut threads = Threads::new(1);
-    let gone = SharedCounter::default();
+    let mut threads = Threads::allocate(1);
+    let gone = SharedRuns::default();
     let seen = gone.clone();
     let library = threads.library.clone();
     let device = threads.on(0, || {
@@ -413,9 +413,9 @@ fn a_constructor_may_unregister_its_device_and_fail() {
 /// IO-004: rolled back also by a panic; and asking for itself is an error.
 #[test]
 fn a_constructor_that_panics_or_recurs_leaves_nothing_behind() {
-    let mut threads = Threads::new(1);
+    let mut threads = Threads::allocate(1);
     let library = threads.library.clone();
-    let attempt = SharedCounter::default();
+    let attempt = SharedRuns::default();
     let device = threads.on(0, || {
         IoDevice::builder()
             .key(1)
@@ -448,7 +448,7 @@ fn a_constructor_that_panics_or_recurs_leaves_nothing_behind() {
 /// T-TH-31 (IO-008, TH-036).
 #[test]
 fn an_exiting_thread_gets_its_channel_again() {
-    let mut threads = Threads::new(1);
+    let mut threads = Threads::allocate(1);
     let (made, live) = Default::default();
     let device = threads.on(0, || device(1, &made, &live));
     let channel = threads.on(0, || device.channel()).unwrap();
@@ -472,10 +472,10 @@ fn an_exiting_thread_gets_its_channel_again() {
 /// T-TH-34 (IO-021).
 #[test]
 fn a_thread_that_only_started_a_walk_waits_for_its_end() {
-    let mut threads = Threads::new(3);
+    let mut threads = Threads::allocate(3);
     let device = threads.on(0, plain_device);
     let channels = [1, 2].map(|index| threads.on(index, || device.channel()).unwrap());
-    let (calls, outstanding) = (SharedCounter::default(), SharedCounter::default());
+    let (calls, outstanding) = (SharedRuns::default(), SharedRuns::default());
     outstanding.add();
     threads.on(0, || {
         let (visits, end, outstanding) = (calls.clone(), calls.clone(), outstanding.clone());
@@ -507,11 +507,11 @@ fn a_thread_that_only_started_a_walk_waits_for_its_end() {
 /// T-TH-36 (IO-003).
 #[test]
 fn a_thread_that_unregistered_a_device_waits_for_the_last_channel() {
-    let mut threads = Threads::new(2);
+    let mut threads = Threads::allocate(2);
     let device = threads.on(0, plain_device);
     let a = threads.on(0, || device.channel()).unwrap();
     let b = threads.on(1, || device.channel()).unwrap();
-    let gone = Counter::default();
+    let gone = Runs::default();
 
     threads.exit(0);
     drop(a);
@@ -542,7 +542,7 @@ fn a_thread_that_unregistered_a_device_waits_for_the_last_channel() {
 /// T-X-09 (IO-022).
 #[test]
 fn a_device_about_to_be_unregistered_refuses_another_and_new_walks() {
-    let mut threads = Threads::new(1);
+    let mut threads = Threads::allocate(1);
     let device = threads.on(0, plain_device);
     let refused = Rc::new(RefCell::new(None));
     threads.on(0, || {
@@ -596,7 +596,7 @@ fn a_step_holds_the_walk_until_it_proceeds_or_is_dropped() {
     thread_local! {
         static STEPS: RefCell<Vec<WalkStep<Context, Infallible>>> = const { RefCell::new(Vec::new()) };
     }
-    let end = Counter::default();
+    let end = Runs::default();
     let seen = end.clone();
     let device = walked.device.clone();
     walked.threads.on(0, || {
@@ -666,7 +666,7 @@ fn a_walk_ends_whatever_becomes_of_its_message() {
 /// IO-020, the async form, on threads of two OS threads.
 #[test]
 fn an_async_walk_crosses_os_threads() {
-    let mut threads = Threads::new(1);
+    let mut threads = Threads::allocate(1);
     let library = threads.library.clone();
     let device = threads.on(0, plain_device);
     let _here = threads.on(0, || device.channel()).unwrap();
@@ -685,7 +685,7 @@ fn an_async_walk_crosses_os_threads() {
         }
     });
     let other = is_ready.recv().unwrap();
-    let visits = SharedCounter::default();
+    let visits = SharedRuns::default();
     let seen = visits.clone();
     let walk = threads.on(0, || {
         device
@@ -712,7 +712,7 @@ fn an_async_walk_crosses_os_threads() {
 /// handles, which stay good.
 #[test]
 fn a_forced_exit_leaves_no_dangling_channel() {
-    let mut threads = Threads::new(1);
+    let mut threads = Threads::allocate(1);
     let (made, live) = Default::default();
     let device = threads.on(0, || device(1, &made, &live));
     let channel = threads.on(0, || device.channel()).unwrap();
@@ -733,7 +733,7 @@ fn a_forced_exit_leaves_no_dangling_channel() {
 /// G5: a channel keeps its thread on its OS thread.
 #[test]
 fn a_thread_with_a_channel_is_bound() {
-    let library = Threads::new(0).library;
+    let library = Threads::allocate(0).library;
     let mut runner = library.thread().build().unwrap().attach();
     let device = runner.enter(plain_device);
     assert!(!runner.is_bound());
@@ -750,7 +750,7 @@ fn off_a_thread_every_call_says_what_it_needs() {
         .name("x")
         .register(|| Ok::<_, Infallible>(()));
     assert!(matches!(refused.unwrap_err(), RegisterError::NotOnThread(name) if name == "x"));
-    let mut threads = Threads::new(1);
+    let mut threads = Threads::allocate(1);
     let device = threads.on(0, plain_device);
     assert!(matches!(
         device.channel(),
@@ -760,7 +760,7 @@ fn off_a_thread_every_call_says_what_it_needs() {
         device.unregister_with(|| {}),
         Err(UnregisterError::NotOnThread(_))
     ));
-    let mut others = Threads::new(1);
+    let mut others = Threads::allocate(1);
     let refused = others.on(0, || device.channel()).unwrap_err();
     assert!(
         matches!(refused, ChannelError::OtherLibrary { .. }),

@@ -55,7 +55,7 @@ fn off_a_thread_a_lock_is_only_made_and_destroyed() {
 /// T-SL-02.
 #[test]
 fn locking_and_unlocking_on_a_thread_is_no_misuse() {
-    let mut threads = Threads::new(1);
+    let mut threads = Threads::allocate(1);
     let watched = threads.on(0, Watched::new);
     threads.on(0, || {
         watched.lock.lock().unwrap();
@@ -67,7 +67,7 @@ fn locking_and_unlocking_on_a_thread_is_no_misuse() {
 /// T-SL-03, and the report's facts.
 #[test]
 fn a_second_lock_by_the_owner_is_a_deadlock() {
-    let mut threads = Threads::new(1);
+    let mut threads = Threads::allocate(1);
     let watched = Watched::new();
     threads.on(0, || {
         watched.lock.lock().unwrap();
@@ -88,7 +88,7 @@ fn a_second_lock_by_the_owner_is_a_deadlock() {
 /// T-SL-04.
 #[test]
 fn an_unlock_by_another_thread_is_refused() {
-    let mut threads = Threads::new(2);
+    let mut threads = Threads::allocate(2);
     let watched = Watched::new();
     threads.on(0, || watched.lock.lock()).unwrap();
     let error = threads.on(1, || watched.lock.unlock()).unwrap_err();
@@ -102,7 +102,7 @@ fn an_unlock_by_another_thread_is_refused() {
 /// T-SL-05.
 #[test]
 fn a_double_unlock_is_refused() {
-    let mut threads = Threads::new(1);
+    let mut threads = Threads::allocate(1);
     let watched = Watched::new();
     threads.on(0, || {
         watched.lock.lock().unwrap();
@@ -115,14 +115,14 @@ fn a_double_unlock_is_refused() {
 /// T-SL-06.
 #[test]
 fn held_is_true_on_the_owner_only() {
-    let mut threads = Threads::new(2);
+    let mut threads = Threads::allocate(2);
     let watched = Watched::new();
     let mut held = |index| {
         let lock = watched.lock.clone();
         threads.on(index, move || lock.is_held())
     };
     assert_eq!((held(0), held(1)), (false, false));
-    let mut on = Threads::new(1);
+    let mut on = Threads::allocate(1);
     on.on(0, || watched.lock.lock()).unwrap();
     assert_eq!((held(0), held(1)), (false, false));
     assert!(on.on(0, || watched.lock.is_held()));
@@ -134,7 +134,7 @@ fn held_is_true_on_the_owner_only() {
 /// T-SL-07.
 #[test]
 fn a_held_lock_is_not_destroyed() {
-    let mut threads = Threads::new(1);
+    let mut threads = Threads::allocate(1);
     let errors = Arc::new(Mutex::new(Vec::new()));
     let seen = errors.clone();
     let lock = Spinlock::with_hook(move |error| seen.lock().unwrap().push(error.misuse));
@@ -187,7 +187,7 @@ fn contending_threads_lose_no_update() {
 /// T-SL-09 (TH-122).
 #[test]
 fn a_poller_that_returns_with_the_lock_is_reported() {
-    let mut threads = Threads::new(1);
+    let mut threads = Threads::allocate(1);
     let watched = Watched::new();
     let lock = watched.lock.clone();
     let mut run = 0;
@@ -212,7 +212,7 @@ fn a_poller_that_returns_with_the_lock_is_reported() {
 /// T-SL-10 (TH-122): a message, and what else returns to the loop.
 #[test]
 fn whatever_returns_with_the_lock_is_reported() {
-    let mut threads = Threads::new(1);
+    let mut threads = Threads::allocate(1);
     let watched = Watched::new();
     let lock = watched.lock.clone();
     threads

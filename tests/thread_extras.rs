@@ -14,7 +14,7 @@ use corespun::thread::{
     CreateError, Framework, LocalKeyError, ParkedThread, Poller, PostPollerError, SetCpumaskError,
     SpdkThread, ThreadLib, register_post_poller_handler,
 };
-use harness::{Counter, Threads};
+use harness::{Runs, Threads};
 
 thread_local! {
     static DROPPED_ON: RefCell<Vec<(String, bool)>> = const { RefCell::new(Vec::new()) };
@@ -43,7 +43,7 @@ spdk_thread_local! {
 /// Issue 3 part 1: a value per thread, dropped on its thread at exit.
 #[test]
 fn a_thread_local_has_a_value_per_thread_and_is_dropped_there_before_exited() {
-    let mut threads = Threads::new(2);
+    let mut threads = Threads::allocate(2);
     for (index, value) in [(0, 10), (1, 20)] {
         threads.on(index, || WITNESS.with(|witness| witness.0.set(value)));
     }
@@ -175,7 +175,7 @@ fn a_changed_cpumask_is_told_to_the_framework() {
 /// T-X-11 (TH-106).
 #[test]
 fn post_poller_handlers_run_once_in_order_after_an_active_poller() {
-    let mut threads = Threads::new(1);
+    let mut threads = Threads::allocate(1);
     let order = Rc::new(RefCell::new(Vec::new()));
     let note = |what: &'static str| {
         let order = order.clone();
@@ -234,7 +234,7 @@ fn post_poller_handlers_run_once_in_order_after_an_active_poller() {
     assert_eq!(*order.borrow(), ["newer", "1", "2", "3", "4", "older"]);
     drop((timed, older, newer));
     // Dropped unrun with the thread.
-    let counter = Counter::default();
+    let counter = Runs::default();
     let unrun = counter.clone();
     threads
         .on(0, || register_post_poller_handler(move || unrun.add()))

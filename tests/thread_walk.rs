@@ -5,10 +5,10 @@ mod harness;
 use std::sync::{Arc, Mutex};
 
 use corespun::thread::{ExitHolder, Poller, SpdkThread, ThreadWalkError};
-use harness::{SharedCounter, Threads};
+use harness::{SharedRuns, Threads};
 
-fn start(threads: &mut Threads, index: usize) -> SharedCounter {
-    let count = SharedCounter::default();
+fn start(threads: &mut Threads, index: usize) -> SharedRuns {
+    let count = SharedRuns::default();
     let (visits, end) = (count.clone(), count.clone());
     let library = threads.library.clone();
     threads
@@ -22,7 +22,7 @@ fn start(threads: &mut Threads, index: usize) -> SharedCounter {
 /// T-TH-19 (TH-073).
 #[test]
 fn a_walk_visits_threads_in_creation_order_and_completes_on_its_origin() {
-    let mut threads = Threads::new(3);
+    let mut threads = Threads::allocate(3);
     let count = start(&mut threads, 0);
     assert_eq!(count.get(), 0);
     for (index, expected) in [(0, 1), (1, 2), (2, 3), (0, 4)] {
@@ -35,7 +35,7 @@ fn a_walk_visits_threads_in_creation_order_and_completes_on_its_origin() {
 /// T-TH-35.
 #[test]
 fn a_thread_that_exits_after_starting_a_walk_sees_its_end() {
-    let mut threads = Threads::new(3);
+    let mut threads = Threads::allocate(3);
     let count = start(&mut threads, 0);
     threads.on(0, || drop(SpdkThread::current().unwrap().exit()));
     for (index, expected) in [(0, 1), (1, 2), (2, 3)] {
@@ -58,7 +58,7 @@ fn a_thread_that_exits_after_starting_a_walk_sees_its_end() {
 /// T-X-08: threads on the way that exit, have exited, or are dropped.
 #[test]
 fn a_walk_of_another_thread_outlives_the_exit_of_those_it_meets() {
-    let mut threads = Threads::new(4);
+    let mut threads = Threads::allocate(4);
     let count = start(&mut threads, 0);
     // Exits with the walk's message in its queue: that is run.
     threads.poll_thread(0);
@@ -89,7 +89,7 @@ fn a_walk_of_another_thread_outlives_the_exit_of_those_it_meets() {
 /// TH-073: behind the cursor not visited, before it visited.
 #[test]
 fn a_thread_made_during_a_walk_is_visited() {
-    let mut threads = Threads::new(1);
+    let mut threads = Threads::allocate(1);
     let names = Arc::new(Mutex::new(Vec::new()));
     let (seen, library) = (names.clone(), threads.library.clone());
     threads
@@ -118,11 +118,11 @@ fn a_thread_made_during_a_walk_is_visited() {
 /// The awaited form, a panic on the way, and a walk without a thread.
 #[test]
 fn a_walk_may_be_awaited_anywhere_and_survives_a_panic() {
-    let mut threads = Threads::new(2);
+    let mut threads = Threads::allocate(2);
     let library = threads.library.clone();
     let refused = library.walk_threads(|_| {}).unwrap_err();
     assert_eq!(refused, ThreadWalkError::NotOnThread);
-    let visits = SharedCounter::default();
+    let visits = SharedRuns::default();
     let seen = visits.clone();
     let walk = threads.on(1, || {
         library.walk_threads(move |thread| {

@@ -147,7 +147,9 @@ impl<T> Mailbox<T> {
 
     #[cold]
     fn claim_spill(&self, weight: usize, spill_limit: usize) -> Result<(), Refusal> {
-        let mut spilled = self.spilled.load(Ordering::Relaxed);
+        // A sender that is refused sees what the consumer did before closing:
+        // it may own what the consumer wrote last (a task's emptied future).
+        let mut spilled = self.spilled.load(Ordering::Acquire);
         loop {
             if spilled & CLOSED != 0 {
                 return Err(Refusal::Closed);
@@ -159,7 +161,7 @@ impl<T> Mailbox<T> {
                 spilled,
                 spilled + weight,
                 Ordering::AcqRel,
-                Ordering::Relaxed,
+                Ordering::Acquire,
             ) {
                 Ok(_) => return Ok(()),
                 Err(now) => spilled = now,

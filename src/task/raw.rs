@@ -7,15 +7,21 @@
 //!
 //! - **R1** A `Runnable` is run by the owner of its SpdkThread only: `schedule`
 //!   puts it into that thread's queues, and nobody else takes it out.
-//! - **R2** A task whose future may be `!Send` is listed in its thread's live
-//!   list from before it can be woken until its future is gone.
-//! - **R3** No thread closes its mailbox while its live list holds anything.
-//!   So whoever gets a `Runnable` back from a closed mailbox holds a task whose
-//!   future is gone, or one that was never polled, and those hold only what
-//!   was `Send`. Dropping it is sound anywhere.
+//! - **R2** A task whose future may be `!Send` is counted among what keeps its
+//!   thread on its OS thread from before it can be woken until its future is
+//!   gone, and it is listed in the thread's live list for as long, unless the
+//!   exit met it unpolled: then its one `Runnable` waits in the owner's queue.
+//! - **R3** No thread closes its mailbox while its live list holds anything,
+//!   and nothing is listed any more by then. So whoever gets a `Runnable` back
+//!   from a closed mailbox holds a task whose future is gone, or one that was
+//!   spawned from elsewhere and never polled, and those hold only what was
+//!   `Send`. Dropping it is sound anywhere.
 //! - **R4** The future is dropped in place, by the owner, as soon as it is
 //!   finished, aborted or cancelled by the exit; what async-task drops later is
 //!   an empty shell.
+//! - **R5** A task is woken only by who holds a counted reference to it, or its
+//!   join handle. async-task drops the last waker of a detached task without a
+//!   compare-and-swap, so a wake that nobody counted could queue it twice.
 
 use std::cell::{Cell, UnsafeCell};
 use std::marker::PhantomPinned;
@@ -49,14 +55,20 @@ pub(crate) struct TaskMeta {
     pub(super) finished: AtomicBool,
     /// Whether the future may be `!Send`. Owner only.
     stays: Cell<bool>,
+    /// Whether it is counted in `Local::not_send`. Owner only.
+    counted: Cell<bool>,
+    /// A counted waker of the task, left here for the exit to wake whoever
+    /// joins. It is there only while the join handle is, which takes it back,
+    /// so a task that nobody joins or can wake is found out as ever.
+    join_waker: AtomicBool,
     /// The parts of the task's waker, not counted as a reference. Written once,
     /// before the task is first scheduled.
     waker_data: Cell<*const ()>,
     waker_vtable: Cell<Option<&'static RawWakerVTable>>,
 }
 
-// SAFETY: `node` and `stays` are touched by the owner of the thread only (R1,
-// R2), the waker parts are written before the task is shared and only read
+// SAFETY: `node`, `stays` and `counted` are touched by the owner of the thread
+// only (R1, R2, R3), the waker parts are written before the task is shared and only read
 // afterwards; the rest is `Send + Sync`.
 unsafe impl Send for TaskMeta {}
 // SAFETY: as above.
@@ -77,6 +89,8 @@ impl TaskMeta {
             aborted: AtomicBool::new(false),
             finished: AtomicBool::new(false),
             stays: Cell::new(stays),
+            counted: Cell::new(false),
+            join_waker: AtomicBool::new(false),
             waker_data: Cell::new(ptr::null()),
             waker_vtable: Cell::new(None),
         }
@@ -97,11 +111,47 @@ impl TaskMeta {
         ManuallyDrop::new(unsafe { Waker::from_raw(raw) })
     }
 
+    /// Leaves a counted waker for [`TaskMeta::take_join_waker`].
+    fn leave_join_waker(&self, waker: Waker) {
+        self.waker_data.set(waker.data());
+        self.waker_vtable.set(Some(waker.vtable()));
+        let _ = ManuallyDrop::new(waker);
+        self.join_waker.store(true, Ordering::Relaxed);
+    }
+
+    /// The waker that was left, unless it was taken.
+    ///
+    /// # Safety
+    ///
+    /// The task's allocation is alive.
+    pub(super) unsafe fn take_join_waker(&self) -> Option<Waker> {
+        if !self.join_waker.swap(false, Ordering::AcqRel) {
+            return None;
+        }
+        // SAFETY: the allocation is alive, and the reference of the waker that
+        // was left passes to who swapped the flag.
+        Some(ManuallyDrop::into_inner(unsafe { self.waker() }))
+    }
+
+    /// Counts the task among what keeps its thread here. Owner only.
+    fn count(&self, local: &Local) {
+        if self.stays.get() && !self.counted.replace(true) {
+            local.not_send.set(local.not_send.get() + 1);
+        }
+    }
+
+    /// Owner only.
+    fn uncount(&self, local: &Local) {
+        if self.counted.replace(false) {
+            local.not_send.set(local.not_send.get() - 1);
+        }
+    }
+
     /// Makes the task end with [`JoinError::is_cancelled`] at its next poll.
     ///
     /// # Safety
     ///
-    /// As for [`TaskMeta::waker`].
+    /// The caller has the task's join handle or a counted waker (R5).
     pub(super) unsafe fn abort(&self) {
         self.aborted.store(true, Ordering::Release);
         // Either the wake schedules the task, or it is scheduled already; in
@@ -145,19 +195,15 @@ impl<F: Future> TaskFuture<F> {
             }
             meta.finished.store(true, Ordering::Release);
         }
-        if meta.node.is_listed() {
-            // SAFETY: the caller is the owner, and a task is only ever listed
-            // on its own thread.
-            unsafe { local.live.remove(&meta.node) };
-            if meta.stays.get() {
-                local.not_send.set(local.not_send.get() - 1);
-            }
-        }
+        // SAFETY: the caller is the owner, and a task is only ever listed on its
+        // own thread.
+        unsafe { local.live.remove(&meta.node) };
+        meta.uncount(local);
     }
 
     /// The first poll: from here on the future stays where it is, and the exit
     /// can reach it. Says whether the thread still takes tasks.
-    fn place(&self, local: &Local, stays: bool) -> bool {
+    fn place(&self, local: &Local) -> bool {
         let meta = self.meta();
         self.placed.set(true);
         let subject = ptr::from_ref(self).cast::<()>();
@@ -170,12 +216,9 @@ impl<F: Future> TaskFuture<F> {
         if local.refuses_work() {
             return false;
         }
-        meta.stays.set(stays);
         // SAFETY: as above; the task is on no list, and by R1 this is the owner.
         unsafe { local.live.insert(&meta.node, cancel::<F>, subject) };
-        if stays {
-            local.not_send.set(local.not_send.get() + 1);
-        }
+        meta.count(local);
         true
     }
 }
@@ -191,13 +234,19 @@ unsafe fn cancel<F: Future>(subject: *const ()) {
     let task = unsafe { &*subject.cast::<TaskFuture<F>>() };
     let meta = task.meta();
     Local::with_current(|local| task.release(local));
-    // Lets the task end, so that whoever joins it hears of it.
-    // SAFETY: the future is in the allocation, so that is alive.
-    unsafe { meta.waker() }.wake_by_ref();
+    // Lets the task end, so that whoever joins it hears of it. If nobody does,
+    // its last waker ends it.
+    // SAFETY: the allocation is alive: the last reference of a task that has not
+    // ended becomes a `Runnable` for this thread, which is busy here, and whose
+    // mailbox is open (R3).
+    if let Some(waker) = unsafe { meta.take_join_waker() } {
+        waker.wake();
+    }
 }
 
 /// Cancels a listed task that was never polled: its `Runnable` waits in the
-/// thread's queue, and the poll that it leads to drops the future.
+/// thread's queue, and the poll that it leads to drops the future. Until then
+/// the task stays counted.
 ///
 /// # Safety
 ///
@@ -210,9 +259,6 @@ unsafe fn cancel_unpolled(subject: *const ()) {
     Local::with_current(|local| {
         // SAFETY: the current thread is the owner.
         unsafe { local.live.remove(&meta.node) };
-        if meta.stays.get() {
-            local.not_send.set(local.not_send.get() - 1);
-        }
     });
 }
 
@@ -229,10 +275,7 @@ impl<F: Future> Future for TaskFuture<F> {
 impl<F: Future> TaskFuture<F> {
     fn poll_on(&self, local: &Local, cx: &mut Context<'_>) -> Poll<Outcome<F::Output>> {
         let meta = self.meta();
-        if !self.placed.get() && !self.place(local, meta.stays.get()) {
-            self.release(local);
-            return Poll::Ready(Outcome::failed(JoinError::exited(meta.id)));
-        }
+        // Before the task is placed: one that is cancelled is not listed again.
         if meta.aborted.load(Ordering::Acquire) {
             let cause = if meta.node.doomed.get() {
                 JoinError::exited(meta.id)
@@ -242,6 +285,10 @@ impl<F: Future> TaskFuture<F> {
             self.release(local);
             return Poll::Ready(Outcome::failed(cause));
         }
+        if !self.placed.get() && !self.place(local) {
+            self.release(local);
+            return Poll::Ready(Outcome::failed(JoinError::exited(meta.id)));
+        }
         // SAFETY: by R1 only the owner gets here, and never from inside this
         // poll; `release` is not called while this reference is in use.
         let Some(future) = (unsafe { &mut *self.future.get() }) else {
@@ -250,7 +297,8 @@ impl<F: Future> TaskFuture<F> {
         };
         // SAFETY: the task is pinned, and the future is dropped in its place.
         let future = unsafe { Pin::new_unchecked(future) };
-        let outcome = match contain(|| future.poll(cx)) {
+        let polled = local.polling(cx.waker(), || contain(|| future.poll(cx)));
+        let outcome = match polled {
             Ok(Poll::Pending) => return Poll::Pending,
             Ok(Poll::Ready(output)) => Outcome::finished(output),
             Err(payload) => {
@@ -275,27 +323,23 @@ impl<F> Drop for TaskFuture<F> {
     fn drop(&mut self) {
         // Already empty after a poll that ended, or the exit (R4).
         let future = self.future.get_mut();
-        let listed = {
-            // SAFETY: the metadata outlives the future. Only a task that the
-            // owner drops can be listed (R3), and only then is the node read.
-            let meta = unsafe { self.meta.as_ref() };
-            meta.finished.store(true, Ordering::Release);
-            meta
-        };
         if future.is_none() {
             return;
         }
+        // SAFETY: the metadata outlives the future.
+        let meta = unsafe { self.meta.as_ref() };
         if let Err(payload) = contain(|| *future = None) {
-            let library = &listed.thread.library;
-            library.report_panic(listed.thread.name(), PanicSource::Drop, None, payload);
+            let name = meta.node.describe();
+            let library = &meta.thread.library;
+            library.report_panic(meta.thread.name(), PanicSource::Drop, Some(&name), payload);
         }
-        if listed.node.is_listed() {
+        meta.finished.store(true, Ordering::Release);
+        // What is listed or counted is dropped by the owner (R2, R3).
+        if meta.node.is_listed() || meta.counted.get() {
             Local::with_current(|local| {
-                // SAFETY: a listed task is dropped by the owner (R3).
-                unsafe { local.live.remove(&listed.node) };
-                if listed.stays.get() {
-                    local.not_send.set(local.not_send.get() - 1);
-                }
+                // SAFETY: the caller is the owner.
+                unsafe { local.live.remove(&meta.node) };
+                meta.uncount(local);
             });
         }
     }
@@ -336,12 +380,9 @@ pub(super) unsafe fn spawn<F: Future>(
             .metadata(meta)
             .spawn_unchecked(wrap, schedule)
     };
-    let waker = runnable.waker();
     let meta = runnable.metadata();
     let meta_pointer = NonNull::from(meta);
-    meta.waker_data.set(waker.data());
-    meta.waker_vtable.set(Some(waker.vtable()));
-    drop(waker);
+    meta.leave_join_waker(runnable.waker());
     match origin {
         Origin::Local(local) if !local.refuses_work() => {
             let subject = ptr::from_ref(meta).cast::<()>();
@@ -349,9 +390,7 @@ pub(super) unsafe fn spawn<F: Future>(
             // metadata is pinned in the allocation and leaves the list before
             // that is freed, as the future does (R2).
             unsafe { local.live.insert(&meta.node, cancel_unpolled, subject) };
-            if meta.stays.get() {
-                local.not_send.set(local.not_send.get() + 1);
-            }
+            meta.count(local);
             local.ready.push(message(runnable));
         }
         // Too late: the task never runs; joining it says so.

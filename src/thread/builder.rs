@@ -67,9 +67,10 @@ impl ThreadBuilder {
     }
 
     /// How many messages sent with `send_msg` may be outstanding; 65,536
-    /// unless set. Wakes of tasks do not count.
+    /// unless set, 2 at least. Wakes of tasks do not count, but while they
+    /// fill the mailbox's ring, fewer messages fit by as many.
     pub fn message_limit(mut self, messages: usize) -> Self {
-        self.limit = messages;
+        self.limit = messages.max(2);
         self
     }
 
@@ -100,12 +101,12 @@ impl ThreadBuilder {
     ///
     /// [`CreateError::NoIds`] when the ids have run out.
     pub fn build(self) -> Result<ParkedThread, CreateError> {
-        let id = self.library.next_thread_id();
-        if id == 0 || id == u64::MAX {
-            return Err(CreateError::NoIds);
-        }
+        let id = self.library.next_thread_id().ok_or(CreateError::NoIds)?;
         let name = self.name.unwrap_or_else(|| format!("thread {id}"));
-        let ring = self.ring.min(self.limit.max(2));
+        // Every slot of the ring may hold a limited message, and the ring is a
+        // power of two: rounded down where up would exceed the limit.
+        let largest = 1 << self.limit.max(2).ilog2();
+        let ring = self.ring.min(largest);
         let shared = Arc::new(Shared::new(
             self.library.clone(),
             id,

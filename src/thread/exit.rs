@@ -6,9 +6,11 @@
 //! 2. *Waiting*: messages, pollers and new tasks work as ever, so that shutdown
 //!    chains can run. It lasts until nothing holds the thread and no message
 //!    is queued, or until the exit timeout, when what is left is cancelled.
-//! 3. *Closed*: the mailbox refuses every push. No task lives, so a `Runnable`
-//!    refused from here on holds no future and may be dropped by whoever has
-//!    it. What was pushed before is run.
+//! 3. *Closed*: the thread takes no task, poller or message of its own, then
+//!    what is left is cancelled, then the mailbox refuses every push. In this
+//!    order: a destructor that spawns is refused, so no task lives when the
+//!    mailbox closes, and a `Runnable` refused from there on holds no future
+//!    and may be dropped by whoever has it. What was pushed before is run.
 //! 4. *Done*: every push that succeeded has been run; the thread reads EXITED.
 
 use std::any::Any;
@@ -20,7 +22,6 @@ use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 
 use super::local::{Entered, ExitPhase, Local, TimerTarget};
-use super::panic::contain;
 use super::shared::{self, Shared};
 
 /// Something that keeps an exiting thread from reading EXITED.
@@ -110,7 +111,7 @@ impl Local {
         holders
     }
 
-    fn is_held(&self) -> bool {
+    pub(super) fn is_held(&self) -> bool {
         self.pollers.registered() > 0
             || self.live.len() > 0
             || self.channels.get().is_some_and(|channels| channels.holds())
@@ -137,22 +138,27 @@ impl Local {
                     "exit timed out and is forced; still held by: {}",
                     holders.join(", ")
                 );
-                self.cancel_everything();
             }
-            self.exit_phase.set(ExitPhase::Closed);
-            self.shared.mailbox.close();
+            self.close();
         }
         if self.exit_phase.get() == ExitPhase::Closed {
             // SAFETY: this `Local` is the owner's, so the caller is the consumer.
             let drained = unsafe { self.shared.mailbox.is_drained() };
-            if drained && self.ready.is_empty() && !self.shared.critical.is_posted() {
+            if drained && self.ready.is_empty() && self.shared.critical.close() {
                 self.finish_exit();
             }
         }
     }
 
-    /// Cancels all that could hold the thread. Dropping user content may make
-    /// more of it, but not without end once `Closed` refuses it.
+    fn close(&self) {
+        self.exit_phase.set(ExitPhase::Closed);
+        self.cancel_everything();
+        debug_assert_eq!(self.live.len(), 0);
+        self.shared.mailbox.close();
+    }
+
+    /// Cancels all that could hold the thread. `Closed` refuses what user
+    /// content makes when it is dropped, so this comes to an end.
     fn cancel_everything(&self) {
         while self.live.cancel_one(|_| true) {}
         self.unregister_all_pollers();
@@ -170,7 +176,7 @@ impl Local {
     }
 
     fn finish_exit(&self) {
-        // What came in between forcing and closing.
+        // The last messages may have left timers.
         self.cancel_everything();
         self.drop_post_pollers();
         self.drop_locals();
@@ -182,8 +188,7 @@ impl Local {
             Err(poisoned) => std::mem::take(&mut *poisoned.into_inner()),
         };
         for waker in wakers {
-            // A waker is foreign code.
-            let _ = contain(|| waker.wake());
+            self.wake_contained(waker);
         }
     }
 
@@ -195,10 +200,12 @@ impl Local {
         }
         let _entered = Entered::new(self);
         self.request_exit();
-        self.cancel_everything();
-        self.exit_phase.set(ExitPhase::Closed);
-        self.shared.mailbox.close();
+        self.close();
         let mut unrun = 0;
+        while !self.shared.critical.close() {
+            unrun += 1;
+            self.shared.critical.clear();
+        }
         loop {
             while let Some(message) = self.ready.pop() {
                 unrun += usize::from(message.is_limited());

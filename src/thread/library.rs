@@ -77,8 +77,11 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl LibraryInner {
-    pub(super) fn next_thread_id(&self) -> u64 {
-        self.next_id.fetch_add(1, Ordering::Relaxed)
+    /// `None` for ever once the ids are used up.
+    pub(super) fn next_thread_id(&self) -> Option<u64> {
+        self.next_id
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |id| id.checked_add(1))
+            .ok()
     }
 
     pub(super) fn add_thread(&self, thread: &Arc<Shared>) {

@@ -6,7 +6,6 @@ use std::cell::{Cell, OnceCell, RefCell};
 use std::ptr;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::task::Waker;
 use std::time::Duration;
 
@@ -62,6 +61,11 @@ pub(crate) struct Local {
     /// those that hold an `Rc` of this.
     pub(crate) not_send: Cell<usize>,
     pub(crate) task_ids: Cell<u64>,
+    /// Whether the next message comes from the mailbox or from `ready`, when
+    /// both have some.
+    pub(super) mailbox_next: Cell<bool>,
+    /// The waker that the task being polled was given, or null.
+    polled: Cell<*const Waker>,
     pub(super) batch: usize,
     pub(super) exit_phase: Cell<ExitPhase>,
     pub(super) exit_deadline: Cell<u64>,
@@ -105,7 +109,7 @@ impl Drop for Entered<'_> {
 
 impl Local {
     pub(super) fn new(shared: Arc<Shared>, batch: usize, exit_timeout: Duration) -> Rc<Self> {
-        let local = Rc::new(Local {
+        Rc::new(Local {
             shared,
             ready: ReadyQueue::default(),
             pollers: PollerLists::default(),
@@ -118,16 +122,13 @@ impl Local {
             channels: OnceCell::new(),
             not_send: Cell::new(0),
             task_ids: Cell::new(0),
+            mailbox_next: Cell::new(true),
+            polled: Cell::new(ptr::null()),
             batch,
             exit_phase: Cell::new(ExitPhase::None),
             exit_deadline: Cell::new(0),
             exit_timeout,
-        });
-        local
-            .shared
-            .local
-            .store(Rc::as_ptr(&local).cast_mut(), Ordering::Release);
-        local
+        })
     }
 
     /// Runs `f` with the current thread's owner part.
@@ -159,6 +160,26 @@ impl Local {
     #[inline]
     pub(crate) fn refuses_work(&self) -> bool {
         matches!(self.exit_phase.get(), ExitPhase::Closed | ExitPhase::Done)
+    }
+
+    /// Polls a task with `f`, which is given `waker`.
+    #[inline]
+    pub(crate) fn polling<R>(&self, waker: &Waker, f: impl FnOnce() -> R) -> R {
+        struct Restore<'a>(&'a Cell<*const Waker>, *const Waker);
+        impl Drop for Restore<'_> {
+            fn drop(&mut self) {
+                self.0.set(self.1);
+            }
+        }
+        let _restore = Restore(&self.polled, self.polled.replace(waker));
+        f()
+    }
+
+    /// Whether `waker` is that of the task being polled, so one of our own.
+    #[inline]
+    pub(crate) fn is_polling(&self, waker: &Waker) -> bool {
+        // SAFETY: `polling` borrows the waker for as long as it is set.
+        unsafe { self.polled.get().as_ref() }.is_some_and(|polled| polled.will_wake(waker))
     }
 
     pub(crate) fn insert_timer(&self, deadline: u64, target: TimerTarget) -> TimerKey {

@@ -11,6 +11,10 @@ use super::local::Local;
 /// Declares thread-locals of SpdkThreads, as [`std::thread_local!`] does those
 /// of OS threads.
 ///
+/// The values are dropped when nothing else holds the exiting thread, so one
+/// that contains a poller or channel holds it until the exit is forced: keep
+/// those in an `Option` and take them out.
+///
 /// A value is not taken to be `Send`, so it keeps its thread on its OS thread;
 /// `static in send KEY` declares one that moves along.
 ///

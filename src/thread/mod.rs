@@ -63,6 +63,7 @@ use local::Local;
 use shared::Shared;
 
 use crate::cpu::CpuSet;
+use crate::sync::PostError;
 
 /// Names are cut at this many bytes, as SPDK's.
 const MAX_NAME: usize = 256;
@@ -125,7 +126,8 @@ impl SpdkThread {
 
     /// Sends a message: `f` is run once by the thread, in a later poll, also
     /// when sent by the thread to itself (`spdk_thread_send_msg`). Messages of
-    /// one sender run in the order sent.
+    /// one sender run in the order sent; code that runs on this thread and code
+    /// beside it, on the same OS thread, are two senders.
     ///
     /// # Errors
     ///
@@ -155,13 +157,17 @@ impl SpdkThread {
     ///
     /// # Errors
     ///
-    /// [`CriticalMsgError`] while an earlier one is pending or running.
+    /// [`CriticalMsgError`] while an earlier one is pending or running, and
+    /// when the thread has exited.
     pub fn send_critical_msg(&self, f: fn()) -> Result<(), CriticalMsgError> {
-        if !self.shared.critical.post(f) {
-            return Err(CriticalMsgError);
+        match self.shared.critical.post(f) {
+            Ok(()) => {
+                self.shared.notify_host();
+                Ok(())
+            }
+            Err(PostError::Pending) => Err(CriticalMsgError::Pending),
+            Err(PostError::Closed) => Err(CriticalMsgError::Exited),
         }
-        self.shared.notify_host();
-        Ok(())
     }
 
     /// Asks the thread to exit (`spdk_thread_exit`): in its own poll, its tasks
@@ -380,10 +386,17 @@ impl<F> fmt::Debug for SendError<F> {
     }
 }
 
-/// A critical message is pending or running on the thread already.
+/// Why a critical message was not posted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("a critical message is pending or running on this thread already")]
-pub struct CriticalMsgError;
+#[non_exhaustive]
+pub enum CriticalMsgError {
+    /// There is one place, and it is taken.
+    #[error("a critical message is pending or running on this thread already; try again later")]
+    Pending,
+    /// The thread has exited.
+    #[error("the thread has exited and runs no more critical messages")]
+    Exited,
+}
 
 /// Why a thread's cpumask could not be changed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

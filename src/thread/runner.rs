@@ -68,6 +68,32 @@ impl ThreadRunner {
         SpdkThread::from_shared(self.local.shared.clone())
     }
 
+    /// The thread's name.
+    pub fn name(&self) -> &str {
+        self.local.shared.name()
+    }
+
+    /// Whether the thread was not asked to exit yet.
+    pub fn is_running(&self) -> bool {
+        self.local.exit_phase.get() == ExitPhase::None
+    }
+
+    /// Whether the thread has exited.
+    pub fn is_exited(&self) -> bool {
+        self.local.exit_phase.get() == ExitPhase::Done
+    }
+
+    /// Asks the thread to exit; as [`SpdkThread::exit`].
+    pub fn exit(&mut self) -> super::Exit {
+        let handle = self.handle();
+        self.enter(|| handle.exit())
+    }
+
+    /// The tick at which the last poll ended.
+    pub fn last_tick(&self) -> u64 {
+        self.local.shared.last_tick.load(Ordering::Relaxed)
+    }
+
     /// The tick at which the earliest timer is due
     /// (`spdk_thread_next_poller_expiration`).
     pub fn next_expiration(&self) -> Option<u64> {
@@ -95,10 +121,12 @@ impl ThreadRunner {
     pub fn needs_poll(&self) -> bool {
         self.has_messages()
             || self.has_active_pollers()
-            || !matches!(
-                self.local.exit_phase.get(),
-                ExitPhase::None | ExitPhase::Waiting | ExitPhase::Done
-            )
+            || match self.local.exit_phase.get() {
+                ExitPhase::None | ExitPhase::Done => false,
+                // What held it may have gone outside of a poll.
+                ExitPhase::Waiting => !self.local.is_held(),
+                ExitPhase::Requested | ExitPhase::Closed => true,
+            }
     }
 
     /// The latest tick to poll this thread at although nothing arrives: its
@@ -235,23 +263,22 @@ impl Local {
         let mut foreign = true;
         let mut ran = 0;
         while ran < limit && (foreign || own > 0) {
-            if foreign {
+            // Whose turn it is lasts beyond the poll: a batch may be 1.
+            let from_mailbox = foreign && (own == 0 || self.mailbox_next.get());
+            let message = if from_mailbox {
                 // SAFETY: this `Local` is the owner's, so the caller is the
                 // only consumer; `pop` runs no user code, so it is not nested.
-                match unsafe { self.shared.mailbox.pop() } {
-                    Some(message) => {
-                        self.run_message(message);
-                        ran += 1;
-                    }
-                    None => foreign = false,
-                }
-            }
-            if own > 0 && ran < limit {
+                let message = unsafe { self.shared.mailbox.pop() };
+                foreign = message.is_some();
+                message
+            } else {
                 own -= 1;
-                if let Some(message) = self.ready.pop() {
-                    self.run_message(message);
-                    ran += 1;
-                }
+                self.ready.pop()
+            };
+            if let Some(message) = message {
+                self.mailbox_next.set(!from_mailbox);
+                self.run_message(message);
+                ran += 1;
             }
         }
         Activity::from(ran > 0)
@@ -267,6 +294,8 @@ impl Local {
 
     /// Everything due at `now`, earliest first, each once.
     fn run_timers(&self, now: u64) -> Activity {
+        // The last tick is never: what is re-armed is later than `now`.
+        let now = now.min(u64::MAX - 1);
         let mut activity = Activity::Idle;
         loop {
             let mut timers = self.timers.borrow_mut();
@@ -291,7 +320,7 @@ impl Local {
         }
     }
 
-    fn wake_contained(&self, waker: std::task::Waker) {
+    pub(super) fn wake_contained(&self, waker: std::task::Waker) {
         // A foreign waker is foreign code.
         if let Err(payload) = contain(|| waker.wake()) {
             self.report_panic(PanicSource::Drop, None, payload);

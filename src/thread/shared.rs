@@ -2,7 +2,7 @@
 //! state, its statistics, and who is to be woken when something arrives.
 
 use std::any::Any;
-use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU8, AtomicU64, Ordering, fence};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::Waker;
 
@@ -11,7 +11,7 @@ use super::local::{self, Local};
 use super::message::Message;
 use super::{SendError, ThreadState};
 use crate::cpu::CpuSet;
-use crate::notify::Sleeper;
+use crate::notify::{Host, Sleeper};
 use crate::sync::{CriticalSlot, Mailbox, PushError};
 
 pub(crate) const RUNNING: u8 = 0;
@@ -23,10 +23,7 @@ pub(crate) struct Shared {
     pub(crate) critical: CriticalSlot,
     /// The sleeper of whoever polls this thread. The library keeps every
     /// sleeper that was ever put here alive, and this keeps the library alive.
-    host: AtomicPtr<Sleeper>,
-    /// Where the owner's part is: compared with the current thread's, and
-    /// never followed from here.
-    pub(super) local: AtomicPtr<Local>,
+    host: Host,
     pub(super) state: AtomicU8,
     pub(super) busy_ticks: AtomicU64,
     pub(super) idle_ticks: AtomicU64,
@@ -55,8 +52,7 @@ impl Shared {
         Shared {
             mailbox: Mailbox::new(ring),
             critical: CriticalSlot::new(),
-            host: AtomicPtr::new(std::ptr::null_mut()),
-            local: AtomicPtr::new(std::ptr::null_mut()),
+            host: Host::new(),
             state: AtomicU8::new(RUNNING),
             busy_ticks: AtomicU64::new(0),
             idle_ticks: AtomicU64::new(0),
@@ -89,17 +85,17 @@ impl Shared {
     #[inline]
     pub(crate) fn current_local(&self) -> Option<&Local> {
         let current = local::current_ptr();
-        // A thread that is not being polled has a `local` too, but no OS
-        // thread's current one is it.
-        if !current.is_null() && std::ptr::eq(current, self.local.load(Ordering::Relaxed)) {
-            // SAFETY: `current` is only set for the duration of a poll or an
-            // `enter` on this OS thread, which borrows the runner that keeps
-            // the `Local` alive; the reference is used within callbacks of
-            // that poll. It is `!Sync`, so it stays on this OS thread.
-            Some(unsafe { &*current })
-        } else {
-            None
+        if current.is_null() {
+            return None;
         }
+        // SAFETY: `current` is only set for the duration of a poll or an
+        // `enter` on this OS thread, which borrows the runner that keeps the
+        // `Local` alive; the reference is used within callbacks of that poll.
+        // It is `!Sync`, so it stays on this OS thread.
+        let current = unsafe { &*current };
+        // The current thread's own `Shared` is alive, so its address is that
+        // of no thread that is gone (which that of a `Local` could be).
+        std::ptr::eq(&*current.shared, self).then_some(current)
     }
 
     /// Whether the caller is polling this thread.
@@ -172,29 +168,17 @@ impl Shared {
     /// Wakes the host if it sleeps; call it after publishing something.
     #[inline]
     pub(crate) fn notify_host(&self) {
-        // Pairs with the fence in `Sleeper::sleep_unless`, and with the one in
-        // `set_host`: a sender that still sees the old host published before
-        // the new one looks.
-        fence(Ordering::SeqCst);
-        let host = self.host.load(Ordering::Acquire);
-        if !host.is_null() {
-            // SAFETY: only `set_host` stores here, and what it stores lives as
-            // long as the library, which `self` keeps alive.
-            unsafe { (*host).notify_after_fence() }
-        }
+        self.host.notify();
     }
 
     /// Names who is to be woken from now on. The caller looks at the mailbox
     /// after this before it sleeps.
     pub(super) fn set_host(&self, host: Option<&Arc<Sleeper>>) {
-        let pointer = match host {
-            Some(host) => {
-                self.library.keep_sleeper(host);
-                Arc::as_ptr(host).cast_mut()
-            }
-            None => std::ptr::null_mut(),
-        };
-        self.host.store(pointer, Ordering::Release);
-        fence(Ordering::SeqCst);
+        if let Some(host) = host {
+            self.library.keep_sleeper(host);
+        }
+        // SAFETY: the library keeps every sleeper that was ever put here, and
+        // this keeps the library alive.
+        unsafe { self.host.set(host.map_or(std::ptr::null(), Arc::as_ptr)) }
     }
 }

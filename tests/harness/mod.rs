@@ -1,13 +1,21 @@
-//! Threads polled by hand on virtual time, one tick a microsecond: what the
-//! reference suite's helpers do (BEHAVIOURS E.0).
+//! SpdkThreads on a virtual clock, polled by hand on the test's own OS thread:
+//! the helpers that the reference suites' scenarios are written in. A tick is
+//! 1 µs.
 
-#![allow(dead_code, reason = "each test binary uses its own part")]
+// Each test binary uses a part of it.
+#![allow(dead_code)]
 
 use std::cell::Cell;
 use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::Duration;
 
 use corespun::clock::{Clock, VirtualClock};
-use corespun::thread::{Activity, ThreadLib, ThreadRunner};
+use corespun::thread::{Activity, SpdkThread, ThreadLib, ThreadRunner};
+
+/// Rounds after which a clean-up counts as one that does not end.
+const PATIENCE: usize = 10_000;
 
 pub(crate) struct Threads {
     pub(crate) library: ThreadLib,
@@ -16,11 +24,11 @@ pub(crate) struct Threads {
 }
 
 impl Threads {
-    /// `count` unnamed threads; none is current.
-    pub(crate) fn new(count: usize) -> Self {
+    /// A library instance with `n` unnamed threads; none is current afterwards.
+    pub(crate) fn allocate(n: usize) -> Self {
         let (clock, time) = Clock::virtual_at(1_000_000);
         let library = ThreadLib::builder().clock(clock).build();
-        let runners = (0..count)
+        let runners = (0..n)
             .map(|_| library.thread().build().unwrap().attach())
             .collect();
         Threads {
@@ -30,92 +38,134 @@ impl Threads {
         }
     }
 
-    /// Runs `f` with thread `index` current, without polling it.
-    pub(crate) fn on<R>(&mut self, index: usize, f: impl FnOnce() -> R) -> R {
-        self.runners[index].enter(f)
+    pub(crate) fn handle(&self, thread: usize) -> SpdkThread {
+        self.runners[thread].handle()
     }
 
-    pub(crate) fn runner(&mut self, index: usize) -> &mut ThreadRunner {
-        &mut self.runners[index]
+    pub(crate) fn runner(&mut self, thread: usize) -> &mut ThreadRunner {
+        &mut self.runners[thread]
     }
 
-    /// One poll that runs at most one message.
-    pub(crate) fn poll_once(&mut self, index: usize) -> Activity {
-        self.runners[index].poll(1, 0)
+    /// `set_thread(i)`, for as long as `f` runs.
+    pub(crate) fn on<R>(&mut self, thread: usize, f: impl FnOnce() -> R) -> R {
+        self.runners[thread].enter(f)
     }
 
-    /// Polls one thread until a poll does nothing.
-    pub(crate) fn poll_thread(&mut self, index: usize) {
-        while self.poll_once(index).is_busy() {}
+    /// Asks from outside: a message, if the thread is not exiting already.
+    pub(crate) fn exit(&self, thread: usize) {
+        drop(self.handle(thread).exit());
     }
 
-    /// Polls all threads until a whole round does nothing.
+    pub(crate) fn is_exited(&self, thread: usize) -> bool {
+        self.handle(thread).is_exited()
+    }
+
+    pub(crate) fn poll_once(&mut self, thread: usize) -> bool {
+        self.poll_thread_times(thread, 1)
+    }
+
+    pub(crate) fn delay_us(&self, us: u64) {
+        self.time.advance(us);
+    }
+
+    /// Exactly `n` polls of one message each, every one beginning when the one
+    /// before ended. Says whether one was busy.
+    pub(crate) fn poll_thread_times(&mut self, thread: usize, n: usize) -> bool {
+        let runner = &mut self.runners[thread];
+        let mut busy = false;
+        let mut now = self.time.now();
+        for _ in 0..n {
+            busy |= runner.poll(1, now).is_busy();
+            now = runner.handle().last_tick();
+        }
+        busy
+    }
+
+    /// Polls while a poll does something; says whether one did.
+    pub(crate) fn poll_thread(&mut self, thread: usize) -> bool {
+        let mut busy = false;
+        while self.poll_thread_times(thread, 1) {
+            busy = true;
+        }
+        busy
+    }
+
+    /// Polls all threads until a full round did nothing.
     pub(crate) fn poll_threads(&mut self) {
-        loop {
-            let mut busy = false;
-            for index in 0..self.runners.len() {
-                busy |= self.poll_once(index).is_busy();
+        let mut busy = true;
+        while busy {
+            busy = false;
+            for thread in 0..self.runners.len() {
+                busy |= self.poll_thread(thread);
             }
-            if !busy {
+        }
+    }
+
+    /// Exits every thread and polls until all have; fails if that does not end.
+    pub(crate) fn free(mut self) {
+        for thread in 0..self.runners.len() {
+            self.on(thread, || drop(SpdkThread::current().unwrap().exit()));
+        }
+        for _ in 0..PATIENCE {
+            if self.runners.iter().all(|r| r.handle().is_exited()) {
+                assert_eq!(self.library.thread_count(), 0);
                 return;
             }
-        }
-    }
-
-    pub(crate) fn is_exited(&self, index: usize) -> bool {
-        self.runners[index].handle().is_exited()
-    }
-
-    pub(crate) fn exit(&self, index: usize) {
-        drop(self.runners[index].handle().exit());
-    }
-
-    /// Ends every thread, in an orderly way or not at all.
-    pub(crate) fn free(mut self) {
-        for index in 0..self.runners.len() {
-            self.exit(index);
-        }
-        for _ in 0..100 {
             for runner in &mut self.runners {
                 runner.poll(1, 0);
             }
         }
-        for runner in &self.runners {
-            let holders = runner.exit_holders();
-            assert!(runner.handle().is_exited(), "still held by {holders:?}");
-        }
-        assert_eq!(self.library.thread_count(), 0);
+        let left: Vec<_> = self.runners.iter().map(|r| r.exit_holders()).collect();
+        panic!("threads do not exit; held by {left:?}");
     }
 }
 
-/// A count that callbacks share with their test.
+/// A counter that a poller and its test share.
 #[derive(Clone, Default)]
-pub(crate) struct Counter(Rc<Cell<u32>>);
+pub(crate) struct Runs(Rc<Cell<u64>>);
 
-impl Counter {
+impl Runs {
     pub(crate) fn add(&self) {
         self.0.set(self.0.get() + 1);
     }
 
-    pub(crate) fn get(&self) -> u32 {
+    pub(crate) fn get(&self) -> u64 {
         self.0.get()
+    }
+
+    /// How many since the last `take`.
+    pub(crate) fn take(&self) -> u64 {
+        self.0.take()
+    }
+
+    /// A callback that counts and finds nothing to do.
+    pub(crate) fn idle(&self) -> impl FnMut() -> Activity + use<> {
+        let runs = self.clone();
+        move || {
+            runs.add();
+            Activity::Idle
+        }
     }
 }
 
-/// The same for callbacks that travel.
+/// A counter for callbacks that travel.
 #[derive(Clone, Default)]
-pub(crate) struct SharedCounter(std::sync::Arc<std::sync::atomic::AtomicI32>);
+pub(crate) struct SharedRuns(Arc<AtomicI64>);
 
-impl SharedCounter {
+impl SharedRuns {
     pub(crate) fn add(&self) {
-        self.0.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+        self.0.fetch_add(1, Ordering::SeqCst);
     }
 
     pub(crate) fn subtract(&self) {
-        self.0.fetch_sub(1, std::sync::atomic::Ordering::SeqCst);
+        self.0.fetch_sub(1, Ordering::SeqCst);
     }
 
-    pub(crate) fn get(&self) -> i32 {
-        self.0.load(std::sync::atomic::Ordering::SeqCst)
+    pub(crate) fn get(&self) -> i64 {
+        self.0.load(Ordering::SeqCst)
     }
+}
+
+pub(crate) fn us(us: u64) -> Duration {
+    Duration::from_micros(us)
 }
