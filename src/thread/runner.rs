@@ -182,11 +182,13 @@ impl ThreadRunner {
         Ok(ParkedThread { runner: self })
     }
 
-    /// Whether the thread holds something that must not leave this OS thread.
+    /// Whether the thread holds something that must not leave this OS thread,
+    /// or was bound to it by [`SpdkThread::bind`].
     pub fn is_bound(&self) -> bool {
         Rc::strong_count(&self.local) > 1
             || self.local.not_send.get() > 0
             || self.local.pollers.registered() > 0
+            || self.local.shared.bound.load(Ordering::Acquire)
     }
 }
 
@@ -298,6 +300,7 @@ impl Local {
         if let Err(payload) = contain(|| message.run()) {
             self.report_panic(PanicSource::Message, None, payload);
         }
+        self.held.check();
     }
 
     /// Everything due at `now`, earliest first, each once.
