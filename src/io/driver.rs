@@ -62,7 +62,7 @@ impl Driver {
     ///
     /// # Errors
     ///
-    /// [`DriverError`]; with [`BackendChoice::Auto`] only if not even epoll is to be had.
+    /// [`DriverError`]; with [`BackendChoice::Auto`](super::BackendChoice) only if not even epoll is to be had.
     pub fn new(config: &DriverConfig, wake: Arc<EventFd>) -> Result<Driver, DriverError> {
         set_nonblocking(&wake)?;
         let (core, backend) = Core::new(config, wake)?;

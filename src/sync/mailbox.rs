@@ -93,9 +93,16 @@ impl<T> Mailbox<T> {
     /// Pushes without a limit: fails only when closed.
     #[inline]
     pub(crate) fn push(&self, value: T) -> Result<(), T> {
-        match self.push_weighted(value, |value| value, ONE, usize::MAX) {
+        self.push_with(value, |value| value)
+    }
+
+    /// [`Mailbox::push`] of `pack(content)`, packed only when its place is
+    /// certain.
+    #[inline]
+    pub(crate) fn push_with<C>(&self, content: C, pack: impl FnOnce(C) -> T) -> Result<(), C> {
+        match self.push_weighted(content, pack, ONE, usize::MAX) {
             Ok(()) => Ok(()),
-            Err(PushError::Full(value) | PushError::Closed(value)) => Err(value),
+            Err(PushError::Full(content) | PushError::Closed(content)) => Err(content),
         }
     }
 

@@ -172,6 +172,13 @@ impl Drop for Joiner {
 /// assert_eq!(futures::executor::block_on(handle).unwrap(), 42);
 /// # Ok::<(), corespun::thread::CreateError>(())
 /// ```
+///
+/// The handle of an output that cannot be sent stays on its OS thread:
+///
+/// ```compile_fail,E0277
+/// fn crosses<T: Send>() {}
+/// crosses::<corespun::task::JoinHandle<std::rc::Rc<u8>>>();
+/// ```
 #[must_use = "dropping a JoinHandle detaches its task"]
 pub struct JoinHandle<T> {
     /// `None` only while being dropped. Keeps `meta` alive.
@@ -271,7 +278,6 @@ impl<T> Future for JoinHandle<T> {
 impl<T> Drop for JoinHandle<T> {
     fn drop(&mut self) {
         if let Some(task) = self.task.take() {
-            // The task's own waker keeps it until its future is gone.
             task.detach();
         }
     }

@@ -19,11 +19,12 @@
 //! - **R4** The future is dropped in place, by the owner, as soon as it is
 //!   finished, aborted or cancelled by the exit; what async-task drops later is
 //!   an empty shell.
-//! - **R5** A task is woken only by who holds a counted reference to it, or its
-//!   join handle. async-task drops the last waker of a detached task without a
-//!   compare-and-swap, so a wake that nobody counted could queue it twice. And
-//!   it frees a task whose last reference goes at the end of a run, without
-//!   dropping its future. So the task itself holds one until its future is gone.
+//! - **R5** While a task has its future, one counted waker of it is set aside,
+//!   so that nobody else's reference is the last. async-task frees a detached
+//!   task that returned from a poll without leaving a waker anywhere, and does
+//!   not drop its future: the live list would point at nothing, and pinned
+//!   memory would go without a destructor. A task that nobody can wake any more
+//!   therefore stays until its thread exits, which names it.
 
 use std::cell::{Cell, UnsafeCell};
 use std::marker::PhantomPinned;
@@ -59,19 +60,18 @@ pub(crate) struct TaskMeta {
     stays: Cell<bool>,
     /// Whether it is counted in `Local::not_send`. Owner only.
     counted: Cell<bool>,
-    /// A counted waker of the task, here until its future is gone: async-task
-    /// frees a task that nobody refers to, its future undropped. A detached
-    /// task that nobody can wake lives until its thread exits; the exit takes
-    /// the waker to tell whoever joins.
-    own_waker: AtomicBool,
+    /// Whether a counted waker is set aside (R5). For whoever may drop the
+    /// future only.
+    kept: Cell<bool>,
     /// The parts of the task's waker, not counted as a reference. Written once,
     /// before the task is first scheduled.
     waker_data: Cell<*const ()>,
     waker_vtable: Cell<Option<&'static RawWakerVTable>>,
 }
 
-// SAFETY: `node`, `stays` and `counted` are touched by the owner of the thread
-// only (R1, R2, R3), the waker parts are written before the task is shared and only read
+// SAFETY: `node`, `stays`, `counted` and `kept` are touched by the owner of the
+// thread only, or by whoever drops the only `Runnable` of a task that was never
+// polled (R1, R2, R3), the waker parts are written before the task is shared and only read
 // afterwards; the rest is `Send + Sync`.
 unsafe impl Send for TaskMeta {}
 // SAFETY: as above.
@@ -93,7 +93,7 @@ impl TaskMeta {
             finished: AtomicBool::new(false),
             stays: Cell::new(stays),
             counted: Cell::new(false),
-            own_waker: AtomicBool::new(false),
+            kept: Cell::new(false),
             waker_data: Cell::new(ptr::null()),
             waker_vtable: Cell::new(None),
         }
@@ -114,25 +114,21 @@ impl TaskMeta {
         ManuallyDrop::new(unsafe { Waker::from_raw(raw) })
     }
 
-    /// Leaves a counted waker for [`TaskMeta::take_own_waker`].
-    fn leave_own_waker(&self, waker: Waker) {
+    /// Sets a counted waker aside (R5).
+    fn keep(&self, waker: Waker) {
         self.waker_data.set(waker.data());
         self.waker_vtable.set(Some(waker.vtable()));
-        let _ = ManuallyDrop::new(waker);
-        self.own_waker.store(true, Ordering::Relaxed);
+        self.kept.set(true);
+        std::mem::forget(waker);
     }
 
-    /// The waker that was left, unless it was taken.
-    ///
-    /// # Safety
-    ///
-    /// The task's allocation is alive.
-    pub(super) unsafe fn take_own_waker(&self) -> Option<Waker> {
-        if !self.own_waker.swap(false, Ordering::AcqRel) {
+    /// The waker that was set aside; for who has just dropped the future.
+    fn take_kept(&self) -> Option<Waker> {
+        if !self.kept.replace(false) {
             return None;
         }
-        // SAFETY: the allocation is alive, and the reference of the waker that
-        // was left passes to who swapped the flag.
+        // SAFETY: the reference that was set aside kept the allocation alive,
+        // and passes to the caller.
         Some(ManuallyDrop::into_inner(unsafe { self.waker() }))
     }
 
@@ -154,7 +150,7 @@ impl TaskMeta {
     ///
     /// # Safety
     ///
-    /// The caller has the task's join handle or a counted waker (R5).
+    /// The caller has the task's join handle or a counted waker.
     pub(super) unsafe fn abort(&self) {
         self.aborted.store(true, Ordering::Release);
         // Either the wake schedules the task, or it is scheduled already; in
@@ -182,9 +178,10 @@ impl<F: Future> TaskFuture<F> {
         unsafe { self.meta.as_ref() }
     }
 
-    /// Drops the future and all that made the thread remember the task. Owner
-    /// only, not while the future is being polled.
-    fn release(&self, local: &Local) {
+    /// Drops the future and all that made the thread remember the task; gives
+    /// back the waker set aside for it. Owner only, not while the future is
+    /// being polled.
+    fn release(&self, local: &Local) -> Option<Waker> {
         let meta = self.meta();
         // SAFETY: the owner runs this outside of the future's poll, so nothing
         // else refers into the cell. The place was never moved since the first
@@ -202,9 +199,7 @@ impl<F: Future> TaskFuture<F> {
         // own thread.
         unsafe { local.live.remove(&meta.node) };
         meta.uncount(local);
-        // SAFETY: the allocation is alive: it is being polled, which counts, or
-        // `cancel` has taken the waker.
-        drop(unsafe { meta.take_own_waker() });
+        meta.take_kept()
     }
 
     /// The first poll: from here on the future stays where it is, and the exit
@@ -238,12 +233,9 @@ impl<F: Future> TaskFuture<F> {
 unsafe fn cancel<F: Future>(subject: *const ()) {
     // SAFETY: by this function's contract.
     let task = unsafe { &*subject.cast::<TaskFuture<F>>() };
-    // SAFETY: the future is in the allocation, so that is alive; the waker, if
-    // it is still there, keeps it alive beyond that.
-    let waker = unsafe { task.meta().take_own_waker() };
-    Local::with_current(|local| task.release(local));
+    let kept = Local::with_current(|local| task.release(local));
     // Lets the task end, so that whoever joins it hears of it.
-    if let Some(waker) = waker {
+    if let Some(waker) = kept.flatten() {
         waker.wake();
     }
 }
@@ -286,11 +278,11 @@ impl<F: Future> TaskFuture<F> {
             } else {
                 JoinError::cancelled(meta.id)
             };
-            self.release(local);
+            drop(self.release(local));
             return Poll::Ready(Outcome::failed(cause));
         }
         if !self.placed.get() && !self.place(local) {
-            self.release(local);
+            drop(self.release(local));
             return Poll::Ready(Outcome::failed(JoinError::exited(meta.id)));
         }
         // SAFETY: by R1 only the owner gets here, and never from inside this
@@ -318,7 +310,8 @@ impl<F: Future> TaskFuture<F> {
                 Outcome::panicked(meta.id, payload, thread.clone(), meta.node.describe())
             }
         };
-        self.release(local);
+        // Not the last reference: the `Runnable` that is running has one.
+        drop(self.release(local));
         Poll::Ready(outcome)
     }
 }
@@ -346,8 +339,8 @@ impl<F> Drop for TaskFuture<F> {
                 meta.uncount(local);
             });
         }
-        // SAFETY: async-task drops the future before its own reference.
-        drop(unsafe { meta.take_own_waker() });
+        // Not the last reference: a `Runnable` is being dropped.
+        drop(meta.take_kept());
     }
 }
 
@@ -388,7 +381,7 @@ pub(super) unsafe fn spawn<F: Future>(
     };
     let meta = runnable.metadata();
     let meta_pointer = NonNull::from(meta);
-    meta.leave_own_waker(runnable.waker());
+    meta.keep(runnable.waker());
     match origin {
         Origin::Local(local) if !local.refuses_work() => {
             let subject = ptr::from_ref(meta).cast::<()>();

@@ -1,5 +1,6 @@
 //! Settings of a thread, and its creation.
 
+use std::any::Any;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -29,6 +30,7 @@ pub struct ThreadBuilder {
     limit: usize,
     ring: usize,
     exit_timeout: Duration,
+    context: Option<Box<dyn Any + Send + Sync>>,
 }
 
 impl ThreadBuilder {
@@ -41,6 +43,7 @@ impl ThreadBuilder {
             limit: DEFAULT_LIMIT,
             ring: DEFAULT_RING,
             exit_timeout: Duration::from_secs(5),
+            context: None,
         }
     }
 
@@ -86,6 +89,12 @@ impl ThreadBuilder {
         self
     }
 
+    /// A value of the framework's, which [`SpdkThread::context`] finds again.
+    pub fn context<T: Send + Sync + 'static>(mut self, context: T) -> Self {
+        self.context = Some(Box::new(context));
+        self
+    }
+
     /// Makes the thread, to be attached and polled by the caller.
     ///
     /// # Errors
@@ -105,6 +114,7 @@ impl ThreadBuilder {
             self.cpumask,
             ring,
             self.limit,
+            self.context,
         ));
         self.library.add_thread(&shared);
         let local = Local::new(shared, self.batch, self.exit_timeout);

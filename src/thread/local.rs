@@ -2,18 +2,23 @@
 //! polls it may touch. It is shared, not locked: short `Cell` and `RefCell`
 //! borrows that never last while user code runs.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::ptr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Waker;
 use std::time::Duration;
 
+use super::exit::ExitPart;
 use super::live::LiveList;
+use super::local_key::LocalValues;
 use super::panic::{PanicSource, Payload, contain};
+use super::pending::PendingTable;
 use super::poller::{PollerCore, PollerLists};
+use super::post_poller::PostPollers;
 use super::ready::ReadyQueue;
 use super::shared::Shared;
+use super::spinlock::HeldLocks;
 use super::timer_queue::{TimerKey, TimerQueue};
 
 /// What a timer does when it is due.
@@ -46,6 +51,12 @@ pub(crate) struct Local {
     pub(crate) pollers: PollerLists,
     pub(crate) timers: RefCell<TimerQueue<TimerTarget>>,
     pub(crate) live: LiveList,
+    pub(crate) pending: PendingTable,
+    pub(super) keys: LocalValues,
+    pub(super) post_pollers: PostPollers,
+    pub(super) held: HeldLocks,
+    /// The io_channels of this thread, kept by their own floor.
+    pub(crate) channels: OnceCell<Box<dyn ExitPart>>,
     /// How many values that must not leave this OS thread live here, besides
     /// those that hold an `Rc` of this.
     pub(crate) not_send: Cell<usize>,
@@ -104,6 +115,11 @@ impl Local {
             pollers: PollerLists::default(),
             timers: RefCell::new(TimerQueue::new()),
             live: LiveList::new(),
+            pending: PendingTable::default(),
+            keys: LocalValues::default(),
+            post_pollers: PostPollers::default(),
+            held: HeldLocks::default(),
+            channels: OnceCell::new(),
             not_send: Cell::new(0),
             task_ids: Cell::new(0),
             mailbox_next: Cell::new(true),

@@ -168,7 +168,11 @@ impl Local {
         }
         let mut activity = Activity::Idle;
         for poller in pass.iter().rev() {
+            let runs = poller.state.get() == PollerState::Waiting;
             activity = activity.max(self.run_poller(poller));
+            if runs {
+                self.run_post_pollers();
+            }
         }
         if lists.stale.replace(false) {
             pass.retain(|poller| {
@@ -200,6 +204,7 @@ impl Local {
         };
         poller.state.set(PollerState::Running);
         let outcome = contain(&mut callback);
+        self.held.check();
         poller.run_count.set(poller.run_count.get() + 1);
         let activity = outcome.unwrap_or_else(|payload| {
             self.report_panic(PanicSource::Poller, Some(&poller.name()), payload);
@@ -372,6 +377,13 @@ impl Local {
 /// assert_eq!(runs.get(), 1);
 /// drop(poller);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+///
+/// It stays on its OS thread:
+///
+/// ```compile_fail,E0277
+/// fn crosses<T: Send>() {}
+/// crosses::<corespun::thread::Poller>();
 /// ```
 #[must_use = "dropping a Poller unregisters it; call `detach` to keep it until the thread exits"]
 pub struct Poller {

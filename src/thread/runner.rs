@@ -22,6 +22,17 @@ use crate::notify::Sleeper;
 /// is never polled twice at once, nor from inside its own poll. Dropping it
 /// before the thread has exited cancels what lives on the thread and drops the
 /// messages that wait.
+///
+/// ```compile_fail,E0277
+/// fn crosses<T: Send>() {}
+/// crosses::<corespun::thread::ThreadRunner>();
+/// ```
+///
+/// ```compile_fail,E0499
+/// # let library = corespun::thread::ThreadLib::new();
+/// let mut runner = library.thread().build().unwrap().attach();
+/// runner.enter(|| runner.poll(0, 0));
+/// ```
 pub struct ThreadRunner {
     local: Rc<Local>,
 }
@@ -43,14 +54,14 @@ impl ThreadRunner {
         } else {
             now
         };
-        let activity = local
+        let mut activity = local
             .run_critical_message()
             .max(local.run_messages(max_msgs))
             .max(local.run_active_pollers())
             .max(local.run_timers(now))
             .max(Activity::Idle);
         if local.exit_phase.get() != ExitPhase::None {
-            local.exit_step(now);
+            activity = activity.max(local.exit_step(now));
         }
         local.account(now, activity);
         activity
@@ -171,11 +182,13 @@ impl ThreadRunner {
         Ok(ParkedThread { runner: self })
     }
 
-    /// Whether the thread holds something that must not leave this OS thread.
+    /// Whether the thread holds something that must not leave this OS thread,
+    /// or was bound to it by [`SpdkThread::bind`].
     pub fn is_bound(&self) -> bool {
         Rc::strong_count(&self.local) > 1
             || self.local.not_send.get() > 0
             || self.local.pollers.registered() > 0
+            || self.local.shared.bound.load(Ordering::Acquire)
     }
 }
 
@@ -287,6 +300,7 @@ impl Local {
         if let Err(payload) = contain(|| message.run()) {
             self.report_panic(PanicSource::Message, None, payload);
         }
+        self.held.check();
     }
 
     /// Everything due at `now`, earliest first, each once.

@@ -1,7 +1,8 @@
 //! The part of a SpdkThread that any OS thread may touch: its mailbox, its
 //! state, its statistics, and who is to be woken when something arrives.
 
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::any::Any;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::Waker;
 
@@ -28,6 +29,8 @@ pub(crate) struct Shared {
     pub(super) idle_ticks: AtomicU64,
     pub(super) last_tick: AtomicU64,
     pub(super) cpumask: Mutex<CpuSet>,
+    pub(super) bound: AtomicBool,
+    pub(super) context: Option<Box<dyn Any + Send + Sync>>,
     pub(super) exit_wakers: Mutex<Vec<Waker>>,
     pub(crate) remote_task_ids: AtomicU64,
     pub(super) limit: usize,
@@ -44,6 +47,7 @@ impl Shared {
         cpumask: CpuSet,
         ring: usize,
         limit: usize,
+        context: Option<Box<dyn Any + Send + Sync>>,
     ) -> Self {
         Shared {
             mailbox: Mailbox::new(ring),
@@ -54,6 +58,8 @@ impl Shared {
             idle_ticks: AtomicU64::new(0),
             last_tick: AtomicU64::new(0),
             cpumask: Mutex::new(cpumask),
+            bound: AtomicBool::new(false),
+            context,
             exit_wakers: Mutex::new(Vec::new()),
             remote_task_ids: AtomicU64::new(0),
             limit,
@@ -139,6 +145,22 @@ impl Shared {
             return Ok(());
         }
         self.mailbox.push(message)?;
+        self.notify_host();
+        Ok(())
+    }
+
+    /// Sends a message of the library itself, which no limit holds up. The
+    /// content comes back from a thread that is past taking messages.
+    #[inline]
+    pub(crate) fn deliver<C>(&self, content: C, pack: impl FnOnce(C) -> Message) -> Result<(), C> {
+        if let Some(local) = self.current_local() {
+            if local.refuses_work() {
+                return Err(content);
+            }
+            local.ready.push(pack(content));
+            return Ok(());
+        }
+        self.mailbox.push_with(content, pack)?;
         self.notify_host();
         Ok(())
     }

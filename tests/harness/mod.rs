@@ -7,6 +7,8 @@
 
 use std::cell::Cell;
 use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use corespun::clock::{Clock, VirtualClock};
@@ -47,6 +49,19 @@ impl Threads {
     /// `set_thread(i)`, for as long as `f` runs.
     pub(crate) fn on<R>(&mut self, thread: usize, f: impl FnOnce() -> R) -> R {
         self.runners[thread].enter(f)
+    }
+
+    /// Asks from outside: a message, if the thread is not exiting already.
+    pub(crate) fn exit(&self, thread: usize) {
+        drop(self.handle(thread).exit());
+    }
+
+    pub(crate) fn is_exited(&self, thread: usize) -> bool {
+        self.handle(thread).is_exited()
+    }
+
+    pub(crate) fn poll_once(&mut self, thread: usize) -> bool {
+        self.poll_thread_times(thread, 1)
     }
 
     pub(crate) fn delay_us(&self, us: u64) {
@@ -130,6 +145,24 @@ impl Runs {
             runs.add();
             Activity::Idle
         }
+    }
+}
+
+/// A counter for callbacks that travel.
+#[derive(Clone, Default)]
+pub(crate) struct SharedRuns(Arc<AtomicI64>);
+
+impl SharedRuns {
+    pub(crate) fn add(&self) {
+        self.0.fetch_add(1, Ordering::SeqCst);
+    }
+
+    pub(crate) fn subtract(&self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
+
+    pub(crate) fn get(&self) -> i64 {
+        self.0.load(Ordering::SeqCst)
     }
 }
 
