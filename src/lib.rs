@@ -2,7 +2,9 @@
 
 pub mod clock;
 pub mod cpu;
+pub mod local;
 pub mod notify;
+pub mod stream;
 mod sync;
 pub mod task;
 pub mod thread;

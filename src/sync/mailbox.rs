@@ -113,6 +113,12 @@ impl<T> Mailbox<T> {
         self.push_weighted(content, pack, ONE | LIMITED, spill_limit)
     }
 
+    /// Whether [`Mailbox::push_limited`] would be refused by this limit now.
+    pub(crate) fn is_full(&self, limit: usize) -> bool {
+        let spilled = self.spilled.load(Ordering::Relaxed) & !CLOSED;
+        spilled > 0 && spilled / LIMITED >= limit.saturating_sub(self.ring.capacity())
+    }
+
     #[inline]
     fn push_weighted<C>(
         &self,

@@ -51,6 +51,15 @@ pub(crate) struct Local {
     /// those that hold an `Rc` of this.
     pub(crate) not_send: Cell<usize>,
     pub(crate) task_ids: Cell<u64>,
+    /// The task being polled, as the task floor knows it.
+    pub(crate) running: Cell<*const ()>,
+    /// What the task being polled may still take from sources that are always
+    /// ready; `u32::MAX` is without limit.
+    pub(crate) budget: Cell<u32>,
+    /// Whether each poll of a task is measured.
+    pub(crate) times_tasks: bool,
+    /// Ticks after which a callback has held the thread too long; 0 for never.
+    pub(super) stall_limit: u64,
     pub(super) batch: usize,
     pub(super) exit_phase: Cell<ExitPhase>,
     pub(super) exit_deadline: Cell<u64>,
@@ -94,7 +103,12 @@ impl Drop for Entered<'_> {
 
 impl Local {
     pub(super) fn new(shared: Arc<Shared>, batch: usize, exit_timeout: Duration) -> Rc<Self> {
+        let stall_limit = shared.library.stall_ticks;
         let local = Rc::new(Local {
+            times_tasks: shared.library.times_tasks || stall_limit > 0,
+            stall_limit,
+            running: Cell::new(ptr::null()),
+            budget: Cell::new(u32::MAX),
             shared,
             ready: ReadyQueue::default(),
             pollers: PollerLists::default(),

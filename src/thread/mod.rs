@@ -36,6 +36,7 @@ mod poller;
 mod ready;
 mod runner;
 pub(crate) mod shared;
+pub(crate) mod stall;
 pub(crate) mod timer_queue;
 
 use std::fmt;
@@ -49,6 +50,7 @@ pub use library::{Framework, FrameworkSet, PanicPolicy, ThreadLib, ThreadLibBuil
 pub use panic::{ContainedPanic, PanicSource};
 pub use poller::{Poller, PollerBuilder, PollerError, PollerState, PollerStats};
 pub use runner::{ParkedThread, ThreadRunner};
+pub use stall::{Stall, StallSource};
 
 use local::Local;
 use shared::Shared;

@@ -13,6 +13,7 @@ use super::SpdkThread;
 use super::activity::Activity;
 use super::local::{Entered, ExitPhase, Local, TimerTarget};
 use super::panic::{PanicSource, contain};
+use super::stall::StallSource;
 use crate::cpu::CpuSet;
 use crate::notify::Sleeper;
 
@@ -257,8 +258,15 @@ impl Local {
 
     #[inline]
     fn run_message(&self, message: super::message::Message) {
+        // A task measures itself.
+        let watched = self.stall_limit > 0 && message.is_limited();
+        let watch = watched.then(|| (self.shared.library.clock.now(), message.name()));
         if let Err(payload) = contain(|| message.run()) {
             self.report_panic(PanicSource::Message, None, payload);
+        }
+        if let Some((start, name)) = watch {
+            let ticks = self.shared.library.clock.now().saturating_sub(start);
+            self.watch_stall(StallSource::Message, ticks, || name.to_owned());
         }
     }
 
