@@ -69,6 +69,32 @@ impl ThreadRunner {
         SpdkThread::from_shared(self.local.shared.clone())
     }
 
+    /// The thread's name.
+    pub fn name(&self) -> &str {
+        self.local.shared.name()
+    }
+
+    /// Whether the thread was not asked to exit yet.
+    pub fn is_running(&self) -> bool {
+        self.local.exit_phase.get() == ExitPhase::None
+    }
+
+    /// Whether the thread has exited.
+    pub fn is_exited(&self) -> bool {
+        self.local.exit_phase.get() == ExitPhase::Done
+    }
+
+    /// Asks the thread to exit; as [`SpdkThread::exit`].
+    pub fn exit(&mut self) -> super::Exit {
+        let handle = self.handle();
+        self.enter(|| handle.exit())
+    }
+
+    /// The tick at which the last poll ended.
+    pub fn last_tick(&self) -> u64 {
+        self.local.shared.last_tick.load(Ordering::Relaxed)
+    }
+
     /// The tick at which the earliest timer is due
     /// (`spdk_thread_next_poller_expiration`).
     pub fn next_expiration(&self) -> Option<u64> {

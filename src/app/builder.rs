@@ -1,0 +1,410 @@
+//! Settings of an app, and running it.
+
+use std::fmt;
+use std::sync::{Arc, OnceLock};
+
+use super::AppError;
+use super::handle::AppHandle;
+use super::os_thread::{Borrowed, name_after_core, reactor_name};
+use super::signals::Registration;
+use crate::clock::Clock;
+use crate::cpu::{self, CpuSet};
+use crate::io::DriverConfig;
+use crate::reactor::{AdaptivePolling, Group, Place, Reactor, ReactorMode, StartError};
+use crate::task::{self, JoinError, JoinHandle};
+use crate::thread::{PanicPolicy, SpdkThread, ThreadLib};
+
+/// The application framework; see [`App::builder`].
+#[derive(Debug)]
+pub struct App(());
+
+impl App {
+    /// Settings of an app: one core, adaptive mode, signals handled.
+    pub fn builder() -> AppBuilder {
+        AppBuilder::default()
+    }
+}
+
+type ShutdownFn = Box<dyn FnOnce(&AppHandle) + Send>;
+
+/// What a panic of user code, on any SpdkThread of an app, leads to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum OnPanic {
+    #[default]
+    Contain,
+    Stop(i32),
+    Abort,
+}
+
+/// Settings of an app; run it with [`run`](AppBuilder::run) or
+/// [`block_on`](AppBuilder::block_on).
+#[must_use = "call `run` or `block_on`"]
+pub struct AppBuilder {
+    name: String,
+    places: Option<Vec<Place>>,
+    main_core: Option<usize>,
+    mode: ReactorMode,
+    adaptive: AdaptivePolling,
+    driver: DriverConfig,
+    clock: Option<Clock>,
+    on_panic: OnPanic,
+    signals: bool,
+    shutdown: Option<ShutdownFn>,
+}
+
+impl Default for AppBuilder {
+    fn default() -> Self {
+        AppBuilder {
+            name: "app".to_owned(),
+            places: None,
+            main_core: None,
+            mode: ReactorMode::default(),
+            adaptive: AdaptivePolling::default(),
+            driver: DriverConfig::default(),
+            clock: None,
+            on_panic: OnPanic::default(),
+            signals: true,
+            shutdown: None,
+        }
+    }
+}
+
+impl AppBuilder {
+    /// The app's name, and its app thread's.
+    pub fn name(mut self, name: impl Into<String>) -> Self {
+        self.name = name.into();
+        self
+    }
+
+    /// The cores to run a reactor on; the first core of the process unless
+    /// set. `"0x3".parse()` makes a set of a core mask, `"[0-1]"` of a list.
+    pub fn cores(mut self, cores: CpuSet) -> Self {
+        let places = cores.iter().map(|core| Place { core, cpu: core });
+        self.places = Some(places.collect());
+        self
+    }
+
+    /// Reactors whose core numbers are not those of processors: pairs of a
+    /// core number and the processor that its reactor is pinned to, as DPDK's
+    /// `--lcores`. Several may share a processor; then they sleep when idle
+    /// whatever their mode says, so that none of them starves.
+    pub fn lcores(mut self, lcores: impl IntoIterator<Item = (usize, usize)>) -> Self {
+        let places = lcores.into_iter().map(|(core, cpu)| Place { core, cpu });
+        self.places = Some(places.collect());
+        self
+    }
+
+    /// The core whose reactor runs in the OS thread that calls `run`, and that
+    /// the app thread lives on; the lowest unless set.
+    pub fn main_core(mut self, core: usize) -> Self {
+        self.main_core = Some(core);
+        self
+    }
+
+    /// What the reactors do when idle; [`ReactorMode::Adaptive`] unless set.
+    pub fn mode(mut self, mode: ReactorMode) -> Self {
+        self.mode = mode;
+        self
+    }
+
+    /// How long adaptive mode spins.
+    pub fn adaptive_polling(mut self, polling: AdaptivePolling) -> Self {
+        self.adaptive = polling;
+        self
+    }
+
+    /// Settings of the reactors' I/O drivers, the back-end among them.
+    pub fn io(mut self, config: DriverConfig) -> Self {
+        self.driver = config;
+        self
+    }
+
+    /// Where ticks come from; the system clock unless set.
+    pub fn clock(mut self, clock: Clock) -> Self {
+        self.clock = Some(clock);
+        self
+    }
+
+    /// Stops the app with `code` when user code panics on one of its threads
+    /// and nobody receives the panic. Without this, a panic is reported and
+    /// the app goes on.
+    pub fn stop_on_panic(mut self, code: i32) -> Self {
+        self.on_panic = OnPanic::Stop(code);
+        self
+    }
+
+    /// Aborts the process when user code panics on one of the app's threads.
+    pub fn abort_on_panic(mut self) -> Self {
+        self.on_panic = OnPanic::Abort;
+        self
+    }
+
+    /// Whether SIGINT and SIGTERM stop the app; they do unless this says no.
+    pub fn handle_signals(mut self, handle: bool) -> Self {
+        self.signals = handle;
+        self
+    }
+
+    /// Called, once, on the app thread by the first SIGINT or SIGTERM, instead
+    /// of stopping the app; it has to see to it that [`AppHandle::stop`] is
+    /// called in the end. Later signals are ignored.
+    pub fn on_shutdown(mut self, shutdown: impl FnOnce(&AppHandle) + Send + 'static) -> Self {
+        self.shutdown = Some(Box::new(shutdown));
+        self
+    }
+
+    /// Runs the app: starts the reactors, runs `start` on the app thread, and
+    /// blocks until [`AppHandle::stop`] was called and every thread has exited
+    /// (`spdk_app_start`). Returns the exit code given there. That `start`
+    /// ends does not stop the app.
+    ///
+    /// The reactor of the main core runs in the calling OS thread, whose
+    /// affinity and name are restored in the end.
+    ///
+    /// # Errors
+    ///
+    /// [`AppError`]; if it is not [`AppError::StartPanicked`], then `start` was
+    /// not called.
+    pub fn run<S>(self, start: S) -> Result<i32, AppError>
+    where
+        S: AsyncFnOnce(AppHandle) + 'static,
+    {
+        let (app, main) = self.start_with(start)?;
+        match main.ended {
+            // The app stopped while the start function waited for something.
+            Some(Err(error)) if error.is_panic() => Err(AppError::StartPanicked {
+                message: error.to_string(),
+            }),
+            _ => Ok(app.shared.code.load(std::sync::atomic::Ordering::Acquire)),
+        }
+    }
+
+    /// Runs the app for as long as `main` runs, and returns what that returns.
+    /// An app stopped by somebody else returns `None`.
+    ///
+    /// # Errors
+    ///
+    /// As [`AppBuilder::run`].
+    pub fn block_on<M, T>(self, main: M) -> Result<Option<T>, AppError>
+    where
+        M: AsyncFnOnce(AppHandle) -> T + 'static,
+        T: 'static,
+    {
+        let (_, main) = self.start_with(async move |app: AppHandle| {
+            let output = main(app.clone()).await;
+            app.stop(0);
+            output
+        })?;
+        match main.ended {
+            Some(Ok(output)) => Ok(Some(output)),
+            Some(Err(error)) if error.is_panic() => Err(AppError::StartPanicked {
+                message: error.to_string(),
+            }),
+            _ => Ok(None),
+        }
+    }
+
+    fn start_with<S, T>(self, start: S) -> Result<(AppHandle, Main<T>), AppError>
+    where
+        S: AsyncFnOnce(AppHandle) -> T + 'static,
+        T: 'static,
+    {
+        if let Some(thread) = SpdkThread::current() {
+            return Err(AppError::InsideThread {
+                thread: thread.name().to_owned(),
+            });
+        }
+        let available = cpu::available()?;
+        let places = self.places(&available)?;
+        let stop_on_panic: Arc<OnceLock<AppHandle>> = Arc::default();
+        let library = self.library(stop_on_panic.clone());
+        let driver = self.driver.helper_affinity(available);
+        let group = Group::new(library.clone(), &places, self.mode, self.adaptive, driver)
+            .map_err(StartError::from)?;
+        let app = AppHandle::new(self.name.clone(), group.clone(), self.shutdown);
+
+        let _borrowed = Borrowed::new()?;
+        let others = OtherReactors::start(&group, &places)?;
+        let mut reactor = Reactor::start(group.clone(), 0)?;
+        name_after_core(places[0].core);
+        library
+            .set_framework(group)
+            .expect("the library was made here");
+        let app_thread = library
+            .thread()
+            .name(self.name)
+            .cpumask(CpuSet::single(places[0].core))
+            .build()?;
+        let _ = app.shared.app_thread.set(app_thread.handle());
+        let _ = stop_on_panic.set(app.clone());
+        let signals = self
+            .signals
+            .then(|| Registration::new(app.clone()))
+            .transpose()
+            .map_err(AppError::Signals)?;
+        let main = reactor.arrive(app_thread).enter(|| {
+            let app = app.clone();
+            let watched = app.clone();
+            let start = task::spawn_local(async move { start(app).await });
+            task::spawn_local(watch(start, watched))
+        });
+        reactor.run();
+        drop(signals);
+        others.join();
+        let ended = futures::FutureExt::now_or_never(main).and_then(|watched| watched.ok());
+        Ok((app, Main { ended }))
+    }
+
+    fn library(&self, app: Arc<OnceLock<AppHandle>>) -> ThreadLib {
+        let mut builder = ThreadLib::builder();
+        if let Some(clock) = &self.clock {
+            builder = builder.clock(clock.clone());
+        }
+        match self.on_panic {
+            OnPanic::Contain => builder,
+            OnPanic::Abort => builder.panic_policy(PanicPolicy::Abort),
+            OnPanic::Stop(code) => builder.panic_hook(move |_| {
+                if let Some(app) = app.get() {
+                    app.stop(code);
+                }
+            }),
+        }
+        .build()
+    }
+
+    /// Where the reactors go, the main one first.
+    fn places(&self, available: &CpuSet) -> Result<Vec<Place>, AppError> {
+        let mut places = match &self.places {
+            Some(places) => places.clone(),
+            None => available
+                .first()
+                .map(|core| Place { core, cpu: core })
+                .into_iter()
+                .collect(),
+        };
+        if places.is_empty() {
+            return Err(AppError::NoCores);
+        }
+        places.sort_by_key(|place| place.core);
+        if let Some(pair) = places.windows(2).find(|pair| pair[0].core == pair[1].core) {
+            return Err(AppError::DuplicateCore { core: pair[0].core });
+        }
+        if let Some(place) = places.iter().find(|place| !available.contains(place.cpu)) {
+            return Err(AppError::NoSuchCore {
+                core: place.cpu,
+                available: available.as_list().to_string(),
+            });
+        }
+        if let Some(core) = self.main_core {
+            let Some(main) = places.iter().position(|place| place.core == core) else {
+                let cores: CpuSet = places.iter().map(|place| place.core).collect();
+                return Err(AppError::NotAmongCores {
+                    core,
+                    cores: cores.as_list().to_string(),
+                });
+            };
+            let main = places.remove(main);
+            places.insert(0, main);
+        }
+        Ok(places)
+    }
+}
+
+impl fmt::Debug for AppBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AppBuilder")
+            .field("name", &self.name)
+            .field("places", &self.places)
+            .field("mode", &self.mode)
+            .finish_non_exhaustive()
+    }
+}
+
+/// How the start function ended; `None` if the app stopped before it did.
+struct Main<T> {
+    ended: Option<Result<T, JoinError>>,
+}
+
+/// Stops the app if its start function panics: nothing else would.
+async fn watch<T>(start: JoinHandle<T>, app: AppHandle) -> Result<T, JoinError> {
+    let ended = start.await;
+    if let Err(error) = &ended
+        && error.is_panic()
+    {
+        app.stop(1);
+    }
+    ended
+}
+
+/// The reactors that run in OS threads of their own.
+struct OtherReactors {
+    group: Arc<Group>,
+    threads: Vec<std::thread::JoinHandle<()>>,
+}
+
+impl OtherReactors {
+    /// Starts them and waits until each can poll; if one cannot, all end.
+    fn start(group: &Arc<Group>, places: &[Place]) -> Result<Self, StartError> {
+        let (report, reports) = std::sync::mpsc::channel();
+        let mut others = OtherReactors {
+            group: group.clone(),
+            threads: Vec::new(),
+        };
+        for (index, place) in places.iter().enumerate().skip(1) {
+            let group = group.clone();
+            let report = report.clone();
+            let spawned = std::thread::Builder::new()
+                .name(reactor_name(place.core))
+                .spawn(move || match Reactor::start(group, index) {
+                    Ok(reactor) => {
+                        let _ = report.send(Ok(()));
+                        drop(report);
+                        reactor.run();
+                    }
+                    Err(error) => drop(report.send(Err(error))),
+                });
+            match spawned {
+                Ok(thread) => others.threads.push(thread),
+                Err(error) => {
+                    others.stop();
+                    return Err(error.into());
+                }
+            }
+        }
+        drop(report);
+        for report in reports {
+            if let Err(error) = report {
+                others.stop();
+                return Err(error);
+            }
+        }
+        Ok(others)
+    }
+
+    fn stop(self) {
+        self.group.stop();
+        self.join();
+    }
+
+    fn join(mut self) {
+        self.join_all();
+    }
+
+    fn join_all(&mut self) {
+        for thread in self.threads.drain(..) {
+            if thread.join().is_err() {
+                tracing::error!("a reactor panicked");
+            }
+        }
+    }
+}
+
+impl Drop for OtherReactors {
+    /// An app that fails to start after its reactors did.
+    fn drop(&mut self) {
+        if !self.threads.is_empty() {
+            self.group.stop();
+            self.join_all();
+        }
+    }
+}

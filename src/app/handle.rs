@@ -1,0 +1,122 @@
+//! The handle of a running app, and how it stops.
+
+use std::fmt;
+use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+use crate::reactor::{Group, Reactors};
+use crate::thread::{SpdkThread, ThreadBuilder, ThreadLib};
+
+type ShutdownFn = Box<dyn FnOnce(&AppHandle) + Send>;
+
+pub(super) struct AppShared {
+    pub(super) name: String,
+    pub(super) group: Arc<Group>,
+    pub(super) app_thread: OnceLock<SpdkThread>,
+    pub(super) code: AtomicI32,
+    stopped: AtomicBool,
+    /// What the first signal does instead of stopping the app.
+    shutdown: Mutex<Option<ShutdownFn>>,
+}
+
+impl AppShared {
+    pub(super) fn app_thread(&self) -> &SpdkThread {
+        let thread = self.app_thread.get();
+        thread.expect("set before the handle is given out")
+    }
+}
+
+/// A running app. Cheap to clone; any OS thread may use it.
+#[derive(Clone)]
+pub struct AppHandle {
+    pub(super) shared: Arc<AppShared>,
+}
+
+impl AppHandle {
+    pub(super) fn new(name: String, group: Arc<Group>, shutdown: Option<ShutdownFn>) -> Self {
+        AppHandle {
+            shared: Arc::new(AppShared {
+                name,
+                group,
+                app_thread: OnceLock::new(),
+                code: AtomicI32::new(0),
+                stopped: AtomicBool::new(false),
+                shutdown: Mutex::new(shutdown),
+            }),
+        }
+    }
+
+    /// Stops the app (`spdk_app_stop`): every SpdkThread is asked to exit, the
+    /// reactors end when all of them have, and [`AppBuilder::run`] returns. Of
+    /// several calls, the first code that is not 0 is kept.
+    ///
+    /// [`AppBuilder::run`]: super::AppBuilder::run
+    pub fn stop(&self, code: i32) {
+        let _ = self
+            .shared
+            .code
+            .compare_exchange(0, code, Ordering::AcqRel, Ordering::Relaxed);
+        if self.shared.stopped.swap(true, Ordering::AcqRel) {
+            tracing::info!(app = self.name(), code, "stop called again");
+            return;
+        }
+        self.shared.group.stop();
+    }
+
+    /// Does what the first SIGINT or SIGTERM does (`spdk_app_start_shutdown`):
+    /// calls the app's shutdown function if it has one that was not called
+    /// yet, else stops it with code 0.
+    pub fn start_shutdown(&self) {
+        let mut shutdown = self
+            .shared
+            .shutdown
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let function = shutdown.take();
+        drop(shutdown);
+        match function {
+            Some(function) => function(self),
+            None => self.stop(0),
+        }
+    }
+
+    /// Whether [`AppHandle::stop`] was called.
+    pub fn is_stopping(&self) -> bool {
+        self.shared.stopped.load(Ordering::Acquire)
+    }
+
+    /// The app's name.
+    pub fn name(&self) -> &str {
+        &self.shared.name
+    }
+
+    /// The reactors.
+    pub fn reactors(&self) -> Reactors {
+        Reactors(self.shared.group.clone())
+    }
+
+    /// Settings for a new thread, to be placed on a reactor by
+    /// [`create`](ThreadBuilder::create).
+    pub fn thread(&self) -> ThreadBuilder {
+        self.reactors().thread()
+    }
+
+    /// The thread that the start function runs on.
+    pub fn app_thread(&self) -> SpdkThread {
+        self.shared.app_thread().clone()
+    }
+
+    /// The library instance that all of this belongs to.
+    pub fn library(&self) -> ThreadLib {
+        self.reactors().library().clone()
+    }
+}
+
+impl fmt::Debug for AppHandle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AppHandle")
+            .field("name", &self.name())
+            .field("stopping", &self.is_stopping())
+            .finish_non_exhaustive()
+    }
+}

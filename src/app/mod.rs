@@ -1,0 +1,86 @@
+//! The application framework: reactors on the cores asked for, a start function
+//! on the app thread, and a clean end.
+//!
+//! ```
+//! use corespun::{app::App, cpu::CpuSet, reactor::ReactorMode};
+//!
+//! let core = corespun::cpu::available()?.first().expect("at least one core");
+//! let code = App::builder()
+//!     .name("hello")
+//!     .cores(CpuSet::single(core))
+//!     .mode(ReactorMode::Interrupt)
+//!     .run(async |app| {
+//!         println!("hello from core mask {}", app.reactors().cores());
+//!         app.stop(0);
+//!     })?;
+//! assert_eq!(code, 0);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+
+mod builder;
+mod handle;
+mod os_thread;
+mod signals;
+
+pub use builder::{App, AppBuilder};
+pub use handle::AppHandle;
+
+use crate::reactor::StartError;
+use crate::thread::CreateError;
+
+/// Why an app could not be started, or how its start function failed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum AppError {
+    /// The core mask or list is empty.
+    #[error("no core was asked for: give a core mask such as 0x1 or a list such as [0-3]")]
+    NoCores,
+    /// A core was asked for that this process does not have.
+    #[error("core {core} does not exist or is not allowed to this process, which has {available}")]
+    NoSuchCore {
+        /// The core asked for.
+        core: usize,
+        /// Those there are, as a list.
+        available: String,
+    },
+    /// The main core is not among the cores asked for.
+    #[error("main core {core} is not among the cores asked for, {cores}")]
+    NotAmongCores {
+        /// The main core asked for.
+        core: usize,
+        /// The cores asked for, as a list.
+        cores: String,
+    },
+    /// Two reactors were given the same core number.
+    #[error("core {core} is listed twice")]
+    DuplicateCore {
+        /// The number.
+        core: usize,
+    },
+    /// This OS thread is polling a SpdkThread, or runs an app already.
+    #[error(
+        "an app cannot be run inside a SpdkThread, here {thread:?}: it would block the reactor"
+    )]
+    InsideThread {
+        /// The current SpdkThread's name.
+        thread: String,
+    },
+    /// The reactors could not be started.
+    #[error(transparent)]
+    Start(#[from] StartError),
+    /// The cores of this process could not be read.
+    #[error(transparent)]
+    Affinity(#[from] crate::cpu::AffinityError),
+    /// The app thread could not be made.
+    #[error(transparent)]
+    Thread(#[from] CreateError),
+    /// The signal handlers could not be installed.
+    #[error("cannot install handlers for SIGINT and SIGTERM: {0}")]
+    Signals(nix::errno::Errno),
+    /// The start function panicked.
+    #[error("the app's start function panicked: {message}")]
+    StartPanicked {
+        /// The panic's text.
+        message: String,
+    },
+}

@@ -1,0 +1,454 @@
+//! `File`: positional reads and writes, durability, and space.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+use std::rc::Rc;
+
+use super::metadata::{Asking, Metadata};
+use super::open::OpenOptions;
+use crate::io::driver::{Core, Driver};
+use crate::io::op::{Payload, Request, transfer_len};
+use crate::io::{IoBuf, IoBufMut};
+
+/// An open file on the OS thread's driver.
+///
+/// Neither `Send` nor `Sync`: it belongs to the driver that was current when it was made, and
+/// answers with an error elsewhere. To move a file to another OS thread, turn it into a
+/// [`std::fs::File`] and wrap that there. Clones share the descriptor.
+///
+/// All operations take `&self` and may overlap. Dropping the last clone closes the descriptor; an
+/// operation in flight holds it open.
+///
+/// # Cancel safety
+///
+/// Dropping the future of any operation leaves the operation running; what it needs is kept until it
+/// is done, and whether it took effect is then unknown.
+///
+/// # Examples
+///
+/// ```no_run
+/// use corespun::fs::OpenOptions;
+///
+/// # async fn f() -> std::io::Result<()> {
+/// let file = OpenOptions::new().read(true).write(true).create(true).open("data").await?;
+/// let (written, buf) = file.write_all_at(b"hello".to_vec(), 4096).await;
+/// written?;
+/// file.sync_data().await?;
+/// let (read, buf) = file.read_exact_at(buf, 4096).await;
+/// read?;
+/// assert_eq!(buf, b"hello");
+/// # Ok(()) }
+/// ```
+#[derive(Clone)]
+pub struct File {
+    core: Rc<Core>,
+    fd: Rc<OwnedFd>,
+    direct: bool,
+}
+
+impl File {
+    /// Opens an existing file for reading.
+    ///
+    /// # Errors
+    ///
+    /// As [`OpenOptions::open`].
+    pub async fn open(path: impl AsRef<Path>) -> io::Result<File> {
+        OpenOptions::new().read(true).open(path).await
+    }
+
+    /// Opens a file for writing, created if missing and cut to length 0.
+    ///
+    /// # Errors
+    ///
+    /// As [`OpenOptions::open`].
+    pub async fn create(path: impl AsRef<Path>) -> io::Result<File> {
+        OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .open(path)
+            .await
+    }
+
+    /// Wraps an open descriptor (of a [`std::fs::File`], for example). Whether it does direct I/O is
+    /// asked of the kernel.
+    ///
+    /// # Errors
+    ///
+    /// If no driver is entered on this OS thread, or the descriptor's flags cannot be read.
+    pub fn from_std(file: impl Into<OwnedFd>) -> io::Result<File> {
+        let fd = file.into();
+        let flags = nix::fcntl::fcntl(&fd, nix::fcntl::FcntlArg::F_GETFL)?;
+        Ok(File::on(
+            Driver::current_core()?,
+            fd,
+            flags & libc::O_DIRECT != 0,
+        ))
+    }
+
+    /// Gives the descriptor back, to be wrapped elsewhere.
+    ///
+    /// # Errors
+    ///
+    /// Those of `dup(2)`, which is needed while a clone or an operation shares the descriptor.
+    pub fn into_std(self) -> io::Result<std::fs::File> {
+        match Rc::try_unwrap(self.fd) {
+            Ok(fd) => Ok(fd.into()),
+            Err(shared) => shared.try_clone().map(Into::into),
+        }
+    }
+
+    pub(crate) fn on(core: Rc<Core>, fd: OwnedFd, direct: bool) -> File {
+        File {
+            core,
+            fd: Rc::new(fd),
+            direct,
+        }
+    }
+
+    /// Whether the file bypasses the page cache.
+    pub fn is_direct(&self) -> bool {
+        self.direct
+    }
+
+    /// Reads into the buffer's whole capacity at `offset` bytes; fewer bytes may come, 0 at the end
+    /// of the file.
+    ///
+    /// # Errors
+    ///
+    /// Those of `pread(2)`; `InvalidInput` if the offset is not a file offset.
+    pub async fn read_at<B: IoBufMut>(&self, buf: B, offset: u64) -> (io::Result<usize>, B) {
+        let len = transfer_len(buf.bytes_total());
+        if let Err(error) = check_range(offset, len.into()) {
+            return (Err(error), buf);
+        }
+        let (fd, direct) = (self.fd.clone(), self.direct);
+        let (result, read) = self
+            .run(Reading {
+                fd,
+                buf,
+                offset,
+                len,
+                direct,
+            })
+            .await;
+        let mut buf = read.buf;
+        let result = result.map(|count| count as usize);
+        if let Ok(count) = result {
+            // SAFETY: the kernel has filled that many bytes, and was asked for no more than fit.
+            unsafe { buf.set_init(count) };
+        }
+        (result, buf)
+    }
+
+    /// Writes the buffer's initialised bytes at `offset` bytes; fewer may be taken.
+    ///
+    /// # Errors
+    ///
+    /// Those of `pwrite(2)`; `InvalidInput` if the offset is not a file offset.
+    pub async fn write_at<B: IoBuf>(&self, buf: B, offset: u64) -> (io::Result<usize>, B) {
+        let len = transfer_len(buf.bytes_init());
+        if let Err(error) = check_range(offset, len.into()) {
+            return (Err(error), buf);
+        }
+        let (fd, direct) = (self.fd.clone(), self.direct);
+        let (result, written) = self
+            .run(Writing {
+                fd,
+                buf,
+                offset,
+                len,
+                direct,
+            })
+            .await;
+        (result.map(|count| count as usize), written.buf)
+    }
+
+    /// Fills the buffer's whole capacity from `offset` bytes on.
+    ///
+    /// # Errors
+    ///
+    /// `UnexpectedEof` if the file ends before; otherwise as [`read_at`](Self::read_at). What was
+    /// read before an error is in the buffer.
+    pub async fn read_exact_at<B: IoBufMut>(&self, mut buf: B, offset: u64) -> (io::Result<()>, B) {
+        let total = buf.bytes_total();
+        let mut done = 0;
+        while done < total {
+            let (result, part) = self.read_at(buf.slice(done..), offset + done as u64).await;
+            buf = part.into_inner();
+            match result {
+                // A direct read is cut inside a block only by the end of the file; going on from
+                // there would not be aligned.
+                Ok(count)
+                    if count == 0 || (self.direct && ends_inside_block(count, done, total)) =>
+                {
+                    return (Err(io::ErrorKind::UnexpectedEof.into()), buf);
+                }
+                Ok(count) => done += count,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return (Err(error), buf),
+            }
+        }
+        (Ok(()), buf)
+    }
+
+    /// Writes all the buffer's initialised bytes from `offset` bytes on.
+    ///
+    /// # Errors
+    ///
+    /// `WriteZero` if the file takes no more; otherwise as [`write_at`](Self::write_at). A part may
+    /// have been written.
+    pub async fn write_all_at<B: IoBuf>(&self, mut buf: B, offset: u64) -> (io::Result<()>, B) {
+        let total = buf.bytes_init();
+        let mut done = 0;
+        while done < total {
+            let (result, part) = self.write_at(buf.slice(done..), offset + done as u64).await;
+            buf = part.into_inner();
+            match result {
+                Ok(0) => return (Err(io::ErrorKind::WriteZero.into()), buf),
+                Ok(count) => done += count,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return (Err(error), buf),
+            }
+        }
+        (Ok(()), buf)
+    }
+
+    /// Makes data and metadata durable (`fsync`).
+    ///
+    /// # Errors
+    ///
+    /// Those of `fsync(2)`: data written before may be lost.
+    pub async fn sync_all(&self) -> io::Result<()> {
+        self.control(|fd| Request::Sync {
+            fd,
+            data_only: false,
+        })
+        .await
+    }
+
+    /// Makes data durable, and the metadata needed to read it (`fdatasync`).
+    ///
+    /// # Errors
+    ///
+    /// Those of `fdatasync(2)`: data written before may be lost.
+    pub async fn sync_data(&self) -> io::Result<()> {
+        self.control(|fd| Request::Sync {
+            fd,
+            data_only: true,
+        })
+        .await
+    }
+
+    /// Allocates space for `len` bytes from `offset` on; grows the file if it ends before.
+    ///
+    /// # Errors
+    ///
+    /// `Unsupported` if the file system cannot (write zeroes instead); otherwise those of
+    /// `fallocate(2)`.
+    pub async fn allocate(&self, offset: u64, len: u64) -> io::Result<()> {
+        self.fallocate(0, offset, len).await
+    }
+
+    /// Frees the space of `len` bytes from `offset` on; they read as zero and the length stays.
+    ///
+    /// # Errors
+    ///
+    /// As [`allocate`](Self::allocate).
+    pub async fn punch_hole(&self, offset: u64, len: u64) -> io::Result<()> {
+        self.fallocate(
+            libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE,
+            offset,
+            len,
+        )
+        .await
+    }
+
+    /// Makes `len` bytes from `offset` on read as zero, keeping them allocated; the length stays.
+    ///
+    /// # Errors
+    ///
+    /// As [`allocate`](Self::allocate).
+    pub async fn zero_range(&self, offset: u64, len: u64) -> io::Result<()> {
+        self.fallocate(
+            libc::FALLOC_FL_ZERO_RANGE | libc::FALLOC_FL_KEEP_SIZE,
+            offset,
+            len,
+        )
+        .await
+    }
+
+    /// The length in bytes, of a block device too.
+    ///
+    /// # Errors
+    ///
+    /// Those of `statx(2)`, or of the device.
+    #[expect(
+        clippy::len_without_is_empty,
+        reason = "asking costs a system call either way"
+    )]
+    pub async fn len(&self) -> io::Result<u64> {
+        let metadata = self.metadata().await?;
+        if metadata.is_block_device() {
+            // A device answers from memory; its size is where its end is.
+            let end = nix::unistd::lseek64(&*self.fd, 0, nix::unistd::Whence::SeekEnd)?;
+            return Ok(end as u64);
+        }
+        Ok(metadata.len())
+    }
+
+    /// Cuts or grows the file to `len` bytes; what is added reads as zero.
+    ///
+    /// # Errors
+    ///
+    /// Those of `ftruncate(2)`; `InvalidInput` if `len` is not a file offset.
+    pub async fn set_len(&self, len: u64) -> io::Result<()> {
+        check_range(len, 0)?;
+        self.control(|fd| Request::Truncate { fd, len }).await
+    }
+
+    /// What the file system says about the file.
+    ///
+    /// # Errors
+    ///
+    /// Those of `statx(2)`.
+    pub async fn metadata(&self) -> io::Result<Metadata> {
+        let (result, asking) = self.run(Asking::new(self.fd.clone())).await;
+        result?;
+        // SAFETY: it has succeeded.
+        Ok(unsafe { asking.answer() })
+    }
+
+    async fn fallocate(&self, mode: i32, offset: u64, len: u64) -> io::Result<()> {
+        check_range(offset, len)?;
+        self.control(|fd| Request::Allocate {
+            fd,
+            mode,
+            offset,
+            len,
+        })
+        .await
+        .map_err(|error| match error.raw_os_error() {
+            Some(libc::EOPNOTSUPP) => io::Error::new(
+                io::ErrorKind::Unsupported,
+                "the file system cannot allocate, punch or zero this range: write zeroes",
+            ),
+            _ => error,
+        })
+    }
+
+    /// Runs an operation that needs nothing but the descriptor, again if it is interrupted.
+    async fn control(&self, request: impl Fn(i32) -> Request) -> io::Result<()> {
+        loop {
+            let request = request(self.fd.as_raw_fd());
+            match self
+                .run(Control {
+                    fd: self.fd.clone(),
+                    request,
+                })
+                .await
+                .0
+            {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                done => return done.map(drop),
+            }
+        }
+    }
+
+    async fn run<P: Payload>(&self, payload: P) -> (io::Result<u32>, P) {
+        match self.core.submit(payload) {
+            Ok(operation) => {
+                let (completion, payload) = operation.await;
+                (completion.into_result(), payload)
+            }
+            Err((error, payload)) => (Err(error), payload),
+        }
+    }
+}
+
+/// Whether a direct read that should have gone on stopped where no block ends.
+fn ends_inside_block(count: usize, done: usize, total: usize) -> bool {
+    done + count < total && !count.is_multiple_of(512)
+}
+
+/// io_uring takes offset -1 for "the file's cursor", so what no `off_t` holds is refused here.
+fn check_range(offset: u64, len: u64) -> io::Result<()> {
+    match offset.checked_add(len) {
+        Some(end) if i64::try_from(end).is_ok() => Ok(()),
+        _ => Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            format!("{len} bytes at offset {offset} are past the greatest file offset"),
+        )),
+    }
+}
+
+impl AsFd for File {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+impl std::fmt::Debug for File {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("File")
+            .field("fd", &self.fd)
+            .field("direct", &self.direct)
+            .finish()
+    }
+}
+
+struct Reading<B> {
+    fd: Rc<OwnedFd>,
+    buf: B,
+    offset: u64,
+    len: u32,
+    direct: bool,
+}
+
+// SAFETY: IoBufMut keeps `len` (<= bytes_total) writable bytes in place; the descriptor is shared.
+unsafe impl<B: IoBufMut> Payload for Reading<B> {
+    fn request(&mut self) -> Request {
+        Request::Read {
+            fd: self.fd.as_raw_fd(),
+            ptr: self.buf.stable_mut_ptr(),
+            len: self.len,
+            offset: self.offset,
+            direct: self.direct,
+        }
+    }
+}
+
+struct Writing<B> {
+    fd: Rc<OwnedFd>,
+    buf: B,
+    offset: u64,
+    len: u32,
+    direct: bool,
+}
+
+// SAFETY: IoBuf keeps `len` (= bytes_init) readable bytes in place; the descriptor is shared.
+unsafe impl<B: IoBuf> Payload for Writing<B> {
+    fn request(&mut self) -> Request {
+        Request::Write {
+            fd: self.fd.as_raw_fd(),
+            ptr: self.buf.stable_ptr(),
+            len: self.len,
+            offset: self.offset,
+            direct: self.direct,
+        }
+    }
+}
+
+struct Control {
+    fd: Rc<OwnedFd>,
+    request: Request,
+}
+
+// SAFETY: only the descriptor is referred to, and `fd` holds it open.
+unsafe impl Payload for Control {
+    fn request(&mut self) -> Request {
+        debug_assert!(self.fd.as_raw_fd() >= 0);
+        self.request
+    }
+}

@@ -1,0 +1,257 @@
+//! Aligned buffers for direct I/O, and the per-driver pool that recycles them.
+//!
+//! O_DIRECT wants address, offset and length aligned to the device's logical block (512 or 4096
+//! bytes). The pool belongs to one OS thread, so taking and returning a buffer touches no atomic.
+
+use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
+use std::cell::RefCell;
+use std::mem::ManuallyDrop;
+use std::ops::{Deref, DerefMut};
+use std::ptr::NonNull;
+use std::rc::Rc;
+
+use super::buf::{IoBuf, IoBufMut};
+
+/// The alignment pooled buffers have: the page, which satisfies every device met so far.
+pub const POOL_ALIGN: usize = 4096;
+
+/// An owned, zeroed, aligned run of bytes.
+///
+/// # Examples
+///
+/// ```
+/// use corespun::io::AlignedBuf;
+///
+/// let buf = AlignedBuf::zeroed(8192, 4096);
+/// assert_eq!(buf.as_ptr().addr() % 4096, 0);
+/// assert!(buf.iter().all(|&byte| byte == 0));
+/// ```
+pub struct AlignedBuf {
+    ptr: NonNull<u8>,
+    layout: Layout,
+}
+
+// SAFETY: it owns its memory alone, like a Box<[u8]>.
+unsafe impl Send for AlignedBuf {}
+// SAFETY: shared access only reads.
+unsafe impl Sync for AlignedBuf {}
+
+impl AlignedBuf {
+    /// Allocates `len` zero bytes at a multiple of `align`.
+    ///
+    /// # Panics
+    ///
+    /// If `align` is not a power of two, or `len` overflows when rounded up to it.
+    #[track_caller]
+    pub fn zeroed(len: usize, align: usize) -> Self {
+        let layout = Layout::from_size_align(len, align).unwrap_or_else(|_| {
+            panic!("no buffer of {len} bytes aligned to {align}: align must be a power of two")
+        });
+        if len == 0 {
+            let ptr = NonNull::without_provenance(layout.align().try_into().expect("not zero"));
+            return AlignedBuf { ptr, layout };
+        }
+        // SAFETY: the layout's size is not zero.
+        let raw = unsafe { alloc_zeroed(layout) };
+        let ptr = NonNull::new(raw).unwrap_or_else(|| handle_alloc_error(layout));
+        AlignedBuf { ptr, layout }
+    }
+}
+
+impl Drop for AlignedBuf {
+    fn drop(&mut self) {
+        if self.layout.size() > 0 {
+            // SAFETY: allocated in `zeroed` with this layout, freed once.
+            unsafe { dealloc(self.ptr.as_ptr(), self.layout) }
+        }
+    }
+}
+
+impl Deref for AlignedBuf {
+    type Target = [u8];
+    fn deref(&self) -> &[u8] {
+        // SAFETY: `zeroed` allocated and initialised that many bytes (or a dangling pointer and 0).
+        unsafe { std::slice::from_raw_parts(self.ptr.as_ptr(), self.layout.size()) }
+    }
+}
+
+impl DerefMut for AlignedBuf {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        // SAFETY: as above, and `&mut self` is the only access.
+        unsafe { std::slice::from_raw_parts_mut(self.ptr.as_ptr(), self.layout.size()) }
+    }
+}
+
+impl std::fmt::Debug for AlignedBuf {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(
+            f,
+            "AlignedBuf({} bytes, aligned to {})",
+            self.layout.size(),
+            self.layout.align()
+        )
+    }
+}
+
+// SAFETY: heap memory, freed only by drop.
+unsafe impl IoBuf for AlignedBuf {
+    fn stable_ptr(&self) -> *const u8 {
+        self.ptr.as_ptr()
+    }
+    fn bytes_init(&self) -> usize {
+        self.layout.size()
+    }
+}
+
+// SAFETY: as above.
+unsafe impl IoBufMut for AlignedBuf {
+    fn stable_mut_ptr(&mut self) -> *mut u8 {
+        self.ptr.as_ptr()
+    }
+    fn bytes_total(&self) -> usize {
+        self.layout.size()
+    }
+    unsafe fn set_init(&mut self, _len: usize) {}
+}
+
+/// Idle buffers of one driver, by size class: 4 KiB, 8 KiB, … 1 MiB.
+#[derive(Debug)]
+pub(crate) struct BufPool {
+    classes: RefCell<[Vec<AlignedBuf>; CLASSES]>,
+    idle_bytes: std::cell::Cell<usize>,
+    max_idle_bytes: usize,
+}
+
+const CLASSES: usize = 9;
+const SMALLEST: usize = 4096;
+
+/// The class that holds `len` bytes, or None when it is too large to be pooled.
+fn class_of(len: usize) -> Option<usize> {
+    let pages = len.div_ceil(SMALLEST).max(1).next_power_of_two();
+    let class = pages.trailing_zeros() as usize;
+    (class < CLASSES).then_some(class)
+}
+
+impl BufPool {
+    pub(crate) fn new(max_idle_bytes: usize) -> Rc<Self> {
+        Rc::new(BufPool {
+            classes: RefCell::default(),
+            idle_bytes: std::cell::Cell::new(0),
+            max_idle_bytes,
+        })
+    }
+
+    pub(crate) fn take(self: &Rc<Self>, len: usize) -> PooledBuf {
+        let class = class_of(len);
+        let recycled = class.and_then(|class| self.classes.borrow_mut()[class].pop());
+        let buf = match (recycled, class) {
+            (Some(buf), _) => {
+                self.idle_bytes.set(self.idle_bytes.get() - buf.len());
+                buf
+            }
+            (None, Some(class)) => AlignedBuf::zeroed(SMALLEST << class, POOL_ALIGN),
+            (None, None) => AlignedBuf::zeroed(len.next_multiple_of(POOL_ALIGN), POOL_ALIGN),
+        };
+        PooledBuf {
+            buf: ManuallyDrop::new(buf),
+            len,
+            pool: self.clone(),
+        }
+    }
+
+    fn give_back(&self, buf: AlignedBuf) {
+        let idle = self.idle_bytes.get() + buf.len();
+        let Some(class) = class_of(buf.len()).filter(|_| idle <= self.max_idle_bytes) else {
+            return;
+        };
+        self.idle_bytes.set(idle);
+        self.classes.borrow_mut()[class].push(buf);
+    }
+}
+
+/// An aligned buffer from [`Driver::buffer`](super::Driver::buffer); dropping it returns it to the
+/// driver's pool. Bound to its OS thread.
+///
+/// Its bytes are initialised but arbitrary: a recycled buffer holds what its last user left.
+pub struct PooledBuf {
+    buf: ManuallyDrop<AlignedBuf>,
+    len: usize,
+    pool: Rc<BufPool>,
+}
+
+impl Drop for PooledBuf {
+    fn drop(&mut self) {
+        // SAFETY: taken once, here; nothing reads `buf` after drop.
+        let buf = unsafe { ManuallyDrop::take(&mut self.buf) };
+        self.pool.give_back(buf);
+    }
+}
+
+impl Deref for PooledBuf {
+    type Target = [u8];
+    fn deref(&self) -> &[u8] {
+        &self.buf[..self.len]
+    }
+}
+
+impl DerefMut for PooledBuf {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        &mut self.buf[..self.len]
+    }
+}
+
+impl std::fmt::Debug for PooledBuf {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "PooledBuf({} of {} bytes)", self.len, self.buf.len())
+    }
+}
+
+// SAFETY: the bytes are AlignedBuf's; the pool gets them back only on drop.
+unsafe impl IoBuf for PooledBuf {
+    fn stable_ptr(&self) -> *const u8 {
+        self.buf.stable_ptr()
+    }
+    fn bytes_init(&self) -> usize {
+        self.len
+    }
+}
+
+// SAFETY: as above; `len` never exceeds the allocation (`take` chose it so).
+unsafe impl IoBufMut for PooledBuf {
+    fn stable_mut_ptr(&mut self) -> *mut u8 {
+        self.buf.stable_mut_ptr()
+    }
+    fn bytes_total(&self) -> usize {
+        self.len
+    }
+    unsafe fn set_init(&mut self, _len: usize) {}
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_returned_buffer_is_handed_out_again() {
+        let pool = BufPool::new(1 << 20);
+        let first = pool.take(5000);
+        let address = first.as_ptr();
+        assert_eq!((first.len(), address.addr() % POOL_ALIGN), (5000, 0));
+        drop(first);
+        assert_eq!(pool.idle_bytes.get(), 8192);
+        assert_eq!(pool.take(8192).as_ptr(), address);
+    }
+
+    #[test]
+    fn idle_bytes_stay_under_the_limit() {
+        let pool = BufPool::new(8192);
+        let (a, b, huge) = (pool.take(4096), pool.take(8192), pool.take(3 << 20));
+        drop((a, b, huge));
+        assert_eq!(pool.idle_bytes.get(), 4096);
+    }
+
+    #[test]
+    fn an_empty_aligned_buffer_is_legal() {
+        assert!(AlignedBuf::zeroed(0, 512).is_empty());
+    }
+}

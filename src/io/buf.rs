@@ -1,0 +1,249 @@
+//! Buffers that an operation may own while the kernel works on them.
+//!
+//! A completion-based kernel interface writes into a buffer after the call that named it has
+//! returned, so a borrowed slice will not do: the buffer is moved into the operation and comes back
+//! with the result. These traits say which types may be lent that way; `AlignedBuf` and the pool
+//! live next door.
+
+use std::ops::{Bound, Deref, DerefMut, RangeBounds};
+
+/// A buffer the kernel may read from while an operation owns it.
+///
+/// # Safety
+///
+/// For as long as the value lives, however often it is moved:
+/// - `stable_ptr` returns the same address, and the `bytes_init` bytes there are initialised and
+///   readable;
+/// - nothing but the value's own methods frees, moves or (while it is owned by an operation) writes
+///   that memory.
+pub unsafe trait IoBuf: 'static {
+    /// The first byte.
+    fn stable_ptr(&self) -> *const u8;
+
+    /// How many bytes from there are initialised: what a write sends.
+    fn bytes_init(&self) -> usize;
+
+    /// Restricts an operation to a part of the buffer; [`Slice::into_inner`] gives the whole back.
+    ///
+    /// # Panics
+    ///
+    /// If the range starts after its end or after the initialised bytes.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use corespun::io::IoBuf;
+    ///
+    /// let part = b"0123456789".to_vec().slice(2..5);
+    /// assert_eq!(&part[..], b"234");
+    /// assert_eq!(part.into_inner().len(), 10);
+    /// ```
+    #[track_caller]
+    fn slice(self, range: impl RangeBounds<usize>) -> Slice<Self>
+    where
+        Self: Sized,
+    {
+        let begin = match range.start_bound() {
+            Bound::Included(&n) => n,
+            Bound::Excluded(&n) => n + 1,
+            Bound::Unbounded => 0,
+        };
+        let end = match range.end_bound() {
+            Bound::Included(&n) => n.saturating_add(1),
+            Bound::Excluded(&n) => n,
+            Bound::Unbounded => usize::MAX,
+        };
+        assert!(
+            begin <= end,
+            "buffer slice starts at {begin} but ends at {end}"
+        );
+        assert!(
+            begin <= self.bytes_init(),
+            "buffer slice starts at {begin}, past the {} initialised bytes",
+            self.bytes_init()
+        );
+        Slice {
+            buf: self,
+            begin,
+            end,
+        }
+    }
+}
+
+/// A buffer the kernel may write into while an operation owns it.
+///
+/// # Safety
+///
+/// As [`IoBuf`], and `stable_mut_ptr` is that same address, from which `bytes_total` bytes may be
+/// written.
+pub unsafe trait IoBufMut: IoBuf {
+    /// The first byte, for writing.
+    fn stable_mut_ptr(&mut self) -> *mut u8;
+
+    /// How many bytes from there may be written: what a read asks for. For a `Vec` this is its
+    /// capacity.
+    fn bytes_total(&self) -> usize;
+
+    /// Tells the buffer that its first `len` bytes are initialised. A `Vec` grows to `len` if it is
+    /// shorter and is never cut.
+    ///
+    /// # Safety
+    ///
+    /// They are, and `len <= bytes_total()`.
+    unsafe fn set_init(&mut self, len: usize);
+}
+
+// SAFETY: a Vec's elements live on the heap; moving the Vec does not move them, and only methods of
+// the Vec free or reallocate them.
+unsafe impl IoBuf for Vec<u8> {
+    fn stable_ptr(&self) -> *const u8 {
+        self.as_ptr()
+    }
+    fn bytes_init(&self) -> usize {
+        self.len()
+    }
+}
+
+// SAFETY: as above; `capacity` bytes are allocated.
+unsafe impl IoBufMut for Vec<u8> {
+    fn stable_mut_ptr(&mut self) -> *mut u8 {
+        self.as_mut_ptr()
+    }
+    fn bytes_total(&self) -> usize {
+        self.capacity()
+    }
+    unsafe fn set_init(&mut self, len: usize) {
+        if self.len() < len {
+            // SAFETY: the caller's contract is set_len's.
+            unsafe { self.set_len(len) }
+        }
+    }
+}
+
+// SAFETY: the bytes are on the heap and stay there until the box is dropped.
+unsafe impl IoBuf for Box<[u8]> {
+    fn stable_ptr(&self) -> *const u8 {
+        self.as_ptr()
+    }
+    fn bytes_init(&self) -> usize {
+        self.len()
+    }
+}
+
+// SAFETY: as above.
+unsafe impl IoBufMut for Box<[u8]> {
+    fn stable_mut_ptr(&mut self) -> *mut u8 {
+        self.as_mut_ptr()
+    }
+    fn bytes_total(&self) -> usize {
+        self.len()
+    }
+    unsafe fn set_init(&mut self, _len: usize) {}
+}
+
+// SAFETY: static memory never moves and is never freed.
+unsafe impl IoBuf for &'static [u8] {
+    fn stable_ptr(&self) -> *const u8 {
+        self.as_ptr()
+    }
+    fn bytes_init(&self) -> usize {
+        self.len()
+    }
+}
+
+// SAFETY: static memory never moves and is never freed.
+unsafe impl IoBuf for &'static str {
+    fn stable_ptr(&self) -> *const u8 {
+        self.as_ptr()
+    }
+    fn bytes_init(&self) -> usize {
+        self.len()
+    }
+}
+
+/// Part of a buffer: what [`IoBuf::slice`] makes.
+#[derive(Debug)]
+pub struct Slice<B> {
+    buf: B,
+    begin: usize,
+    end: usize,
+}
+
+impl<B> Slice<B> {
+    /// Gives the whole buffer back.
+    pub fn into_inner(self) -> B {
+        self.buf
+    }
+
+    /// The offset in the whole buffer at which this part begins.
+    pub fn begin(&self) -> usize {
+        self.begin
+    }
+}
+
+impl<B: IoBuf> Deref for Slice<B> {
+    type Target = [u8];
+    fn deref(&self) -> &[u8] {
+        // SAFETY: IoBuf promises `bytes_init` readable bytes; `Slice::bytes_init` stays within.
+        unsafe { std::slice::from_raw_parts(self.stable_ptr(), self.bytes_init()) }
+    }
+}
+
+impl<B: IoBufMut> DerefMut for Slice<B> {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        let len = self.bytes_init();
+        // SAFETY: as in `deref`, and IoBufMut promises they may be written.
+        unsafe { std::slice::from_raw_parts_mut(self.stable_mut_ptr(), len) }
+    }
+}
+
+// SAFETY: a window of a buffer that keeps the promise; `slice` checked begin <= bytes_init, which
+// never shrinks while the buffer is in here.
+unsafe impl<B: IoBuf> IoBuf for Slice<B> {
+    fn stable_ptr(&self) -> *const u8 {
+        self.buf.stable_ptr().wrapping_add(self.begin)
+    }
+    fn bytes_init(&self) -> usize {
+        self.end.min(self.buf.bytes_init()) - self.begin
+    }
+}
+
+// SAFETY: as above; `bytes_total` is clipped to the inner buffer's.
+unsafe impl<B: IoBufMut> IoBufMut for Slice<B> {
+    fn stable_mut_ptr(&mut self) -> *mut u8 {
+        self.buf.stable_mut_ptr().wrapping_add(self.begin)
+    }
+    fn bytes_total(&self) -> usize {
+        self.end.min(self.buf.bytes_total()) - self.begin
+    }
+    unsafe fn set_init(&mut self, len: usize) {
+        // SAFETY: bytes before `begin` are initialised (checked by `slice`), `len` after it are by
+        // the caller's word.
+        unsafe { self.buf.set_init(self.begin + len) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_vec_offers_its_capacity_and_grows_to_what_was_read() {
+        let mut buf = Vec::with_capacity(64);
+        buf.push(1u8);
+        let mut part = buf.slice(1..8);
+        assert_eq!((part.bytes_init(), part.bytes_total()), (0, 7));
+        // SAFETY: the three bytes are written first.
+        unsafe {
+            part.stable_mut_ptr().write_bytes(9, 3);
+            part.set_init(3);
+        }
+        assert_eq!(part.into_inner(), [1, 9, 9, 9]);
+    }
+
+    #[test]
+    #[should_panic(expected = "past the 2 initialised bytes")]
+    fn a_slice_that_would_leave_a_gap_is_refused() {
+        let _ = Vec::from([1u8, 2]).slice(3..);
+    }
+}

@@ -1,0 +1,261 @@
+//! The fall-back where io_uring is not permitted: epoll for readiness, Linux AIO for direct file
+//! I/O, helper threads for the rest.
+//!
+//! Sources are registered once, edge-triggered for both directions; the readiness table remembers
+//! what the edges said. A buffered read whose pages are cached is done at once with
+//! `RWF_NOWAIT`, and reported at the next turn like any other, so that a loop of cached reads
+//! still yields to its neighbours.
+
+use std::collections::VecDeque;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+use std::sync::Arc;
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, ppoll};
+use nix::sys::epoll::{Epoll as Set, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+use nix::sys::eventfd::EventFd;
+use nix::sys::time::TimeSpec;
+
+use super::aio::Aio;
+use super::blocking::BlockingPool;
+use super::config::{DriverConfig, DriverError};
+use super::op::{Completion, Request, Sink, Slot};
+use super::readiness::Direction;
+
+const WAKE: u64 = u64::MAX;
+const AIO: u64 = u64::MAX - 1;
+
+pub(crate) struct Epoll {
+    set: Set,
+    events: Vec<EpollEvent>,
+    wake: Arc<EventFd>,
+    /// The eventfd was seen readable, and drained, since the last park.
+    woken: bool,
+    aio: Option<Aio>,
+    /// Operations that were done on the spot.
+    done: VecDeque<(usize, i32)>,
+    /// Directions somebody waits for: while zero, a turn need not ask the kernel.
+    pub(crate) waiting: usize,
+}
+
+impl Epoll {
+    pub(crate) fn new(config: &DriverConfig, wake: Arc<EventFd>) -> Result<Self, DriverError> {
+        let setup = |what| {
+            move |errno: Errno| DriverError::Setup {
+                what,
+                source: errno.into(),
+            }
+        };
+        let set = Set::new(EpollCreateFlags::EPOLL_CLOEXEC).map_err(setup("an epoll set"))?;
+        set.add(&*wake, EpollEvent::new(EpollFlags::EPOLLIN, WAKE))
+            .map_err(setup("the wake eventfd"))?;
+        let aio = match Aio::new(config.entries) {
+            Ok(aio) => {
+                let flags = EpollFlags::EPOLLIN | EpollFlags::EPOLLET;
+                set.add(aio.eventfd(), EpollEvent::new(flags, AIO))
+                    .map_err(setup("the AIO eventfd"))?;
+                Some(aio)
+            }
+            Err(error) => {
+                tracing::info!(%error, "Linux AIO is refused: direct I/O uses helper threads");
+                None
+            }
+        };
+        Ok(Epoll {
+            set,
+            events: vec![EpollEvent::empty(); 256],
+            wake,
+            woken: false,
+            aio,
+            done: VecDeque::new(),
+            waiting: 0,
+        })
+    }
+
+    /// Starts the operation `key` by the quickest way that cannot block this thread.
+    pub(crate) fn start(
+        &mut self,
+        key: usize,
+        request: Request,
+        blocking: &mut BlockingPool,
+    ) -> io::Result<()> {
+        match (&request, &mut self.aio) {
+            (
+                Request::Read { direct: true, .. } | Request::Write { direct: true, .. },
+                Some(aio),
+            ) => {
+                aio.queue(key, &request);
+                Ok(())
+            }
+            (
+                &Request::Read {
+                    fd,
+                    ptr,
+                    len,
+                    offset,
+                    direct: false,
+                },
+                _,
+            ) => match read_cached(fd, ptr, len, offset) {
+                Some(count) => {
+                    self.done.push_back((key, count));
+                    Ok(())
+                }
+                None => blocking.start(key, request),
+            },
+            _ => blocking.start(key, request),
+        }
+    }
+
+    pub(crate) fn add(&mut self, fd: RawFd, source: usize) -> io::Result<()> {
+        let flags = EpollFlags::EPOLLIN
+            | EpollFlags::EPOLLOUT
+            | EpollFlags::EPOLLRDHUP
+            | EpollFlags::EPOLLET;
+        // SAFETY: the source's owner holds the descriptor open.
+        let fd = unsafe { BorrowedFd::borrow_raw(fd) };
+        match self.set.add(fd, EpollEvent::new(flags, source as u64)) {
+            // A regular file is always ready, as a new source says.
+            Ok(()) | Err(Errno::EPERM) => Ok(()),
+            Err(errno) => Err(errno.into()),
+        }
+    }
+
+    pub(crate) fn remove(&mut self, fd: RawFd) {
+        // SAFETY: the source's owner still holds the descriptor open.
+        let fd = unsafe { BorrowedFd::borrow_raw(fd) };
+        // Fails only for what was never in the set (a regular file).
+        let _ = self.set.delete(fd);
+    }
+
+    pub(crate) fn poll(&mut self, sink: &mut Sink<'_>) {
+        // Only what was there at the start: completions may start new operations.
+        for _ in 0..self.done.len() {
+            let Some((key, result)) = self.done.pop_front() else {
+                break;
+            };
+            sink.complete(key, Completion { result, flags: 0 }, false);
+        }
+        if let Some(aio) = &mut self.aio {
+            aio.submit(sink);
+            aio.reap(sink);
+        }
+        if self.waiting > 0 {
+            let count = self
+                .set
+                .wait(&mut self.events, EpollTimeout::ZERO)
+                .unwrap_or(0);
+            self.dispatch(count, sink);
+        }
+    }
+
+    pub(crate) fn park(
+        &mut self,
+        timeout: Option<Duration>,
+        blocking: &BlockingPool,
+        sink: &mut Sink<'_>,
+    ) {
+        self.poll(sink);
+        let awake = sink.reaped > 0 || self.woken;
+        let limit = match awake || !blocking.announce_sleep() {
+            true => Some(Duration::ZERO),
+            false => timeout,
+        };
+        match wait(&self.set, &mut self.events, limit) {
+            Ok(count) => self.dispatch(count, sink),
+            Err(Errno::EINTR) => {}
+            Err(error) => tracing::error!(%error, "epoll_wait failed"),
+        }
+        blocking.end_sleep();
+        if let Some(aio) = &mut self.aio {
+            aio.reap(sink);
+        }
+        self.woken = false;
+    }
+
+    fn dispatch(&mut self, count: usize, sink: &mut Sink<'_>) {
+        for event in &self.events[..count] {
+            match event.data() {
+                WAKE => {
+                    self.woken = true;
+                    let _ = self.wake.read();
+                }
+                // An edge, never read: the completions themselves are looked for in memory.
+                AIO => {}
+                source => {
+                    let (source, flags) = (source as usize, event.events());
+                    let broken = EpollFlags::EPOLLHUP | EpollFlags::EPOLLERR;
+                    for (direction, ready, closed) in [
+                        (Direction::Read, EpollFlags::EPOLLIN, EpollFlags::EPOLLRDHUP),
+                        (Direction::Write, EpollFlags::EPOLLOUT, EpollFlags::empty()),
+                    ] {
+                        if flags.intersects(closed | broken) {
+                            sink.sources.closed(source, direction);
+                        }
+                        if flags.intersects(ready | closed | broken)
+                            && sink.sources.ready(source, direction, None, sink.effects)
+                        {
+                            self.waiting -= 1;
+                            sink.reaped += 1;
+                            sink.finished += 1;
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// Waits until the kernel and the helpers have let go of every operation.
+    pub(crate) fn drain(&mut self, blocking: &mut BlockingPool, sink: &mut Sink<'_>) {
+        loop {
+            self.poll(sink);
+            blocking.reap(sink);
+            let running = sink.slots.iter().any(|(_, slot)| {
+                matches!(
+                    slot,
+                    Slot::Waiting(..) | Slot::Orphan(..) | Slot::Watch { .. }
+                )
+            });
+            if !running {
+                return;
+            }
+            sink.reaped = 0;
+            self.park(Some(Duration::from_millis(10)), blocking, sink);
+        }
+    }
+}
+
+/// Reads what the page cache holds; None if that is nothing, or the file system cannot tell.
+fn read_cached(fd: RawFd, ptr: *mut u8, len: u32, offset: u64) -> Option<i32> {
+    let part = libc::iovec {
+        iov_base: ptr.cast(),
+        iov_len: len as usize,
+    };
+    // SAFETY: the payload keeps the buffer and the descriptor valid (`op::Payload`), and this call
+    // is done with both when it returns.
+    let count = unsafe { libc::preadv2(fd, &part, 1, offset as i64, libc::RWF_NOWAIT) };
+    (count >= 0).then_some(count as i32)
+}
+
+/// `epoll_wait` with a limit in nanoseconds.
+fn wait(set: &Set, events: &mut [EpollEvent], limit: Option<Duration>) -> Result<usize, Errno> {
+    let Some(limit) = limit else {
+        return set.wait(events, EpollTimeout::NONE);
+    };
+    if limit.is_zero() {
+        return set.wait(events, EpollTimeout::ZERO);
+    }
+    // An epoll set is itself pollable, and ppoll counts nanoseconds on every kernel.
+    let fd = set.0.as_fd();
+    debug_assert!(fd.as_raw_fd() >= 0);
+    match ppoll(
+        &mut [PollFd::new(fd, PollFlags::POLLIN)],
+        Some(TimeSpec::from(limit)),
+        None,
+    )? {
+        0 => Ok(0),
+        _ => set.wait(events, EpollTimeout::ZERO),
+    }
+}

@@ -1,0 +1,195 @@
+//! Ring operations that have no wrapper here: any opcode, with what it needs kept alive.
+
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+
+use futures::Stream;
+pub use io_uring::{cqueue, opcode, squeue, types};
+
+use super::driver::{Core, Driver};
+use super::op::{Abandon, Completion};
+
+impl Driver {
+    /// Queues a ring entry as it stands (its user data is overwritten) and gives a future of its
+    /// completion. For opcodes that complete once.
+    ///
+    /// `keep` is what the entry refers to: buffers, descriptors, addresses. It comes back with the
+    /// completion; if the future is dropped early, the operation is asked to cancel and `keep` is
+    /// kept until it has completed. See [`RawOp::on_abandon`] for results that must be released.
+    ///
+    /// # Errors
+    ///
+    /// `ErrorKind::Unsupported` if the driver runs on another back-end; an error if it is not the
+    /// OS thread's current driver. `keep` is dropped then.
+    ///
+    /// # Safety
+    ///
+    /// Everything the entry refers to must stay valid until `keep` is dropped, also when `keep` is
+    /// moved. The entry must complete exactly once and must not be a linked one whose partner is not
+    /// submitted.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use corespun::io::{Backend, Driver, raw::opcode};
+    ///
+    /// # async fn f(driver: Driver) -> std::io::Result<()> {
+    /// if driver.backend() == Backend::IoUring {
+    ///     // SAFETY: a no-op refers to nothing.
+    ///     let nop = unsafe { driver.submit_raw(opcode::Nop::new().build(), ())? };
+    ///     let (completion, ()) = nop.await;
+    ///     assert_eq!(completion.result, 0);
+    /// }
+    /// # Ok(()) }
+    /// ```
+    pub unsafe fn submit_raw<T: 'static>(
+        &self,
+        entry: squeue::Entry,
+        keep: T,
+    ) -> std::io::Result<RawOp<T>> {
+        let key = self.core().submit_entry(entry, false)?;
+        let kept = Some(Kept {
+            keep,
+            on_abandon: None,
+        });
+        Ok(RawOp {
+            core: self.core().clone(),
+            key,
+            kept,
+        })
+    }
+
+    /// As [`submit_raw`](Self::submit_raw), for opcodes with many completions (multi-shot accept,
+    /// receive, poll, timeout): a stream that ends after the last one.
+    ///
+    /// # Errors
+    ///
+    /// As [`submit_raw`](Self::submit_raw).
+    ///
+    /// # Safety
+    ///
+    /// As [`submit_raw`](Self::submit_raw), but for the number of completions.
+    pub unsafe fn submit_raw_multi<T: 'static>(
+        &self,
+        entry: squeue::Entry,
+        keep: T,
+    ) -> std::io::Result<RawStream<T>> {
+        let key = self.core().submit_entry(entry, true)?;
+        let kept = Some(Kept {
+            keep,
+            on_abandon: None,
+        });
+        Ok(RawStream {
+            core: self.core().clone(),
+            key,
+            kept,
+        })
+    }
+}
+
+struct Kept<T> {
+    keep: T,
+    on_abandon: Option<fn(&mut T, i32)>,
+}
+
+impl<T: 'static> Abandon for Kept<T> {
+    fn abandon(mut self: Box<Self>, completion: Completion) {
+        if let Some(release) = self.on_abandon {
+            release(&mut self.keep, completion.result);
+        }
+    }
+}
+
+/// A raw operation in flight; see [`Driver::submit_raw`].
+///
+/// # Cancel safety
+///
+/// Dropping it asks the kernel to cancel; what it keeps is dropped after the completion.
+#[must_use = "dropping it cancels the operation"]
+pub struct RawOp<T: 'static> {
+    core: Rc<Core>,
+    key: usize,
+    kept: Option<Kept<T>>,
+}
+
+impl<T: 'static> RawOp<T> {
+    /// Sets what to do with the result if this future is dropped before it saw it, for opcodes that
+    /// create something: close an accepted descriptor, say.
+    pub fn on_abandon(mut self, release: fn(&mut T, i32)) -> Self {
+        if let Some(kept) = &mut self.kept {
+            kept.on_abandon = Some(release);
+        }
+        self
+    }
+}
+
+// What is kept is never pinned.
+impl<T: 'static> Unpin for RawOp<T> {}
+
+impl<T: 'static> Future for RawOp<T> {
+    type Output = (Completion, T);
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let completion = ready!(self.core.poll_slot(self.key, cx));
+        let kept = self
+            .kept
+            .take()
+            .expect("raw operation polled after it completed");
+        Poll::Ready((completion, kept.keep))
+    }
+}
+
+impl<T: 'static> Drop for RawOp<T> {
+    fn drop(&mut self) {
+        if let Some(kept) = self.kept.take() {
+            self.core.abandon_slot(self.key, Box::new(kept));
+        }
+    }
+}
+
+impl<T: 'static> std::fmt::Debug for RawOp<T> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("RawOp")
+            .field("key", &self.key)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A raw operation with many completions; see [`Driver::submit_raw_multi`].
+///
+/// # Cancel safety
+///
+/// Dropping it asks the kernel to cancel; completions nobody has taken are lost.
+#[must_use = "dropping it cancels the operation"]
+pub struct RawStream<T: 'static> {
+    core: Rc<Core>,
+    key: usize,
+    kept: Option<Kept<T>>,
+}
+
+impl<T: 'static> Unpin for RawStream<T> {}
+
+impl<T: 'static> Stream for RawStream<T> {
+    type Item = Completion;
+
+    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Completion>> {
+        self.core.poll_multi(self.key, cx)
+    }
+}
+
+impl<T: 'static> Drop for RawStream<T> {
+    fn drop(&mut self) {
+        if let Some(kept) = self.kept.take() {
+            self.core.abandon_slot(self.key, Box::new(kept));
+        }
+    }
+}
+
+impl<T: 'static> std::fmt::Debug for RawStream<T> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("RawStream")
+            .field("key", &self.key)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,409 @@
+//! Waiting until a descriptor is readable or writable.
+//!
+//! One `SourceState` per descriptor, with one `Wait` per direction. Callers try the system call
+//! first, say "drained" when it would block, and wait; so a direction starts out as ready. How a
+//! wait reaches the kernel differs: io_uring arms a one-shot poll per wait, epoll has an
+//! edge-triggered registration for the life of the source.
+
+use std::any::Any;
+use std::future::poll_fn;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker, ready};
+
+use nix::poll::{PollFd as SysPollFd, PollFlags, PollTimeout};
+use slab::Slab;
+
+use super::driver::{Core, Driver};
+use super::op::Effect;
+
+/// Which side of a descriptor is waited for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Direction {
+    Read,
+    Write,
+}
+
+impl Direction {
+    pub(crate) fn poll_mask(self) -> i16 {
+        match self {
+            Direction::Read => libc::POLLIN | libc::POLLRDHUP,
+            Direction::Write => libc::POLLOUT,
+        }
+    }
+}
+
+/// One direction of one source.
+#[derive(Default)]
+pub(crate) struct Wait {
+    ready: bool,
+    /// The peer is gone: this direction will not block again, and no further edge will tell.
+    closed: bool,
+    error: Option<i32>,
+    /// A wait is in the kernel's or the epoll set's hands.
+    pub(crate) armed: bool,
+    /// The ring operation that waits, on io_uring.
+    pub(crate) watch: Option<usize>,
+    /// The task that used a `poll_` method last.
+    last: Option<Waker>,
+    /// The tasks inside an async method, by their waiter's number.
+    others: Vec<(u64, Waker)>,
+}
+
+pub(crate) struct SourceState {
+    pub(crate) fd: RawFd,
+    pub(crate) owner: Rc<dyn Any>,
+    pub(crate) waits: [Wait; 2],
+}
+
+/// All sources of a driver.
+#[derive(Default)]
+pub(crate) struct Sources(Slab<SourceState>);
+
+impl Sources {
+    pub(crate) fn insert(&mut self, fd: RawFd, owner: Rc<dyn Any>) -> usize {
+        let wait = || Wait {
+            ready: true,
+            ..Wait::default()
+        };
+        self.0.insert(SourceState {
+            fd,
+            owner,
+            waits: [wait(), wait()],
+        })
+    }
+
+    pub(crate) fn remove(&mut self, source: usize) -> SourceState {
+        self.0.remove(source)
+    }
+
+    pub(crate) fn get_mut(&mut self, source: usize) -> &mut SourceState {
+        &mut self.0[source]
+    }
+
+    pub(crate) fn wait(&mut self, source: usize, direction: Direction) -> &mut Wait {
+        &mut self.0[source].waits[direction as usize]
+    }
+
+    /// An event says that `direction` is ready. Returns whether somebody had waited for it.
+    pub(crate) fn ready(
+        &mut self,
+        source: usize,
+        direction: Direction,
+        error: Option<i32>,
+        effects: &mut Vec<Effect>,
+    ) -> bool {
+        let wait = self.wait(source, direction);
+        wait.ready = true;
+        wait.error = error;
+        wait.watch = None;
+        effects.extend(wait.last.take().map(Effect::Wake));
+        effects.extend(wait.others.drain(..).map(|(_, waker)| Effect::Wake(waker)));
+        std::mem::take(&mut wait.armed)
+    }
+
+    /// An edge-triggered event says that the peer is gone.
+    pub(crate) fn closed(&mut self, source: usize, direction: Direction) {
+        self.wait(source, direction).closed = true;
+    }
+
+    /// Wakes everybody, because the driver is being shut down.
+    pub(crate) fn wake_all(&mut self, effects: &mut Vec<Effect>) {
+        let keys: Vec<usize> = self.0.iter().map(|(key, _)| key).collect();
+        for key in keys {
+            for direction in [Direction::Read, Direction::Write] {
+                self.ready(key, direction, None, effects);
+            }
+        }
+    }
+}
+
+/// A waker that was replaced, for the caller to drop after the state is released.
+pub(crate) type Replaced = Option<Waker>;
+
+impl Wait {
+    /// Whether the direction is ready, taking a stored error.
+    pub(crate) fn check(&mut self) -> Poll<io::Result<()>> {
+        match self.error.take() {
+            Some(errno) => Poll::Ready(Err(io::Error::from_raw_os_error(errno))),
+            None if self.ready => Poll::Ready(Ok(())),
+            None => Poll::Pending,
+        }
+    }
+
+    /// Remembers whom to wake, replacing that waiter's earlier waker.
+    pub(crate) fn register(&mut self, waiter: Waiter, waker: &Waker) -> Replaced {
+        let slot = match waiter {
+            Waiter::Last => self.last.as_mut(),
+            Waiter::Numbered(id) => self
+                .others
+                .iter_mut()
+                .find(|(other, _)| *other == id)
+                .map(|(_, waker)| waker),
+        };
+        match (slot, waiter) {
+            (Some(slot), _) if slot.will_wake(waker) => None,
+            (Some(slot), _) => Some(std::mem::replace(slot, waker.clone())),
+            (None, Waiter::Last) => self.last.replace(waker.clone()),
+            (None, Waiter::Numbered(id)) => {
+                self.others.push((id, waker.clone()));
+                None
+            }
+        }
+    }
+
+    /// Forgets a waiter that was dropped.
+    pub(crate) fn forget(&mut self, id: u64) -> Replaced {
+        let place = self.others.iter().position(|(other, _)| *other == id)?;
+        Some(self.others.swap_remove(place).1)
+    }
+
+    pub(crate) fn clear(&mut self) {
+        self.ready = false;
+    }
+
+    pub(crate) fn clear_unless_closed(&mut self) {
+        self.ready = self.closed;
+    }
+}
+
+/// Who waits: whoever used a `poll_` method last, or one call of an async method.
+#[derive(Clone, Copy)]
+pub(crate) enum Waiter {
+    Last,
+    Numbered(u64),
+}
+
+/// A descriptor whose readiness the driver watches: a socket, pipe, eventfd, timerfd, signalfd, or
+/// the interrupt descriptor of a device.
+///
+/// It owns `T` and is bound to the OS thread and the driver it was made on (it is neither `Send` nor
+/// `Sync`). The descriptor should be non-blocking. One descriptor belongs in one `PollFd`.
+///
+/// # Examples
+///
+/// ```
+/// use std::{io::{Read, Write}, os::unix::net::UnixStream, sync::Arc};
+/// use corespun::io::{Driver, DriverConfig, PollFd};
+/// use nix::sys::eventfd::EventFd;
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let driver = Driver::new(&DriverConfig::new(), Arc::new(EventFd::new()?))?;
+/// let _entered = driver.enter();
+/// let (mut a, b) = UnixStream::pair()?;
+/// b.set_nonblocking(true)?;
+/// let b = PollFd::new(b)?;
+/// let mut byte = [0];
+/// let mut read = std::pin::pin!(b.read_with(|mut b| b.read(&mut byte)));
+/// let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
+/// assert!(read.as_mut().poll(&mut cx).is_pending());
+/// a.write_all(b"x")?;
+/// while driver.park(None) == 0 {}
+/// assert!(matches!(read.as_mut().poll(&mut cx), std::task::Poll::Ready(Ok(1))));
+/// # Ok(()) }
+/// # use std::future::Future;
+/// ```
+pub struct PollFd<T: AsFd + 'static> {
+    core: Rc<Core>,
+    source: usize,
+    io: Rc<T>,
+}
+
+impl<T: AsFd + 'static> PollFd<T> {
+    /// Registers `io` with the OS thread's current driver.
+    ///
+    /// # Errors
+    ///
+    /// If no driver is entered on this OS thread, or the kernel refuses to watch the descriptor.
+    pub fn new(io: T) -> io::Result<Self> {
+        let core = Driver::current_core()?;
+        let io = Rc::new(io);
+        let fd = io.as_fd().as_raw_fd();
+        let source = core.add_source(fd, io.clone())?;
+        Ok(PollFd { core, source, io })
+    }
+
+    /// The descriptor's owner.
+    pub fn get_ref(&self) -> &T {
+        &self.io
+    }
+
+    /// Waits until the descriptor is readable (or at its end, or in error) at this moment: a
+    /// level, not an edge.
+    ///
+    /// # Errors
+    ///
+    /// If the driver is not this OS thread's current one or was dropped, or the kernel refuses.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future forgets the wait. Any number of tasks may wait.
+    pub async fn readable(&self) -> io::Result<()> {
+        self.wait_level(Direction::Read).await
+    }
+
+    /// Waits until the descriptor is writable (or in error) at this moment.
+    ///
+    /// # Errors
+    ///
+    /// As [`readable`](Self::readable).
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`readable`](Self::readable).
+    pub async fn writable(&self) -> io::Result<()> {
+        self.wait_level(Direction::Write).await
+    }
+
+    /// Runs `op` until it does not answer `WouldBlock`, waiting for readability in between.
+    ///
+    /// # Errors
+    ///
+    /// The errors of `op`, and those of [`readable`](Self::readable).
+    ///
+    /// # Cancel safety
+    ///
+    /// `op` ran to its end or not at all. Any number of tasks may wait.
+    pub async fn read_with<R>(&self, op: impl FnMut(&T) -> io::Result<R>) -> io::Result<R> {
+        self.op_with(Direction::Read, op).await
+    }
+
+    /// Runs `op` until it does not answer `WouldBlock`, waiting for writability in between.
+    ///
+    /// # Errors
+    ///
+    /// The errors of `op`, and those of [`writable`](Self::writable).
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`read_with`](Self::read_with).
+    pub async fn write_with<R>(&self, op: impl FnMut(&T) -> io::Result<R>) -> io::Result<R> {
+        self.op_with(Direction::Write, op).await
+    }
+
+    /// As [`read_with`](Self::read_with), for use in a `poll` function.
+    ///
+    /// Only the waker of the last call is kept: one task at a time may read this way.
+    ///
+    /// # Errors
+    ///
+    /// As [`read_with`](Self::read_with).
+    pub fn poll_read_with<R>(
+        &self,
+        cx: &mut Context<'_>,
+        op: impl FnMut(&T) -> io::Result<R>,
+    ) -> Poll<io::Result<R>> {
+        self.poll_op(Direction::Read, Waiter::Last, cx, op)
+    }
+
+    /// As [`write_with`](Self::write_with), for use in a `poll` function.
+    ///
+    /// Only the waker of the last call is kept: one task at a time may write this way.
+    ///
+    /// # Errors
+    ///
+    /// As [`write_with`](Self::write_with).
+    pub fn poll_write_with<R>(
+        &self,
+        cx: &mut Context<'_>,
+        op: impl FnMut(&T) -> io::Result<R>,
+    ) -> Poll<io::Result<R>> {
+        self.poll_op(Direction::Write, Waiter::Last, cx, op)
+    }
+
+    /// The last read or write moved less than it was asked to, so the next would most likely block:
+    /// lets it wait at once instead of trying. Never loses an event.
+    pub(crate) fn hint_drained(&self, direction: Direction) {
+        self.core
+            .with_wait(self.source, direction, Wait::clear_unless_closed);
+    }
+
+    pub(crate) fn core(&self) -> &Rc<Core> {
+        &self.core
+    }
+
+    pub(crate) fn owner(&self) -> Rc<T> {
+        self.io.clone()
+    }
+
+    async fn op_with<R>(
+        &self,
+        direction: Direction,
+        mut op: impl FnMut(&T) -> io::Result<R>,
+    ) -> io::Result<R> {
+        let place = Place {
+            fd: self,
+            direction,
+            id: self.core.next_waiter(),
+        };
+        poll_fn(|cx| self.poll_op(direction, Waiter::Numbered(place.id), cx, &mut op)).await
+    }
+
+    async fn wait_level(&self, direction: Direction) -> io::Result<()> {
+        let events = PollFlags::from_bits_truncate(direction.poll_mask());
+        self.op_with(direction, |io| {
+            let mut fds = [SysPollFd::new(io.as_fd(), events)];
+            match nix::poll::poll(&mut fds, PollTimeout::ZERO)? {
+                0 => Err(io::ErrorKind::WouldBlock.into()),
+                _ => Ok(()),
+            }
+        })
+        .await
+    }
+
+    fn poll_op<R>(
+        &self,
+        direction: Direction,
+        waiter: Waiter,
+        cx: &mut Context<'_>,
+        mut op: impl FnMut(&T) -> io::Result<R>,
+    ) -> Poll<io::Result<R>> {
+        self.core.check_current()?;
+        loop {
+            ready!(self.core.poll_ready(self.source, direction, waiter, cx))?;
+            match op(&self.io) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    self.core.with_wait(self.source, direction, Wait::clear);
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                done => return Poll::Ready(done),
+            }
+        }
+    }
+}
+
+impl<T: AsFd + 'static> Drop for PollFd<T> {
+    fn drop(&mut self) {
+        self.core.remove_source(self.source);
+    }
+}
+
+impl<T: AsFd + 'static> AsFd for PollFd<T> {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.io.as_fd()
+    }
+}
+
+impl<T: AsFd + std::fmt::Debug + 'static> std::fmt::Debug for PollFd<T> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("PollFd").field(&self.io).finish()
+    }
+}
+
+/// A waiter's place in a direction's list, given up when its future is dropped.
+struct Place<'a, T: AsFd + 'static> {
+    fd: &'a PollFd<T>,
+    direction: Direction,
+    id: u64,
+}
+
+impl<T: AsFd + 'static> Drop for Place<'_, T> {
+    fn drop(&mut self) {
+        drop(
+            self.fd
+                .core
+                .with_wait(self.fd.source, self.direction, |wait| wait.forget(self.id)),
+        );
+    }
+}

@@ -1,0 +1,315 @@
+//! The io_uring back-end: operations become ring entries, the loop reaps their completions.
+//!
+//! Entries queue in the submission ring and go to the kernel with the next turn, one system call for
+//! the lot. What does not fit waits in `backlog`, so that starting an operation cannot fail. With
+//! `DEFER_TASKRUN` the kernel does its completion work only when this thread enters it, and says in
+//! a flag that there is some: a turn without that flag and without new entries makes no system call.
+
+use std::collections::VecDeque;
+use std::io;
+use std::os::fd::{AsRawFd, RawFd};
+use std::sync::Arc;
+use std::time::Duration;
+
+use io_uring::types::{Fd, FsyncFlags, SubmitArgs, Timespec};
+use io_uring::{IoUring, Probe, cqueue, opcode, squeue};
+use nix::sys::eventfd::EventFd;
+
+use super::blocking::BlockingPool;
+use super::config::{DriverConfig, DriverError};
+use super::op::{Completion, Ending, Request, Sink, Slot};
+
+/// Tags of entries that are not operations.
+const WAKE: u64 = u64::MAX;
+const CANCEL: u64 = u64::MAX - 1;
+
+pub(crate) struct Uring {
+    ring: IoUring,
+    backlog: VecDeque<squeue::Entry>,
+    probe: Probe,
+    wake: Arc<EventFd>,
+    wake_armed: bool,
+    /// The eventfd was seen readable, and drained, since the last park.
+    woken: bool,
+}
+
+impl Uring {
+    pub(crate) fn new(config: &DriverConfig, wake: Arc<EventFd>) -> Result<Self, DriverError> {
+        let ring = build(config.entries).map_err(DriverError::IoUringRefused)?;
+        if !ring.params().is_feature_ext_arg() {
+            return Err(DriverError::IoUringTooOld("waits with a time limit"));
+        }
+        if !ring.params().is_feature_nodrop() {
+            return Err(DriverError::IoUringTooOld(
+                "completions that are never dropped",
+            ));
+        }
+        let mut probe = Probe::new();
+        ring.submitter()
+            .register_probe(&mut probe)
+            .map_err(DriverError::IoUringRefused)?;
+        Ok(Uring {
+            ring,
+            backlog: VecDeque::new(),
+            probe,
+            wake,
+            wake_armed: false,
+            woken: false,
+        })
+    }
+
+    /// Starts the operation `key`, on a helper thread if this kernel's ring does not know it.
+    pub(crate) fn start(
+        &mut self,
+        key: usize,
+        request: Request,
+        blocking: &mut BlockingPool,
+    ) -> io::Result<()> {
+        let entry = entry_of(&request).user_data(key as u64);
+        if !self.probe.is_supported(entry.get_opcode() as u8) {
+            return blocking.start(key, request);
+        }
+        self.push(entry);
+        Ok(())
+    }
+
+    /// Arms a one-shot wait for readiness.
+    pub(crate) fn watch(&mut self, key: usize, fd: RawFd, mask: i16) {
+        self.push(
+            opcode::PollAdd::new(Fd(fd), mask as u32)
+                .build()
+                .user_data(key as u64),
+        );
+    }
+
+    pub(crate) fn cancel(&mut self, key: usize) {
+        self.push(
+            opcode::AsyncCancel::new(key as u64)
+                .build()
+                .user_data(CANCEL),
+        );
+    }
+
+    pub(crate) fn push(&mut self, entry: squeue::Entry) {
+        // SAFETY: as in `flush_backlog`.
+        let full =
+            !self.backlog.is_empty() || unsafe { self.ring.submission().push(&entry) }.is_err();
+        if full {
+            self.backlog.push_back(entry);
+        }
+    }
+
+    /// Moves waiting entries into the ring as far as there is room.
+    fn flush_backlog(&mut self) {
+        let mut queue = self.ring.submission();
+        while let Some(entry) = self.backlog.front() {
+            // SAFETY: the entry's memory and descriptor are owned by a payload, or a watch's owner,
+            // that lives until its completion (`op`).
+            if unsafe { queue.push(entry) }.is_err() {
+                break;
+            }
+            self.backlog.pop_front();
+        }
+    }
+
+    pub(crate) fn poll(&mut self, sink: &mut Sink<'_>) {
+        loop {
+            let queue = self.ring.submission();
+            let call = !queue.is_empty() || queue.taskrun() || queue.cq_overflow();
+            drop(queue);
+            if call && let Err(error) = self.ring.submit() {
+                note(&error);
+                break;
+            }
+            if self.backlog.is_empty() {
+                break;
+            }
+            self.flush_backlog();
+        }
+        self.reap(sink);
+    }
+
+    pub(crate) fn park(
+        &mut self,
+        timeout: Option<Duration>,
+        blocking: &BlockingPool,
+        sink: &mut Sink<'_>,
+    ) {
+        self.reap(sink);
+        if !self.wake_armed {
+            self.wake_armed = true;
+            let entry = opcode::PollAdd::new(Fd(self.wake.as_raw_fd()), libc::POLLIN as u32)
+                .multi(true)
+                .build();
+            self.push(entry.user_data(WAKE));
+        }
+        let awake = sink.reaped > 0 || self.woken || !self.backlog.is_empty();
+        if awake || timeout == Some(Duration::ZERO) || !blocking.announce_sleep() {
+            self.poll(sink);
+        } else {
+            self.wait(timeout);
+            self.reap(sink);
+        }
+        blocking.end_sleep();
+        self.woken = false;
+    }
+
+    /// Submits, and blocks until there is a completion.
+    fn wait(&mut self, timeout: Option<Duration>) {
+        let submitter = self.ring.submitter();
+        let waited = match timeout {
+            None => submitter.submit_and_wait(1),
+            Some(timeout) => {
+                let limit = Timespec::new()
+                    .sec(timeout.as_secs())
+                    .nsec(timeout.subsec_nanos());
+                submitter.submit_with_args(1, &SubmitArgs::new().timespec(&limit))
+            }
+        };
+        if let Err(error) = waited {
+            note(&error);
+        }
+    }
+
+    fn reap(&mut self, sink: &mut Sink<'_>) {
+        for entry in self.ring.completion() {
+            let more = cqueue::more(entry.flags());
+            match entry.user_data() {
+                CANCEL => {}
+                WAKE => {
+                    self.wake_armed = more;
+                    self.woken = true;
+                    let _ = self.wake.read();
+                }
+                key => {
+                    let completion = Completion {
+                        result: entry.result(),
+                        flags: entry.flags(),
+                    };
+                    sink.complete(key as usize, completion, more);
+                }
+            }
+        }
+    }
+
+    /// Cancels what may never end and waits until nothing is in flight.
+    pub(crate) fn drain(&mut self, blocking: &mut BlockingPool, sink: &mut Sink<'_>) {
+        loop {
+            self.poll(sink);
+            blocking.reap(sink);
+            let mut running = false;
+            for (key, slot) in sink.slots.iter() {
+                running |= match slot {
+                    Slot::Done(_) | Slot::Multi { ended: true, .. } => false,
+                    Slot::Waiting(_, Ending::ByItself) | Slot::Orphan(_, Ending::ByItself) => true,
+                    _ => {
+                        self.cancel(key);
+                        true
+                    }
+                };
+            }
+            if !running {
+                return;
+            }
+            // Round again soon: a cancel can miss an operation that is just being moved to a kernel
+            // worker, and helper threads do not end this wait.
+            self.wait(Some(Duration::from_millis(1)));
+        }
+    }
+}
+
+/// Makes a ring with the best flags this kernel has.
+fn build(entries: u32) -> io::Result<IoUring> {
+    type Step = fn(&mut io_uring::Builder);
+    let best: Step = |b| {
+        b.setup_single_issuer()
+            .setup_defer_taskrun()
+            .setup_taskrun_flag()
+            .setup_submit_all();
+    };
+    let linux_6_0: Step = |b| {
+        b.setup_single_issuer()
+            .setup_coop_taskrun()
+            .setup_taskrun_flag()
+            .setup_submit_all();
+    };
+    let linux_5_19: Step = |b| {
+        b.setup_coop_taskrun()
+            .setup_taskrun_flag()
+            .setup_submit_all();
+    };
+    let plain: Step = |_| {};
+    let mut refusal = io::Error::from_raw_os_error(libc::EINVAL);
+    for step in [best, linux_6_0, linux_5_19, plain] {
+        let mut builder = IoUring::builder();
+        builder
+            .setup_clamp()
+            .setup_cqsize(entries.saturating_mul(4));
+        step(&mut builder);
+        match builder.build(entries) {
+            Ok(ring) => return Ok(ring),
+            Err(error) => refusal = error,
+        }
+        if refusal.raw_os_error() != Some(libc::EINVAL) {
+            break;
+        }
+    }
+    Err(refusal)
+}
+
+fn entry_of(request: &Request) -> squeue::Entry {
+    match *request {
+        Request::Read {
+            fd,
+            ptr,
+            len,
+            offset,
+            ..
+        } => opcode::Read::new(Fd(fd), ptr, len).offset(offset).build(),
+        Request::Write {
+            fd,
+            ptr,
+            len,
+            offset,
+            ..
+        } => opcode::Write::new(Fd(fd), ptr, len).offset(offset).build(),
+        Request::Sync { fd, data_only } => {
+            let flags = if data_only {
+                FsyncFlags::DATASYNC
+            } else {
+                FsyncFlags::empty()
+            };
+            opcode::Fsync::new(Fd(fd)).flags(flags).build()
+        }
+        Request::Allocate {
+            fd,
+            mode,
+            offset,
+            len,
+        } => opcode::Fallocate::new(Fd(fd), len)
+            .offset(offset)
+            .mode(mode)
+            .build(),
+        Request::Truncate { fd, len } => opcode::Ftruncate::new(Fd(fd), len).build(),
+        Request::Open { path, flags, mode } => opcode::OpenAt::new(Fd(libc::AT_FDCWD), path)
+            .flags(flags)
+            .mode(mode)
+            .build(),
+        Request::Stat { fd, out } => opcode::Statx::new(Fd(fd), c"".as_ptr(), out.cast())
+            .flags(libc::AT_EMPTY_PATH)
+            .mask(libc::STATX_BASIC_STATS | libc::STATX_BTIME)
+            .build(),
+        Request::Recv { fd, ptr, len } => opcode::Recv::new(Fd(fd), ptr, len).build(),
+        Request::Send { fd, ptr, len } => opcode::Send::new(Fd(fd), ptr, len)
+            .flags(libc::MSG_NOSIGNAL)
+            .build(),
+    }
+}
+
+/// Interruptions, time limits and passing shortages need no more than another turn.
+fn note(error: &io::Error) {
+    match error.raw_os_error() {
+        Some(libc::EINTR | libc::ETIME | libc::EAGAIN | libc::EBUSY) => {}
+        _ => tracing::error!(%error, "io_uring_enter failed; queued operations stay queued"),
+    }
+}

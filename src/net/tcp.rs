@@ -1,0 +1,234 @@
+//! TCP: listener and stream.
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use futures::Stream;
+use socket2::{Domain, Protocol, SockAddr, SockRef, Type};
+
+use super::socket::{Socket, stream};
+
+/// Connections that may wait to be accepted; the kernel clamps it to `net.core.somaxconn`.
+const BACKLOG: i32 = 1024;
+
+/// A TCP connection on the OS thread's driver. Neither `Send` nor `Sync`.
+///
+/// Other socket options: through `socket2::SockRef::from(&stream)`.
+///
+/// # Examples
+///
+/// ```no_run
+/// use corespun::net::TcpStream;
+/// use futures::{AsyncReadExt, AsyncWriteExt};
+///
+/// # async fn f() -> std::io::Result<()> {
+/// let mut stream = TcpStream::connect("127.0.0.1:7".parse().unwrap()).await?;
+/// stream.write_all(b"hello").await?;
+/// let mut echo = [0; 5];
+/// stream.read_exact(&mut echo).await?;
+/// # Ok(()) }
+/// ```
+pub struct TcpStream(Socket);
+
+stream!(TcpStream);
+
+impl TcpStream {
+    /// Connects to `address`; for a name see [`lookup_host`](super::lookup_host).
+    ///
+    /// # Errors
+    ///
+    /// Those of `connect(2)`; an error if no driver is entered on this OS thread.
+    ///
+    /// # Cancel safety
+    ///
+    /// Safe: dropping the future gives the connection up.
+    pub async fn connect(address: SocketAddr) -> io::Result<TcpStream> {
+        let kind = Type::STREAM.nonblocking().cloexec();
+        let fd = socket2::Socket::new_raw(Domain::for_address(address), kind, Some(Protocol::TCP))?;
+        Socket::connect(fd, &SockAddr::from(address))
+            .await
+            .map(TcpStream)
+    }
+
+    /// Wraps a connected socket, on this OS thread's driver; makes it non-blocking.
+    ///
+    /// # Errors
+    ///
+    /// If no driver is entered, or the socket cannot be watched.
+    pub fn from_std(stream: std::net::TcpStream) -> io::Result<TcpStream> {
+        Socket::from_std(stream).map(TcpStream)
+    }
+
+    /// Gives the socket back, still non-blocking, to be sent to another OS thread.
+    ///
+    /// # Errors
+    ///
+    /// Those of `dup(2)`, which is needed while a wait is in flight.
+    pub fn into_std(self) -> io::Result<std::net::TcpStream> {
+        self.0.into_fd().map(Into::into)
+    }
+
+    /// This end's address.
+    ///
+    /// # Errors
+    ///
+    /// Those of `getsockname(2)`.
+    pub fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.0.local_addr().and_then(inet)
+    }
+
+    /// The other end's address.
+    ///
+    /// # Errors
+    ///
+    /// Those of `getpeername(2)`.
+    pub fn peer_addr(&self) -> io::Result<SocketAddr> {
+        self.0.peer_addr().and_then(inet)
+    }
+
+    /// Whether small writes go out at once (`TCP_NODELAY`).
+    ///
+    /// # Errors
+    ///
+    /// Those of `getsockopt(2)`.
+    pub fn nodelay(&self) -> io::Result<bool> {
+        self.0.get().tcp_nodelay()
+    }
+
+    /// Sets whether small writes go out at once (`TCP_NODELAY`).
+    ///
+    /// # Errors
+    ///
+    /// Those of `setsockopt(2)`.
+    pub fn set_nodelay(&self, yes: bool) -> io::Result<()> {
+        self.0.get().set_tcp_nodelay(yes)
+    }
+}
+
+/// A TCP listener on the OS thread's driver. Neither `Send` nor `Sync`.
+///
+/// # Examples
+///
+/// ```no_run
+/// use corespun::net::TcpListener;
+///
+/// # async fn f() -> std::io::Result<()> {
+/// let listener = TcpListener::bind("127.0.0.1:0".parse().unwrap())?;
+/// let (stream, peer) = listener.accept().await?;
+/// # Ok(()) }
+/// ```
+pub struct TcpListener(Socket);
+
+impl TcpListener {
+    /// Listens on `address` (port 0: one the kernel chooses), with `SO_REUSEADDR`.
+    ///
+    /// # Errors
+    ///
+    /// Those of `bind(2)` and `listen(2)`; an error if no driver is entered on this OS thread.
+    pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
+        let listener = std::net::TcpListener::bind(address)?;
+        SockRef::from(&listener).listen(BACKLOG)?;
+        Self::from_std(listener)
+    }
+
+    /// Wraps a listening socket; makes it non-blocking.
+    ///
+    /// # Errors
+    ///
+    /// If no driver is entered, or the socket cannot be watched.
+    pub fn from_std(listener: std::net::TcpListener) -> io::Result<TcpListener> {
+        Socket::from_std(listener).map(TcpListener)
+    }
+
+    /// Gives the socket back, still non-blocking.
+    ///
+    /// # Errors
+    ///
+    /// Those of `dup(2)`, which is needed while a wait is in flight.
+    pub fn into_std(self) -> io::Result<std::net::TcpListener> {
+        self.0.into_fd().map(Into::into)
+    }
+
+    /// Takes a connection, onto this OS thread's driver.
+    ///
+    /// # Errors
+    ///
+    /// Those of `accept(2)`. Out of descriptors is among them: wait before trying again.
+    ///
+    /// # Cancel safety
+    ///
+    /// Safe: a dropped future has taken no connection.
+    pub async fn accept(&self) -> io::Result<(TcpStream, SocketAddr)> {
+        let (fd, peer) = self.0.accept().await?;
+        Ok((TcpStream(Socket::from_std(fd)?), inet(peer)?))
+    }
+
+    /// Takes a connection as its std type (blocking), to be sent to another OS thread and wrapped
+    /// there with [`TcpStream::from_std`].
+    ///
+    /// # Errors
+    ///
+    /// As [`accept`](Self::accept).
+    ///
+    /// # Cancel safety
+    ///
+    /// Safe: a dropped future has taken no connection.
+    pub async fn accept_std(&self) -> io::Result<(std::net::TcpStream, SocketAddr)> {
+        let (fd, peer) = self.0.accept().await?;
+        Ok((fd.into(), inet(peer)?))
+    }
+
+    /// The connections as a stream that never ends; an error does not end it either.
+    pub fn incoming(&self) -> TcpIncoming<'_> {
+        TcpIncoming(self)
+    }
+
+    /// The address it listens on.
+    ///
+    /// # Errors
+    ///
+    /// Those of `getsockname(2)`.
+    pub fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.0.local_addr().and_then(inet)
+    }
+}
+
+impl AsFd for TcpListener {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+impl std::fmt::Debug for TcpListener {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("TcpListener").field(&self.0.as_fd()).finish()
+    }
+}
+
+/// The connections of a [`TcpListener`]; one task at a time may wait for them.
+#[derive(Debug)]
+#[must_use = "streams do nothing unless polled"]
+pub struct TcpIncoming<'a>(&'a TcpListener);
+
+impl Stream for TcpIncoming<'_> {
+    type Item = io::Result<TcpStream>;
+
+    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.0.0.poll_accept(cx).map(|accepted| {
+            Some(
+                accepted
+                    .and_then(|(fd, _)| Socket::from_std(fd))
+                    .map(TcpStream),
+            )
+        })
+    }
+}
+
+fn inet(address: SockAddr) -> io::Result<SocketAddr> {
+    address
+        .as_socket()
+        .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "not an internet address"))
+}

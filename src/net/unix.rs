@@ -1,0 +1,245 @@
+//! Unix-domain stream sockets: listener and stream.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::SocketAddr;
+use std::path::Path;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use futures::Stream;
+use socket2::{Domain, SockAddr, SockRef, Type};
+
+use super::socket::{Socket, stream};
+use crate::io::unblock;
+
+/// Connections that may wait to be accepted; the kernel clamps it to `net.core.somaxconn`.
+const BACKLOG: i32 = 1024;
+
+/// A Unix-domain stream connection on the OS thread's driver. Neither `Send` nor `Sync`.
+///
+/// # Examples
+///
+/// ```no_run
+/// use corespun::net::UnixStream;
+/// use futures::AsyncWriteExt;
+///
+/// # async fn f() -> std::io::Result<()> {
+/// let mut stream = UnixStream::connect("/run/disk.sock").await?;
+/// stream.write_all(b"hello").await?;
+/// # Ok(()) }
+/// ```
+pub struct UnixStream(Socket);
+
+stream!(UnixStream);
+
+impl UnixStream {
+    /// Connects to the socket at `path`.
+    ///
+    /// # Errors
+    ///
+    /// Those of `connect(2)`; an error if no driver is entered on this OS thread.
+    ///
+    /// # Cancel safety
+    ///
+    /// Safe: dropping the future gives the connection up.
+    pub async fn connect(path: impl AsRef<Path>) -> io::Result<UnixStream> {
+        let path = path.as_ref();
+        let kind = Type::STREAM.nonblocking().cloexec();
+        let fd = socket2::Socket::new_raw(Domain::UNIX, kind, None)?;
+        match Socket::connect(fd, &SockAddr::unix(path)?).await {
+            // The listener's queue is full, and the kernel tells nobody when it no longer is: only
+            // a blocking connect waits for that.
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                let path = path.to_owned();
+                let stream =
+                    unblock(move || std::os::unix::net::UnixStream::connect(path)).await??;
+                Self::from_std(stream)
+            }
+            connected => connected.map(UnixStream),
+        }
+    }
+
+    /// Two connected streams, both on this OS thread's driver.
+    ///
+    /// # Errors
+    ///
+    /// Those of `socketpair(2)`; an error if no driver is entered.
+    pub fn pair() -> io::Result<(UnixStream, UnixStream)> {
+        let (a, b) = std::os::unix::net::UnixStream::pair()?;
+        Ok((Self::from_std(a)?, Self::from_std(b)?))
+    }
+
+    /// Wraps a connected socket, on this OS thread's driver; makes it non-blocking.
+    ///
+    /// # Errors
+    ///
+    /// If no driver is entered, or the socket cannot be watched.
+    pub fn from_std(stream: std::os::unix::net::UnixStream) -> io::Result<UnixStream> {
+        Socket::from_std(stream).map(UnixStream)
+    }
+
+    /// Gives the socket back, still non-blocking, to be sent to another OS thread.
+    ///
+    /// # Errors
+    ///
+    /// Those of `dup(2)`, which is needed while a wait is in flight.
+    pub fn into_std(self) -> io::Result<std::os::unix::net::UnixStream> {
+        self.0.into_fd().map(Into::into)
+    }
+
+    /// This end's address.
+    ///
+    /// # Errors
+    ///
+    /// Those of `getsockname(2)`.
+    pub fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.0.local_addr().and_then(unix)
+    }
+
+    /// The other end's address.
+    ///
+    /// # Errors
+    ///
+    /// Those of `getpeername(2)`.
+    pub fn peer_addr(&self) -> io::Result<SocketAddr> {
+        self.0.peer_addr().and_then(unix)
+    }
+}
+
+/// A Unix-domain listener on the OS thread's driver. Neither `Send` nor `Sync`.
+///
+/// As with std, the socket's file stays when the listener is dropped.
+///
+/// # Examples
+///
+/// ```no_run
+/// use corespun::net::UnixListener;
+/// use futures::StreamExt;
+///
+/// # async fn f() -> std::io::Result<()> {
+/// let listener = UnixListener::bind("/run/disk.sock")?;
+/// while let Some(stream) = listener.incoming().next().await {
+///     let stream = stream?;
+/// }
+/// # Ok(()) }
+/// ```
+pub struct UnixListener(Socket);
+
+impl UnixListener {
+    /// Makes a socket at `path` and listens on it.
+    ///
+    /// # Errors
+    ///
+    /// Those of `bind(2)`: `AddrInUse` if there is a file at `path`, whether or not anyone listens;
+    /// an error if no driver is entered on this OS thread.
+    pub fn bind(path: impl AsRef<Path>) -> io::Result<UnixListener> {
+        let listener = std::os::unix::net::UnixListener::bind(path)?;
+        SockRef::from(&listener).listen(BACKLOG)?;
+        Self::from_std(listener)
+    }
+
+    /// Wraps a listening socket; makes it non-blocking.
+    ///
+    /// # Errors
+    ///
+    /// If no driver is entered, or the socket cannot be watched.
+    pub fn from_std(listener: std::os::unix::net::UnixListener) -> io::Result<UnixListener> {
+        Socket::from_std(listener).map(UnixListener)
+    }
+
+    /// Gives the socket back, still non-blocking.
+    ///
+    /// # Errors
+    ///
+    /// Those of `dup(2)`, which is needed while a wait is in flight.
+    pub fn into_std(self) -> io::Result<std::os::unix::net::UnixListener> {
+        self.0.into_fd().map(Into::into)
+    }
+
+    /// Takes a connection, onto this OS thread's driver.
+    ///
+    /// # Errors
+    ///
+    /// Those of `accept(2)`. Out of descriptors is among them: wait before trying again.
+    ///
+    /// # Cancel safety
+    ///
+    /// Safe: a dropped future has taken no connection.
+    pub async fn accept(&self) -> io::Result<(UnixStream, SocketAddr)> {
+        let (fd, peer) = self.0.accept().await?;
+        Ok((UnixStream(Socket::from_std(fd)?), unix(peer)?))
+    }
+
+    /// Takes a connection as its std type (blocking), to be sent to another OS thread and wrapped
+    /// there with [`UnixStream::from_std`].
+    ///
+    /// # Errors
+    ///
+    /// As [`accept`](Self::accept).
+    ///
+    /// # Cancel safety
+    ///
+    /// Safe: a dropped future has taken no connection.
+    pub async fn accept_std(&self) -> io::Result<(std::os::unix::net::UnixStream, SocketAddr)> {
+        let (fd, peer) = self.0.accept().await?;
+        Ok((fd.into(), unix(peer)?))
+    }
+
+    /// The connections as a stream that never ends; an error does not end it either.
+    pub fn incoming(&self) -> UnixIncoming<'_> {
+        UnixIncoming(self)
+    }
+
+    /// The address it listens on.
+    ///
+    /// # Errors
+    ///
+    /// Those of `getsockname(2)`.
+    pub fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.0.local_addr().and_then(unix)
+    }
+}
+
+impl AsFd for UnixListener {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+impl std::fmt::Debug for UnixListener {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("UnixListener")
+            .field(&self.0.as_fd())
+            .finish()
+    }
+}
+
+/// The connections of a [`UnixListener`]; one task at a time may wait for them.
+#[derive(Debug)]
+#[must_use = "streams do nothing unless polled"]
+pub struct UnixIncoming<'a>(&'a UnixListener);
+
+impl Stream for UnixIncoming<'_> {
+    type Item = io::Result<UnixStream>;
+
+    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.0.0.poll_accept(cx).map(|accepted| {
+            Some(
+                accepted
+                    .and_then(|(fd, _)| Socket::from_std(fd))
+                    .map(UnixStream),
+            )
+        })
+    }
+}
+
+fn unix(address: SockAddr) -> io::Result<SocketAddr> {
+    match (address.as_pathname(), address.as_abstract_namespace()) {
+        (Some(path), _) => SocketAddr::from_pathname(path),
+        (None, Some(name)) => SocketAddr::from_abstract_name(name),
+        // An empty path is std's unnamed address.
+        (None, None) => SocketAddr::from_pathname(""),
+    }
+}

@@ -1,0 +1,387 @@
+//! All reactors together: what any OS thread may do with them.
+
+use std::fmt;
+use std::io;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
+
+use nix::sys::eventfd::{EfdFlags, EventFd};
+
+use super::{AdaptivePolling, ReactorMode};
+use crate::cpu::CpuSet;
+use crate::io::{Backend, DriverConfig};
+use crate::notify::Sleeper;
+use crate::sync::{Mailbox, PushError};
+use crate::thread::message::Message;
+use crate::thread::{CreateError, Framework, ParkedThread, SpdkThread, ThreadBuilder, ThreadLib};
+
+/// Outstanding events per reactor, as SPDK's event ring.
+const EVENT_LIMIT: usize = 65_536;
+const EVENT_RING: usize = 1024;
+
+/// Which processor a reactor's OS thread is pinned to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Place {
+    /// The reactor's number.
+    pub(crate) core: usize,
+    /// The processor; usually the same number.
+    pub(crate) cpu: usize,
+}
+
+/// What a reactor is sent.
+pub(super) enum Event {
+    /// A function to call, with no SpdkThread current.
+    Call(Message),
+    /// A thread to poll from now on.
+    Arrival(ParkedThread),
+}
+
+/// The part of a reactor that any OS thread may touch.
+pub(super) struct Shared {
+    pub(super) place: Place,
+    pub(super) events: Mailbox<Event>,
+    pub(super) sleeper: Arc<Sleeper>,
+    pub(super) wake: Arc<EventFd>,
+    mode: AtomicU8,
+    pub(super) busy_ticks: AtomicU64,
+    pub(super) idle_ticks: AtomicU64,
+    pub(super) threads: AtomicUsize,
+    pub(super) backend: OnceLock<Backend>,
+}
+
+impl Shared {
+    fn new(place: Place, mode: ReactorMode) -> io::Result<Self> {
+        let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
+        let wake = Arc::new(EventFd::from_flags(flags)?);
+        let unpark = wake.clone();
+        let sleeper = Sleeper::new(move || {
+            // Fails only when the counter is full, and then it is readable.
+            let _ = unpark.write(1);
+        });
+        Ok(Shared {
+            place,
+            events: Mailbox::new(EVENT_RING),
+            sleeper: Arc::new(sleeper),
+            wake,
+            mode: AtomicU8::new(mode as u8),
+            busy_ticks: AtomicU64::new(0),
+            idle_ticks: AtomicU64::new(0),
+            threads: AtomicUsize::new(0),
+            backend: OnceLock::new(),
+        })
+    }
+
+    pub(super) fn mode(&self) -> ReactorMode {
+        ReactorMode::ALL[usize::from(self.mode.load(Ordering::Relaxed))]
+    }
+}
+
+pub(crate) struct Group {
+    pub(super) library: ThreadLib,
+    pub(super) reactors: Box<[Shared]>,
+    pub(super) adaptive: AdaptivePolling,
+    pub(super) driver: DriverConfig,
+    /// More reactors than processors: each must sleep for the others to run.
+    pub(super) oversubscribed: bool,
+    stopping: AtomicBool,
+    /// Where the search for a place for the next thread begins.
+    cursor: AtomicUsize,
+}
+
+impl Group {
+    pub(crate) fn new(
+        library: ThreadLib,
+        places: &[Place],
+        mode: ReactorMode,
+        adaptive: AdaptivePolling,
+        driver: DriverConfig,
+    ) -> io::Result<Arc<Self>> {
+        let reactors: io::Result<Box<[Shared]>> = places
+            .iter()
+            .map(|&place| Shared::new(place, mode))
+            .collect();
+        let processors = std::thread::available_parallelism().map_or(1, |n| n.get());
+        let mut cpus: Vec<_> = places.iter().map(|place| place.cpu).collect();
+        cpus.sort_unstable();
+        cpus.dedup();
+        Ok(Arc::new(Group {
+            library,
+            reactors: reactors?,
+            adaptive,
+            driver,
+            oversubscribed: places.len() > processors.min(cpus.len()),
+            stopping: AtomicBool::new(false),
+            cursor: AtomicUsize::new(0),
+        }))
+    }
+
+    fn index_of(&self, core: usize) -> Option<usize> {
+        self.reactors
+            .iter()
+            .position(|reactor| reactor.place.core == core)
+    }
+
+    fn cores(&self) -> CpuSet {
+        self.reactors
+            .iter()
+            .map(|reactor| reactor.place.core)
+            .collect()
+    }
+
+    pub(super) fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::Acquire)
+    }
+
+    /// Makes every reactor exit its threads and end. Any OS thread.
+    pub(crate) fn stop(&self) {
+        self.stopping.store(true, Ordering::Release);
+        for reactor in &self.reactors {
+            reactor.sleeper.notify();
+        }
+    }
+
+    fn send(&self, index: usize, event: Event) -> Result<(), Event> {
+        let reactor = &self.reactors[index];
+        reactor.events.push(event)?;
+        reactor.sleeper.notify();
+        Ok(())
+    }
+}
+
+impl Framework for Group {
+    /// Round-robin over the cores of the thread's mask.
+    fn place(&self, thread: ParkedThread) -> Result<(), CreateError> {
+        let mask = thread.cpumask();
+        let count = self.reactors.len();
+        let start = self.cursor.fetch_add(1, Ordering::Relaxed);
+        let chosen = (0..count)
+            .map(|step| (start + step) % count)
+            .find(|&index| mask.contains(self.reactors[index].place.core));
+        let Some(index) = chosen else {
+            return Err(CreateError::NoCore {
+                thread: thread.handle().name().to_owned(),
+                cpumask: mask.as_list().to_string(),
+                available: self.cores().as_list().to_string(),
+            });
+        };
+        if self.is_stopping() {
+            return Err(CreateError::Stopping);
+        }
+        // Refused by a reactor that has ended; then the thread ends here.
+        self.send(index, Event::Arrival(thread))
+            .map_err(|_| CreateError::Stopping)
+    }
+}
+
+/// Why the reactors could not be started.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StartError {
+    /// A reactor's OS thread could not be pinned.
+    #[error(transparent)]
+    Affinity(#[from] crate::cpu::AffinityError),
+    /// A reactor's I/O driver could not be made.
+    #[error("reactor {core}: {source}")]
+    Driver {
+        /// The reactor's core.
+        core: usize,
+        /// What was refused.
+        source: crate::io::DriverError,
+    },
+    /// A reactor's OS thread or eventfd could not be made.
+    #[error("cannot start the reactors: {0}")]
+    Io(#[from] io::Error),
+}
+
+/// The handle of all reactors of an app. Any OS thread may use it.
+#[derive(Clone)]
+pub struct Reactors(pub(crate) Arc<Group>);
+
+impl Reactors {
+    /// The cores that have a reactor.
+    pub fn cores(&self) -> CpuSet {
+        self.0.cores()
+    }
+
+    /// How many reactors there are.
+    pub fn count(&self) -> usize {
+        self.0.reactors.len()
+    }
+
+    /// Settings for a new thread, to be placed by
+    /// [`create`](ThreadBuilder::create) on one of these reactors: round-robin
+    /// among the cores of its mask.
+    pub fn thread(&self) -> ThreadBuilder {
+        self.0.library.thread()
+    }
+
+    /// Makes one thread on each core, named `name` and the core's number, in
+    /// ascending order of the cores.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`ThreadBuilder::create`]; threads made before the failing one
+    /// stay.
+    pub fn thread_per_core(&self, name: &str) -> Result<Vec<SpdkThread>, CreateError> {
+        self.cores()
+            .iter()
+            .map(|core| {
+                self.thread()
+                    .name(format!("{name}_{core}"))
+                    .cpumask(CpuSet::single(core))
+                    .create()
+            })
+            .collect()
+    }
+
+    /// Runs `f` on the reactor of `core`, outside of any SpdkThread
+    /// (`spdk_event_call`). Events of one sender run in the order sent.
+    ///
+    /// # Errors
+    ///
+    /// [`EventError`] with `f` in it: no reactor on that core, its limit of
+    /// 65,536 outstanding events reached, or the reactor has ended.
+    pub fn send_event<F: FnOnce() + Send + 'static>(
+        &self,
+        core: usize,
+        f: F,
+    ) -> Result<(), EventError<F>> {
+        let Some(index) = self.0.index_of(core) else {
+            return Err(EventError::NoReactor { core, event: f });
+        };
+        let reactor = &self.0.reactors[index];
+        let pack = |f| Event::Call(Message::new(f));
+        match reactor.events.push_limited(EVENT_LIMIT, f, pack) {
+            Ok(()) => {
+                reactor.sleeper.notify();
+                Ok(())
+            }
+            Err(PushError::Full(event)) => Err(EventError::Full { core, event }),
+            Err(PushError::Closed(event)) => Err(EventError::Ended { core, event }),
+        }
+    }
+
+    /// The mode of the reactor on `core`.
+    pub fn mode(&self, core: usize) -> Option<ReactorMode> {
+        let index = self.0.index_of(core)?;
+        Some(self.0.reactors[index].mode())
+    }
+
+    /// Changes the mode of the reactor on `core` while it runs; nothing that
+    /// was sent to it is lost on the way. Says whether there is such a reactor.
+    pub fn set_mode(&self, core: usize, mode: ReactorMode) -> bool {
+        let Some(index) = self.0.index_of(core) else {
+            return false;
+        };
+        let reactor = &self.0.reactors[index];
+        reactor.mode.store(mode as u8, Ordering::Relaxed);
+        // A sleeping one looks at its mode when it wakes.
+        reactor.sleeper.notify();
+        true
+    }
+
+    /// What every reactor is doing, in ascending order of the cores. Never
+    /// stops the loops.
+    pub fn stats(&self) -> Vec<ReactorStats> {
+        let mut stats: Vec<_> = self.0.reactors.iter().map(ReactorStats::of).collect();
+        stats.sort_unstable_by_key(|stats| stats.core);
+        stats
+    }
+
+    /// The library instance whose threads these reactors poll.
+    pub fn library(&self) -> &ThreadLib {
+        &self.0.library
+    }
+}
+
+impl fmt::Debug for Reactors {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Reactors")
+            .field("cores", &self.cores())
+            .finish_non_exhaustive()
+    }
+}
+
+/// What a reactor is doing, at one moment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ReactorStats {
+    /// The reactor's core.
+    pub core: usize,
+    /// The processor that its OS thread is pinned to.
+    pub cpu: usize,
+    /// Ticks of turns that did something.
+    pub busy_ticks: u64,
+    /// Ticks of turns that did not, and of sleeping.
+    pub idle_ticks: u64,
+    /// How many threads it polls.
+    pub threads: usize,
+    /// What it does when idle.
+    pub mode: ReactorMode,
+    /// Whether it sleeps now.
+    pub asleep: bool,
+    /// Which I/O back-end it runs, once it has started.
+    pub backend: Option<Backend>,
+}
+
+impl ReactorStats {
+    fn of(reactor: &Shared) -> Self {
+        ReactorStats {
+            core: reactor.place.core,
+            cpu: reactor.place.cpu,
+            busy_ticks: reactor.busy_ticks.load(Ordering::Relaxed),
+            idle_ticks: reactor.idle_ticks.load(Ordering::Relaxed),
+            threads: reactor.threads.load(Ordering::Relaxed),
+            mode: reactor.mode(),
+            asleep: reactor.sleeper.is_asleep(),
+            backend: reactor.backend.get().copied(),
+        }
+    }
+}
+
+/// An event that could not be sent, with its function.
+#[derive(thiserror::Error)]
+#[non_exhaustive]
+pub enum EventError<F> {
+    /// No reactor runs on that core.
+    #[error("no reactor runs on core {core}")]
+    NoReactor {
+        /// The core asked for.
+        core: usize,
+        /// The function.
+        event: F,
+    },
+    /// As many events are outstanding as a reactor takes.
+    #[error("the reactor on core {core} has its limit of events outstanding; try again later")]
+    Full {
+        /// The core asked for.
+        core: usize,
+        /// The function.
+        event: F,
+    },
+    /// The reactor has ended.
+    #[error("the reactor on core {core} has ended")]
+    Ended {
+        /// The core asked for.
+        core: usize,
+        /// The function.
+        event: F,
+    },
+}
+
+impl<F> EventError<F> {
+    /// The function that was not sent.
+    pub fn into_event(self) -> F {
+        match self {
+            EventError::NoReactor { event, .. }
+            | EventError::Full { event, .. }
+            | EventError::Ended { event, .. } => event,
+        }
+    }
+}
+
+impl<F> fmt::Debug for EventError<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "EventError({self})")
+    }
+}

@@ -1,0 +1,61 @@
+//! Reactors: one pinned OS thread per core, each polling the SpdkThreads placed
+//! on it, running events, and driving the I/O of its core.
+//!
+//! [`Reactors`] is the handle of all of them. The order of work inside one turn
+//! of the loop is written in one function, `Reactor::turn`.
+
+mod group;
+mod idle;
+mod turn;
+
+use std::time::Duration;
+
+pub(crate) use group::{Group, Place};
+pub use group::{ReactorStats, Reactors, StartError};
+pub(crate) use turn::Reactor;
+
+/// How a reactor spends its time when it has nothing to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum ReactorMode {
+    /// Never sleeps: the quickest reaction, and a full core.
+    Poll,
+    /// Spins for a while that adapts to how soon work usually comes, then
+    /// sleeps.
+    #[default]
+    Adaptive,
+    /// Sleeps at once.
+    Interrupt,
+}
+
+impl ReactorMode {
+    const ALL: [ReactorMode; 3] = [
+        ReactorMode::Poll,
+        ReactorMode::Adaptive,
+        ReactorMode::Interrupt,
+    ];
+}
+
+/// How long a reactor in adaptive mode spins before it sleeps, as QEMU's
+/// `poll-max-ns`, `poll-grow` and `poll-shrink`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AdaptivePolling {
+    /// The longest spin; zero never spins.
+    pub max: Duration,
+    /// What a spin that was too short is multiplied by; 0 stands for 2.
+    pub grow: u32,
+    /// What a spin that was useless is divided by; 0 takes it back to nothing.
+    pub shrink: u32,
+}
+
+impl Default for AdaptivePolling {
+    /// 50 µs at most: about twice what waking a sleeping core costs in a
+    /// virtual machine, so that spinning never wastes more than it may save.
+    fn default() -> Self {
+        AdaptivePolling {
+            max: Duration::from_micros(50),
+            grow: 2,
+            shrink: 0,
+        }
+    }
+}

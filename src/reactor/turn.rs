@@ -1,0 +1,266 @@
+//! One reactor: the loop of one core, and everything that only its OS thread
+//! touches.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::group::{Event, Group, Shared};
+use super::idle::Spin;
+use super::{ReactorMode, StartError};
+use crate::cpu;
+use crate::io::{Driver, EnterGuard};
+use crate::thread::message::Message;
+use crate::thread::panic::{PanicSource, contain};
+use crate::thread::{ParkedThread, ThreadRunner};
+
+/// Events run in one turn, as SPDK's `SPDK_EVENT_BATCH_SIZE`.
+const EVENT_BATCH: usize = 8;
+
+pub(crate) struct Reactor {
+    group: Arc<Group>,
+    index: usize,
+    threads: Vec<ThreadRunner>,
+    driver: EnterGuard,
+    spin: Spin,
+    /// Up to where time is accounted for.
+    tick: u64,
+    /// The tick at which the last work was done, while there is none.
+    waiting_since: Option<u64>,
+    stopping: bool,
+}
+
+impl Reactor {
+    /// Pins the calling OS thread and makes it the reactor of one core.
+    pub(crate) fn start(group: Arc<Group>, index: usize) -> Result<Self, StartError> {
+        let shared = &group.reactors[index];
+        cpu::pin_current_thread(shared.place.cpu)?;
+        let driver = Driver::new(&group.driver, shared.wake.clone()).map_err(|source| {
+            StartError::Driver {
+                core: shared.place.core,
+                source,
+            }
+        })?;
+        let _ = shared.backend.set(driver.backend());
+        let spin = Spin::new(group.adaptive);
+        let tick = group.library.clock().now();
+        Ok(Reactor {
+            group,
+            index,
+            threads: Vec::new(),
+            driver: driver.enter(),
+            spin,
+            tick,
+            waiting_since: None,
+            stopping: false,
+        })
+    }
+
+    /// Runs until the group is stopped and every thread here has exited.
+    pub(crate) fn run(mut self) {
+        let place = self.shared().place;
+        tracing::info!(cpu = place.cpu, "reactor started on core {}", place.core);
+        while !self.is_done() {
+            self.turn();
+        }
+        self.refuse_events();
+    }
+
+    fn is_done(&self) -> bool {
+        self.stopping && self.threads.is_empty()
+    }
+
+    /// One turn of the loop.
+    fn turn(&mut self) {
+        let worked = self.run_events() | self.poll_threads() | self.run_io();
+        if self.group.is_stopping() {
+            self.exit_threads();
+        }
+        if worked {
+            self.end_wait();
+        } else if !self.is_done() {
+            self.rest();
+        }
+    }
+
+    fn shared(&self) -> &Shared {
+        &self.group.reactors[self.index]
+    }
+
+    fn run_events(&mut self) -> bool {
+        for ran in 0..EVENT_BATCH {
+            // SAFETY: a reactor is the only consumer of its events.
+            let Some(event) = (unsafe { self.shared().events.pop() }) else {
+                return ran > 0;
+            };
+            match event {
+                Event::Arrival(thread) => {
+                    self.arrive(thread);
+                }
+                Event::Call(call) => self.run_call(call),
+            }
+        }
+        true
+    }
+
+    fn run_call(&self, call: Message) {
+        if let Err(payload) = contain(|| call.run()) {
+            let name = format!("reactor {}", self.shared().place.core);
+            let library = &self.group.library.inner;
+            library.report_panic(&name, PanicSource::Message, None, payload);
+        }
+    }
+
+    /// Takes a thread in, to be polled from now on.
+    pub(crate) fn arrive(&mut self, thread: ParkedThread) -> &mut ThreadRunner {
+        let mut runner = thread.attach();
+        runner.set_host(Some(&self.shared().sleeper));
+        self.threads.push(runner);
+        self.count_threads();
+        self.threads.last_mut().expect("it was pushed")
+    }
+
+    fn count_threads(&self) {
+        let count = self.threads.len();
+        self.shared().threads.store(count, Ordering::Relaxed);
+    }
+
+    /// Each thread once, in the order of arrival. Time is chained from poll to
+    /// poll, so that none of it goes unaccounted for.
+    fn poll_threads(&mut self) -> bool {
+        let mut worked = false;
+        let mut index = 0;
+        while let Some(runner) = self.threads.get_mut(index) {
+            let busy = runner.poll(0, self.tick).is_busy();
+            let end = runner.last_tick();
+            let exited = runner.is_exited();
+            self.charge(end, busy);
+            worked |= busy;
+            if exited {
+                drop(self.threads.remove(index));
+                self.count_threads();
+            } else {
+                index += 1;
+            }
+        }
+        worked
+    }
+
+    fn run_io(&mut self) -> bool {
+        let completed = self.driver.driver().poll() > 0;
+        if completed || self.threads.is_empty() {
+            let now = self.group.library.clock().now();
+            self.charge(now, completed);
+        }
+        completed
+    }
+
+    /// Accounts for the time up to `now`.
+    fn charge(&mut self, now: u64, busy: bool) {
+        let shared = self.shared();
+        let total: &AtomicU64 = if busy {
+            &shared.busy_ticks
+        } else {
+            &shared.idle_ticks
+        };
+        let spent = now.saturating_sub(self.tick);
+        // This OS thread is the only writer.
+        total.store(
+            total.load(Ordering::Relaxed).wrapping_add(spent),
+            Ordering::Relaxed,
+        );
+        self.tick = now;
+    }
+
+    fn end_wait(&mut self) {
+        if let Some(since) = self.waiting_since.take() {
+            let waited = self.tick.saturating_sub(since);
+            let clock = self.group.library.clock();
+            self.spin.adjust(clock.duration_from(waited));
+        }
+    }
+
+    /// What a turn without work ends with: another one soon, or a sleep.
+    fn rest(&mut self) {
+        let since = *self.waiting_since.get_or_insert(self.tick);
+        if self.has_work() {
+            return self.pause();
+        }
+        let spinning = match self.shared().mode() {
+            _ if self.group.oversubscribed => false,
+            ReactorMode::Interrupt => false,
+            ReactorMode::Poll => true,
+            ReactorMode::Adaptive => {
+                let clock = self.group.library.clock();
+                self.tick.saturating_sub(since) < clock.ticks_from(self.spin.duration())
+            }
+        };
+        if spinning {
+            self.pause();
+        } else {
+            self.sleep();
+        }
+    }
+
+    fn pause(&self) {
+        if self.group.oversubscribed {
+            std::thread::yield_now();
+        } else {
+            std::hint::spin_loop();
+        }
+    }
+
+    /// Sleeps until something arrives, an operation completes, or the earliest
+    /// timer of the threads here is due.
+    fn sleep(&mut self) {
+        let clock = self.group.library.clock();
+        let deadline = self.threads.iter().filter_map(|t| t.next_deadline()).min();
+        let timeout = deadline.map(|tick| clock.duration_from(tick.saturating_sub(clock.now())));
+        let mode = self.shared().mode();
+        self.shared().sleeper.sleep_unless(
+            || {
+                self.has_work()
+                    || self.group.is_stopping() != self.stopping
+                    || self.shared().mode() != mode
+            },
+            || self.driver.driver().park(timeout),
+        );
+        let now = clock.now();
+        self.charge(now, false);
+    }
+
+    /// Whether the next turn would find something to run, timers and I/O apart.
+    fn has_work(&self) -> bool {
+        // SAFETY: a reactor is the only consumer of its events.
+        (unsafe { self.shared().events.has_messages() })
+            || self.threads.iter().any(ThreadRunner::needs_poll)
+    }
+
+    /// Asks every thread that was not asked yet to exit.
+    fn exit_threads(&mut self) {
+        self.stopping = true;
+        for runner in &mut self.threads {
+            if runner.is_running() {
+                tracing::debug!(thread = runner.name(), "exits because the app stops");
+                drop(runner.exit());
+            }
+        }
+    }
+
+    /// The end: nothing can be sent here any more, and what was sent before is
+    /// done: events are run, threads that were on their way here end.
+    fn refuse_events(&mut self) {
+        let shared = self.shared();
+        shared.events.close();
+        loop {
+            // SAFETY: a reactor is the only consumer of its events.
+            match unsafe { shared.events.pop() } {
+                Some(Event::Call(call)) => self.run_call(call),
+                Some(Event::Arrival(thread)) => drop(thread),
+                // SAFETY: as above.
+                None if unsafe { shared.events.is_drained() } => return,
+                // A sender claimed a place and is about to write it.
+                None => std::thread::yield_now(),
+            }
+        }
+    }
+}

@@ -1,0 +1,443 @@
+//! The driver itself: which one is current, what ends a sleep, and what a turn costs.
+
+mod io_harness;
+
+use std::cell::Cell;
+use std::future::Future;
+use std::io::{Read, Write};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::pin::pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll, Wake, Waker};
+use std::time::{Duration, Instant};
+
+use corespun::io::raw::{opcode, types};
+use corespun::io::{Backend, BackendChoice, Driver, DriverConfig, PollFd, unblock};
+use futures::StreamExt;
+use io_harness::{Loop, on_every_backend, poll_once};
+use nix::sys::eventfd::EventFd;
+
+#[test]
+fn the_forced_backend_is_the_one_that_runs() {
+    on_every_backend(|choice| {
+        let io = Loop::new(choice);
+        let expected = match choice {
+            BackendChoice::IoUring => Backend::IoUring,
+            _ => Backend::Epoll,
+        };
+        assert_eq!(io.driver.backend(), expected);
+    });
+    let auto = Loop::new(BackendChoice::Auto);
+    assert!(["io_uring", "epoll"].contains(&&*auto.driver.backend().to_string()));
+}
+
+#[test]
+fn a_driver_is_current_while_its_guard_lives() {
+    assert!(Driver::current().is_none());
+    let wake = Arc::new(EventFd::new().unwrap());
+    let driver = Driver::new(&DriverConfig::new(), wake).unwrap();
+    let guard = driver.enter();
+    assert_eq!(
+        Driver::current().unwrap().backend(),
+        guard.driver().backend()
+    );
+    drop(guard);
+    assert!(Driver::current().is_none());
+    drop(driver.enter());
+}
+
+#[test]
+#[should_panic(expected = "has entered an I/O driver already")]
+fn entering_twice_panics() {
+    let io = Loop::new(BackendChoice::Epoll);
+    let _second = io.driver.enter();
+}
+
+#[test]
+fn the_eventfd_ends_a_park_and_is_drained() {
+    on_every_backend(|choice| {
+        let io = Loop::new(choice);
+        for _ in 0..3 {
+            io.wake.write(1).unwrap();
+            io.wake.write(1).unwrap();
+            assert_eq!(io.driver.park(None), 0);
+            assert!(io.wake.read().is_err(), "the eventfd was drained");
+        }
+        for _ in 0..3 {
+            let wake = io.wake.clone();
+            let waker = std::thread::spawn(move || {
+                std::thread::sleep(Duration::from_millis(5));
+                wake.write(1).unwrap();
+            });
+            assert_eq!(io.driver.park(None), 0);
+            waker.join().unwrap();
+            assert!(io.wake.read().is_err());
+        }
+    });
+}
+
+#[test]
+fn a_wake_before_a_turn_still_ends_the_next_park() {
+    on_every_backend(|choice| {
+        let io = Loop::new(choice);
+        let (_peer, ours) = UnixStream::pair().unwrap();
+        ours.set_nonblocking(true).unwrap();
+        let ours = PollFd::new(ours).unwrap();
+        let mut wait = pin!(ours.readable());
+        assert!(poll_once(wait.as_mut()).is_pending());
+        io.driver.park(Some(Duration::ZERO));
+        io.wake.write(1).unwrap();
+        io.driver.poll(); // something is in flight, so this looks, and may see the wake
+        assert_eq!(io.driver.park(None), 0);
+    });
+}
+
+#[test]
+fn a_park_ends_not_before_its_time() {
+    on_every_backend(|choice| {
+        let io = Loop::new(choice);
+        for nanos in [1, 50_000, 1_500_000, 20_000_000] {
+            let limit = Duration::from_nanos(nanos);
+            let start = Instant::now();
+            assert_eq!(io.driver.park(Some(limit)), 0);
+            assert!(
+                start.elapsed() >= limit,
+                "{:?} < {limit:?}",
+                start.elapsed()
+            );
+        }
+        io.driver.park(Some(Duration::ZERO));
+    });
+}
+
+#[test]
+fn readiness_ends_a_park_and_wakes_its_task() {
+    on_every_backend(|choice| {
+        let io = Loop::new(choice);
+        let (mut peer, ours) = UnixStream::pair().unwrap();
+        ours.set_nonblocking(true).unwrap();
+        let ours = PollFd::new(ours).unwrap();
+        let mut byte = [0];
+        let mut read = pin!(ours.read_with(|mut fd| fd.read(&mut byte)));
+        assert!(poll_once(read.as_mut()).is_pending());
+        assert_eq!(io.driver.in_flight(), 1);
+        let writer = std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_millis(5));
+            peer.write_all(b"x").unwrap();
+            peer
+        });
+        assert_eq!(io.driver.park(None), 1);
+        assert_eq!(io.driver.in_flight(), 0);
+        let Poll::Ready(Ok(1)) = poll_once(read.as_mut()) else {
+            panic!()
+        };
+        drop(writer.join().unwrap());
+    });
+}
+
+#[test]
+fn many_tasks_may_wait_for_one_descriptor() {
+    on_every_backend(|choice| {
+        let io = Loop::new(choice);
+        let eventfd = PollFd::new(EventFd::from_value(0).unwrap()).unwrap();
+        let mut first = Box::pin(eventfd.readable());
+        let mut gone = Box::pin(eventfd.readable());
+        assert!(poll_once(first.as_mut()).is_pending());
+        assert!(poll_once(gone.as_mut()).is_pending());
+        drop(gone);
+        let others = (0..10).map(|_| eventfd.readable());
+        let write = async { eventfd.get_ref().write(1).unwrap() };
+        let waits = futures::future::join_all(others);
+        let (woken, results, _) = io.block_on(async { futures::join!(first, waits, write) });
+        woken.unwrap();
+        assert!(results.iter().all(Result::is_ok));
+        // A level: still readable, at once; after it was read, not.
+        io.block_on(eventfd.readable()).unwrap();
+        eventfd.get_ref().read().unwrap();
+        assert!(poll_once(pin!(eventfd.readable())).is_pending());
+    });
+}
+
+#[test]
+fn a_writable_wait_ends_when_there_is_room() {
+    on_every_backend(|choice| {
+        let io = Loop::new(choice);
+        let (mut peer, ours) = UnixStream::pair().unwrap();
+        ours.set_nonblocking(true).unwrap();
+        let ours = PollFd::new(ours).unwrap();
+        let chunk = [0; 4096];
+        let mut sent = 0;
+        while let Ok(count) = (&mut ours.get_ref()).write(&chunk) {
+            sent += count;
+        }
+        let mut wait = pin!(ours.writable());
+        assert!(poll_once(wait.as_mut()).is_pending());
+        peer.read_exact(&mut vec![0; sent]).unwrap();
+        io.block_on(wait).unwrap();
+    });
+}
+
+#[test]
+fn a_regular_file_is_always_ready() {
+    on_every_backend(|choice| {
+        let io = Loop::new(choice);
+        let file = PollFd::new(tempfile::tempfile().unwrap()).unwrap();
+        io.block_on(async {
+            file.readable().await.unwrap();
+            file.writable().await.unwrap();
+        });
+    });
+}
+
+#[test]
+fn blocking_calls_run_elsewhere_and_give_their_value() {
+    on_every_backend(|choice| {
+        let io = Loop::new(choice);
+        let here = std::thread::current().id();
+        let (there, name) = io
+            .block_on(unblock(|| {
+                let thread = std::thread::current();
+                (thread.id(), thread.name().unwrap().to_owned())
+            }))
+            .unwrap();
+        assert_ne!(here, there);
+        assert!(name.starts_with("corespun-io-"), "{name}");
+        let panic = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            io.block_on(unblock(|| panic!("job")))
+        }));
+        assert_eq!(panic.unwrap_err().downcast_ref(), Some(&"job"));
+        let many = (0..100).map(|i| unblock(move || i));
+        let values = io.block_on(futures::future::join_all(many));
+        assert!(values.into_iter().map(Result::unwrap).eq(0..100));
+    });
+}
+
+#[test]
+fn helper_threads_run_on_the_cpus_they_are_given_with_signals_blocked() {
+    use corespun::cpu::{current_affinity, pin_current_thread};
+    use nix::sys::signal::{SigSet, Signal};
+    let all = current_affinity().unwrap();
+    std::thread::spawn(move || {
+        pin_current_thread(all.first().unwrap()).unwrap();
+        let io = Loop::with(DriverConfig::new().helper_affinity(all));
+        let (mask, signals) = io
+            .block_on(unblock(move || {
+                (
+                    current_affinity().unwrap(),
+                    SigSet::thread_get_mask().unwrap(),
+                )
+            }))
+            .unwrap();
+        assert!(mask == all);
+        assert!(signals.contains(Signal::SIGINT) && signals.contains(Signal::SIGTERM));
+        assert!(!SigSet::thread_get_mask().unwrap().contains(Signal::SIGINT));
+    })
+    .join()
+    .unwrap();
+}
+
+#[test]
+fn a_waker_may_use_the_driver_it_is_woken_by() {
+    struct Reenter(AtomicBool);
+    impl Wake for Reenter {
+        fn wake(self: Arc<Self>) {
+            let driver = Driver::current().unwrap();
+            driver.poll();
+            assert!(driver.in_flight() < 2);
+            self.0.store(true, Ordering::Relaxed);
+        }
+    }
+    on_every_backend(|choice| {
+        let io = Loop::new(choice);
+        let (mut peer, ours) = UnixStream::pair().unwrap();
+        ours.set_nonblocking(true).unwrap();
+        let ours = PollFd::new(ours).unwrap();
+        let reenter = Arc::new(Reenter(AtomicBool::new(false)));
+        let waker = Waker::from(reenter.clone());
+        let mut wait = pin!(ours.readable());
+        assert!(
+            wait.as_mut()
+                .poll(&mut Context::from_waker(&waker))
+                .is_pending()
+        );
+        peer.write_all(b"x").unwrap();
+        while !reenter.0.load(Ordering::Relaxed) {
+            io.driver.park(None);
+        }
+    });
+}
+
+#[test]
+fn an_idle_poll_touches_nothing() {
+    on_every_backend(|choice| {
+        let io = Loop::new(choice);
+        io.wake.write(1).unwrap();
+        assert_eq!((io.driver.poll(), io.driver.in_flight()), (0, 0));
+        assert_eq!(
+            io.wake.read().unwrap(),
+            1,
+            "left for the park it is meant for"
+        );
+    });
+}
+
+#[test]
+fn drivers_leave_no_descriptors_or_threads() {
+    // A process of its own, because other tests open descriptors meanwhile.
+    const ALONE: &str = "CORESPUN_TEST_ALONE";
+    if std::env::var_os(ALONE).is_none() {
+        let status = std::process::Command::new(std::env::current_exe().unwrap())
+            .args([
+                "--exact",
+                "drivers_leave_no_descriptors_or_threads",
+                "--test-threads=1",
+            ])
+            .env(ALONE, "1")
+            .status()
+            .unwrap();
+        assert!(status.success());
+        return;
+    }
+    let count = |what| std::fs::read_dir(what).unwrap().count();
+    let turn = || {
+        on_every_backend(|choice| {
+            let io = Loop::new(choice);
+            io.block_on(unblock(|| ())).unwrap();
+            let (a, b) = corespun::net::UnixStream::pair().unwrap();
+            let mut receive = Box::pin(a.recv(vec![0; 64]));
+            assert!(poll_once(receive.as_mut()).is_pending());
+            io.driver.poll();
+            io.end();
+            drop(receive);
+            drop((a, b));
+        });
+    };
+    turn();
+    let before = (count("/proc/self/fd"), count("/proc/self/task"));
+    for _ in 0..20 {
+        turn();
+    }
+    // The kernel tears a ring down after its close has returned.
+    for _ in 0..200 {
+        if (count("/proc/self/fd"), count("/proc/self/task")) == before {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    assert_eq!((count("/proc/self/fd"), count("/proc/self/task")), before);
+}
+
+/// A loop on io_uring, or nothing where it is refused.
+fn ring() -> Option<Loop> {
+    let wake = Arc::new(EventFd::new().unwrap());
+    let config = DriverConfig::new().backend(BackendChoice::IoUring);
+    Driver::new(&config, wake).ok().map(|_| Loop::with(config))
+}
+
+#[test]
+fn raw_operations_complete_with_what_they_keep() {
+    let Some(io) = ring() else { return };
+    let (mut peer, ours) = UnixStream::pair().unwrap();
+    peer.write_all(b"raw").unwrap();
+    let mut buf = vec![0u8; 8];
+    let entry = opcode::Recv::new(types::Fd(ours.as_raw_fd()), buf.as_mut_ptr(), 8).build();
+    // SAFETY: the vector's bytes and the descriptor are kept.
+    let receive = unsafe { io.driver.submit_raw(entry, (buf, ours)) }.unwrap();
+    let (completion, (buf, _)) = io.block_on(receive);
+    assert_eq!(
+        (completion.into_result().unwrap(), &buf[..3]),
+        (3, &b"raw"[..])
+    );
+}
+
+#[test]
+fn a_dropped_raw_operation_is_cancelled_and_keeps_its_memory_until_then() {
+    let Some(io) = ring() else { return };
+    let (_peer, ours) = UnixStream::pair().unwrap();
+    let alive = Rc::new(Cell::new(true));
+    struct Flag(Rc<Cell<bool>>);
+    impl Drop for Flag {
+        fn drop(&mut self) {
+            self.0.set(false);
+        }
+    }
+    let mut buf = vec![0u8; 8];
+    let entry = opcode::Recv::new(types::Fd(ours.as_raw_fd()), buf.as_mut_ptr(), 8).build();
+    let keep = (buf, ours, Flag(alive.clone()));
+    // SAFETY: the vector's bytes and the descriptor are kept.
+    let mut receive = Box::pin(unsafe { io.driver.submit_raw(entry, keep) }.unwrap());
+    assert!(poll_once(receive.as_mut()).is_pending());
+    io.driver.poll();
+    drop(receive);
+    assert!(alive.get());
+    io.settle();
+    assert!(!alive.get());
+}
+
+#[test]
+fn dropping_the_driver_cancels_raw_operations() {
+    let Some(io) = ring() else { return };
+    let (_peer, ours) = UnixStream::pair().unwrap();
+    let mut buf = vec![0u8; 8];
+    let entry = opcode::Recv::new(types::Fd(ours.as_raw_fd()), buf.as_mut_ptr(), 8).build();
+    // SAFETY: the vector's bytes and the descriptor are kept.
+    let mut receive = pin!(unsafe { io.driver.submit_raw(entry, (buf, ours)) }.unwrap());
+    io.end();
+    let Poll::Ready((completion, _)) = poll_once(receive.as_mut()) else {
+        panic!()
+    };
+    assert_eq!(completion.result, -libc::ECANCELED);
+}
+
+#[test]
+fn what_an_abandoned_raw_operation_created_is_released() {
+    let Some(io) = ring() else { return };
+    let closed = Rc::new(Cell::new(0));
+    let path = c"/dev/null";
+    let entry = opcode::OpenAt::new(types::Fd(libc::AT_FDCWD), path.as_ptr()).build();
+    // SAFETY: the path is static.
+    let open = unsafe { io.driver.submit_raw(entry, closed.clone()) }.unwrap();
+    let open = open.on_abandon(|closed, result| {
+        if result >= 0 {
+            // SAFETY: the kernel gave us this descriptor and nobody else knows it.
+            drop(unsafe { OwnedFd::from_raw_fd(result) });
+            closed.set(closed.get() + 1);
+        }
+    });
+    io.settle();
+    drop(open);
+    assert_eq!(closed.get(), 1);
+}
+
+#[test]
+fn a_multi_shot_operation_is_a_stream() {
+    let Some(io) = ring() else { return };
+    let eventfd = Rc::new(EventFd::from_value(0).unwrap());
+    let entry = opcode::PollAdd::new(types::Fd(eventfd.as_raw_fd()), libc::POLLIN as u32)
+        .multi(true)
+        .build();
+    // SAFETY: the descriptor is kept.
+    let mut polls = unsafe { io.driver.submit_raw_multi(entry, eventfd.clone()) }.unwrap();
+    io.block_on(async {
+        for _ in 0..3 {
+            eventfd.write(1).unwrap();
+            assert!(polls.next().await.unwrap().result > 0);
+            eventfd.read().unwrap();
+        }
+    });
+    assert_eq!(io.driver.in_flight(), 1);
+    drop(polls);
+    io.settle();
+    assert_eq!(Rc::strong_count(&eventfd), 1);
+}
+
+#[test]
+fn raw_operations_are_refused_on_epoll() {
+    let io = Loop::new(BackendChoice::Epoll);
+    // SAFETY: a no-op refers to nothing.
+    let refused = unsafe { io.driver.submit_raw(opcode::Nop::new().build(), ()) };
+    assert_eq!(refused.unwrap_err().kind(), std::io::ErrorKind::Unsupported);
+}

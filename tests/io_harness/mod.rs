@@ -1,0 +1,127 @@
+//! The smallest loop that can drive the I/O layer: one future, and driver turns in between.
+
+#![allow(
+    dead_code,
+    unreachable_pub,
+    reason = "each test binary uses a part of it"
+)]
+
+use std::future::Future;
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll, Wake, Waker};
+
+use corespun::io::{BackendChoice, Driver, DriverConfig, EnterGuard};
+use nix::sys::eventfd::EventFd;
+
+/// A driver, entered, with its eventfd.
+pub struct Loop {
+    pub driver: Driver,
+    pub wake: Arc<EventFd>,
+    entered: EnterGuard,
+}
+
+/// Wakes the loop as a reactor's handshake would: a flag, and the eventfd for the sleeper.
+struct Wakeup {
+    woken: AtomicBool,
+    eventfd: Arc<EventFd>,
+}
+
+impl Wake for Wakeup {
+    fn wake(self: Arc<Self>) {
+        if !self.woken.swap(true, Ordering::SeqCst) {
+            self.eventfd.write(1).unwrap();
+        }
+    }
+}
+
+impl Loop {
+    pub fn new(choice: BackendChoice) -> Self {
+        Self::with(DriverConfig::new().backend(choice))
+    }
+
+    pub fn with(config: DriverConfig) -> Self {
+        let wake = Arc::new(EventFd::new().unwrap());
+        let driver = Driver::new(&config, wake.clone()).unwrap();
+        let entered = driver.enter();
+        Loop {
+            driver,
+            wake,
+            entered,
+        }
+    }
+
+    /// Runs one future to its end, sleeping when there is nothing to do.
+    pub fn block_on<F: Future>(&self, future: F) -> F::Output {
+        let wakeup = Arc::new(Wakeup {
+            woken: AtomicBool::new(true),
+            eventfd: self.wake.clone(),
+        });
+        let waker = Waker::from(wakeup.clone());
+        let mut cx = Context::from_waker(&waker);
+        let mut future = pin!(future);
+        loop {
+            if wakeup.woken.swap(false, Ordering::SeqCst)
+                && let Poll::Ready(output) = future.as_mut().poll(&mut cx)
+            {
+                return output;
+            }
+            if self.driver.poll() == 0 && !wakeup.woken.load(Ordering::SeqCst) {
+                self.driver.park(None);
+            }
+        }
+    }
+
+    /// Turns the driver until nothing is in flight.
+    pub fn settle(&self) {
+        while self.driver.in_flight() > 0 {
+            self.driver.park(Some(std::time::Duration::from_millis(10)));
+        }
+    }
+
+    /// Leaves and drops the driver.
+    pub fn end(self) {
+        let Loop {
+            driver, entered, ..
+        } = self;
+        drop(entered);
+        drop(driver);
+    }
+}
+
+/// Polls once, with a waker that does nothing.
+pub fn poll_once<F: Future>(future: std::pin::Pin<&mut F>) -> Poll<F::Output> {
+    future.poll(&mut Context::from_waker(Waker::noop()))
+}
+
+/// Runs a test body on every back-end this machine permits; epoll always, io_uring unless refused.
+pub fn on_every_backend(body: impl Fn(BackendChoice)) {
+    for choice in [BackendChoice::IoUring, BackendChoice::Epoll] {
+        let wake = Arc::new(EventFd::new().unwrap());
+        match Driver::new(&DriverConfig::new().backend(choice), wake) {
+            Ok(_) => {
+                eprintln!("on {choice:?}");
+                body(choice);
+            }
+            Err(error) if choice == BackendChoice::IoUring => {
+                assert!(
+                    std::env::var_os("CORESPUN_REQUIRE_IO_URING").is_none(),
+                    "io_uring is required here: {error}"
+                );
+                eprintln!("skipped: {error}");
+            }
+            Err(error) => panic!("{error}"),
+        }
+    }
+}
+
+/// How many descriptors of this process lead to the file at `path`.
+pub fn open_descriptors_of(path: &std::path::Path) -> usize {
+    let path = path.canonicalize().unwrap();
+    std::fs::read_dir("/proc/self/fd")
+        .unwrap()
+        .filter_map(|entry| std::fs::read_link(entry.ok()?.path()).ok())
+        .filter(|target| *target == path)
+        .count()
+}
