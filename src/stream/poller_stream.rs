@@ -123,7 +123,7 @@ impl<T> PollerStream<T> {
     }
 
     /// How many items wait to be taken.
-    pub fn buffered(&self) -> usize {
+    pub fn queued(&self) -> usize {
         self.buffer.items.borrow().len()
     }
 }
@@ -158,14 +158,14 @@ impl<T> Stream for PollerStream<T> {
     }
 
     fn size_hint(&self) -> (usize, Option<usize>) {
-        let buffered = self.buffered();
-        (buffered, self.buffer.ended.get().then_some(buffered))
+        let queued = self.queued();
+        (queued, self.buffer.ended.get().then_some(queued))
     }
 }
 
 impl<T> FusedStream for PollerStream<T> {
     fn is_terminated(&self) -> bool {
-        self.buffer.ended.get() && self.buffered() == 0
+        self.buffer.ended.get() && self.queued() == 0
     }
 }
 
@@ -173,7 +173,7 @@ impl<T> fmt::Debug for PollerStream<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("PollerStream")
             .field("poller", &self.poller)
-            .field("buffered", &self.buffered())
+            .field("queued", &self.queued())
             .finish()
     }
 }
