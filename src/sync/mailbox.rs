@@ -116,7 +116,8 @@ impl<T> Mailbox<T> {
     /// Whether [`Mailbox::push_limited`] would be refused by this limit now.
     pub(crate) fn is_full(&self, limit: usize) -> bool {
         let spilled = self.spilled.load(Ordering::Relaxed) & !CLOSED;
-        spilled > 0 && spilled / LIMITED >= limit.saturating_sub(self.ring.capacity())
+        let spill_limit = limit.saturating_sub(self.ring.capacity());
+        spilled / LIMITED >= spill_limit && (spilled > 0 || self.ring.is_full())
     }
 
     #[inline]
