@@ -10,6 +10,7 @@ use std::task::{Context, Poll, Waker};
 
 use super::TaskId;
 use super::raw::{RawTask, TaskMeta};
+use crate::thread::local::Local;
 use crate::thread::panic::{PanicSource, Payload, contain, discard, payload_text};
 use crate::thread::shared::Shared;
 
@@ -83,11 +84,20 @@ impl<T> Drop for Outcome<T> {
             // reach into async-task, which would abort.
             ended => {
                 if let Err(payload) = contain(|| drop(ended)) {
-                    tracing::error!(
-                        "an unjoined task's output panicked when dropped: {}",
-                        payload_text(&*payload)
-                    );
-                    discard(payload);
+                    let mut payload = Some(payload);
+                    Local::with_current(|local| {
+                        if let Some(payload) = payload.take() {
+                            local.report_panic(PanicSource::Drop, None, payload);
+                        }
+                    });
+                    // Where no thread is current, nobody else can be told.
+                    if let Some(payload) = payload {
+                        tracing::error!(
+                            "an unjoined task's output panicked when dropped: {}",
+                            payload_text(&*payload)
+                        );
+                        discard(payload);
+                    }
                 }
             }
         }
