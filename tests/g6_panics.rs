@@ -169,7 +169,10 @@ fn panicking_destructors_are_contained() {
     drop(runner.enter(|| task::spawn_local(async { Grenade("output") })));
     let dropped_later = runner.enter(|| task::spawn_local(async { Grenade("output") }));
     runner.poll(0, 0);
+    assert_eq!(take(&reports), [(PanicSource::Drop, "output".to_owned())]);
+    // Off the thread, there is no library to report to: it is logged.
     drop(dropped_later);
+    assert_eq!(take(&reports), []);
     // Of a poller's callback, and of a message that runs.
     let grenade = Grenade("callback");
     let poller = runner.enter(|| {

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Wake, Waker};
 
 use super::TaskId;
-use super::raw::{RawTask, TaskMeta};
+use super::raw::{RawTask, TaskMeta, with_running};
 use crate::thread::local::Local;
 use crate::thread::panic::{PanicSource, Payload, contain, discard, payload_text};
 use crate::thread::shared::Shared;
@@ -84,11 +84,20 @@ impl<T> Drop for Outcome<T> {
             // reach into async-task, which would abort.
             ended => {
                 if let Err(payload) = contain(|| drop(ended)) {
-                    tracing::error!(
-                        "an unjoined task's output panicked when dropped: {}",
-                        payload_text(&*payload)
-                    );
-                    discard(payload);
+                    let mut payload = Some(payload);
+                    Local::with_current(|local| {
+                        if let Some(payload) = payload.take() {
+                            local.report_panic(PanicSource::Drop, None, payload);
+                        }
+                    });
+                    // Where no thread is current, nobody else can be told.
+                    if let Some(payload) = payload {
+                        tracing::error!(
+                            "an unjoined task's output panicked when dropped: {}",
+                            payload_text(&*payload)
+                        );
+                        discard(payload);
+                    }
                 }
             }
         }
@@ -253,7 +262,7 @@ impl<T> Future for JoinHandle<T> {
         let task = this.task.as_mut().expect("present until dropped");
         // async-task would abort the process where a waker panics. Those of our
         // own tasks do not.
-        let trusted = Local::with_current(|local| local.is_polling(cx.waker()));
+        let trusted = with_running(|meta| meta.is_waker(cx.waker()));
         let mut polled = Poll::Pending;
         if trusted == Some(true) {
             polled = Pin::new(task).poll(cx);

@@ -40,6 +40,7 @@ mod ready;
 mod runner;
 pub(crate) mod shared;
 mod spinlock;
+pub(crate) mod stall;
 pub(crate) mod timer_queue;
 mod walk;
 
@@ -57,6 +58,7 @@ pub use poller::{Poller, PollerBuilder, PollerError, PollerState, PollerStats};
 pub use post_poller::{PostPollerError, register_post_poller_handler};
 pub use runner::{ParkedThread, ThreadRunner};
 pub use spinlock::{SpinMutex, SpinMutexGuard, Spinlock, SpinlockError, SpinlockMisuse};
+pub use stall::{Stall, StallSource};
 pub use walk::{ThreadWalk, ThreadWalkError};
 
 use local::Local;

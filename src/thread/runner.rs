@@ -13,6 +13,7 @@ use super::SpdkThread;
 use super::activity::Activity;
 use super::local::{Entered, ExitPhase, Local, TimerTarget};
 use super::panic::{PanicSource, contain};
+use super::stall::StallSource;
 use crate::cpu::CpuSet;
 use crate::notify::Sleeper;
 
@@ -297,10 +298,17 @@ impl Local {
 
     #[inline]
     fn run_message(&self, message: super::message::Message) {
+        // A task measures itself.
+        let watched = self.stall_limit > 0 && message.is_limited();
+        let watch = watched.then(|| (self.shared.library.clock.now(), message.name()));
         if let Err(payload) = contain(|| message.run()) {
             self.report_panic(PanicSource::Message, None, payload);
         }
         self.held.check();
+        if let Some((start, name)) = watch {
+            let ticks = self.shared.library.clock.now().saturating_sub(start);
+            self.watch_stall(StallSource::Message, ticks, || name.to_owned());
+        }
     }
 
     /// Everything due at `now`, earliest first, each once.
