@@ -38,7 +38,8 @@
 //! | [`reactor`] | the per-core loop, events, modes, placement of threads |
 //! | [`net`], [`fs`] | sockets and files |
 //! | [`io`] | the I/O driver of an OS thread, buffers, raw operations |
-//! | [`task`], [`time`], [`channel`] | the async face of a thread; io_devices and io_channels |
+//! | [`task`], [`time`], [`stream`], [`local`] | the async face of a thread: tasks, timers, pollers as streams, channels and locks |
+//! | [`channel`] | io_devices and io_channels |
 //! | [`thread`] | SpdkThread: handle, poll, pollers, exit; the library instance |
 //! | [`notify`] | the sleep/wake handshake |
 //! | [`cpu`], [`clock`] | core sets and pinning; ticks, real or virtual |
