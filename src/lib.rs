@@ -1,13 +1,16 @@
 //! SPDK's threading model, native in Rust, with async/await on top.
 
 pub mod app;
+pub mod channel;
 pub mod clock;
 pub mod cpu;
 pub mod fs;
 pub mod io;
+pub mod local;
 pub mod net;
 pub mod notify;
 pub mod reactor;
+pub mod stream;
 mod sync;
 pub mod task;
 pub mod thread;

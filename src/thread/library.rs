@@ -2,17 +2,21 @@
 //! and the framework that places new threads. Nothing of it is process-wide;
 //! two instances live side by side without knowing of each other.
 
+use std::any::Any;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+use std::time::Duration;
 
 use super::builder::ThreadBuilder;
 use super::panic::{ContainedPanic, PanicSource, Payload, contain, discard, payload_text};
 use super::runner::ParkedThread;
 use super::shared::Shared;
-use super::{CreateError, SpdkThread};
+use super::stall::{Stall, StallHook};
+use super::{CreateError, SetCpumaskError, SpdkThread, ThreadState};
 use crate::clock::Clock;
+use crate::cpu::{self, CpuSet};
 use crate::notify::Sleeper;
 
 /// What places new threads on something that polls them: the reactors, or a
@@ -25,6 +29,19 @@ pub trait Framework: Send + Sync + 'static {
     ///
     /// The error of the caller's `create`; dropping `thread` destroys it.
     fn place(&self, thread: ParkedThread) -> Result<(), CreateError>;
+
+    /// Hears that `thread`, the current one, asks for another mask (SPDK's
+    /// `SPDK_THREAD_OP_RESCHED`): look at [`SpdkThread::cpumask`] after the
+    /// poll and move it if it must. Unless overridden, refuses.
+    ///
+    /// # Errors
+    ///
+    /// The error of the caller's [`SpdkThread::set_cpumask`]; the mask stays
+    /// as it is then.
+    fn reschedule(&self, thread: &SpdkThread, mask: &CpuSet) -> Result<(), SetCpumaskError> {
+        let _ = mask;
+        Err(SetCpumaskError::NotSupported(thread.name().to_owned()))
+    }
 }
 
 /// What to do when user code panics on a SpdkThread.
@@ -50,8 +67,17 @@ pub(crate) struct LibraryInner {
     sleepers: Mutex<Vec<Arc<Sleeper>>>,
     framework: OnceLock<Arc<dyn Framework>>,
     app_thread: OnceLock<Weak<Shared>>,
+    /// The registry of io_devices, kept by their own floor.
+    pub(crate) devices: OnceLock<Arc<dyn Any + Send + Sync>>,
     panic_policy: PanicPolicy,
     panic_hook: Option<PanicHook>,
+    pub(crate) times_tasks: bool,
+    pub(crate) stall_ticks: u64,
+    pub(super) stall_hook: Option<StallHook>,
+    /// Where helper threads may run.
+    pub(crate) helper_cpus: Option<CpuSet>,
+    /// The helper threads, made when first needed by the floor that uses them.
+    pub(crate) helpers: OnceLock<Arc<dyn Any + Send + Sync>>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -60,13 +86,24 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl LibraryInner {
-    pub(super) fn next_thread_id(&self) -> u64 {
-        self.next_id.fetch_add(1, Ordering::Relaxed)
+    /// `None` for ever once the ids are used up.
+    pub(super) fn next_thread_id(&self) -> Option<u64> {
+        self.next_id
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |id| id.checked_add(1))
+            .ok()
     }
 
     pub(super) fn add_thread(&self, thread: &Arc<Shared>) {
         lock(&self.threads).insert(thread.id, Arc::downgrade(thread));
         let _ = self.app_thread.set(Arc::downgrade(thread));
+    }
+
+    /// The quoted name of the thread whose shared part is at `address`.
+    pub(super) fn find_thread(&self, address: usize) -> Option<String> {
+        let threads = lock(&self.threads);
+        let mut threads = threads.values().filter_map(Weak::upgrade);
+        let found = threads.find(|thread| Arc::as_ptr(thread).addr() == address)?;
+        Some(format!("thread {:?}", found.name()))
     }
 
     pub(super) fn forget_thread(&self, id: u64) {
@@ -208,6 +245,16 @@ impl ThreadLib {
             .collect()
     }
 
+    /// The first thread after `cursor`, in the order created, that was not
+    /// asked to exit.
+    pub(super) fn next_running(&self, cursor: u64) -> Option<Arc<Shared>> {
+        let threads = lock(&self.inner.threads);
+        threads
+            .range(cursor.saturating_add(1)..)
+            .filter_map(|(_, thread)| thread.upgrade())
+            .find(|thread| thread.state() == ThreadState::Running)
+    }
+
     /// The first thread this instance ever made (`spdk_thread_get_app_thread`).
     pub fn app_thread(&self) -> Option<SpdkThread> {
         self.inner
@@ -238,6 +285,10 @@ pub struct ThreadLibBuilder {
     clock: Option<Clock>,
     panic_policy: PanicPolicy,
     panic_hook: Option<PanicHook>,
+    times_tasks: bool,
+    stall_limit: Option<Duration>,
+    stall_hook: Option<StallHook>,
+    helper_cpus: Option<CpuSet>,
 }
 
 impl ThreadLibBuilder {
@@ -263,16 +314,56 @@ impl ThreadLibBuilder {
         self
     }
 
+    /// Measures how long each poll of each task takes, for
+    /// [`SpdkThread::tasks`]; two reads of the clock a poll. Off unless set.
+    pub fn task_times(mut self, measured: bool) -> Self {
+        self.times_tasks = measured;
+        self
+    }
+
+    /// Reports each message, poller and poll of a task that holds its thread
+    /// for `limit` or longer, when it has ended: once in the log and to the
+    /// [`stall_hook`](Self::stall_hook). Two reads of the clock for each of
+    /// them; off unless set.
+    pub fn stall_limit(mut self, limit: Duration) -> Self {
+        self.stall_limit = Some(limit);
+        self
+    }
+
+    /// Called, on the thread that was held, with each stall.
+    pub fn stall_hook(mut self, hook: impl Fn(&Stall<'_>) + Send + Sync + 'static) -> Self {
+        self.stall_hook = Some(Box::new(hook));
+        self
+    }
+
+    /// The cores that helper threads (of
+    /// [`spawn_blocking`](crate::task::spawn_blocking)) run on; unless set, those
+    /// that the OS thread that builds the instance may run on. Leave out the
+    /// cores of the reactors.
+    pub fn helper_cpus(mut self, cpus: CpuSet) -> Self {
+        self.helper_cpus = Some(cpus);
+        self
+    }
+
     /// The instance.
     pub fn build(self) -> ThreadLib {
+        let clock = self.clock.unwrap_or_else(Clock::system);
+        let stall_ticks = self.stall_limit.map(|limit| clock.ticks_from(limit).max(1));
         ThreadLib {
             inner: Arc::new(LibraryInner {
-                clock: self.clock.unwrap_or_else(Clock::system),
+                clock,
+                times_tasks: self.times_tasks,
+                stall_ticks: stall_ticks.unwrap_or(0),
+                stall_hook: self.stall_hook,
+                // Asked now: later, this may be a pinned thread.
+                helper_cpus: self.helper_cpus.or_else(|| cpu::available().ok()),
+                helpers: OnceLock::new(),
                 next_id: AtomicU64::new(1),
                 threads: Mutex::new(BTreeMap::new()),
                 sleepers: Mutex::new(Vec::new()),
                 framework: OnceLock::new(),
                 app_thread: OnceLock::new(),
+                devices: OnceLock::new(),
                 panic_policy: self.panic_policy,
                 panic_hook: self.panic_hook,
             }),
