@@ -6,6 +6,7 @@ pub mod clock;
 pub mod cpu;
 pub mod fs;
 pub mod io;
+pub mod iobuf;
 pub mod net;
 pub mod notify;
 pub mod reactor;
