@@ -5,6 +5,7 @@ pub mod channel;
 pub mod clock;
 pub mod cpu;
 pub mod fs;
+pub mod interrupt;
 pub mod io;
 pub mod iobuf;
 pub mod net;
