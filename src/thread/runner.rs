@@ -250,16 +250,16 @@ impl Local {
 
     /// What was sent from elsewhere and what was sent from here take turns, so
     /// that neither can starve the other. What the messages send here waits
-    /// for the next poll.
+    /// for the next poll; tasks that they wake may run in this one.
     fn run_messages(&self, max_msgs: usize) -> Activity {
         let limit = match max_msgs {
             0 => self.batch,
             max => max.min(self.batch),
         };
-        let mut own = self.ready.len();
-        let mut foreign = true;
+        self.ready.begin();
+        let (mut own, mut foreign) = (true, true);
         let mut ran = 0;
-        while ran < limit && (foreign || own > 0) {
+        while ran < limit && (foreign || own) {
             if foreign {
                 // SAFETY: this `Local` is the owner's, so the caller is the
                 // only consumer; `pop` runs no user code, so it is not nested.
@@ -267,15 +267,19 @@ impl Local {
                     Some(message) => {
                         self.run_message(message);
                         ran += 1;
+                        // It may have woken a task.
+                        own = true;
                     }
                     None => foreign = false,
                 }
             }
-            if own > 0 && ran < limit {
-                own -= 1;
-                if let Some(message) = self.ready.pop() {
-                    self.run_message(message);
-                    ran += 1;
+            if own && ran < limit {
+                match self.ready.pop_open() {
+                    Some(message) => {
+                        self.run_message(message);
+                        ran += 1;
+                    }
+                    None => own = false,
                 }
             }
         }
