@@ -160,6 +160,26 @@ impl Shared {
         Ok(())
     }
 
+    /// Packs and sends `content`, without a limit; it comes back if the mailbox
+    /// was closed at exit.
+    pub(crate) fn send_unlimited<C>(
+        &self,
+        content: C,
+        pack: impl FnOnce(C) -> Message,
+    ) -> Result<(), C> {
+        if let Some(local) = self.current_local() {
+            local.ready.push(pack(content));
+            return Ok(());
+        }
+        match self.mailbox.push_limited(usize::MAX, content, pack) {
+            Ok(()) => {
+                self.notify_host();
+                Ok(())
+            }
+            Err(PushError::Full(content) | PushError::Closed(content)) => Err(content),
+        }
+    }
+
     /// Wakes the host if it sleeps; call it after publishing something.
     #[inline]
     pub(crate) fn notify_host(&self) {
