@@ -336,10 +336,12 @@ fn poll_some(world: &Arc<World>, dice: &mut Dice, hosted: &mut Hosted, sleeper: 
 fn poll_and_end(world: &Arc<World>, at: usize, mut dice: Dice) {
     let this = thread::current();
     let sleeper = Arc::new(Sleeper::new(move || this.unpark()));
-    let mut next = None::<ParkedThread>;
+    // The other one is to take it.
+    let mut gave_away = false;
     loop {
         let stopping = world.stop.load(Ordering::Relaxed);
-        let parked = next.take().or_else(|| world.parked.pop());
+        let leave = std::mem::take(&mut gave_away) && !stopping;
+        let parked = if leave { None } else { world.parked.pop() };
         if stopping && parked.is_none() {
             return;
         }
@@ -370,6 +372,7 @@ fn poll_and_end(world: &Arc<World>, at: usize, mut dice: Dice) {
                 Ok(parked) => {
                     count(&world.books.moved);
                     world.parked.push(parked);
+                    gave_away = true;
                     continue;
                 }
                 Err(runner) => hosted.runner = runner,
