@@ -58,7 +58,7 @@ impl Sleeper {
         struct Awake<'a>(&'a Sleeper);
         impl Drop for Awake<'_> {
             fn drop(&mut self) {
-                self.0.state.store(AWAKE, Ordering::Relaxed);
+                self.0.end_sleep();
             }
         }
 
@@ -69,6 +69,13 @@ impl Sleeper {
             return None;
         }
         Some(block())
+    }
+
+    /// Takes the announcement back before `block` returns, so that what the
+    /// rest of `block` publishes on this thread wakes nobody who is awake.
+    /// Only the thread that owns the sleeper may call this.
+    pub(crate) fn end_sleep(&self) {
+        self.state.store(AWAKE, Ordering::Relaxed);
     }
 
     /// Wakes the sleeper if it sleeps or is about to. Call it after the work
