@@ -71,6 +71,18 @@ impl Sleeper {
         Some(block())
     }
 
+    /// The announcement of [`Sleeper::sleep_unless`] by itself, for a sleep that
+    /// something else ends: look for work after this.
+    pub(crate) fn announce(&self) {
+        self.state.store(ASLEEP, Ordering::Relaxed);
+        fence(Ordering::SeqCst);
+    }
+
+    /// Takes the announcement back.
+    pub(crate) fn retract(&self) {
+        self.state.store(AWAKE, Ordering::Relaxed);
+    }
+
     /// Wakes the sleeper if it sleeps or is about to. Call it after the work
     /// was published. Any thread, and signal handlers; never blocks.
     #[inline]

@@ -10,6 +10,7 @@ use std::task::Waker;
 use std::time::Duration;
 
 use super::exit::ExitPart;
+use super::interrupt::Interrupts;
 use super::live::LiveList;
 use super::local_key::LocalValues;
 use super::panic::{PanicSource, Payload, contain};
@@ -55,6 +56,7 @@ pub(crate) struct Local {
     pub(super) keys: LocalValues,
     pub(super) post_pollers: PostPollers,
     pub(super) held: HeldLocks,
+    pub(super) interrupts: OnceCell<Box<Interrupts>>,
     /// The io_channels of this thread, kept by their own floor.
     pub(crate) channels: OnceCell<Box<dyn ExitPart>>,
     /// How many values that must not leave this OS thread live here, besides
@@ -119,6 +121,7 @@ impl Local {
             keys: LocalValues::default(),
             post_pollers: PostPollers::default(),
             held: HeldLocks::default(),
+            interrupts: OnceCell::new(),
             channels: OnceCell::new(),
             not_send: Cell::new(0),
             task_ids: Cell::new(0),
