@@ -134,8 +134,8 @@ impl Host {
         Host(AtomicPtr::new(ptr::null_mut()))
     }
 
-    /// Names who is to be woken from now on; null for nobody. The caller looks
-    /// at the mailbox after this, before it sleeps.
+    /// Names who is to be woken from now on; null for nobody. The OS thread
+    /// that sleeps calls this, and sleeps by [`Sleeper::sleep_unless`].
     ///
     /// # Safety
     ///
@@ -143,14 +143,14 @@ impl Host {
     /// [`Host::notify`]: also one that was replaced, since a sender may still
     /// be looking at it.
     pub(crate) unsafe fn set(&self, sleeper: *const Sleeper) {
+        // The fence that this needs before the sleep is in `sleep_unless`.
         self.0.store(sleeper.cast_mut(), Ordering::Release);
-        fence(Ordering::SeqCst);
     }
 
     /// Wakes the host if it sleeps; call it after publishing something.
     #[inline]
     pub(crate) fn notify(&self) {
-        // Pairs with the fence in `Sleeper::sleep_unless`, and with the one in
+        // Pairs with the fence in `Sleeper::sleep_unless`, which comes after
         // `set`: a sender that still sees the old host published before the
         // new one looks.
         fence(Ordering::SeqCst);

@@ -237,7 +237,10 @@ impl<C: 'static> IoDevice<C> {
     /// let of_b = b.enter(|| device.channel())?;
     /// a.enter(|| {
     ///     device.for_each_channel(
-    ///         |weight| Ok::<_, Infallible>(weight.set(2)),
+    ///         |weight| {
+    ///             weight.set(2);
+    ///             Ok::<_, Infallible>(())
+    ///         },
     ///         |result| assert!(result.is_ok()),
     ///     )
     /// })?;

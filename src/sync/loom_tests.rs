@@ -185,9 +185,16 @@ fn loom_a_spilled_push_against_close_is_drained_or_comes_back() {
     });
 }
 
-fn first() {}
+thread_local! {
+    static LAST: std::cell::Cell<u8> = const { std::cell::Cell::new(0) };
+}
+
+fn first() {
+    LAST.set(1);
+}
+
 fn second() {
-    std::hint::black_box(1);
+    LAST.set(2);
 }
 
 /// Critical messages: a post that succeeded is run once, one that finds the
@@ -212,7 +219,8 @@ fn loom_a_critical_post_is_run_or_refused() {
         let mut ran = 0;
         while !slot.close() {
             if let Some(f) = slot.get() {
-                if f as *const () == first as *const () {
+                f();
+                if LAST.get() == 1 {
                     // SAFETY: loom checks that the poster's write is visible.
                     assert_eq!(published.with(|cell| unsafe { *cell }), 7);
                 }
@@ -235,15 +243,14 @@ const CLOSED: usize = 8;
 const TASK: usize = 16;
 const REFERENCE: usize = 256;
 
-/// A pending task: its state, its future, and the waker left for the exit.
+/// A pending task: its state, its future, and the waker set aside for it (R5).
 struct MiniTask {
     state: AtomicUsize,
-    join_waker: AtomicBool,
     mailbox: Mailbox<()>,
     /// Whether there still is a future. Owner only.
     future: UnsafeCell<bool>,
     /// What a poll looks for; published by the wake alone.
-    event: UnsafeCell<bool>,
+    event: AtomicBool,
     runnables: Count,
 }
 
@@ -251,10 +258,9 @@ impl MiniTask {
     fn new(state: usize) -> Arc<Self> {
         Arc::new(MiniTask {
             state: AtomicUsize::new(state),
-            join_waker: AtomicBool::new(state & TASK != 0),
             mailbox: Mailbox::new(2),
             future: UnsafeCell::new(true),
-            event: UnsafeCell::new(false),
+            event: AtomicBool::new(false),
             runnables: Count::new(0),
         })
     }
@@ -303,24 +309,19 @@ impl MiniTask {
 
     /// `JoinHandle::drop`.
     fn detach(&self) {
-        let waker = self.join_waker.swap(false, Ordering::AcqRel);
         self.state.fetch_and(!TASK, Ordering::AcqRel);
-        if waker {
-            self.drop_waker();
-        }
     }
 
     /// The exit's way: `task::raw::cancel`.
     fn cancel(&self) {
         // SAFETY: the owner.
         self.future.with_mut(|cell| unsafe { *cell = false });
-        if self.join_waker.swap(false, Ordering::AcqRel) {
-            self.wake_by_ref();
-            self.drop_waker();
-        }
+        self.wake_by_ref();
+        // The one set aside.
+        self.drop_waker();
     }
 
-    /// Runs what is queued; says whether the last poll saw the event.
+    /// Runs what is queued; says whether a poll saw the event.
     fn run_queued(&self) -> bool {
         let mut seen = false;
         // SAFETY: the one consumer.
@@ -328,8 +329,7 @@ impl MiniTask {
             assert_eq!(self.runnables.fetch_sub(1, Relaxed), 1);
             let state = self.state.fetch_and(!SCHEDULED, Ordering::AcqRel);
             if state & CLOSED == 0 {
-                // SAFETY: loom checks that the wake published it.
-                seen = self.event.with(|cell| unsafe { *cell });
+                seen |= self.event.load(Ordering::Relaxed);
             } else {
                 // SAFETY: the owner.
                 self.future.with_mut(|cell| unsafe { *cell = false });
@@ -363,17 +363,17 @@ fn loom_a_wake_against_a_run_is_not_lost() {
     });
 }
 
-/// G1: what was published before a wake is seen by the poll it leads to.
+/// G1: what was published before a wake is seen by the poll it leads to, also
+/// where the task is queued already.
 #[test]
 fn loom_a_wake_publishes_what_came_before_it() {
     model(3, || {
         let task = MiniTask::new(2 * REFERENCE);
+        task.wake_by_ref();
         let waker = {
             let task = task.clone();
             thread::spawn(move || {
-                // SAFETY: the owner reads it only in a poll, and the only
-                // wake is the one below.
-                task.event.with_mut(|cell| unsafe { *cell = true });
+                task.event.store(true, Ordering::Relaxed);
                 task.wake_by_ref();
             })
         };
@@ -384,13 +384,13 @@ fn loom_a_wake_publishes_what_came_before_it() {
     });
 }
 
-/// G1, G7, R5: the last waker of a detached task is dropped by another thread
-/// while the owner's exit cancels the task and closes the mailbox: one
+/// G1, G7, R5: the last waker that a detached task gave away is dropped by
+/// another thread while the owner's exit cancels the task and closes the mailbox: one
 /// `Runnable` at most, and none with a future is dropped off the owner.
 #[test]
 fn loom_the_last_waker_drop_against_the_exit_queues_once() {
     model(3, || {
-        let task = MiniTask::new(REFERENCE);
+        let task = MiniTask::new(2 * REFERENCE);
         let waker = {
             let task = task.clone();
             thread::spawn(move || task.drop_waker())
@@ -409,8 +409,8 @@ fn loom_the_last_waker_drop_against_the_exit_queues_once() {
 /// R5: the same with a join handle that a third thread drops meanwhile.
 #[test]
 fn loom_a_detach_and_the_last_waker_drop_against_the_exit_queue_once() {
-    model(2, || {
-        // One waker elsewhere, one left for the exit.
+    model(3, || {
+        // One waker elsewhere, one set aside.
         let task = MiniTask::new(2 * REFERENCE | TASK);
         let waker = {
             let task = task.clone();

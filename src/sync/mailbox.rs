@@ -120,6 +120,13 @@ impl<T> Mailbox<T> {
         self.push_weighted(content, pack, ONE | LIMITED, spill_limit)
     }
 
+    /// Whether [`Mailbox::push_limited`] would be refused by this limit now.
+    pub(crate) fn is_full(&self, limit: usize) -> bool {
+        let spilled = self.spilled.load(Ordering::Relaxed) & !CLOSED;
+        let spill_limit = limit.saturating_sub(self.ring.capacity());
+        spilled / LIMITED >= spill_limit && (spilled > 0 || self.ring.is_full())
+    }
+
     #[inline]
     fn push_weighted<C>(
         &self,

@@ -99,6 +99,17 @@ impl<T> Ring<T> {
         }
     }
 
+    /// Whether a claim would fail now, for want of room or because it is closed:
+    /// a hint, stale at once.
+    pub(crate) fn is_full(&self) -> bool {
+        let tail = self.tail.load(Ordering::Relaxed);
+        tail & CLOSED != 0
+            || self.slots[tail & self.mask]
+                .sequence
+                .load(Ordering::Relaxed)
+                != tail
+    }
+
     /// The message at the head, if it has been written.
     ///
     /// # Safety

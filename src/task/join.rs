@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Wake, Waker};
 
 use super::TaskId;
-use super::raw::{RawTask, TaskMeta};
+use super::raw::{RawTask, TaskMeta, with_running};
 use crate::thread::local::Local;
 use crate::thread::panic::{PanicSource, Payload, contain, discard, payload_text};
 use crate::thread::shared::Shared;
@@ -84,11 +84,20 @@ impl<T> Drop for Outcome<T> {
             // reach into async-task, which would abort.
             ended => {
                 if let Err(payload) = contain(|| drop(ended)) {
-                    tracing::error!(
-                        "an unjoined task's output panicked when dropped: {}",
-                        payload_text(&*payload)
-                    );
-                    discard(payload);
+                    let mut payload = Some(payload);
+                    Local::with_current(|local| {
+                        if let Some(payload) = payload.take() {
+                            local.report_panic(PanicSource::Drop, None, payload);
+                        }
+                    });
+                    // Where no thread is current, nobody else can be told.
+                    if let Some(payload) = payload {
+                        tracing::error!(
+                            "an unjoined task's output panicked when dropped: {}",
+                            payload_text(&*payload)
+                        );
+                        discard(payload);
+                    }
                 }
             }
         }
@@ -172,6 +181,13 @@ impl Drop for Joiner {
 /// assert_eq!(futures::executor::block_on(handle).unwrap(), 42);
 /// # Ok::<(), corespun::thread::CreateError>(())
 /// ```
+///
+/// The handle of an output that cannot be sent stays on its OS thread:
+///
+/// ```compile_fail,E0277
+/// fn crosses<T: Send>() {}
+/// crosses::<corespun::task::JoinHandle<std::rc::Rc<u8>>>();
+/// ```
 #[must_use = "dropping a JoinHandle detaches its task"]
 pub struct JoinHandle<T> {
     /// `None` only while being dropped. Keeps `meta` alive.
@@ -246,7 +262,7 @@ impl<T> Future for JoinHandle<T> {
         let task = this.task.as_mut().expect("present until dropped");
         // async-task would abort the process where a waker panics. Those of our
         // own tasks do not.
-        let trusted = Local::with_current(|local| local.is_polling(cx.waker()));
+        let trusted = with_running(|meta| meta.is_waker(cx.waker()));
         let mut polled = Poll::Pending;
         if trusted == Some(true) {
             polled = Pin::new(task).poll(cx);
@@ -271,12 +287,7 @@ impl<T> Future for JoinHandle<T> {
 impl<T> Drop for JoinHandle<T> {
     fn drop(&mut self) {
         if let Some(task) = self.task.take() {
-            // SAFETY: `task` keeps the allocation alive.
-            let waker = unsafe { self.meta.as_ref().take_join_waker() };
             task.detach();
-            // Now it may be the last reference, so that nobody can wake the
-            // task any more: then this has its thread drop it.
-            drop(waker);
         }
     }
 }

@@ -6,8 +6,17 @@
 //! on a thread; [`SpdkThread::spawn`] and [`SpdkThread::spawn_with`] reach a
 //! thread from elsewhere.
 
+mod block_on;
+mod blocking;
+mod budget;
+mod call;
 mod join;
+mod join_set;
+mod list;
+mod movable;
 mod raw;
+mod scope;
+mod spawner;
 mod yield_now;
 
 use std::fmt;
@@ -15,8 +24,18 @@ use std::panic::Location;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+pub use block_on::block_on;
+pub use blocking::{Blocking, spawn_blocking};
+pub(crate) use budget::poll_budget;
+pub use budget::{Unconstrained, consume_budget, unconstrained};
+pub use call::{Call, CallAsync, CallError};
 pub use join::{AbortHandle, JoinError, JoinHandle};
-use raw::{Origin, TaskMeta};
+pub use join_set::JoinSet;
+pub use list::{TaskInfo, TaskState};
+pub use movable::{MoveError, MoveTo, move_to, spawn_movable};
+use raw::{Origin, TaskKind, TaskMeta};
+pub use scope::{Scope, ScopeCancelled, ScopedHandle, scope, try_scope};
+pub use spawner::LocalSpawner;
 pub use yield_now::{YieldNow, yield_now};
 
 use crate::thread::SpdkThread;
@@ -46,6 +65,18 @@ impl TaskId {
             thread: shared.id,
             serial: shared.remote_task_ids.fetch_add(2, Ordering::Relaxed) + 1,
         }
+    }
+}
+
+impl From<TaskId> for [u64; 2] {
+    fn from(id: TaskId) -> Self {
+        [id.thread, id.serial]
+    }
+}
+
+impl From<[u64; 2]> for TaskId {
+    fn from([thread, serial]: [u64; 2]) -> Self {
+        TaskId { thread, serial }
     }
 }
 
@@ -139,7 +170,7 @@ impl TaskBuilder {
         F: Future + 'static,
         F::Output: 'static,
     {
-        self.spawn_here(future, true)
+        self.spawn_here(future, TaskKind::Bound)
     }
 
     /// As [`spawn`].
@@ -153,11 +184,25 @@ impl TaskBuilder {
         F: Future + Send + 'static,
         F::Output: Send + 'static,
     {
-        self.spawn_here(future, false)
+        self.spawn_here(future, TaskKind::Send)
+    }
+
+    /// As [`spawn_movable`].
+    ///
+    /// # Panics
+    ///
+    /// When no SpdkThread is current.
+    #[track_caller]
+    pub fn spawn_movable<F>(self, future: F) -> JoinHandle<F::Output>
+    where
+        F: Future + Send + 'static,
+        F::Output: Send + 'static,
+    {
+        self.spawn_here(future, TaskKind::Movable)
     }
 
     #[track_caller]
-    fn spawn_here<F>(self, future: F, stays: bool) -> JoinHandle<F::Output>
+    fn spawn_here<F>(self, future: F, kind: TaskKind) -> JoinHandle<F::Output>
     where
         F: Future + 'static,
         F::Output: 'static,
@@ -165,7 +210,7 @@ impl TaskBuilder {
         let location = Location::caller();
         let spawned = Local::with_current(|local| {
             let id = TaskId::local(local);
-            let meta = TaskMeta::new(local.shared.clone(), id, location, self.name, stays);
+            let meta = TaskMeta::new(local.shared.clone(), id, location, self.name, kind);
             // SAFETY: the current thread's owner is the caller, and the bounds
             // ask for `'static`.
             unsafe { raw::spawn(Origin::Local(local), meta, future) }
@@ -185,7 +230,7 @@ impl TaskBuilder {
         F: Future + Send + 'static,
         F::Output: Send + 'static,
     {
-        self.spawn_remote(&thread.shared, future, false, Location::caller())
+        self.spawn_remote(&thread.shared, future, TaskKind::Send, Location::caller())
     }
 
     /// As [`SpdkThread::spawn_with`].
@@ -198,7 +243,7 @@ impl TaskBuilder {
     {
         // Until its first poll, which is on the target, this holds `make` only.
         let future = async move { make().await };
-        self.spawn_remote(&thread.shared, future, true, Location::caller())
+        self.spawn_remote(&thread.shared, future, TaskKind::Bound, Location::caller())
     }
 
     /// `future` must hold only `Send` content before its first poll.
@@ -206,7 +251,7 @@ impl TaskBuilder {
         self,
         thread: &Arc<Shared>,
         future: F,
-        stays: bool,
+        kind: TaskKind,
         location: &'static Location<'static>,
     ) -> JoinHandle<F::Output>
     where
@@ -215,13 +260,13 @@ impl TaskBuilder {
     {
         if let Some(local) = thread.current_local() {
             let id = TaskId::local(local);
-            let meta = TaskMeta::new(thread.clone(), id, location, self.name, stays);
+            let meta = TaskMeta::new(thread.clone(), id, location, self.name, kind);
             // SAFETY: the target is the current thread, so its owner is the
             // caller.
             return unsafe { raw::spawn(Origin::Local(local), meta, future) };
         }
         let id = TaskId::remote(thread);
-        let meta = TaskMeta::new(thread.clone(), id, location, self.name, stays);
+        let meta = TaskMeta::new(thread.clone(), id, location, self.name, kind);
         // SAFETY: the two callers see to it that what the future holds before
         // its first poll is `Send`; the output is, by the bound.
         unsafe { raw::spawn(Origin::Remote, meta, future) }

@@ -16,12 +16,22 @@
 //!   from a closed mailbox holds a task whose future is gone, or one that was
 //!   spawned from elsewhere and never polled, and those hold only what was
 //!   `Send`. Dropping it is sound anywhere.
+//!   A movable task between two threads is on no list; its future is `Send` for
+//!   as long as it lives, so the same holds for it.
 //! - **R4** The future is dropped in place, by the owner, as soon as it is
 //!   finished, aborted or cancelled by the exit; what async-task drops later is
 //!   an empty shell.
-//! - **R5** A task is woken only by who holds a counted reference to it, or its
-//!   join handle. async-task drops the last waker of a detached task without a
-//!   compare-and-swap, so a wake that nobody counted could queue it twice.
+//! - **R5** While a task has its future, one counted waker of it is set aside,
+//!   so that nobody else's reference is the last. async-task frees a detached
+//!   task that returned from a poll without leaving a waker anywhere, and does
+//!   not drop its future: the live list would point at nothing, and pinned
+//!   memory would go without a destructor. A task that nobody can wake any more
+//!   therefore stays until its thread exits, which names it.
+//! - **R6** The thread of a task changes only inside its own poll, and is read
+//!   only inside it, by who has its `Runnable`, or by the owner of a thread that
+//!   lists it. While a task runs, its wakes only mark it; async-task schedules it
+//!   when the poll returns. So nobody reads the thread while it changes, and the
+//!   one `Runnable` goes where it says.
 
 use std::cell::{Cell, UnsafeCell};
 use std::marker::PhantomPinned;
@@ -37,19 +47,21 @@ use async_task::{FallibleTask, Runnable};
 
 use super::TaskId;
 use super::join::{JoinError, JoinHandle, Outcome};
+use super::movable::Hop;
 use crate::thread::live::LiveNode;
 use crate::thread::local::Local;
 use crate::thread::message::{Message, MessageVTable, Payload};
 use crate::thread::panic::{PanicSource, contain, payload_text};
 use crate::thread::shared::Shared;
+use crate::thread::stall::StallSource;
 
 pub(crate) type RawTask<T> = FallibleTask<Outcome<T>, TaskMeta>;
 
 /// What is known of a task wherever its `Runnable` or waker is.
 pub(crate) struct TaskMeta {
     /// Owner of the thread only, except before the task is first scheduled.
-    node: LiveNode,
-    pub(super) thread: Arc<Shared>,
+    pub(super) node: LiveNode,
+    thread: UnsafeCell<Arc<Shared>>,
     pub(super) id: TaskId,
     pub(super) aborted: AtomicBool,
     pub(super) finished: AtomicBool,
@@ -57,18 +69,20 @@ pub(crate) struct TaskMeta {
     stays: Cell<bool>,
     /// Whether it is counted in `Local::not_send`. Owner only.
     counted: Cell<bool>,
-    /// A counted waker of the task, left here for the exit to wake whoever
-    /// joins. It is there only while the join handle is, which takes it back,
-    /// so a task that nobody joins or can wake is found out as ever.
-    join_waker: AtomicBool,
+    /// Whether a counted waker is set aside (R5). For whoever may drop the
+    /// future only.
+    kept: Cell<bool>,
+    pub(super) hop: Hop,
     /// The parts of the task's waker, not counted as a reference. Written once,
     /// before the task is first scheduled.
     waker_data: Cell<*const ()>,
     waker_vtable: Cell<Option<&'static RawWakerVTable>>,
 }
 
-// SAFETY: `node`, `stays` and `counted` are touched by the owner of the thread
-// only (R1, R2, R3), the waker parts are written before the task is shared and only read
+// SAFETY: `node`, `stays`, `counted` and `kept` are touched by the owner of the
+// thread only, or by whoever drops the only `Runnable` of a task that was never
+// polled (R1, R2, R3), `thread` and `hop` by those whom R6 names; the waker
+// parts are written before the task is shared and only read
 // afterwards; the rest is `Send + Sync`.
 unsafe impl Send for TaskMeta {}
 // SAFETY: as above.
@@ -80,20 +94,42 @@ impl TaskMeta {
         id: TaskId,
         location: &'static Location<'static>,
         name: Option<Box<str>>,
-        stays: bool,
+        kind: TaskKind,
     ) -> Self {
         TaskMeta {
-            node: LiveNode::new(location, name),
-            thread,
+            node: LiveNode::new(location, name, id.into()),
+            thread: UnsafeCell::new(thread),
             id,
             aborted: AtomicBool::new(false),
             finished: AtomicBool::new(false),
-            stays: Cell::new(stays),
+            stays: Cell::new(kind == TaskKind::Bound),
             counted: Cell::new(false),
-            join_waker: AtomicBool::new(false),
+            kept: Cell::new(false),
+            hop: Hop::new(kind == TaskKind::Movable),
             waker_data: Cell::new(ptr::null()),
             waker_vtable: Cell::new(None),
         }
+    }
+
+    /// The thread that runs the task.
+    ///
+    /// # Safety
+    ///
+    /// The caller is one of those whom R6 lets read it, and drops the reference
+    /// before the task's poll, if it is in one, changes the thread.
+    pub(super) unsafe fn thread(&self) -> &Arc<Shared> {
+        // SAFETY: by this function's contract nobody writes meanwhile.
+        unsafe { &*self.thread.get() }
+    }
+
+    /// Gives the task another thread, and returns the one before.
+    ///
+    /// # Safety
+    ///
+    /// As R6 says for a change; or the caller has the `Runnable`.
+    pub(super) unsafe fn set_thread(&self, thread: Arc<Shared>) -> Arc<Shared> {
+        // SAFETY: by this function's contract nobody else reads or writes.
+        std::mem::replace(unsafe { &mut *self.thread.get() }, thread)
     }
 
     /// The task's waker, borrowed.
@@ -111,25 +147,28 @@ impl TaskMeta {
         ManuallyDrop::new(unsafe { Waker::from_raw(raw) })
     }
 
-    /// Leaves a counted waker for [`TaskMeta::take_join_waker`].
-    fn leave_join_waker(&self, waker: Waker) {
-        self.waker_data.set(waker.data());
-        self.waker_vtable.set(Some(waker.vtable()));
-        let _ = ManuallyDrop::new(waker);
-        self.join_waker.store(true, Ordering::Relaxed);
+    /// Whether `waker` is the task's own.
+    pub(super) fn is_waker(&self, waker: &Waker) -> bool {
+        let vtable = self.waker_vtable.get();
+        waker.data() == self.waker_data.get()
+            && vtable.is_some_and(|vtable| ptr::eq(vtable, waker.vtable()))
     }
 
-    /// The waker that was left, unless it was taken.
-    ///
-    /// # Safety
-    ///
-    /// The task's allocation is alive.
-    pub(super) unsafe fn take_join_waker(&self) -> Option<Waker> {
-        if !self.join_waker.swap(false, Ordering::AcqRel) {
+    /// Sets a counted waker aside (R5).
+    fn keep(&self, waker: Waker) {
+        self.waker_data.set(waker.data());
+        self.waker_vtable.set(Some(waker.vtable()));
+        self.kept.set(true);
+        std::mem::forget(waker);
+    }
+
+    /// The waker that was set aside; for who has just dropped the future.
+    fn take_kept(&self) -> Option<Waker> {
+        if !self.kept.replace(false) {
             return None;
         }
-        // SAFETY: the allocation is alive, and the reference of the waker that
-        // was left passes to who swapped the flag.
+        // SAFETY: the reference that was set aside kept the allocation alive,
+        // and passes to the caller.
         Some(ManuallyDrop::into_inner(unsafe { self.waker() }))
     }
 
@@ -151,7 +190,7 @@ impl TaskMeta {
     ///
     /// # Safety
     ///
-    /// The caller has the task's join handle or a counted waker (R5).
+    /// The caller has the task's join handle or a counted waker.
     pub(super) unsafe fn abort(&self) {
         self.aborted.store(true, Ordering::Release);
         // Either the wake schedules the task, or it is scheduled already; in
@@ -159,6 +198,17 @@ impl TaskMeta {
         // SAFETY: passed on.
         unsafe { self.waker() }.wake_by_ref();
     }
+}
+
+/// What a task's future lets be done with it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum TaskKind {
+    /// It may be `!Send`: stays, and keeps its thread, on its OS thread.
+    Bound,
+    /// It is `Send`: goes where its thread goes.
+    Send,
+    /// It is `Send` and may change its thread.
+    Movable,
 }
 
 /// The user's future inside its task.
@@ -179,9 +229,10 @@ impl<F: Future> TaskFuture<F> {
         unsafe { self.meta.as_ref() }
     }
 
-    /// Drops the future and all that made the thread remember the task. Owner
-    /// only, not while the future is being polled.
-    fn release(&self, local: &Local) {
+    /// Drops the future and all that made the thread remember the task; gives
+    /// back the waker set aside for it. Owner only, not while the future is
+    /// being polled.
+    fn release(&self, local: &Local) -> Option<Waker> {
         let meta = self.meta();
         // SAFETY: the owner runs this outside of the future's poll, so nothing
         // else refers into the cell. The place was never moved since the first
@@ -199,6 +250,7 @@ impl<F: Future> TaskFuture<F> {
         // own thread.
         unsafe { local.live.remove(&meta.node) };
         meta.uncount(local);
+        meta.take_kept()
     }
 
     /// The first poll: from here on the future stays where it is, and the exit
@@ -232,14 +284,9 @@ impl<F: Future> TaskFuture<F> {
 unsafe fn cancel<F: Future>(subject: *const ()) {
     // SAFETY: by this function's contract.
     let task = unsafe { &*subject.cast::<TaskFuture<F>>() };
-    let meta = task.meta();
-    Local::with_current(|local| task.release(local));
-    // Lets the task end, so that whoever joins it hears of it. If nobody does,
-    // its last waker ends it.
-    // SAFETY: the allocation is alive: the last reference of a task that has not
-    // ended becomes a `Runnable` for this thread, which is busy here, and whose
-    // mailbox is open (R3).
-    if let Some(waker) = unsafe { meta.take_join_waker() } {
+    let kept = Local::with_current(|local| task.release(local));
+    // Lets the task end, so that whoever joins it hears of it.
+    if let Some(waker) = kept.flatten() {
         waker.wake();
     }
 }
@@ -275,6 +322,7 @@ impl<F: Future> Future for TaskFuture<F> {
 impl<F: Future> TaskFuture<F> {
     fn poll_on(&self, local: &Local, cx: &mut Context<'_>) -> Poll<Outcome<F::Output>> {
         let meta = self.meta();
+        meta.node.scheduled.store(false, Ordering::Relaxed);
         // Before the task is placed: one that is cancelled is not listed again.
         if meta.aborted.load(Ordering::Acquire) {
             let cause = if meta.node.doomed.get() {
@@ -282,11 +330,11 @@ impl<F: Future> TaskFuture<F> {
             } else {
                 JoinError::cancelled(meta.id)
             };
-            self.release(local);
+            drop(self.release(local));
             return Poll::Ready(Outcome::failed(cause));
         }
         if !self.placed.get() && !self.place(local) {
-            self.release(local);
+            drop(self.release(local));
             return Poll::Ready(Outcome::failed(JoinError::exited(meta.id)));
         }
         // SAFETY: by R1 only the owner gets here, and never from inside this
@@ -297,12 +345,21 @@ impl<F: Future> TaskFuture<F> {
         };
         // SAFETY: the task is pinned, and the future is dropped in its place.
         let future = unsafe { Pin::new_unchecked(future) };
-        let polled = local.polling(cx.waker(), || contain(|| future.poll(cx)));
+        let polled = {
+            let _running = Running::new(local, meta);
+            contain(|| future.poll(cx))
+        };
         let outcome = match polled {
-            Ok(Poll::Pending) => return Poll::Pending,
+            Ok(Poll::Pending) => {
+                if let Some(target) = meta.hop.take_wanted() {
+                    self.leave(local, target);
+                }
+                return Poll::Pending;
+            }
             Ok(Poll::Ready(output)) => Outcome::finished(output),
             Err(payload) => {
-                let thread = &meta.thread;
+                // SAFETY: this is the task's poll, which changes nothing now.
+                let thread = unsafe { meta.thread() };
                 if thread.library.panic_is_fatal() {
                     thread.library.report_panic_text(
                         thread.name(),
@@ -314,9 +371,80 @@ impl<F: Future> TaskFuture<F> {
                 Outcome::panicked(meta.id, payload, thread.clone(), meta.node.describe())
             }
         };
-        self.release(local);
+        // Not the last reference: the `Runnable` that is running has one.
+        drop(self.release(local));
         Poll::Ready(outcome)
     }
+
+    /// Sends a movable task on to `target`: takes it off this thread's list, and
+    /// makes async-task schedule it, there, when the poll that this ends returns.
+    #[cold]
+    fn leave(&self, local: &Local, target: Arc<Shared>) {
+        let meta = self.meta();
+        // SAFETY: the caller is the owner, and the task is listed here.
+        unsafe { local.live.remove(&meta.node) };
+        self.placed.set(false);
+        // SAFETY: this is the task's poll, and no reference to the thread is in
+        // use. The future is `Send` (`Hop` accepts no other), so that it may go.
+        let from = unsafe { meta.set_thread(target) };
+        meta.hop.set_came_from(from);
+        // SAFETY: the future is in the allocation, so that is alive.
+        unsafe { meta.waker() }.wake_by_ref();
+    }
+}
+
+/// What a thread knows while it polls a task: which, and what is left of the
+/// poll's budget.
+struct Running<'a> {
+    local: &'a Local,
+    meta: &'a TaskMeta,
+    outer: *const (),
+    outer_budget: u32,
+    start: u64,
+}
+
+impl<'a> Running<'a> {
+    #[inline]
+    fn new(local: &'a Local, meta: &'a TaskMeta) -> Self {
+        Running {
+            outer: local.running.replace(ptr::from_ref(meta).cast()),
+            outer_budget: local.budget.replace(super::budget::PER_POLL),
+            start: if local.times_tasks {
+                local.shared.library.clock.now()
+            } else {
+                0
+            },
+            local,
+            meta,
+        }
+    }
+}
+
+impl Drop for Running<'_> {
+    #[inline]
+    fn drop(&mut self) {
+        let Running { local, meta, .. } = self;
+        local.running.set(self.outer);
+        local.budget.set(self.outer_budget);
+        let ticks = if local.times_tasks {
+            let ticks = local.shared.library.clock.now().saturating_sub(self.start);
+            local.watch_stall(StallSource::Task, ticks, || meta.node.describe());
+            ticks
+        } else {
+            0
+        };
+        meta.node.count_poll(ticks);
+    }
+}
+
+/// The task that this OS thread is polling, if `f` is called from within one.
+pub(super) fn with_running<R>(f: impl FnOnce(&TaskMeta) -> R) -> Option<R> {
+    Local::with_current(|local| {
+        let running = local.running.get().cast::<TaskMeta>();
+        // SAFETY: set by `Running`, for the duration of the task's poll, which
+        // this is a part of; the metadata lives as long as the task.
+        unsafe { running.as_ref() }.map(f)
+    })?
 }
 
 impl<F> Drop for TaskFuture<F> {
@@ -329,9 +457,11 @@ impl<F> Drop for TaskFuture<F> {
         // SAFETY: the metadata outlives the future.
         let meta = unsafe { self.meta.as_ref() };
         if let Err(payload) = contain(|| *future = None) {
+            // SAFETY: the future is dropped by who has the `Runnable`.
+            let thread = unsafe { meta.thread() };
             let name = meta.node.describe();
-            let library = &meta.thread.library;
-            library.report_panic(meta.thread.name(), PanicSource::Drop, Some(&name), payload);
+            let library = &thread.library;
+            library.report_panic(thread.name(), PanicSource::Drop, Some(&name), payload);
         }
         meta.finished.store(true, Ordering::Release);
         // What is listed or counted is dropped by the owner (R2, R3).
@@ -342,6 +472,8 @@ impl<F> Drop for TaskFuture<F> {
                 meta.uncount(local);
             });
         }
+        // Not the last reference: a `Runnable` is being dropped.
+        drop(meta.take_kept());
     }
 }
 
@@ -382,7 +514,7 @@ pub(super) unsafe fn spawn<F: Future>(
     };
     let meta = runnable.metadata();
     let meta_pointer = NonNull::from(meta);
-    meta.leave_join_waker(runnable.waker());
+    meta.keep(runnable.waker());
     match origin {
         Origin::Local(local) if !local.refuses_work() => {
             let subject = ptr::from_ref(meta).cast::<()>();
@@ -391,6 +523,7 @@ pub(super) unsafe fn spawn<F: Future>(
             // that is freed, as the future does (R2).
             unsafe { local.live.insert(&meta.node, cancel_unpolled, subject) };
             meta.count(local);
+            meta.node.scheduled.store(true, Ordering::Relaxed);
             local.ready.push(message(runnable));
         }
         // Too late: the task never runs; joining it says so.
@@ -403,16 +536,57 @@ pub(super) unsafe fn spawn<F: Future>(
 
 /// Puts a task into its thread's queue. Any OS thread; never runs the task.
 fn schedule(runnable: Runnable<TaskMeta>) {
-    if runnable.metadata().thread.is_current() {
+    let meta = runnable.metadata();
+    meta.node.scheduled.store(true, Ordering::Relaxed);
+    let came_from = meta.hop.take_came_from();
+    // SAFETY: this has the `Runnable`.
+    let thread = unsafe { meta.thread() };
+    if thread.is_current() {
         Local::with_current(|local| local.ready.push(message(runnable)));
         return;
     }
     // The task may run and be freed before the sleeper is notified.
-    let thread = Arc::clone(&runnable.metadata().thread);
+    let thread = Arc::clone(thread);
     match thread.mailbox.push(message(runnable)) {
         Ok(()) => thread.notify_host(),
+        Err(refused) => bounce(refused, came_from),
+    }
+}
+
+/// What becomes of a task whose thread takes no more.
+#[cold]
+fn bounce(refused: Message, came_from: Option<Arc<Shared>>) {
+    let Some(came_from) = came_from else {
         // By R3 this drops a shell, or a future that is `Send` still.
-        Err(refused) => drop(refused),
+        drop(refused);
+        return;
+    };
+    // A hop whose target has exited: the task goes on where it was. That is the
+    // current thread, at the end of the poll that asked for the hop.
+    let Some(local) = came_from.current_local() else {
+        return drop(refused);
+    };
+    let runnable = take_runnable(refused);
+    let meta = runnable.metadata();
+    // SAFETY: this has the `Runnable`.
+    let refused_by = unsafe { meta.set_thread(came_from.clone()) };
+    meta.hop.set_refused(refused_by);
+    local.ready.push(message(runnable));
+}
+
+/// The `Runnable` that [`message`] packed.
+fn take_runnable(message: Message) -> Runnable<TaskMeta> {
+    let mut payload = message.into_payload();
+    // SAFETY: the callers pass what `message` made, and it is consumed here.
+    unsafe { take(&mut payload) }
+}
+
+unsafe fn take(payload: &mut Payload) -> Runnable<TaskMeta> {
+    // SAFETY: by this function's callers the first word is a `Runnable`, taken
+    // once.
+    unsafe {
+        let raw = payload.as_ptr().cast::<NonNull<()>>().read();
+        Runnable::from_raw(raw)
     }
 }
 
@@ -428,15 +602,8 @@ fn message(runnable: Runnable<TaskMeta>) -> Message {
             drop(unsafe { take(payload) });
         },
         limited: false,
+        name: || "task",
     };
-
-    unsafe fn take(payload: &mut Payload) -> Runnable<TaskMeta> {
-        // SAFETY: by this function's callers.
-        unsafe {
-            let raw = payload.as_ptr().cast::<NonNull<()>>().read();
-            Runnable::from_raw(raw)
-        }
-    }
 
     let mut payload: Payload = [MaybeUninit::uninit(); 2];
     // SAFETY: the payload has room for one pointer; a `Runnable` may be sent to

@@ -21,6 +21,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 
+use super::activity::Activity;
 use super::local::{Entered, ExitPhase, Local, TimerTarget};
 use super::shared::{self, Shared};
 
@@ -119,9 +120,20 @@ impl Local {
             || self.has_ready_work()
     }
 
-    /// One step of the exit, at the end of a poll.
+    /// One step of the exit, at the end of a poll: busy if it leaves work for
+    /// the next, so that who polls until nothing is done gets to the end.
     #[cold]
-    pub(super) fn exit_step(&self, now: u64) {
+    pub(super) fn exit_step(&self, now: u64) -> Activity {
+        let before = self.exit_phase.get();
+        self.advance_exit(now);
+        Activity::from(match self.exit_phase.get() {
+            ExitPhase::Closed => true,
+            ExitPhase::Waiting => before == ExitPhase::Requested && self.has_ready_work(),
+            _ => false,
+        })
+    }
+
+    fn advance_exit(&self, now: u64) {
         if self.exit_phase.get() == ExitPhase::Requested {
             self.live.for_each(|node| node.doomed.set(true));
             while self.live.cancel_one(|node| node.doomed.get()) {}

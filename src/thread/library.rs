@@ -7,14 +7,16 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+use std::time::Duration;
 
 use super::builder::ThreadBuilder;
 use super::panic::{ContainedPanic, PanicSource, Payload, contain, discard, payload_text};
 use super::runner::ParkedThread;
 use super::shared::Shared;
+use super::stall::{Stall, StallHook};
 use super::{CreateError, SetCpumaskError, SpdkThread, ThreadState};
 use crate::clock::Clock;
-use crate::cpu::CpuSet;
+use crate::cpu::{self, CpuSet};
 use crate::notify::Sleeper;
 
 /// What places new threads on something that polls them: the reactors, or a
@@ -69,6 +71,13 @@ pub(crate) struct LibraryInner {
     pub(crate) devices: OnceLock<Arc<dyn Any + Send + Sync>>,
     panic_policy: PanicPolicy,
     panic_hook: Option<PanicHook>,
+    pub(crate) times_tasks: bool,
+    pub(crate) stall_ticks: u64,
+    pub(super) stall_hook: Option<StallHook>,
+    /// Where helper threads may run.
+    pub(crate) helper_cpus: Option<CpuSet>,
+    /// The helper threads, made when first needed by the floor that uses them.
+    pub(crate) helpers: OnceLock<Arc<dyn Any + Send + Sync>>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -276,6 +285,10 @@ pub struct ThreadLibBuilder {
     clock: Option<Clock>,
     panic_policy: PanicPolicy,
     panic_hook: Option<PanicHook>,
+    times_tasks: bool,
+    stall_limit: Option<Duration>,
+    stall_hook: Option<StallHook>,
+    helper_cpus: Option<CpuSet>,
 }
 
 impl ThreadLibBuilder {
@@ -301,11 +314,50 @@ impl ThreadLibBuilder {
         self
     }
 
+    /// Measures how long each poll of each task takes, for
+    /// [`SpdkThread::tasks`]; two reads of the clock a poll. Off unless set.
+    pub fn task_times(mut self, measured: bool) -> Self {
+        self.times_tasks = measured;
+        self
+    }
+
+    /// Reports each message, poller and poll of a task that holds its thread
+    /// for `limit` or longer, when it has ended: once in the log and to the
+    /// [`stall_hook`](Self::stall_hook). Two reads of the clock for each of
+    /// them; off unless set.
+    pub fn stall_limit(mut self, limit: Duration) -> Self {
+        self.stall_limit = Some(limit);
+        self
+    }
+
+    /// Called, on the thread that was held, with each stall.
+    pub fn stall_hook(mut self, hook: impl Fn(&Stall<'_>) + Send + Sync + 'static) -> Self {
+        self.stall_hook = Some(Box::new(hook));
+        self
+    }
+
+    /// The cores that helper threads (of
+    /// [`spawn_blocking`](crate::task::spawn_blocking)) run on; unless set, those
+    /// that the OS thread that builds the instance may run on. Leave out the
+    /// cores of the reactors.
+    pub fn helper_cpus(mut self, cpus: CpuSet) -> Self {
+        self.helper_cpus = Some(cpus);
+        self
+    }
+
     /// The instance.
     pub fn build(self) -> ThreadLib {
+        let clock = self.clock.unwrap_or_else(Clock::system);
+        let stall_ticks = self.stall_limit.map(|limit| clock.ticks_from(limit).max(1));
         ThreadLib {
             inner: Arc::new(LibraryInner {
-                clock: self.clock.unwrap_or_else(Clock::system),
+                clock,
+                times_tasks: self.times_tasks,
+                stall_ticks: stall_ticks.unwrap_or(0),
+                stall_hook: self.stall_hook,
+                // Asked now: later, this may be a pinned thread.
+                helper_cpus: self.helper_cpus.or_else(|| cpu::available().ok()),
+                helpers: OnceLock::new(),
                 next_id: AtomicU64::new(1),
                 threads: Mutex::new(BTreeMap::new()),
                 sleepers: Mutex::new(Vec::new()),

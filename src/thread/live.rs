@@ -8,6 +8,7 @@
 use std::cell::Cell;
 use std::panic::Location;
 use std::ptr;
+use std::sync::atomic::AtomicBool;
 
 /// Cancels what its argument stands for; see [`LiveList::insert`].
 pub(crate) type Cancel = unsafe fn(*const ());
@@ -25,10 +26,29 @@ pub(crate) struct LiveNode {
     pub(crate) name: Option<Box<str>>,
     /// Listed when the exit began, so cancelled by it.
     pub(crate) doomed: Cell<bool>,
+    /// Identifies the task; the task floor knows how to read it.
+    pub(crate) id: [u64; 2],
+    /// Waits in a queue to be polled. Any thread.
+    pub(crate) scheduled: AtomicBool,
+    polls: Cell<u64>,
+    total_ticks: Cell<u64>,
+    longest_ticks: Cell<u64>,
+}
+
+/// How often a task was polled, and for how long.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct PollCounts {
+    pub(crate) polls: u64,
+    pub(crate) total_ticks: u64,
+    pub(crate) longest_ticks: u64,
 }
 
 impl LiveNode {
-    pub(crate) fn new(location: &'static Location<'static>, name: Option<Box<str>>) -> Self {
+    pub(crate) fn new(
+        location: &'static Location<'static>,
+        name: Option<Box<str>>,
+        id: [u64; 2],
+    ) -> Self {
         LiveNode {
             previous: Cell::new(ptr::null()),
             next: Cell::new(ptr::null()),
@@ -37,11 +57,34 @@ impl LiveNode {
             location,
             name,
             doomed: Cell::new(false),
+            id,
+            scheduled: AtomicBool::new(false),
+            polls: Cell::new(0),
+            total_ticks: Cell::new(0),
+            longest_ticks: Cell::new(0),
         }
     }
 
     pub(crate) fn is_listed(&self) -> bool {
         self.listed.get()
+    }
+
+    /// Accounts for one poll, of `ticks` if the thread measures them.
+    #[inline]
+    pub(crate) fn count_poll(&self, ticks: u64) {
+        self.polls.set(self.polls.get() + 1);
+        if ticks > 0 {
+            self.total_ticks.set(self.total_ticks.get() + ticks);
+            self.longest_ticks.set(self.longest_ticks.get().max(ticks));
+        }
+    }
+
+    pub(crate) fn poll_counts(&self) -> PollCounts {
+        PollCounts {
+            polls: self.polls.get(),
+            total_ticks: self.total_ticks.get(),
+            longest_ticks: self.longest_ticks.get(),
+        }
     }
 
     /// The name given, or where it was spawned.

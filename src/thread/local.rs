@@ -66,8 +66,15 @@ pub(crate) struct Local {
     /// Whether the next message comes from the mailbox or from `ready`, when
     /// both have some.
     pub(super) mailbox_next: Cell<bool>,
-    /// The waker that the task being polled was given, or null.
-    polled: Cell<*const Waker>,
+    /// The task being polled, as the task floor knows it.
+    pub(crate) running: Cell<*const ()>,
+    /// What the task being polled may still take from sources that are always
+    /// ready; `u32::MAX` is without limit.
+    pub(crate) budget: Cell<u32>,
+    /// Whether each poll of a task is measured.
+    pub(crate) times_tasks: bool,
+    /// Ticks after which a callback has held the thread too long; 0 for never.
+    pub(super) stall_limit: u64,
     pub(super) batch: usize,
     pub(super) exit_phase: Cell<ExitPhase>,
     pub(super) exit_deadline: Cell<u64>,
@@ -111,7 +118,12 @@ impl Drop for Entered<'_> {
 
 impl Local {
     pub(super) fn new(shared: Arc<Shared>, batch: usize, exit_timeout: Duration) -> Rc<Self> {
+        let stall_limit = shared.library.stall_ticks;
         Rc::new(Local {
+            times_tasks: shared.library.times_tasks || stall_limit > 0,
+            stall_limit,
+            running: Cell::new(ptr::null()),
+            budget: Cell::new(u32::MAX),
             shared,
             ready: ReadyQueue::default(),
             pollers: PollerLists::default(),
@@ -126,7 +138,6 @@ impl Local {
             not_send: Cell::new(0),
             task_ids: Cell::new(0),
             mailbox_next: Cell::new(true),
-            polled: Cell::new(ptr::null()),
             batch,
             exit_phase: Cell::new(ExitPhase::None),
             exit_deadline: Cell::new(0),
@@ -163,26 +174,6 @@ impl Local {
     #[inline]
     pub(crate) fn refuses_work(&self) -> bool {
         matches!(self.exit_phase.get(), ExitPhase::Closed | ExitPhase::Done)
-    }
-
-    /// Polls a task with `f`, which is given `waker`.
-    #[inline]
-    pub(crate) fn polling<R>(&self, waker: &Waker, f: impl FnOnce() -> R) -> R {
-        struct Restore<'a>(&'a Cell<*const Waker>, *const Waker);
-        impl Drop for Restore<'_> {
-            fn drop(&mut self) {
-                self.0.set(self.1);
-            }
-        }
-        let _restore = Restore(&self.polled, self.polled.replace(waker));
-        f()
-    }
-
-    /// Whether `waker` is that of the task being polled, so one of our own.
-    #[inline]
-    pub(crate) fn is_polling(&self, waker: &Waker) -> bool {
-        // SAFETY: `polling` borrows the waker for as long as it is set.
-        unsafe { self.polled.get().as_ref() }.is_some_and(|polled| polled.will_wake(waker))
     }
 
     pub(crate) fn insert_timer(&self, deadline: u64, target: TimerTarget) -> TimerKey {

@@ -13,6 +13,8 @@ pub(crate) struct MessageVTable {
     pub(crate) drop: unsafe fn(&mut Payload),
     /// Whether the message counts against its thread's limit.
     pub(crate) limited: bool,
+    /// Names the content in reports.
+    pub(crate) name: fn() -> &'static str,
 }
 
 pub(crate) struct Message {
@@ -61,6 +63,16 @@ impl Message {
         self.vtable.limited
     }
 
+    /// What the message is called in reports.
+    pub(crate) fn name(&self) -> &'static str {
+        (self.vtable.name)()
+    }
+
+    /// The content, to be consumed by who knows what it is.
+    pub(crate) fn into_payload(self) -> Payload {
+        ManuallyDrop::new(self).payload
+    }
+
     #[inline]
     pub(crate) fn run(self) {
         let mut message = ManuallyDrop::new(self);
@@ -94,6 +106,7 @@ impl<F: FnOnce()> Closure<F> {
             drop(unsafe { payload.as_ptr().cast::<F>().read() });
         },
         limited: true,
+        name: std::any::type_name::<F>,
     };
 
     const BOXED: MessageVTable = MessageVTable {
@@ -107,6 +120,7 @@ impl<F: FnOnce()> Closure<F> {
             drop(unsafe { Self::unbox(payload) });
         },
         limited: true,
+        name: std::any::type_name::<F>,
     };
 
     unsafe fn unbox(payload: &mut Payload) -> Box<F> {

@@ -41,6 +41,7 @@ mod ready;
 mod runner;
 pub(crate) mod shared;
 mod spinlock;
+pub(crate) mod stall;
 pub(crate) mod timer_queue;
 mod walk;
 
@@ -59,6 +60,7 @@ pub use poller::{Poller, PollerBuilder, PollerError, PollerState, PollerStats};
 pub use post_poller::{PostPollerError, register_post_poller_handler};
 pub use runner::{ParkedThread, ThreadRunner};
 pub use spinlock::{SpinMutex, SpinMutexGuard, Spinlock, SpinlockError, SpinlockMisuse};
+pub use stall::{Stall, StallSource};
 pub use walk::{ThreadWalk, ThreadWalkError};
 
 use local::Local;
@@ -135,6 +137,12 @@ impl SpdkThread {
     ///
     /// [`SendError`] with `f` in it when the thread has exited, or when as
     /// many messages are outstanding as its limit allows.
+    ///
+    /// ```compile_fail,E0277
+    /// # let thread = corespun::thread::ThreadLib::new().thread().build().unwrap().handle();
+    /// let not_send = std::rc::Rc::new(1);
+    /// thread.send_msg(move || drop(not_send));
+    /// ```
     pub fn send_msg<F: FnOnce() + Send + 'static>(&self, f: F) -> Result<(), SendError<F>> {
         self.shared.send(f)
     }

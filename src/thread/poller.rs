@@ -7,12 +7,13 @@
 
 use std::cell::{Cell, OnceCell, RefCell};
 use std::fmt;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::time::Duration;
 
 use super::activity::Activity;
 use super::local::Local;
 use super::panic::{PanicSource, contain};
+use super::stall::StallSource;
 use super::timer_queue::TimerKey;
 
 /// Where a poller stands; the text forms are SPDK's.
@@ -82,10 +83,13 @@ pub(crate) struct PollerCore {
     interrupt: OnceCell<Box<PollerInterrupt>>,
 }
 
+/// Hears of mode switches.
+type SwitchHook = Box<dyn FnMut(bool)>;
+
 /// What a poller with an interrupt of its own needs: it is *suspended* in
 /// interrupt mode, in no list of those that run.
 struct PollerInterrupt {
-    hook: Cell<Option<Box<dyn FnMut(bool)>>>,
+    hook: Cell<Option<SwitchHook>>,
     suspended: Cell<bool>,
     /// Ticks that were left of a timed poller's period.
     remaining: Cell<u64>,
@@ -232,8 +236,13 @@ impl Local {
             return Activity::Ignored;
         };
         poller.state.set(PollerState::Running);
+        let start = (self.stall_limit > 0).then(|| self.shared.library.clock.now());
         let outcome = contain(&mut callback);
         self.held.check();
+        if let Some(start) = start {
+            let ticks = self.shared.library.clock.now().saturating_sub(start);
+            self.watch_stall(StallSource::Poller, ticks, || poller.name());
+        }
         poller.run_count.set(poller.run_count.get() + 1);
         let activity = outcome.unwrap_or_else(|payload| {
             self.report_panic(PanicSource::Poller, Some(&poller.name()), payload);
@@ -414,7 +423,7 @@ impl Local {
         suspended.retain(|other| !Rc::ptr_eq(other, poller));
     }
 
-    fn set_poller_interrupt(&self, poller: &Rc<PollerCore>, hook: Box<dyn FnMut(bool)>) {
+    fn set_poller_interrupt(&self, poller: &Rc<PollerCore>, hook: SwitchHook) {
         let interrupt = poller.interrupt.get_or_init(|| {
             let all = &self.pollers.with_interrupt;
             all.borrow_mut().push(poller.clone());
@@ -526,6 +535,13 @@ impl Local {
 /// drop(poller);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
+///
+/// It stays on its OS thread:
+///
+/// ```compile_fail,E0277
+/// fn crosses<T: Send>() {}
+/// crosses::<corespun::thread::Poller>();
+/// ```
 #[must_use = "dropping a Poller unregisters it; call `detach` to keep it until the thread exits"]
 pub struct Poller {
     core: Rc<PollerCore>,
@@ -630,6 +646,28 @@ impl Poller {
     }
 }
 
+/// A poller seen from inside: does not keep it registered.
+pub(crate) struct WeakPoller {
+    core: Weak<PollerCore>,
+    local: Weak<Local>,
+}
+
+impl WeakPoller {
+    fn with(&self, f: impl FnOnce(&Local, &Rc<PollerCore>)) {
+        if let (Some(local), Some(core)) = (self.local.upgrade(), self.core.upgrade()) {
+            f(&local, &core);
+        }
+    }
+
+    pub(crate) fn pause(&self) {
+        self.with(|local, core| local.pause_poller(core));
+    }
+
+    pub(crate) fn unregister(&self) {
+        self.with(Local::unregister_poller);
+    }
+}
+
 impl Drop for Poller {
     fn drop(&mut self) {
         if !self.detached {
@@ -687,5 +725,25 @@ impl PollerBuilder {
             local,
             detached: false,
         })
+    }
+
+    /// [`PollerBuilder::register`] for a callback that pauses or unregisters
+    /// itself.
+    pub(crate) fn register_with(
+        self,
+        mut callback: impl FnMut(&WeakPoller) -> Activity + 'static,
+    ) -> Result<Poller, PollerError> {
+        let place = Rc::new(OnceCell::new());
+        let itself = place.clone();
+        let poller = self.register(move || match itself.get() {
+            Some(poller) => callback(poller),
+            // Registering runs nothing.
+            None => Activity::Ignored,
+        })?;
+        let _ = place.set(WeakPoller {
+            core: Rc::downgrade(&poller.core),
+            local: Rc::downgrade(&poller.local),
+        });
+        Ok(poller)
     }
 }

@@ -14,6 +14,7 @@ use super::SpdkThread;
 use super::activity::Activity;
 use super::local::{Entered, ExitPhase, Local, TimerTarget};
 use super::panic::{PanicSource, contain};
+use super::stall::StallSource;
 use crate::cpu::CpuSet;
 use crate::notify::Sleeper;
 
@@ -23,6 +24,17 @@ use crate::notify::Sleeper;
 /// is never polled twice at once, nor from inside its own poll. Dropping it
 /// before the thread has exited cancels what lives on the thread and drops the
 /// messages that wait.
+///
+/// ```compile_fail,E0277
+/// fn crosses<T: Send>() {}
+/// crosses::<corespun::thread::ThreadRunner>();
+/// ```
+///
+/// ```compile_fail,E0499
+/// # let library = corespun::thread::ThreadLib::new();
+/// let mut runner = library.thread().build().unwrap().attach();
+/// runner.enter(|| runner.poll(0, 0));
+/// ```
 pub struct ThreadRunner {
     local: Rc<Local>,
 }
@@ -45,7 +57,7 @@ impl ThreadRunner {
             now
         };
         local.interrupts_awake();
-        let activity = local
+        let mut activity = local
             .run_critical_message()
             .max(local.run_messages(max_msgs))
             .max(local.run_active_pollers())
@@ -53,7 +65,7 @@ impl ThreadRunner {
             .max(local.run_interrupts())
             .max(Activity::Idle);
         if local.exit_phase.get() != ExitPhase::None {
-            local.exit_step(now);
+            activity = activity.max(local.exit_step(now));
         }
         local.account(now, activity);
         local.interrupts_asleep();
@@ -347,10 +359,17 @@ impl Local {
 
     #[inline]
     fn run_message(&self, message: super::message::Message) {
+        // A task measures itself.
+        let watched = self.stall_limit > 0 && message.is_limited();
+        let watch = watched.then(|| (self.shared.library.clock.now(), message.name()));
         if let Err(payload) = contain(|| message.run()) {
             self.report_panic(PanicSource::Message, None, payload);
         }
         self.held.check();
+        if let Some((start, name)) = watch {
+            let ticks = self.shared.library.clock.now().saturating_sub(start);
+            self.watch_stall(StallSource::Message, ticks, || name.to_owned());
+        }
     }
 
     /// Everything due at `now`, earliest first, each once.

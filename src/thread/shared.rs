@@ -128,6 +128,19 @@ impl Shared {
         }
     }
 
+    /// How many explicit messages may be outstanding.
+    pub(crate) fn message_limit(&self) -> usize {
+        self.limit
+    }
+
+    /// Whether an explicit message would be refused now because of the limit.
+    pub(crate) fn is_full(&self) -> bool {
+        match self.current_local() {
+            Some(local) => local.ready.limited() >= self.limit,
+            None => self.mailbox.is_full(self.limit),
+        }
+    }
+
     fn full<F>(&self, message: F) -> SendError<F> {
         SendError::full(self.name(), self.limit, message)
     }

@@ -1,6 +1,5 @@
-//! Timers as futures. Every sleep of a thread is an entry of the thread's one
-//! timer queue, beside its timed pollers; it costs no allocation, and dropping
-//! it takes the entry out at once.
+//! The one timer future, on which the others of this module rest: an entry of
+//! its thread's timer queue, taken out at once when it is dropped.
 
 use std::fmt;
 use std::pin::Pin;
@@ -65,7 +64,7 @@ pub fn sleep_until(tick: u64) -> Sleep {
     }
 }
 
-fn deadline(local: &Local, duration: Duration) -> u64 {
+pub(super) fn deadline(local: &Local, duration: Duration) -> u64 {
     let clock = &local.shared.library.clock;
     clock.now().saturating_add(clock.ticks_from(duration))
 }
@@ -94,6 +93,70 @@ impl Sleep {
         match self.when {
             When::At(tick) => Some(tick),
             When::After(_) => None,
+        }
+    }
+
+    /// Whether it completed, or would if it were polled now. `false` before its
+    /// deadline is known.
+    pub fn is_elapsed(&self) -> bool {
+        match (self.deadline(), &self.armed) {
+            (Some(deadline), Some(armed)) => armed.thread.library.clock.now() >= deadline,
+            (Some(deadline), None) => {
+                let now = Local::with_current(|local| local.shared.library.clock.now());
+                now.is_some_and(|now| now >= deadline)
+            }
+            (None, _) => false,
+        }
+    }
+
+    /// Moves the deadline to `tick`, earlier or later, whether or not it has
+    /// completed. On the thread that polled it last, the task that waits is
+    /// woken at the new deadline without polling it again; elsewhere, poll it.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use corespun::{task, thread::ThreadLib, time};
+    ///
+    /// let (clock, hand) = corespun::clock::Clock::virtual_at(1_000_000);
+    /// let mut runner = ThreadLib::builder().clock(clock).build().thread().build()?.attach();
+    /// let nap = runner.enter(|| {
+    ///     task::spawn_local(async {
+    ///         let mut sleep = time::sleep(Duration::from_secs(3600));
+    ///         sleep.reset(5);
+    ///         sleep.await;
+    ///     })
+    /// });
+    /// runner.poll(0, 0);
+    /// hand.advance(5);
+    /// runner.poll(0, 0);
+    /// runner.poll(0, 0);
+    /// assert!(nap.is_finished());
+    /// # Ok::<(), corespun::thread::CreateError>(())
+    /// ```
+    pub fn reset(&mut self, tick: u64) {
+        self.when = When::At(tick);
+        let here = self.armed.as_ref().and_then(|armed| {
+            let local = armed.thread.current_local()?;
+            let target = local.timers.borrow_mut().remove(armed.key)?;
+            Some(local.insert_timer(tick, target))
+        });
+        match (here, &mut self.armed) {
+            (Some(key), Some(armed)) => armed.key = key,
+            _ => self.disarm(),
+        }
+    }
+
+    /// [`Sleep::reset`] to `duration` from now; from the next poll when no
+    /// SpdkThread is current.
+    pub fn reset_after(&mut self, duration: Duration) {
+        match Local::with_current(|local| deadline(local, duration)) {
+            Some(tick) => self.reset(tick),
+            None => {
+                self.disarm();
+                self.when = When::After(duration);
+            }
         }
     }
 

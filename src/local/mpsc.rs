@@ -1,0 +1,376 @@
+//! A queue from many tasks of a thread to one, bounded or not.
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::fmt;
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker, ready};
+
+use futures::stream::{FusedStream, Stream};
+
+use super::semaphore::{Semaphore, TryAcquireError};
+use crate::task::poll_budget;
+
+struct Inner<T> {
+    queue: RefCell<VecDeque<T>>,
+    receiver: Cell<Option<Waker>>,
+    senders: Cell<usize>,
+    /// Free places of a bounded channel; closed with the receiver.
+    room: Semaphore,
+    bounded: bool,
+}
+
+impl<T> Inner<T> {
+    fn push(&self, value: T) {
+        self.queue.borrow_mut().push_back(value);
+        self.wake_receiver();
+    }
+
+    fn wake_receiver(&self) {
+        if let Some(waker) = self.receiver.take() {
+            waker.wake();
+        }
+    }
+}
+
+/// A channel that holds up to `capacity` values; senders wait when it is full.
+///
+/// # Panics
+///
+/// When `capacity` is 0.
+///
+/// # Examples
+///
+/// ```
+/// use corespun::{local::mpsc, task, thread::ThreadLib};
+/// use futures::StreamExt;
+///
+/// let mut runner = ThreadLib::new().thread().build()?.attach();
+/// let (sender, receiver) = mpsc::channel(1);
+/// let numbers = runner.enter(|| {
+///     task::spawn_local(async move {
+///         for number in 0..3 {
+///             sender.send(number).await.unwrap();
+///         }
+///     });
+///     task::spawn_local(receiver.collect::<Vec<_>>())
+/// });
+/// while !numbers.is_finished() {
+///     runner.poll(0, 0);
+/// }
+/// assert_eq!(futures::executor::block_on(numbers).unwrap(), [0, 1, 2]);
+/// # Ok::<(), corespun::thread::CreateError>(())
+/// ```
+#[track_caller]
+pub fn channel<T>(capacity: usize) -> (Sender<T>, Receiver<T>) {
+    assert!(capacity > 0, "a channel needs a capacity above zero");
+    let inner = make(capacity, true);
+    let sender = Sender {
+        inner: inner.clone(),
+    };
+    (sender, Receiver { inner })
+}
+
+/// A channel without a bound.
+///
+/// # Examples
+///
+/// ```
+/// let (sender, mut receiver) = corespun::local::mpsc::unbounded();
+/// sender.send('a').unwrap();
+/// drop(sender);
+/// assert_eq!(futures::executor::block_on(receiver.recv()), Some('a'));
+/// assert_eq!(futures::executor::block_on(receiver.recv()), None);
+/// ```
+pub fn unbounded<T>() -> (UnboundedSender<T>, Receiver<T>) {
+    let inner = make(0, false);
+    let sender = UnboundedSender {
+        inner: inner.clone(),
+    };
+    (sender, Receiver { inner })
+}
+
+fn make<T>(capacity: usize, bounded: bool) -> Rc<Inner<T>> {
+    Rc::new(Inner {
+        queue: RefCell::new(VecDeque::new()),
+        receiver: Cell::new(None),
+        senders: Cell::new(1),
+        room: Semaphore::new(capacity),
+        bounded,
+    })
+}
+
+/// The receiver is gone or closed; the value comes back.
+#[derive(Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the channel is closed")]
+pub struct SendError<T>(pub T);
+
+impl<T> fmt::Debug for SendError<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("SendError")
+    }
+}
+
+/// Why a value was not taken at once; it comes back.
+#[derive(Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum TrySendError<T> {
+    /// The channel is full; `send` waits for a place.
+    #[error("the channel is full; wait for a place with `send`")]
+    Full(T),
+    /// The receiver is gone or closed.
+    #[error("the channel is closed")]
+    Closed(T),
+}
+
+impl<T> TrySendError<T> {
+    /// The value that was not sent.
+    pub fn into_inner(self) -> T {
+        match self {
+            TrySendError::Full(value) | TrySendError::Closed(value) => value,
+        }
+    }
+}
+
+impl<T> fmt::Debug for TrySendError<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            TrySendError::Full(_) => "Full",
+            TrySendError::Closed(_) => "Closed",
+        })
+    }
+}
+
+/// Sends into a bounded channel; clone it for more senders.
+pub struct Sender<T> {
+    inner: Rc<Inner<T>>,
+}
+
+impl<T> Sender<T> {
+    /// Sends `value`, once there is a place.
+    ///
+    /// # Errors
+    ///
+    /// [`SendError`] with the value when the receiver is gone or closed.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancelled, the value is not sent and is dropped.
+    pub async fn send(&self, value: T) -> Result<(), SendError<T>> {
+        match self.inner.room.acquire(1).await {
+            // Closed after it let this one through: nobody may look again.
+            Ok(_) if self.is_closed() => Err(SendError(value)),
+            Ok(place) => {
+                place.forget();
+                self.inner.push(value);
+                Ok(())
+            }
+            Err(_) => Err(SendError(value)),
+        }
+    }
+
+    /// Sends `value` if there is a place and nobody waits for one.
+    ///
+    /// # Errors
+    ///
+    /// [`TrySendError`] with the value if not.
+    pub fn try_send(&self, value: T) -> Result<(), TrySendError<T>> {
+        match self.inner.room.take(1) {
+            Ok(()) => {
+                self.inner.push(value);
+                Ok(())
+            }
+            Err(TryAcquireError::NoPermits) => Err(TrySendError::Full(value)),
+            Err(TryAcquireError::Closed) => Err(TrySendError::Closed(value)),
+        }
+    }
+
+    /// Whether the receiver is gone or closed.
+    pub fn is_closed(&self) -> bool {
+        self.inner.room.is_closed()
+    }
+}
+
+/// Sends into an unbounded channel; clone it for more senders.
+pub struct UnboundedSender<T> {
+    inner: Rc<Inner<T>>,
+}
+
+impl<T> UnboundedSender<T> {
+    /// Sends `value`.
+    ///
+    /// # Errors
+    ///
+    /// [`SendError`] with the value when the receiver is gone or closed.
+    pub fn send(&self, value: T) -> Result<(), SendError<T>> {
+        if self.inner.room.is_closed() {
+            return Err(SendError(value));
+        }
+        self.inner.push(value);
+        Ok(())
+    }
+
+    /// Whether the receiver is gone or closed.
+    pub fn is_closed(&self) -> bool {
+        self.inner.room.is_closed()
+    }
+}
+
+macro_rules! sender_traits {
+    ($sender:ident) => {
+        impl<T> Clone for $sender<T> {
+            fn clone(&self) -> Self {
+                self.inner.senders.set(self.inner.senders.get() + 1);
+                $sender {
+                    inner: self.inner.clone(),
+                }
+            }
+        }
+
+        impl<T> Drop for $sender<T> {
+            fn drop(&mut self) {
+                let left = self.inner.senders.get() - 1;
+                self.inner.senders.set(left);
+                if left == 0 {
+                    self.inner.wake_receiver();
+                }
+            }
+        }
+
+        impl<T> fmt::Debug for $sender<T> {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.debug_struct(stringify!($sender)).finish_non_exhaustive()
+            }
+        }
+    };
+}
+
+sender_traits!(Sender);
+sender_traits!(UnboundedSender);
+
+/// Receives from a channel; also a `Stream`, which ends when every sender is
+/// gone, or the channel is closed, and the queue is empty.
+pub struct Receiver<T> {
+    inner: Rc<Inner<T>>,
+}
+
+/// Why there is no value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum TryRecvError {
+    /// None is there now.
+    #[error("the channel is empty")]
+    Empty,
+    /// None will come.
+    #[error("the channel is empty and every sender is gone")]
+    Closed,
+}
+
+impl<T> Receiver<T> {
+    /// Waits for the next value; `None` when none will come.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancelled, no value is lost.
+    pub async fn recv(&mut self) -> Option<T> {
+        poll_fn(|cx| self.poll_recv(cx)).await
+    }
+
+    /// The form of [`Receiver::recv`] for hand-written futures.
+    pub fn poll_recv(&mut self, cx: &mut Context<'_>) -> Poll<Option<T>> {
+        let budget = ready!(poll_budget(cx));
+        match self.try_recv() {
+            Ok(value) => {
+                budget.progressed();
+                Poll::Ready(Some(value))
+            }
+            Err(TryRecvError::Closed) => Poll::Ready(None),
+            Err(TryRecvError::Empty) => {
+                let known = self.inner.receiver.take();
+                let waker = match known {
+                    Some(known) if known.will_wake(cx.waker()) => known,
+                    _ => cx.waker().clone(),
+                };
+                self.inner.receiver.set(Some(waker));
+                Poll::Pending
+            }
+        }
+    }
+
+    /// The next value, if one is there.
+    ///
+    /// # Errors
+    ///
+    /// [`TryRecvError`] if not.
+    pub fn try_recv(&mut self) -> Result<T, TryRecvError> {
+        let value = self.inner.queue.borrow_mut().pop_front();
+        match value {
+            Some(value) => {
+                if self.inner.bounded {
+                    self.inner.room.add_permits(1);
+                }
+                Ok(value)
+            }
+            None if self.is_terminated() => Err(TryRecvError::Closed),
+            None => Err(TryRecvError::Empty),
+        }
+    }
+
+    /// Refuses what is sent from now on; what is in the queue can be received.
+    pub fn close(&mut self) {
+        self.inner.room.close();
+    }
+
+    /// How many values are in the queue.
+    pub fn len(&self) -> usize {
+        self.inner.queue.borrow().len()
+    }
+
+    /// Whether no value is in the queue.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+impl<T> Stream for Receiver<T> {
+    type Item = T;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<T>> {
+        self.poll_recv(cx)
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        let len = self.len();
+        (len, self.is_terminated_when_empty().then_some(len))
+    }
+}
+
+impl<T> Receiver<T> {
+    fn is_terminated_when_empty(&self) -> bool {
+        self.inner.senders.get() == 0 || self.inner.room.is_closed()
+    }
+}
+
+impl<T> FusedStream for Receiver<T> {
+    fn is_terminated(&self) -> bool {
+        self.is_empty() && self.is_terminated_when_empty()
+    }
+}
+
+impl<T> Drop for Receiver<T> {
+    fn drop(&mut self) {
+        self.close();
+        drop(self.inner.receiver.take());
+        // Here, not when the last sender goes; a value may hold a sender.
+        let queue = self.inner.queue.take();
+        drop(queue);
+    }
+}
+
+impl<T> fmt::Debug for Receiver<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Receiver").finish_non_exhaustive()
+    }
+}

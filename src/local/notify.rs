@@ -1,0 +1,166 @@
+//! Telling tasks of one thread that something happened, without a value.
+
+use std::cell::{Cell, RefCell};
+use std::fmt;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use super::wait_list::{Place, WaitList};
+use crate::task::poll_budget;
+
+/// Wakes one of the tasks of a SpdkThread that wait for it, or all of them.
+///
+/// # Examples
+///
+/// ```
+/// use std::rc::Rc;
+/// use corespun::{local::Notify, task, thread::ThreadLib};
+///
+/// let mut runner = ThreadLib::new().thread().build()?.attach();
+/// let ready = Rc::new(Notify::new());
+/// let seen = ready.clone();
+/// let waiter = runner.enter(|| task::spawn_local(async move { seen.notified().await }));
+/// runner.poll(0, 0);
+/// assert!(!waiter.is_finished());
+/// ready.notify_one();
+/// runner.poll(0, 0);
+/// assert!(waiter.is_finished());
+/// # Ok::<(), corespun::thread::CreateError>(())
+/// ```
+pub struct Notify {
+    /// A notification that nobody has taken.
+    stored: Cell<bool>,
+    /// How often all were notified.
+    round: Cell<u64>,
+    waiters: RefCell<WaitList<(), How>>,
+}
+
+/// How a waiter was notified.
+enum How {
+    /// Alone: if it does not take it, another one must.
+    One,
+    /// With all the others.
+    All,
+}
+
+impl Notify {
+    /// Without a notification.
+    pub const fn new() -> Self {
+        Notify {
+            stored: Cell::new(false),
+            round: Cell::new(0),
+            waiters: RefCell::new(WaitList::new()),
+        }
+    }
+
+    /// Wakes the task that has waited longest. If none waits, the next one to
+    /// wait does not have to; several notifications that nobody took count once.
+    pub fn notify_one(&self) {
+        let waker = self.waiters.borrow_mut().let_through(How::One);
+        match waker {
+            Some(waker) => waker.wake(),
+            None => self.stored.set(true),
+        }
+    }
+
+    /// Wakes all that wait, and all that hold a [`Notified`] made before, polled
+    /// or not. Nothing is kept for later ones.
+    pub fn notify_waiters(&self) {
+        self.round.set(self.round.get() + 1);
+        loop {
+            let waker = self.waiters.borrow_mut().let_through(How::All);
+            match waker {
+                Some(waker) => waker.wake(),
+                None => return,
+            }
+        }
+    }
+
+    /// Waits for a notification.
+    ///
+    /// # Cancel safety
+    ///
+    /// A notification that a dropped waiter was given and had not seen goes to
+    /// the next.
+    pub fn notified(&self) -> Notified<'_> {
+        Notified {
+            notify: self,
+            round: self.round.get(),
+            state: State::New,
+        }
+    }
+}
+
+impl Default for Notify {
+    fn default() -> Self {
+        Notify::new()
+    }
+}
+
+impl fmt::Debug for Notify {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Notify")
+            .field("stored", &self.stored.get())
+            .finish_non_exhaustive()
+    }
+}
+
+enum State {
+    New,
+    Waiting(Place),
+    Done,
+}
+
+/// The future of [`Notify::notified`].
+#[must_use = "futures do nothing unless awaited"]
+pub struct Notified<'a> {
+    notify: &'a Notify,
+    round: u64,
+    state: State,
+}
+
+impl Future for Notified<'_> {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let notify = self.notify;
+        match self.state {
+            State::New => {
+                let budget = ready!(poll_budget(cx));
+                if notify.round.get() == self.round && !notify.stored.replace(false) {
+                    let waker = cx.waker().clone();
+                    let place = notify.waiters.borrow_mut().insert((), waker);
+                    self.state = State::Waiting(place);
+                    return Poll::Pending;
+                }
+                budget.progressed();
+            }
+            State::Waiting(place) => {
+                let polled = notify.waiters.borrow_mut().poll(place, cx.waker());
+                if let Err(_replaced_waker) = polled {
+                    return Poll::Pending;
+                }
+            }
+            State::Done => {}
+        }
+        self.state = State::Done;
+        Poll::Ready(())
+    }
+}
+
+impl Drop for Notified<'_> {
+    fn drop(&mut self) {
+        if let State::Waiting(place) = self.state {
+            let (got, _waker) = self.notify.waiters.borrow_mut().remove(place);
+            if let Some(How::One) = got {
+                self.notify.notify_one();
+            }
+        }
+    }
+}
+
+impl fmt::Debug for Notified<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Notified").finish_non_exhaustive()
+    }
+}

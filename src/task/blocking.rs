@@ -1,0 +1,207 @@
+//! Helper threads for code that blocks, off the reactors' cores.
+//!
+//! One pool per library instance, made when first used. Threads are started as
+//! calls come in that no idle one can take, and end after a while without any;
+//! they may be as many as 64, as QEMU's pool, and more calls wait their turn.
+
+use std::collections::VecDeque;
+use std::pin::Pin;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+use std::{fmt, io, thread};
+
+use futures::channel::oneshot;
+
+use super::CallError;
+use crate::cpu::{CpuSet, set_current_affinity};
+use crate::thread::panic::{Payload, contain};
+use crate::thread::{SpdkThread, ThreadLib};
+
+const MAX_THREADS: usize = 64;
+/// How long a helper waits for a call before it ends, as QEMU's.
+const IDLE: Duration = Duration::from_secs(10);
+
+type Job = Box<dyn FnOnce() + Send>;
+
+struct Pool {
+    cpus: Option<CpuSet>,
+    queue: Mutex<Queue>,
+    work: Condvar,
+}
+
+#[derive(Default)]
+struct Queue {
+    jobs: VecDeque<Job>,
+    threads: usize,
+    idle: usize,
+}
+
+impl Pool {
+    fn lock(&self) -> MutexGuard<'_, Queue> {
+        // No user code runs under the lock, so a poisoned one is whole.
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn submit(self: &Arc<Self>, job: Job) -> io::Result<()> {
+        let mut queue = self.lock();
+        queue.jobs.push_back(job);
+        if queue.idle >= queue.jobs.len() {
+            self.work.notify_one();
+            return Ok(());
+        }
+        if queue.threads >= MAX_THREADS {
+            return Ok(());
+        }
+        queue.threads += 1;
+        drop(queue);
+        let pool = self.clone();
+        let started = thread::Builder::new()
+            .name("corespun-helper".into())
+            .spawn(move || pool.serve());
+        let Err(error) = started else {
+            return Ok(());
+        };
+        let mut queue = self.lock();
+        queue.threads -= 1;
+        if queue.threads > 0 {
+            tracing::warn!("cannot start another helper thread: {error}");
+            return Ok(());
+        }
+        // Nobody would ever run it.
+        queue.jobs.pop_back();
+        Err(error)
+    }
+
+    fn serve(&self) {
+        // Started by a reactor, it would run on the reactor's core.
+        if let Some(cpus) = &self.cpus
+            && let Err(error) = set_current_affinity(cpus)
+        {
+            tracing::warn!("a helper thread stays on its starter's cores: {error}");
+        }
+        let mut queue = self.lock();
+        loop {
+            if let Some(job) = queue.jobs.pop_front() {
+                drop(queue);
+                job();
+                queue = self.lock();
+                continue;
+            }
+            queue.idle += 1;
+            let (woken, wait) = self
+                .work
+                .wait_timeout(queue, IDLE)
+                .unwrap_or_else(PoisonError::into_inner);
+            queue = woken;
+            queue.idle -= 1;
+            if wait.timed_out() && queue.jobs.is_empty() {
+                queue.threads -= 1;
+                return;
+            }
+        }
+    }
+}
+
+/// Runs `f`, which may block, on a helper thread, and waits for what it returns.
+/// It starts now, not when awaited.
+///
+/// # Errors
+///
+/// [`CallError`] when `f` panicked, or no helper thread could be started.
+///
+/// # Panics
+///
+/// When no SpdkThread is current; see [`ThreadLib::spawn_blocking`].
+///
+/// # Cancel safety
+///
+/// Dropped, `f` runs to its end, and its result is dropped.
+///
+/// # Examples
+///
+/// ```
+/// use corespun::{task, thread::ThreadLib};
+///
+/// let mut runner = ThreadLib::new().thread().build()?.attach();
+/// let length = runner.enter(|| task::spawn_local(async {
+///     task::spawn_blocking(|| std::fs::read("/proc/self/status").unwrap().len()).await.unwrap()
+/// }));
+/// while !length.is_finished() {
+///     runner.poll(0, 0);
+/// }
+/// # Ok::<(), corespun::thread::CreateError>(())
+/// ```
+#[track_caller]
+pub fn spawn_blocking<F, R>(f: F) -> Blocking<R>
+where
+    F: FnOnce() -> R + Send + 'static,
+    R: Send + 'static,
+{
+    match SpdkThread::current() {
+        Some(thread) => thread.library().spawn_blocking(f),
+        None => panic!(
+            "spawn_blocking needs a current SpdkThread: elsewhere, use `ThreadLib::spawn_blocking`"
+        ),
+    }
+}
+
+impl ThreadLib {
+    /// [`spawn_blocking`](crate::task::spawn_blocking) from any OS thread.
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub fn spawn_blocking<F, R>(&self, f: F) -> Blocking<R>
+    where
+        F: FnOnce() -> R + Send + 'static,
+        R: Send + 'static,
+    {
+        let pool = self.inner.helpers.get_or_init(|| {
+            Arc::new(Pool {
+                cpus: self.inner.helper_cpus,
+                queue: Mutex::default(),
+                work: Condvar::new(),
+            })
+        });
+        let pool = Arc::clone(pool).downcast::<Pool>();
+        let pool = pool.expect("the helpers are a pool");
+        let (sender, reply) = oneshot::channel();
+        let submitted = pool.submit(Box::new(move || {
+            let _ = sender.send(contain(f));
+        }));
+        Blocking {
+            reply,
+            failed: submitted.err(),
+        }
+    }
+}
+
+/// The future of [`spawn_blocking`].
+#[must_use = "it runs without being awaited, but its result is lost"]
+pub struct Blocking<R> {
+    reply: oneshot::Receiver<Result<R, Payload>>,
+    failed: Option<io::Error>,
+}
+
+impl<R> Future for Blocking<R> {
+    type Output = Result<R, CallError>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        if let Some(source) = self.failed.take() {
+            return Poll::Ready(Err(CallError::NoHelper { source }));
+        }
+        let reply = ready!(Pin::new(&mut self.reply).poll(cx));
+        Poll::Ready(match reply {
+            Ok(Ok(result)) => Ok(result),
+            Ok(Err(payload)) => Err(CallError::panicked("helper", payload)),
+            Err(oneshot::Canceled) => Err(CallError::exited("helper")),
+        })
+    }
+}
+
+impl<R> fmt::Debug for Blocking<R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Blocking").finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,285 @@
+//! Request and reply between threads: run something there, have its result here
+//! (seastar's `submit_to`).
+
+use std::any::Any;
+use std::fmt;
+use std::pin::Pin;
+use std::sync::{Mutex, PoisonError};
+use std::task::{Context, Poll, ready};
+
+use futures::channel::oneshot;
+
+use super::{JoinHandle, TaskBuilder};
+use crate::thread::message::Message;
+use crate::thread::panic::{Payload, contain, payload_text};
+use crate::thread::{SendError, SpdkThread};
+
+/// What carries a reply back. Dropped unanswered, which only the end of the
+/// thread does, it says so by itself.
+fn request<R: Send + 'static>(
+    f: impl FnOnce() -> R + Send + 'static,
+) -> (impl FnOnce() + Send + 'static, Reply<R>) {
+    let (sender, reply) = oneshot::channel();
+    let run = move || {
+        // If nobody waits any more, the result is dropped here.
+        let _ = sender.send(contain(f));
+    };
+    (run, reply)
+}
+
+type Reply<R> = oneshot::Receiver<Result<R, Payload>>;
+
+/// Calls to a thread from anywhere.
+impl SpdkThread {
+    /// Runs `f` on this thread, as a message, and waits for what it returns.
+    ///
+    /// The message is sent now; awaiting is for the result. It does not count
+    /// against the thread's message limit: a caller waits for each of its calls,
+    /// so it cannot flood the thread. [`SpdkThread::try_call`] counts.
+    ///
+    /// # Errors
+    ///
+    /// [`CallError`] when `f` panicked, or the thread exited before it ran it.
+    ///
+    /// # Cancel safety
+    ///
+    /// A call that is dropped runs all the same; its result is dropped, by that
+    /// thread or by this one.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use corespun::thread::{SpdkThread, ThreadLib};
+    ///
+    /// let mut runner = ThreadLib::new().thread().name("worker").build()?.attach();
+    /// let call = runner.handle().call(|| SpdkThread::current().unwrap().name().len());
+    /// runner.poll(0, 0);
+    /// assert_eq!(futures::executor::block_on(call).unwrap(), 6);
+    /// # Ok::<(), corespun::thread::CreateError>(())
+    /// ```
+    pub fn call<F, R>(&self, f: F) -> Call<R>
+    where
+        F: FnOnce() -> R + Send + 'static,
+        R: Send + 'static,
+    {
+        let (run, reply) = request(f);
+        // Refused, the request is dropped, and the reply says so.
+        drop(self.shared.enqueue(Message::new(run)));
+        Call {
+            reply,
+            thread: self.clone(),
+        }
+    }
+
+    /// [`SpdkThread::call`], unless the thread has as many messages outstanding
+    /// as it allows, or has exited.
+    ///
+    /// # Errors
+    ///
+    /// [`SendError`] with `f`, which was not run.
+    pub fn try_call<F, R>(&self, f: F) -> Result<Call<R>, SendError<F>>
+    where
+        F: FnOnce() -> R + Send + 'static,
+        R: Send + 'static,
+    {
+        let f = self.admit(f)?;
+        Ok(self.call(f))
+    }
+
+    /// Sends `make` to this thread, where it makes a future, which need not be
+    /// `Send`, and waits for what that returns.
+    ///
+    /// # Errors
+    ///
+    /// [`CallError`] when either panicked, or the thread exited before the end.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the call aborts what it started over there, at its next point of
+    /// waiting; [`SpdkThread::spawn_with`] starts something that lives on.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::rc::Rc;
+    /// use corespun::{task, thread::ThreadLib};
+    ///
+    /// let mut runner = ThreadLib::new().thread().build()?.attach();
+    /// let call = runner.handle().call_async(async || {
+    ///     let not_send = Rc::new(5);
+    ///     task::yield_now().await;
+    ///     *not_send
+    /// });
+    /// runner.poll(0, 0);
+    /// runner.poll(0, 0);
+    /// assert_eq!(futures::executor::block_on(call).unwrap(), 5);
+    /// # Ok::<(), corespun::thread::CreateError>(())
+    /// ```
+    #[track_caller]
+    pub fn call_async<M, F>(&self, make: M) -> CallAsync<F::Output>
+    where
+        M: FnOnce() -> F + Send + 'static,
+        F: Future + 'static,
+        F::Output: Send + 'static,
+    {
+        CallAsync {
+            handle: TaskBuilder::new().spawn_with_on(self, make),
+            thread: self.clone(),
+        }
+    }
+
+    /// [`SpdkThread::call_async`], unless the thread has as many messages
+    /// outstanding as it allows, or has exited.
+    ///
+    /// # Errors
+    ///
+    /// [`SendError`] with `make`, which was not run.
+    #[track_caller]
+    pub fn try_call_async<M, F>(&self, make: M) -> Result<CallAsync<F::Output>, SendError<M>>
+    where
+        M: FnOnce() -> F + Send + 'static,
+        F: Future + 'static,
+        F::Output: Send + 'static,
+    {
+        let make = self.admit(make)?;
+        Ok(self.call_async(make))
+    }
+
+    /// Gives `content` back as an error if the thread is full or has exited.
+    fn admit<C>(&self, content: C) -> Result<C, SendError<C>> {
+        if self.is_exited() {
+            return Err(SendError::exited(self.name(), content));
+        }
+        if self.shared.is_full() {
+            return Err(SendError::full(
+                self.name(),
+                self.shared.message_limit(),
+                content,
+            ));
+        }
+        Ok(content)
+    }
+}
+
+/// Why a call has no result.
+#[derive(thiserror::Error)]
+#[non_exhaustive]
+pub enum CallError {
+    /// What was called panicked.
+    #[error("a call to thread {thread:?} panicked: {}", text(.payload))]
+    Panicked {
+        /// The thread's name.
+        thread: String,
+        /// The panic's payload, in a mutex only to be `Sync`.
+        payload: Mutex<Box<dyn Any + Send + 'static>>,
+    },
+    /// No helper thread could be started for a blocking call.
+    #[error("cannot start a helper thread: {source}; raise the limit on processes, or call later")]
+    NoHelper {
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The thread exited before the call ended, or had exited.
+    #[error("thread {thread:?} exited before it finished the call")]
+    Exited {
+        /// The thread's name.
+        thread: String,
+    },
+}
+
+fn text(payload: &Mutex<Payload>) -> String {
+    let payload = payload.lock().unwrap_or_else(PoisonError::into_inner);
+    payload_text(&**payload).to_owned()
+}
+
+impl CallError {
+    pub(super) fn panicked(thread: &str, payload: Payload) -> Self {
+        CallError::Panicked {
+            thread: thread.to_owned(),
+            payload: Mutex::new(payload),
+        }
+    }
+
+    pub(super) fn exited(thread: &str) -> Self {
+        CallError::Exited {
+            thread: thread.to_owned(),
+        }
+    }
+
+    /// Whether what was called panicked.
+    pub fn is_panic(&self) -> bool {
+        matches!(self, CallError::Panicked { .. })
+    }
+
+    /// Whether the thread exited before the call ended.
+    pub fn is_exited(&self) -> bool {
+        matches!(self, CallError::Exited { .. })
+    }
+}
+
+impl fmt::Debug for CallError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "CallError({self})")
+    }
+}
+
+/// The future of [`SpdkThread::call`].
+#[must_use = "the call runs without being awaited, but its result is lost; `send_msg` is for that"]
+pub struct Call<R> {
+    reply: Reply<R>,
+    thread: SpdkThread,
+}
+
+impl<R> Future for Call<R> {
+    type Output = Result<R, CallError>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let reply = ready!(Pin::new(&mut self.reply).poll(cx));
+        Poll::Ready(match reply {
+            Ok(Ok(result)) => Ok(result),
+            Ok(Err(payload)) => Err(CallError::panicked(self.thread.name(), payload)),
+            Err(oneshot::Canceled) => Err(CallError::exited(self.thread.name())),
+        })
+    }
+}
+
+impl<R> fmt::Debug for Call<R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Call")
+            .field("thread", &self.thread)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The future of [`SpdkThread::call_async`]; dropping it aborts the call.
+#[must_use = "dropping an async call aborts it; `spawn_with` starts something that lives on"]
+pub struct CallAsync<R> {
+    handle: JoinHandle<R>,
+    thread: SpdkThread,
+}
+
+impl<R> Future for CallAsync<R> {
+    type Output = Result<R, CallError>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let joined = ready!(Pin::new(&mut self.handle).poll(cx));
+        Poll::Ready(joined.map_err(|error| match error.try_into_panic() {
+            Ok(payload) => CallError::panicked(self.thread.name(), payload),
+            Err(_) => CallError::exited(self.thread.name()),
+        }))
+    }
+}
+
+impl<R> Drop for CallAsync<R> {
+    fn drop(&mut self) {
+        self.handle.abort();
+    }
+}
+
+impl<R> fmt::Debug for CallAsync<R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CallAsync")
+            .field("thread", &self.thread)
+            .finish_non_exhaustive()
+    }
+}

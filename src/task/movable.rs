@@ -1,0 +1,214 @@
+//! Tasks that change their thread: QEMU's `aio_co_reschedule_self`.
+//!
+//! A hop is asked for inside the task's own poll, and happens when that poll has
+//! returned: the task leaves its thread's list, gets the other thread, and the
+//! one `Runnable` that async-task then makes goes there. Whoever wakes the task
+//! meanwhile only marks it, so it is never entered twice and no wake is lost.
+
+use std::cell::Cell;
+use std::fmt;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use super::raw::with_running;
+use super::{JoinHandle, TaskBuilder};
+use crate::thread::SpdkThread;
+use crate::thread::shared::Shared;
+
+/// Where a movable task wants to go, and where it came from. For the task's own
+/// poll and for who has its `Runnable`.
+pub(super) struct Hop {
+    movable: bool,
+    wanted: Cell<Option<Arc<Shared>>>,
+    /// Set between the request and its arrival in a queue.
+    came_from: Cell<Option<Arc<Shared>>>,
+    /// The thread that a hop was to, but that takes no more.
+    refused: Cell<Option<Arc<Shared>>>,
+}
+
+impl Hop {
+    pub(super) fn new(movable: bool) -> Self {
+        Hop {
+            movable,
+            wanted: Cell::new(None),
+            came_from: Cell::new(None),
+            refused: Cell::new(None),
+        }
+    }
+
+    #[inline]
+    pub(super) fn take_wanted(&self) -> Option<Arc<Shared>> {
+        if !self.movable {
+            return None;
+        }
+        self.wanted.take()
+    }
+
+    pub(super) fn set_came_from(&self, from: Arc<Shared>) {
+        self.came_from.set(Some(from));
+    }
+
+    #[inline]
+    pub(super) fn take_came_from(&self) -> Option<Arc<Shared>> {
+        if !self.movable {
+            return None;
+        }
+        self.came_from.take()
+    }
+
+    pub(super) fn set_refused(&self, by: Arc<Shared>) {
+        self.refused.set(Some(by));
+    }
+
+    fn take_refused(&self, target: &Arc<Shared>) -> bool {
+        take_if_same(&self.refused, target)
+    }
+}
+
+/// Empties `place` if `thread` is in it; says whether it was.
+fn take_if_same(place: &Cell<Option<Arc<Shared>>>, thread: &Arc<Shared>) -> bool {
+    match place.take() {
+        Some(found) if Arc::ptr_eq(&found, thread) => true,
+        other => {
+            place.set(other);
+            false
+        }
+    }
+}
+
+/// Spawns a task on the current SpdkThread that can go to others with
+/// [`move_to`]. What it holds, and makes, must be `Send` for all its life.
+///
+/// # Panics
+///
+/// When no SpdkThread is current.
+///
+/// # Examples
+///
+/// See [`move_to`].
+#[track_caller]
+pub fn spawn_movable<F>(future: F) -> JoinHandle<F::Output>
+where
+    F: Future + Send + 'static,
+    F::Output: Send + 'static,
+{
+    TaskBuilder::new().spawn_movable(future)
+}
+
+/// Takes the task that awaits this, which was spawned with [`spawn_movable`], to
+/// `thread`: what follows runs there. At once if it is there already.
+///
+/// The task as a whole moves, also when only one of the futures that it joins or
+/// selects asks for it.
+///
+/// # Errors
+///
+/// [`MoveError`]; the task goes on where it is.
+///
+/// # Cancel safety
+///
+/// Dropped before the task's poll ends, the request is withdrawn; afterwards the
+/// task is on its way.
+///
+/// # Examples
+///
+/// ```
+/// use corespun::{task, thread::{SpdkThread, ThreadLib}};
+///
+/// let library = ThreadLib::new();
+/// let mut here = library.thread().name("here").build()?.attach();
+/// let mut there = library.thread().name("there").build()?.attach();
+/// let target = there.handle();
+/// let name = here.enter(|| task::spawn_movable(async move {
+///     task::move_to(&target).await.unwrap();
+///     SpdkThread::current().unwrap().name().to_owned()
+/// }));
+/// here.poll(0, 0);
+/// there.poll(0, 0);
+/// assert_eq!(futures::executor::block_on(name).unwrap(), "there");
+/// # Ok::<(), corespun::thread::CreateError>(())
+/// ```
+pub fn move_to(thread: &SpdkThread) -> MoveTo {
+    MoveTo {
+        target: thread.clone(),
+        asked: false,
+    }
+}
+
+/// The future of [`move_to`].
+#[derive(Debug)]
+#[must_use = "futures do nothing unless awaited"]
+pub struct MoveTo {
+    target: SpdkThread,
+    asked: bool,
+}
+
+impl Future for MoveTo {
+    type Output = Result<(), MoveError>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        if self.target.is_current() {
+            self.asked = false;
+            return Poll::Ready(Ok(()));
+        }
+        let target = &self.target.shared;
+        let asked = with_running(|task| {
+            if !task.hop.movable {
+                return Err(MoveError::NotMovable);
+            }
+            if self.target.is_exited() || (self.asked && task.hop.take_refused(target)) {
+                return Err(MoveError::Exited {
+                    thread: self.target.name().to_owned(),
+                });
+            }
+            task.hop.wanted.set(Some(target.clone()));
+            Ok(())
+        });
+        match asked.unwrap_or(Err(MoveError::NotMovable)) {
+            Ok(()) => {
+                self.asked = true;
+                // So that what stands between this and the task polls it there.
+                cx.waker().wake_by_ref();
+                Poll::Pending
+            }
+            Err(error) => {
+                self.asked = false;
+                Poll::Ready(Err(error))
+            }
+        }
+    }
+}
+
+impl Drop for MoveTo {
+    fn drop(&mut self) {
+        if self.asked {
+            with_running(|task| {
+                take_if_same(&task.hop.wanted, &self.target.shared);
+            });
+        }
+    }
+}
+
+/// Why a task cannot go to another thread.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum MoveError {
+    /// The future is not polled by a task made with [`spawn_movable`].
+    #[error("this task cannot change its thread: spawn it with `spawn_movable`")]
+    NotMovable,
+    /// The thread has exited.
+    #[error("thread {thread:?} has exited; the task stays where it is")]
+    Exited {
+        /// The thread's name.
+        thread: String,
+    },
+}
+
+impl fmt::Debug for Hop {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Hop")
+            .field("movable", &self.movable)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,242 @@
+//! Concurrency with a beginning and an end: children that borrow what is around
+//! them and cannot outlive it.
+//!
+//! The scope is one future, which owns its children and polls those that were
+//! woken. Nothing runs but while the scope is polled, so a scope that is dropped
+//! has dropped its children, and one that is leaked never touches what they
+//! borrow again: borrowing is sound without `unsafe`. (Tasks of the executor,
+//! which outlive the future that spawned them, could not borrow.) The price is
+//! that all children run within the task that awaits the scope.
+
+use std::cell::{Cell, RefCell};
+use std::fmt;
+use std::pin::{Pin, pin};
+use std::rc::Rc;
+use std::task::{Context, Poll};
+
+use futures::FutureExt;
+use futures::future::LocalBoxFuture;
+use futures::stream::{FuturesUnordered, Stream};
+
+use crate::local::oneshot;
+
+/// Runs `body`, which may start children with [`Scope::spawn`], and waits for it
+/// and all of them. The children may borrow what lives outside of the scope.
+///
+/// Dropping the scope drops body and children at once, on this thread, as a part
+/// of the drop. A panic of one of them passes on to whoever awaits the scope, and
+/// the others are dropped.
+///
+/// # Cancel safety
+///
+/// Cancelled, everything in it is cancelled.
+///
+/// # Examples
+///
+/// ```
+/// use std::cell::Cell;
+/// use corespun::task;
+///
+/// let sum = Cell::new(0);
+/// let all = task::scope(async |scope| {
+///     for number in [1, 2, 3] {
+///         let sum = &sum;
+///         scope.spawn(async move { sum.set(sum.get() + number) });
+///     }
+///     "started"
+/// });
+/// assert_eq!(futures::executor::block_on(all), "started");
+/// assert_eq!(sum.get(), 6);
+/// ```
+pub async fn scope<'env, B, R>(body: B) -> R
+where
+    B: AsyncFnOnce(Scope<'env>) -> R,
+{
+    let scope = Scope::new();
+    let body = pin!(body(scope.clone()));
+    run(scope, body, |_| false).await
+}
+
+/// [`scope`] for a body that can fail: its error cancels the children that still
+/// run, at once.
+///
+/// # Errors
+///
+/// The body's.
+///
+/// # Cancel safety
+///
+/// As [`scope`].
+///
+/// # Examples
+///
+/// ```
+/// use corespun::task;
+///
+/// let failing = task::try_scope(async |scope| {
+///     scope.spawn(std::future::pending::<()>());
+///     Err::<(), _>("no use")
+/// });
+/// assert_eq!(futures::executor::block_on(failing), Err("no use"));
+/// ```
+pub async fn try_scope<'env, B, R, E>(body: B) -> Result<R, E>
+where
+    B: AsyncFnOnce(Scope<'env>) -> Result<R, E>,
+{
+    let scope = Scope::new();
+    let body = pin!(body(scope.clone()));
+    run(scope, body, Result::is_err).await
+}
+
+/// Polls body and children until both are done, or the body's result says that
+/// the children are to go.
+async fn run<'env, R>(
+    scope: Scope<'env>,
+    mut body: Pin<&mut impl Future<Output = R>>,
+    gives_up: impl Fn(&R) -> bool,
+) -> R {
+    // Children not started yet may hold the scope, which holds them.
+    let _emptied = EmptyOnDrop(&scope);
+    let mut result = None;
+    let mut children = FuturesUnordered::new();
+    std::future::poll_fn(|cx| {
+        if result.is_none()
+            && let Poll::Ready(ended) = body.as_mut().poll(cx)
+        {
+            if gives_up(&ended) {
+                scope.cancel();
+            }
+            result = Some(ended);
+        }
+        if scope.poll_children(cx, &mut children) && result.is_some() {
+            return Poll::Ready(());
+        }
+        Poll::Pending
+    })
+    .await;
+    result.expect("the loop ends with a result")
+}
+
+struct EmptyOnDrop<'a, 'env>(&'a Scope<'env>);
+
+impl Drop for EmptyOnDrop<'_, '_> {
+    fn drop(&mut self) {
+        let started = self.0.inner.started.take();
+        drop(started);
+    }
+}
+
+struct Inner<'env> {
+    /// Children that the scope has not taken in yet.
+    started: RefCell<Vec<LocalBoxFuture<'env, ()>>>,
+    cancelled: Cell<bool>,
+}
+
+/// Starts children in a [`scope`]. Children may have clones of it, to start
+/// others.
+#[derive(Clone)]
+pub struct Scope<'env> {
+    inner: Rc<Inner<'env>>,
+}
+
+impl<'env> Scope<'env> {
+    fn new() -> Self {
+        Scope {
+            inner: Rc::new(Inner {
+                started: RefCell::new(Vec::new()),
+                cancelled: Cell::new(false),
+            }),
+        }
+    }
+
+    /// Starts a child. It is polled for the first time after the body has given
+    /// way or ended. After [`Scope::cancel`] it is dropped right away.
+    pub fn spawn<F>(&self, future: F) -> ScopedHandle<F::Output>
+    where
+        F: Future + 'env,
+        F::Output: 'env,
+    {
+        let (sender, output) = oneshot::channel();
+        if !self.inner.cancelled.get() {
+            let child = async move {
+                let output = future.await;
+                // Whoever does not want the output has dropped its handle.
+                let _ = sender.send(output);
+            };
+            self.inner.started.borrow_mut().push(child.boxed_local());
+        }
+        ScopedHandle { output }
+    }
+
+    /// Cancels every child, those that are started later included. The body goes
+    /// on.
+    pub fn cancel(&self) {
+        self.inner.cancelled.set(true);
+    }
+
+    /// Whether [`Scope::cancel`] was called.
+    pub fn is_cancelled(&self) -> bool {
+        self.inner.cancelled.get()
+    }
+
+    /// Polls the children that were woken; says whether none is left.
+    fn poll_children(
+        &self,
+        cx: &mut Context<'_>,
+        children: &mut FuturesUnordered<LocalBoxFuture<'env, ()>>,
+    ) -> bool {
+        loop {
+            // Taken out of the cell first: a child may start others.
+            let started = self.inner.started.take();
+            children.extend(started);
+            if self.inner.cancelled.get() {
+                *children = FuturesUnordered::new();
+                drop(self.inner.started.take());
+                return true;
+            }
+            match Pin::new(&mut *children).poll_next(cx) {
+                Poll::Ready(Some(())) => {}
+                Poll::Ready(None) if self.inner.started.borrow().is_empty() => return true,
+                Poll::Ready(None) => {}
+                Poll::Pending if self.inner.started.borrow().is_empty() => return false,
+                Poll::Pending => {}
+            }
+        }
+    }
+}
+
+impl fmt::Debug for Scope<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Scope")
+            .field("cancelled", &self.is_cancelled())
+            .finish_non_exhaustive()
+    }
+}
+
+/// Awaits the output of a child of a [`scope`]; dropping it leaves the child
+/// running.
+#[must_use = "the child runs without; drop this to say so"]
+pub struct ScopedHandle<T> {
+    output: oneshot::Receiver<T>,
+}
+
+/// A child was cancelled by its [`Scope`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the child was cancelled by its scope")]
+pub struct ScopeCancelled;
+
+impl<T> Future for ScopedHandle<T> {
+    type Output = Result<T, ScopeCancelled>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        Pin::new(&mut self.output)
+            .poll(cx)
+            .map_err(|oneshot::RecvError| ScopeCancelled)
+    }
+}
+
+impl<T> fmt::Debug for ScopedHandle<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ScopedHandle").finish_non_exhaustive()
+    }
+}
