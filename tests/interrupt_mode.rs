@@ -275,7 +275,7 @@ fn a_switch_in_the_middle_of_a_poll_loses_nothing() {
         (own, switching.unwrap())
     });
     let runner = threads.runner(0);
-    drop(runner.interrupt_fd().unwrap());
+    runner.interrupt_fd().unwrap();
     for turn in 0..6 {
         runner.poll(0, 0);
         if turn % 2 == 0 {
@@ -340,7 +340,7 @@ fn nothing_is_lost_while_the_mode_is_toggled() {
     let mut turn = 0u64;
     while received.load(Ordering::Relaxed) < MESSAGES || bytes.get() < 1_000 {
         turn += 1;
-        if turn % 5 == 0 {
+        if turn.is_multiple_of(5) {
             let on = !runner.is_in_interrupt_mode();
             runner.set_interrupt_mode(on).unwrap();
         }
