@@ -346,7 +346,7 @@ impl Interrupt {
         let run = move |event| {
             let outcome = contain(|| callback(event).into());
             Local::with_current(|local| {
-                local.held.check();
+                local.check_held_locks();
                 sum.set(sum.get().max(outcome.unwrap_or_else(|payload| {
                     local.report_panic(PanicSource::Interrupt, Some(&name), payload);
                     Activity::Busy

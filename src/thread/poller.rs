@@ -238,7 +238,7 @@ impl Local {
         poller.state.set(PollerState::Running);
         let start = (self.stall_limit > 0).then(|| self.shared.library.clock.now());
         let outcome = contain(&mut callback);
-        self.held.check();
+        self.check_held_locks();
         if let Some(start) = start {
             let ticks = self.shared.library.clock.now().saturating_sub(start);
             self.watch_stall(StallSource::Poller, ticks, || poller.name());

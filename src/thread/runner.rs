@@ -365,7 +365,7 @@ impl Local {
         if let Err(payload) = contain(|| message.run()) {
             self.report_panic(PanicSource::Message, None, payload);
         }
-        self.held.check();
+        self.check_held_locks();
         if let Some((start, name)) = watch {
             let ticks = self.shared.library.clock.now().saturating_sub(start);
             self.watch_stall(StallSource::Message, ticks, || name.to_owned());
