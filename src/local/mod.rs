@@ -2,7 +2,7 @@
 //!
 //! They are `!Send`: nothing here is atomic and no wake leaves the thread, so
 //! that handing a value to another task costs little more than the wake itself.
-//! Between threads, use any of the runtime-agnostic
+//! Between threads, use [`mpsc`](crate::mpsc), or any of the runtime-agnostic
 //! crates (`async-channel`, `futures::channel`, `event-listener`, tokio's
 //! `sync`): a waker of this crate works from anywhere.
 //!

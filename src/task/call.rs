@@ -193,14 +193,14 @@ fn text(payload: &Mutex<Payload>) -> String {
 }
 
 impl CallError {
-    pub(super) fn panicked(thread: &str, payload: Payload) -> Self {
+    pub(crate) fn panicked(thread: &str, payload: Payload) -> Self {
         CallError::Panicked {
             thread: thread.to_owned(),
             payload: Mutex::new(payload),
         }
     }
 
-    pub(super) fn exited(thread: &str) -> Self {
+    pub(crate) fn exited(thread: &str) -> Self {
         CallError::Exited {
             thread: thread.to_owned(),
         }

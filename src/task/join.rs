@@ -18,15 +18,18 @@ use crate::thread::shared::Shared;
 /// panic is reported.
 pub(crate) struct Outcome<T>(Option<Ended<T>>);
 
+/// Failures are boxed: every task has room for this beside its future.
 enum Ended<T> {
     Finished(T),
-    Failed(JoinError),
-    Panicked {
-        id: TaskId,
-        payload: Payload,
-        thread: Arc<Shared>,
-        name: String,
-    },
+    Failed(Box<JoinError>),
+    Panicked(Box<Panicked>),
+}
+
+struct Panicked {
+    id: TaskId,
+    payload: Payload,
+    thread: Arc<Shared>,
+    name: String,
 }
 
 impl<T> Outcome<T> {
@@ -35,7 +38,7 @@ impl<T> Outcome<T> {
     }
 
     pub(super) fn failed(error: JoinError) -> Self {
-        Outcome(Some(Ended::Failed(error)))
+        Outcome(Some(Ended::Failed(Box::new(error))))
     }
 
     pub(super) fn panicked(
@@ -44,21 +47,21 @@ impl<T> Outcome<T> {
         thread: Arc<Shared>,
         name: String,
     ) -> Self {
-        Outcome(Some(Ended::Panicked {
+        Outcome(Some(Ended::Panicked(Box::new(Panicked {
             id,
             payload,
             thread,
             name,
-        }))
+        }))))
     }
 
     fn into_result(mut self, id: TaskId) -> Result<T, JoinError> {
         match self.0.take() {
             Some(Ended::Finished(output)) => Ok(output),
-            Some(Ended::Failed(error)) => Err(error),
-            Some(Ended::Panicked { id, payload, .. }) => Err(JoinError {
-                id,
-                cause: Cause::Panicked(Mutex::new(payload)),
+            Some(Ended::Failed(error)) => Err(*error),
+            Some(Ended::Panicked(panicked)) => Err(JoinError {
+                id: panicked.id,
+                cause: Cause::Panicked(Mutex::new(panicked.payload)),
             }),
             None => Err(JoinError::exited(id)),
         }
@@ -68,12 +71,13 @@ impl<T> Outcome<T> {
 impl<T> Drop for Outcome<T> {
     fn drop(&mut self) {
         match self.0.take() {
-            Some(Ended::Panicked {
-                payload,
-                thread,
-                name,
-                ..
-            }) => {
+            Some(Ended::Panicked(panicked)) => {
+                let Panicked {
+                    payload,
+                    thread,
+                    name,
+                    ..
+                } = *panicked;
                 let library = &thread.library;
                 if library.panic_is_fatal() {
                     return discard(payload);
@@ -249,7 +253,7 @@ impl<T> JoinHandle<T> {
 
     /// The task's id.
     pub fn id(&self) -> TaskId {
-        self.meta().id
+        self.meta().id()
     }
 }
 
@@ -332,7 +336,7 @@ impl AbortHandle {
 
     /// The task's id.
     pub fn id(&self) -> TaskId {
-        self.meta().id
+        self.meta().id()
     }
 }
 

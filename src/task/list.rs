@@ -66,7 +66,7 @@ impl Local {
     }
 
     fn is_running(&self, node: &crate::thread::live::LiveNode) -> bool {
-        super::raw::with_running(|task| task.id == TaskId::from(node.id)).unwrap_or(false)
+        super::raw::with_running(|task| task.id() == TaskId::from(node.id)).unwrap_or(false)
     }
 }
 

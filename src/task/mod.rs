@@ -1,8 +1,8 @@
 //! Tasks: futures that a SpdkThread runs.
 //!
 //! Every SpdkThread is an executor. A woken task is a message to its thread: it
-//! goes behind what is queued there, runs in a later poll, and a wake never runs
-//! anything itself, whoever wakes it from wherever. [`spawn_local`] is for code
+//! goes behind what is queued there, and a wake never runs anything itself,
+//! whoever wakes it from wherever. [`spawn_local`] is for code
 //! on a thread; [`SpdkThread::spawn`] and [`SpdkThread::spawn_with`] reach a
 //! thread from elsewhere.
 

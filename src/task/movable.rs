@@ -6,7 +6,6 @@
 //! meanwhile only marks it, so it is never entered twice and no wake is lost.
 
 use std::cell::Cell;
-use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -18,8 +17,11 @@ use crate::thread::shared::Shared;
 
 /// Where a movable task wants to go, and where it came from. For the task's own
 /// poll and for who has its `Runnable`.
-pub(super) struct Hop {
-    movable: bool,
+pub(super) struct Hop(Option<Box<Movable>>);
+
+/// What only a movable task pays for.
+#[derive(Default)]
+struct Movable {
     wanted: Cell<Option<Arc<Shared>>>,
     /// Set between the request and its arrival in a queue.
     came_from: Cell<Option<Arc<Shared>>>,
@@ -29,40 +31,29 @@ pub(super) struct Hop {
 
 impl Hop {
     pub(super) fn new(movable: bool) -> Self {
-        Hop {
-            movable,
-            wanted: Cell::new(None),
-            came_from: Cell::new(None),
-            refused: Cell::new(None),
-        }
+        Hop(movable.then(Box::default))
     }
 
     #[inline]
     pub(super) fn take_wanted(&self) -> Option<Arc<Shared>> {
-        if !self.movable {
-            return None;
-        }
-        self.wanted.take()
+        self.0.as_ref()?.wanted.take()
     }
 
     pub(super) fn set_came_from(&self, from: Arc<Shared>) {
-        self.came_from.set(Some(from));
+        if let Some(hop) = &self.0 {
+            hop.came_from.set(Some(from));
+        }
     }
 
     #[inline]
     pub(super) fn take_came_from(&self) -> Option<Arc<Shared>> {
-        if !self.movable {
-            return None;
-        }
-        self.came_from.take()
+        self.0.as_ref()?.came_from.take()
     }
 
     pub(super) fn set_refused(&self, by: Arc<Shared>) {
-        self.refused.set(Some(by));
-    }
-
-    fn take_refused(&self, target: &Arc<Shared>) -> bool {
-        take_if_same(&self.refused, target)
+        if let Some(hop) = &self.0 {
+            hop.refused.set(Some(by));
+        }
     }
 }
 
@@ -154,15 +145,16 @@ impl Future for MoveTo {
         }
         let target = &self.target.shared;
         let asked = with_running(|task| {
-            if !task.hop.movable {
+            let Some(hop) = &task.hop.0 else {
                 return Err(MoveError::NotMovable);
-            }
-            if self.target.is_exited() || (self.asked && task.hop.take_refused(target)) {
+            };
+            // A hop that failed was to a thread that had closed its mailbox.
+            if self.target.is_exited() || (self.asked && take_if_same(&hop.refused, target)) {
                 return Err(MoveError::Exited {
                     thread: self.target.name().to_owned(),
                 });
             }
-            task.hop.wanted.set(Some(target.clone()));
+            hop.wanted.set(Some(target.clone()));
             Ok(())
         });
         match asked.unwrap_or(Err(MoveError::NotMovable)) {
@@ -184,7 +176,9 @@ impl Drop for MoveTo {
     fn drop(&mut self) {
         if self.asked {
             with_running(|task| {
-                take_if_same(&task.hop.wanted, &self.target.shared);
+                if let Some(hop) = &task.hop.0 {
+                    take_if_same(&hop.wanted, &self.target.shared);
+                }
             });
         }
     }
@@ -203,12 +197,4 @@ pub enum MoveError {
         /// The thread's name.
         thread: String,
     },
-}
-
-impl fmt::Debug for Hop {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Hop")
-            .field("movable", &self.movable)
-            .finish_non_exhaustive()
-    }
 }

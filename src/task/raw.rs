@@ -43,7 +43,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, RawWaker, RawWakerVTable, Waker};
 
-use async_task::{FallibleTask, Runnable};
+use async_task::{FallibleTask, Runnable, ScheduleInfo, WithInfo};
 
 use super::TaskId;
 use super::join::{JoinError, JoinHandle, Outcome};
@@ -62,7 +62,6 @@ pub(crate) struct TaskMeta {
     /// Owner of the thread only, except before the task is first scheduled.
     pub(super) node: LiveNode,
     thread: UnsafeCell<Arc<Shared>>,
-    pub(super) id: TaskId,
     pub(super) aborted: AtomicBool,
     pub(super) finished: AtomicBool,
     /// Whether the future may be `!Send`. Owner only.
@@ -99,7 +98,6 @@ impl TaskMeta {
         TaskMeta {
             node: LiveNode::new(location, name, id.into()),
             thread: UnsafeCell::new(thread),
-            id,
             aborted: AtomicBool::new(false),
             finished: AtomicBool::new(false),
             stays: Cell::new(kind == TaskKind::Bound),
@@ -109,6 +107,10 @@ impl TaskMeta {
             waker_data: Cell::new(ptr::null()),
             waker_vtable: Cell::new(None),
         }
+    }
+
+    pub(super) fn id(&self) -> TaskId {
+        self.node.id.into()
     }
 
     /// The thread that runs the task.
@@ -326,22 +328,22 @@ impl<F: Future> TaskFuture<F> {
         // Before the task is placed: one that is cancelled is not listed again.
         if meta.aborted.load(Ordering::Acquire) {
             let cause = if meta.node.doomed.get() {
-                JoinError::exited(meta.id)
+                JoinError::exited(meta.id())
             } else {
-                JoinError::cancelled(meta.id)
+                JoinError::cancelled(meta.id())
             };
             drop(self.release(local));
             return Poll::Ready(Outcome::failed(cause));
         }
         if !self.placed.get() && !self.place(local) {
             drop(self.release(local));
-            return Poll::Ready(Outcome::failed(JoinError::exited(meta.id)));
+            return Poll::Ready(Outcome::failed(JoinError::exited(meta.id())));
         }
         // SAFETY: by R1 only the owner gets here, and never from inside this
         // poll; `release` is not called while this reference is in use.
         let Some(future) = (unsafe { &mut *self.future.get() }) else {
             // The exit was here.
-            return Poll::Ready(Outcome::failed(JoinError::exited(meta.id)));
+            return Poll::Ready(Outcome::failed(JoinError::exited(meta.id())));
         };
         // SAFETY: the task is pinned, and the future is dropped in its place.
         let future = unsafe { Pin::new_unchecked(future) };
@@ -368,7 +370,7 @@ impl<F: Future> TaskFuture<F> {
                         payload_text(&*payload),
                     );
                 }
-                Outcome::panicked(meta.id, payload, thread.clone(), meta.node.describe())
+                Outcome::panicked(meta.id(), payload, thread.clone(), meta.node.describe())
             }
         };
         // Not the last reference: the `Runnable` that is running has one.
@@ -510,7 +512,7 @@ pub(super) unsafe fn spawn<F: Future>(
     let (runnable, task) = unsafe {
         async_task::Builder::new()
             .metadata(meta)
-            .spawn_unchecked(wrap, schedule)
+            .spawn_unchecked(wrap, WithInfo(schedule_with_info))
     };
     let meta = runnable.metadata();
     let meta_pointer = NonNull::from(meta);
@@ -528,21 +530,33 @@ pub(super) unsafe fn spawn<F: Future>(
         }
         // Too late: the task never runs; joining it says so.
         Origin::Local(_) => drop(runnable),
-        Origin::Remote => schedule(runnable),
+        Origin::Remote => schedule(runnable, true),
     }
     // SAFETY: the pointer is to the metadata of this very task.
     unsafe { JoinHandle::new(task.fallible(), meta_pointer) }
 }
 
-/// Puts a task into its thread's queue. Any OS thread; never runs the task.
-fn schedule(runnable: Runnable<TaskMeta>) {
+fn schedule_with_info(runnable: Runnable<TaskMeta>, info: ScheduleInfo) {
+    schedule(runnable, info.woken_while_running);
+}
+
+/// Puts a task into its thread's queue. Any OS thread; never runs the task. One
+/// that woke itself, or is new, lets a round of pollers and timers pass first.
+fn schedule(runnable: Runnable<TaskMeta>, gives_way: bool) {
     let meta = runnable.metadata();
     meta.node.scheduled.store(true, Ordering::Relaxed);
     let came_from = meta.hop.take_came_from();
     // SAFETY: this has the `Runnable`.
     let thread = unsafe { meta.thread() };
     if thread.is_current() {
-        Local::with_current(|local| local.ready.push(message(runnable)));
+        Local::with_current(|local| {
+            let message = message(runnable);
+            if gives_way {
+                local.ready.push(message);
+            } else {
+                local.ready.push_woken(message);
+            }
+        });
         return;
     }
     // The task may run and be freed before the sleeper is notified.

@@ -31,8 +31,7 @@ pub(crate) struct LiveNode {
     /// Waits in a queue to be polled. Any thread.
     pub(crate) scheduled: AtomicBool,
     polls: Cell<u64>,
-    total_ticks: Cell<u64>,
-    longest_ticks: Cell<u64>,
+    times: Cell<Option<Box<(u64, u64)>>>,
 }
 
 /// How often a task was polled, and for how long.
@@ -60,8 +59,7 @@ impl LiveNode {
             id,
             scheduled: AtomicBool::new(false),
             polls: Cell::new(0),
-            total_ticks: Cell::new(0),
-            longest_ticks: Cell::new(0),
+            times: Cell::new(None),
         }
     }
 
@@ -74,16 +72,21 @@ impl LiveNode {
     pub(crate) fn count_poll(&self, ticks: u64) {
         self.polls.set(self.polls.get() + 1);
         if ticks > 0 {
-            self.total_ticks.set(self.total_ticks.get() + ticks);
-            self.longest_ticks.set(self.longest_ticks.get().max(ticks));
+            // Boxed, since few libraries measure.
+            let mut times = self.times.take().unwrap_or_default();
+            *times = (times.0 + ticks, times.1.max(ticks));
+            self.times.set(Some(times));
         }
     }
 
     pub(crate) fn poll_counts(&self) -> PollCounts {
+        let times = self.times.take();
+        let (total_ticks, longest_ticks) = times.as_deref().copied().unwrap_or_default();
+        self.times.set(times);
         PollCounts {
             polls: self.polls.get(),
-            total_ticks: self.total_ticks.get(),
-            longest_ticks: self.longest_ticks.get(),
+            total_ticks,
+            longest_ticks,
         }
     }
 

@@ -1,5 +1,10 @@
 //! The owner's own queue: what a thread sends to itself and the tasks it wakes
 //! itself. No atomics.
+//!
+//! One poll runs what was queued when it began. A task that another one wakes
+//! meanwhile is run by the same poll if only such tasks are before it, which
+//! saves a poll per hand-over; messages, new tasks and those that woke themselves
+//! wait for the next, behind a round of pollers and timers.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -10,6 +15,8 @@ use super::message::Message;
 pub(crate) struct ReadyQueue {
     messages: RefCell<VecDeque<Message>>,
     limited: Cell<usize>,
+    /// How many from the front the poll under way may run.
+    open: Cell<usize>,
 }
 
 impl ReadyQueue {
@@ -21,6 +28,34 @@ impl ReadyQueue {
         self.messages.borrow_mut().push_back(message);
     }
 
+    /// Queues a task that was woken, to be run by the poll under way if nothing
+    /// that has to wait is before it.
+    #[inline]
+    pub(crate) fn push_woken(&self, task: Message) {
+        let mut messages = self.messages.borrow_mut();
+        if self.open.get() == messages.len() {
+            self.open.set(messages.len() + 1);
+        }
+        messages.push_back(task);
+    }
+
+    /// Begins a poll, which may run what is queued now.
+    #[inline]
+    pub(crate) fn begin(&self) {
+        self.open.set(self.messages.borrow().len());
+    }
+
+    /// The next that the poll under way may run.
+    #[inline]
+    pub(crate) fn pop_open(&self) -> Option<Message> {
+        let open = self.open.get();
+        if open == 0 {
+            return None;
+        }
+        self.open.set(open - 1);
+        self.pop()
+    }
+
     #[inline]
     pub(crate) fn pop(&self) -> Option<Message> {
         let message = self.messages.borrow_mut().pop_front()?;
@@ -28,11 +63,6 @@ impl ReadyQueue {
             self.limited.set(self.limited.get() - 1);
         }
         Some(message)
-    }
-
-    #[inline]
-    pub(crate) fn len(&self) -> usize {
-        self.messages.borrow().len()
     }
 
     #[inline]

@@ -326,18 +326,18 @@ impl Local {
 
     /// What was sent from elsewhere and what was sent from here take turns, so
     /// that neither can starve the other. What the messages send here waits
-    /// for the next poll.
+    /// for the next poll; tasks that they wake may run in this one.
     fn run_messages(&self, max_msgs: usize) -> Activity {
         let limit = match max_msgs {
             0 => self.batch,
             max => max.min(self.batch),
         };
-        let mut own = self.ready.len();
-        let mut foreign = true;
+        self.ready.begin();
+        let (mut own, mut foreign) = (true, true);
         let mut ran = 0;
-        while ran < limit && (foreign || own > 0) {
+        while ran < limit && (foreign || own) {
             // Whose turn it is lasts beyond the poll: a batch may be 1.
-            let from_mailbox = foreign && (own == 0 || self.mailbox_next.get());
+            let from_mailbox = foreign && (!own || self.mailbox_next.get());
             let message = if from_mailbox {
                 // SAFETY: this `Local` is the owner's, so the caller is the
                 // only consumer; `pop` runs no user code, so it is not nested.
@@ -345,13 +345,16 @@ impl Local {
                 foreign = message.is_some();
                 message
             } else {
-                own -= 1;
-                self.ready.pop()
+                let message = self.ready.pop_open();
+                own = message.is_some();
+                message
             };
             if let Some(message) = message {
                 self.mailbox_next.set(!from_mailbox);
                 self.run_message(message);
                 ran += 1;
+                // It may have woken a task.
+                own = true;
             }
         }
         Activity::from(ran > 0)

@@ -1,0 +1,373 @@
+//! A queue from any threads to one SpdkThread, whose wake is the message that
+//! carries the value.
+//!
+//! Channels that do not know of SpdkThreads put the value into a queue of their
+//! own and wake the receiver's task, which then is a message to its thread: two
+//! hand-overs between the cores. Here the value travels in the mailbox; on the
+//! receiver's thread it goes into a queue without locks or atomics, and the wake
+//! of the task is a local one.
+//!
+//! The count of places is the only thing that senders and receiver share; who
+//! finds none waits with an `event-listener`.
+
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::fmt;
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::task::{Context, Poll, Waker, ready};
+
+use event_listener::Event;
+use futures::stream::{FusedStream, Stream};
+
+pub use crate::local::mpsc::{SendError, TryRecvError, TrySendError};
+use crate::task::poll_budget;
+use crate::thread::SpdkThread;
+use crate::thread::local::Local;
+use crate::thread::message::Message;
+use crate::thread::shared::Shared;
+
+/// What only the receiver's thread touches.
+struct Inbox<T> {
+    values: VecDeque<T>,
+    receiver: Option<Waker>,
+    /// Every sender is gone and all they sent has arrived.
+    ended: bool,
+    /// The receiver is gone.
+    abandoned: bool,
+}
+
+struct Channel<T> {
+    thread: Arc<Shared>,
+    inbox: RefCell<Inbox<T>>,
+    /// Values sent and not taken out of the inbox.
+    taken_places: AtomicUsize,
+    capacity: usize,
+    places: Event,
+    closed: AtomicBool,
+    senders: AtomicUsize,
+}
+
+// SAFETY: `inbox` is touched by messages, which the owner of `thread` runs, and
+// by the receiver, whose `Rc<Local>` keeps it and the thread on one OS thread. The
+// values in it are `Send`, so that whoever drops the channel last may drop them.
+unsafe impl<T: Send> Sync for Channel<T> {}
+// SAFETY: as above.
+unsafe impl<T: Send> Send for Channel<T> {}
+
+impl<T> Channel<T> {
+    fn take_place(&self) -> bool {
+        let taken = self
+            .taken_places
+            .fetch_update(Ordering::AcqRel, Ordering::Relaxed, |taken| {
+                (taken < self.capacity).then_some(taken + 1)
+            });
+        taken.is_ok()
+    }
+
+    fn free_place(&self) {
+        self.taken_places.fetch_sub(1, Ordering::AcqRel);
+        self.places.notify_additional(1);
+    }
+
+    /// A value arrives. On the receiver's thread.
+    fn deliver(&self, value: T) {
+        let mut inbox = self.inbox.borrow_mut();
+        if inbox.abandoned {
+            drop(inbox);
+            drop(value);
+            return;
+        }
+        inbox.values.push_back(value);
+        let waker = inbox.receiver.take();
+        drop(inbox);
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+
+    /// No more will arrive. On the receiver's thread.
+    fn end(&self) {
+        let mut inbox = self.inbox.borrow_mut();
+        inbox.ended = true;
+        let waker = inbox.receiver.take();
+        drop(inbox);
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+}
+
+/// A channel to the current SpdkThread that holds up to `capacity` values, those
+/// on their way included; senders wait when there is no place.
+///
+/// Values of one sending thread arrive in the order sent. While the receiver
+/// lives, its thread stays on its OS thread.
+///
+/// # Panics
+///
+/// When no SpdkThread is current, or `capacity` is 0.
+///
+/// # Examples
+///
+/// ```
+/// use corespun::{mpsc, task, thread::ThreadLib};
+///
+/// let mut runner = ThreadLib::new().thread().build()?.attach();
+/// let (sender, mut receiver) = runner.enter(|| mpsc::channel(4));
+/// let sum = runner.enter(|| task::spawn_local(async move {
+///     let mut sum = 0;
+///     while let Some(value) = receiver.recv().await {
+///         sum += value;
+///     }
+///     sum
+/// }));
+/// std::thread::spawn(move || (1..=3).for_each(|value| sender.try_send(value).unwrap()))
+///     .join()
+///     .unwrap();
+/// while !sum.is_finished() {
+///     runner.poll(0, 0);
+/// }
+/// assert_eq!(futures::executor::block_on(sum).unwrap(), 6);
+/// # Ok::<(), corespun::thread::CreateError>(())
+/// ```
+#[track_caller]
+pub fn channel<T: Send + 'static>(capacity: usize) -> (Sender<T>, Receiver<T>) {
+    assert!(capacity > 0, "a channel needs a capacity above zero");
+    let Some(local) = Local::current_rc() else {
+        panic!("mpsc::channel needs a current SpdkThread, which will receive");
+    };
+    let channel = Arc::new(Channel {
+        thread: local.shared.clone(),
+        inbox: RefCell::new(Inbox {
+            values: VecDeque::new(),
+            receiver: None,
+            ended: false,
+            abandoned: false,
+        }),
+        taken_places: AtomicUsize::new(0),
+        capacity,
+        places: Event::new(),
+        closed: AtomicBool::new(false),
+        senders: AtomicUsize::new(1),
+    });
+    let sender = Sender {
+        channel: channel.clone(),
+    };
+    let receiver = Receiver {
+        channel,
+        _local: local,
+    };
+    (sender, receiver)
+}
+
+/// Sends to a SpdkThread, from any thread; clone it for more senders.
+pub struct Sender<T: Send + 'static> {
+    channel: Arc<Channel<T>>,
+}
+
+impl<T: Send + 'static> Sender<T> {
+    /// Sends `value` if there is a place.
+    ///
+    /// # Errors
+    ///
+    /// [`TrySendError`] with the value when there is none, or the receiver or its
+    /// thread is gone.
+    pub fn try_send(&self, value: T) -> Result<(), TrySendError<T>> {
+        let channel = &self.channel;
+        if self.is_closed() {
+            return Err(TrySendError::Closed(value));
+        }
+        if !channel.take_place() {
+            return Err(TrySendError::Full(value));
+        }
+        self.deliver(value)
+            .map_err(|SendError(value)| TrySendError::Closed(value))
+    }
+
+    /// Sends `value`, once there is a place.
+    ///
+    /// # Errors
+    ///
+    /// [`SendError`] with the value when the receiver or its thread is gone.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancelled, the value is not sent and is dropped.
+    pub async fn send(&self, value: T) -> Result<(), SendError<T>> {
+        poll_fn(|cx| poll_budget(cx).map(|budget| budget.progressed())).await;
+        let channel = &self.channel;
+        loop {
+            if self.is_closed() {
+                return Err(SendError(value));
+            }
+            if channel.take_place() {
+                return self.deliver(value);
+            }
+            let place = channel.places.listen();
+            // One may have become free before this listened.
+            if channel.taken_places.load(Ordering::Acquire) >= channel.capacity && !self.is_closed()
+            {
+                place.await;
+            }
+        }
+    }
+
+    /// With a place taken.
+    fn deliver(&self, value: T) -> Result<(), SendError<T>> {
+        let channel = &self.channel;
+        if channel.thread.is_current() {
+            channel.deliver(value);
+            return Ok(());
+        }
+        let arrives = channel.clone();
+        let sent = channel.thread.deliver(value, move |value| {
+            Message::new(move || arrives.deliver(value))
+        });
+        sent.map_err(|value| {
+            channel.closed.store(true, Ordering::Release);
+            channel.places.notify_additional(usize::MAX);
+            SendError(value)
+        })
+    }
+
+    /// Whether the receiver is known to be gone.
+    pub fn is_closed(&self) -> bool {
+        self.channel.closed.load(Ordering::Acquire)
+    }
+
+    /// The thread that receives.
+    pub fn thread(&self) -> SpdkThread {
+        SpdkThread::from_shared(self.channel.thread.clone())
+    }
+}
+
+impl<T: Send + 'static> Clone for Sender<T> {
+    fn clone(&self) -> Self {
+        self.channel.senders.fetch_add(1, Ordering::Relaxed);
+        Sender {
+            channel: self.channel.clone(),
+        }
+    }
+}
+
+impl<T: Send + 'static> Drop for Sender<T> {
+    fn drop(&mut self) {
+        // What every other sender sent was put into the mailbox before its
+        // decrement, which this one follows, so the end arrives after it.
+        if self.channel.senders.fetch_sub(1, Ordering::AcqRel) > 1 {
+            return;
+        }
+        let channel = self.channel.clone();
+        let ends = Message::new(move || channel.end());
+        // If the thread has exited, nobody waits. Also from the thread itself as
+        // a message: others may have sent what is still in the mailbox.
+        drop(self.channel.thread.deliver(ends, |ends| ends));
+    }
+}
+
+impl<T: Send + 'static> fmt::Debug for Sender<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Sender")
+            .field("to", &self.channel.thread.name())
+            .field("closed", &self.is_closed())
+            .finish_non_exhaustive()
+    }
+}
+
+/// Receives on the SpdkThread that made it; also a `Stream`, which ends when every
+/// sender is gone and what they sent was taken.
+pub struct Receiver<T: Send + 'static> {
+    channel: Arc<Channel<T>>,
+    /// Keeps the thread where the receiver is.
+    _local: Rc<Local>,
+}
+
+impl<T: Send + 'static> Receiver<T> {
+    /// Waits for the next value; `None` when none will come.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancelled, no value is lost.
+    pub async fn recv(&mut self) -> Option<T> {
+        poll_fn(|cx| self.poll_recv(cx)).await
+    }
+
+    /// The form of [`Receiver::recv`] for hand-written futures.
+    pub fn poll_recv(&mut self, cx: &mut Context<'_>) -> Poll<Option<T>> {
+        let budget = ready!(poll_budget(cx));
+        match self.try_recv() {
+            Ok(value) => {
+                budget.progressed();
+                Poll::Ready(Some(value))
+            }
+            Err(TryRecvError::Closed) => Poll::Ready(None),
+            Err(TryRecvError::Empty) => {
+                let mut inbox = self.channel.inbox.borrow_mut();
+                let known = inbox.receiver.as_ref();
+                if !known.is_some_and(|known| known.will_wake(cx.waker())) {
+                    let replaced = inbox.receiver.replace(cx.waker().clone());
+                    // A foreign waker's destructor is foreign code.
+                    drop(inbox);
+                    drop(replaced);
+                }
+                Poll::Pending
+            }
+        }
+    }
+
+    /// The next value, if one has arrived.
+    ///
+    /// # Errors
+    ///
+    /// [`TryRecvError`] if not.
+    pub fn try_recv(&mut self) -> Result<T, TryRecvError> {
+        let value = self.channel.inbox.borrow_mut().values.pop_front();
+        match value {
+            Some(value) => {
+                self.channel.free_place();
+                Ok(value)
+            }
+            None if self.is_terminated() => Err(TryRecvError::Closed),
+            None => Err(TryRecvError::Empty),
+        }
+    }
+}
+
+impl<T: Send + 'static> Stream for Receiver<T> {
+    type Item = T;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<T>> {
+        self.poll_recv(cx)
+    }
+}
+
+impl<T: Send + 'static> FusedStream for Receiver<T> {
+    fn is_terminated(&self) -> bool {
+        let inbox = self.channel.inbox.borrow();
+        inbox.ended && inbox.values.is_empty()
+    }
+}
+
+impl<T: Send + 'static> Drop for Receiver<T> {
+    fn drop(&mut self) {
+        self.channel.closed.store(true, Ordering::Release);
+        let mut inbox = self.channel.inbox.borrow_mut();
+        inbox.abandoned = true;
+        let left = (std::mem::take(&mut inbox.values), inbox.receiver.take());
+        drop(inbox);
+        self.channel.places.notify_additional(usize::MAX);
+        drop(left);
+    }
+}
+
+impl<T: Send + 'static> fmt::Debug for Receiver<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Receiver")
+            .field("on", &self.channel.thread.name())
+            .finish_non_exhaustive()
+    }
+}
