@@ -426,7 +426,10 @@ fn walk(device: &IoDevice<Cell<u64>>, ended: &Rc<Cell<usize>>) {
     let seen = ended.clone();
     device
         .for_each_channel(
-            |visits| Ok::<_, Infallible>(visits.set(visits.get() + 1)),
+            |visits| {
+                visits.set(visits.get() + 1);
+                Ok::<_, Infallible>(())
+            },
             move |_| seen.set(seen.get() + 1),
         )
         .expect("on a thread");

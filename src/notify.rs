@@ -58,7 +58,7 @@ impl Sleeper {
         struct Awake<'a>(&'a Sleeper);
         impl Drop for Awake<'_> {
             fn drop(&mut self) {
-                self.0.end_sleep();
+                self.0.retract();
             }
         }
 
@@ -71,10 +71,17 @@ impl Sleeper {
         Some(block())
     }
 
-    /// Takes the announcement back before `block` returns, so that what the
-    /// rest of `block` publishes on this thread wakes nobody who is awake.
-    /// Only the thread that owns the sleeper may call this.
-    pub(crate) fn end_sleep(&self) {
+    /// The announcement of [`Sleeper::sleep_unless`] by itself, for a sleep that
+    /// something else ends: look for work after this.
+    pub(crate) fn announce(&self) {
+        self.state.store(ASLEEP, Ordering::Relaxed);
+        fence(Ordering::SeqCst);
+    }
+
+    /// Takes the announcement back: at the end of a sleep that was announced
+    /// alone, or before `block` returns, so that what the rest of it publishes on
+    /// this thread wakes nobody who is awake. Only the owner may call this.
+    pub(crate) fn retract(&self) {
         self.state.store(AWAKE, Ordering::Relaxed);
     }
 

@@ -242,3 +242,69 @@ fn post_poller_handlers_run_once_in_order_after_an_active_poller() {
     threads.free();
     assert_eq!(counter.get(), 0);
 }
+
+/// TH-007, 040, 042, 045, 101, 102.
+#[test]
+fn a_thread_is_found_by_its_id_until_it_has_exited() {
+    let mut threads = Threads::allocate(2);
+    let library = threads.library.clone();
+    let (first, second) = (threads.handle(0), threads.handle(1));
+    assert_eq!((first.id(), second.id()), (1, 2));
+    assert_eq!(library.thread_by_id(2), Some(second.clone()));
+    assert_eq!(library.thread_by_id(0), None);
+    assert_eq!(library.thread_by_id(3), None);
+    assert_eq!(library.thread_count(), 2);
+    assert_eq!(library.app_thread(), Some(first.clone()));
+    assert!(second.is_running());
+    threads.time.advance(40);
+    threads.poll_once(1);
+    assert_eq!((first.last_tick(), second.last_tick()), (0, 40));
+
+    threads.exit(1);
+    threads.poll_once(1);
+    assert!(!second.is_running() && second.is_exited());
+    assert_eq!(library.thread_by_id(2), None);
+    assert_eq!(library.thread_count(), 1);
+    let third = library.thread().build().unwrap();
+    assert_eq!(third.handle().id(), 3, "never used again");
+    drop(third);
+    threads.free();
+    assert!(first.is_exited());
+}
+
+/// A foreign flood: a million messages from each of four OS threads through a
+/// ring of 64 slots; all run, each sender's order kept.
+#[test]
+fn a_flood_from_foreign_os_threads_runs_whole_and_in_order() {
+    const EACH: u64 = 1_000_000;
+    thread_local! {
+        static NEXT: [Cell<u64>; 4] = const { [const { Cell::new(0) }; 4] };
+    }
+    let parked = ThreadLib::new().thread().ring(64).build().unwrap();
+    let thread = parked.handle();
+    let senders = [0, 1, 2, 3].map(|me: usize| {
+        let thread = thread.clone();
+        std::thread::spawn(move || {
+            for number in 0..EACH {
+                let mut message = move || {
+                    NEXT.with(|next| assert_eq!(next[me].replace(number + 1), number));
+                };
+                while let Err(refused) = thread.send_msg(message) {
+                    assert!(refused.is_full());
+                    message = refused.into_message();
+                    std::thread::yield_now();
+                }
+            }
+        })
+    });
+    let mut runner = parked.attach();
+    while NEXT.with(|next| next.iter().any(|next| next.get() < EACH)) {
+        if !runner.poll(0, 0).is_busy() {
+            std::thread::yield_now();
+        }
+    }
+    for sender in senders {
+        sender.join().unwrap();
+    }
+    assert!(!runner.has_messages());
+}

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::task::{Context, Poll};
 
 use futures::channel::oneshot;
@@ -102,7 +102,7 @@ impl DeviceCore {
         self.complete_if_gone(state);
     }
 
-    fn complete_if_gone(&self, mut state: std::sync::MutexGuard<'_, State>) {
+    fn complete_if_gone(&self, mut state: MutexGuard<'_, State>) {
         if self.is_registered() || !state.channels.is_empty() {
             return;
         }
@@ -112,11 +112,16 @@ impl DeviceCore {
         }
     }
 
-    /// The first thread after `cursor` that has a channel.
-    pub(super) fn next_channel(&self, cursor: u64) -> Option<Arc<Shared>> {
+    /// The first thread after `cursor` that has a channel. If there is none, the
+    /// walk that asks has ended.
+    pub(super) fn next_channel(self: &Arc<Self>, cursor: u64) -> Option<Arc<Shared>> {
         let state = lock(&self.state);
         let mut later = state.channels.range(cursor.saturating_add(1)..);
-        later.next().map(|(_, thread)| thread.clone())
+        let next = later.next().map(|(_, thread)| thread.clone());
+        if next.is_none() {
+            self.end_walk_locked(state);
+        }
+        next
     }
 
     /// Counts a walk, unless the device is gone or about to be.
@@ -131,7 +136,10 @@ impl DeviceCore {
 
     /// The last thing a walk does to its device.
     pub(super) fn end_walk(self: &Arc<Self>) {
-        let mut state = lock(&self.state);
+        self.end_walk_locked(lock(&self.state));
+    }
+
+    fn end_walk_locked(self: &Arc<Self>, mut state: MutexGuard<'_, State>) {
         state.walks -= 1;
         if state.walks > 0 || !self.is_registered() {
             return;

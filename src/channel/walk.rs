@@ -79,7 +79,7 @@ impl<C: 'static, E: Send + 'static, V: Visit<C, E>> Parcel<C, E, V> {
     fn advance(mut self) {
         loop {
             let Some(thread) = self.core().next_channel(self.walk().cursor) else {
-                return self.end(Ok(()));
+                return self.complete(Ok(()));
             };
             self.walk_mut().cursor = thread.id;
             let sent = thread.deliver(self, |parcel| Message::new(move || parcel.arrive()));
@@ -237,7 +237,10 @@ impl<C: 'static> IoDevice<C> {
     /// let of_b = b.enter(|| device.channel())?;
     /// a.enter(|| {
     ///     device.for_each_channel(
-    ///         |weight| Ok::<_, Infallible>(weight.set(2)),
+    ///         |weight| {
+    ///             weight.set(2);
+    ///             Ok::<_, Infallible>(())
+    ///         },
     ///         |result| assert!(result.is_ok()),
     ///     )
     /// })?;

@@ -236,7 +236,7 @@ impl Reactor {
             // by then, and nobody has to write its eventfd.
             || {
                 let driver = self.driver.driver();
-                driver.park_then(timeout, || sleeper.end_sleep())
+                driver.park_then(timeout, || sleeper.retract())
             },
         );
         let now = clock.now();

@@ -105,7 +105,9 @@ impl Local {
         if let Some(channels) = self.channels.get() {
             channels.holders(&mut holders);
         }
-        self.pending.holders(&mut holders);
+        if let Some(rare) = self.existing_rare() {
+            rare.pending.holders(&mut holders);
+        }
         if self.has_ready_work() {
             holders.push(ExitHolder::Messages);
         }
@@ -116,7 +118,9 @@ impl Local {
         self.pollers.registered() > 0
             || self.live.len() > 0
             || self.channels.get().is_some_and(|channels| channels.holds())
-            || self.pending.len() > 0
+            || self
+                .existing_rare()
+                .is_some_and(|rare| rare.pending.len() > 0)
             || self.has_ready_work()
     }
 

@@ -10,6 +10,7 @@ use std::task::Waker;
 use std::time::Duration;
 
 use super::exit::ExitPart;
+use super::interrupt::Interrupts;
 use super::live::LiveList;
 use super::local_key::LocalValues;
 use super::panic::{PanicSource, Payload, contain};
@@ -51,10 +52,8 @@ pub(crate) struct Local {
     pub(crate) pollers: PollerLists,
     pub(crate) timers: RefCell<TimerQueue<TimerTarget>>,
     pub(crate) live: LiveList,
-    pub(crate) pending: PendingTable,
-    pub(super) keys: LocalValues,
-    pub(super) post_pollers: PostPollers,
-    pub(super) held: HeldLocks,
+    rare: OnceCell<Box<Rare>>,
+    pub(super) interrupts: OnceCell<Box<Interrupts>>,
     /// The io_channels of this thread, kept by their own floor.
     pub(crate) channels: OnceCell<Box<dyn ExitPart>>,
     /// How many values that must not leave this OS thread live here, besides
@@ -77,6 +76,15 @@ pub(crate) struct Local {
     pub(super) exit_phase: Cell<ExitPhase>,
     pub(super) exit_deadline: Cell<u64>,
     pub(super) exit_timeout: Duration,
+}
+
+/// What few threads have: made when first used, so that an idle one stays small.
+#[derive(Default)]
+pub(super) struct Rare {
+    pub(super) pending: PendingTable,
+    pub(super) keys: LocalValues,
+    pub(super) post_pollers: PostPollers,
+    pub(super) held: HeldLocks,
 }
 
 thread_local! {
@@ -127,10 +135,8 @@ impl Local {
             pollers: PollerLists::default(),
             timers: RefCell::new(TimerQueue::new()),
             live: LiveList::new(),
-            pending: PendingTable::default(),
-            keys: LocalValues::default(),
-            post_pollers: PostPollers::default(),
-            held: HeldLocks::default(),
+            rare: OnceCell::new(),
+            interrupts: OnceCell::new(),
             channels: OnceCell::new(),
             not_send: Cell::new(0),
             task_ids: Cell::new(0),
@@ -163,6 +169,25 @@ impl Local {
         unsafe {
             Rc::increment_strong_count(current);
             Some(Rc::from_raw(current))
+        }
+    }
+
+    /// The rare parts, made now if need be.
+    pub(super) fn rare(&self) -> &Rare {
+        self.rare.get_or_init(Box::default)
+    }
+
+    /// The rare parts, if there are any.
+    #[inline]
+    pub(super) fn existing_rare(&self) -> Option<&Rare> {
+        self.rare.get().map(|rare| &**rare)
+    }
+
+    /// After every callback: no spinlock may be held.
+    #[inline]
+    pub(super) fn check_held_locks(&self) {
+        if let Some(rare) = self.existing_rare() {
+            rare.held.check();
         }
     }
 

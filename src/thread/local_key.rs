@@ -6,7 +6,7 @@ use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::rc::Rc;
 
-use super::local::Local;
+use super::local::{ExitPhase, Local};
 
 /// Declares thread-locals of SpdkThreads, as [`std::thread_local!`] does those
 /// of OS threads.
@@ -95,21 +95,22 @@ impl<T: 'static> LocalKey<T> {
     pub fn try_with<R>(&'static self, f: impl FnOnce(&T) -> R) -> Result<R, LocalKeyError> {
         let address = std::ptr::from_ref(self).addr();
         let value = Local::with_current(|local| {
-            if let Some(value) = local.keys.find::<T>(address) {
+            let keys = &local.rare().keys;
+            if let Some(value) = keys.find::<T>(address) {
                 return Ok(value);
             }
-            if local.keys.closed.get() {
+            if keys.closed.get() || local.exit_phase.get() == ExitPhase::Done {
                 return Err(LocalKeyError::Exited(local.shared.name().to_owned()));
             }
             let value = Rc::new((self.init)());
             // `init` may have used the key itself.
-            if let Some(earlier) = local.keys.find::<T>(address) {
+            if let Some(earlier) = keys.find::<T>(address) {
                 return Ok(earlier);
             }
             local
                 .not_send
                 .set(local.not_send.get() + usize::from(self.stays));
-            local.keys.values.borrow_mut().push(Value {
+            keys.values.borrow_mut().push(Value {
                 key: address,
                 stays: self.stays,
                 value: value.clone(),
@@ -169,9 +170,14 @@ impl Local {
     /// Drops every thread-local, newest first. A destructor still finds those
     /// that were made before.
     pub(super) fn drop_locals(&self) {
-        self.keys.closed.set(true);
+        let Some(rare) = self.existing_rare() else {
+            // Nothing of the user's runs between here and EXITED.
+            return;
+        };
+        let keys = &rare.keys;
+        keys.closed.set(true);
         loop {
-            let Some(last) = self.keys.values.borrow_mut().pop() else {
+            let Some(last) = keys.values.borrow_mut().pop() else {
                 return;
             };
             self.not_send

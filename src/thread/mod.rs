@@ -27,6 +27,7 @@
 mod activity;
 mod builder;
 pub(crate) mod exit;
+mod interrupt;
 pub(crate) mod library;
 pub(crate) mod live;
 pub(crate) mod local;
@@ -51,6 +52,7 @@ use std::sync::atomic::Ordering;
 pub use activity::Activity;
 pub use builder::ThreadBuilder;
 pub use exit::{Exit, ExitHolder};
+pub use interrupt::{Interrupt, InterruptError, set_interrupt_mode};
 pub use library::{Framework, FrameworkSet, PanicPolicy, ThreadLib, ThreadLibBuilder};
 pub use local_key::{LocalKey, LocalKeyError};
 pub use panic::{ContainedPanic, PanicSource};

@@ -16,6 +16,8 @@ pub enum PanicSource {
     Poller,
     /// A task; its `JoinHandle` yields the payload.
     Task,
+    /// An interrupt's callback; the interrupt stays registered.
+    Interrupt,
     /// A destructor of a closure, future or output that the thread dropped.
     Drop,
 }

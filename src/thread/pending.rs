@@ -9,7 +9,7 @@ use std::cell::{Cell, RefCell};
 use std::sync::Arc;
 
 use super::exit::ExitHolder;
-use super::local::Local;
+use super::local::{Local, Rare};
 
 /// Consumes the answer, whose type is between the one who asked and the one
 /// who answers.
@@ -90,7 +90,7 @@ impl Local {
         stays: bool,
         completion: Completion,
     ) -> PendingKey {
-        let table = &self.pending;
+        let table = &self.rare().pending;
         table.len.set(table.len.get() + 1);
         self.not_send.set(self.not_send.get() + usize::from(stays));
         let entry = Some(Entry {
@@ -122,13 +122,15 @@ impl Local {
     /// is not there any more.
     pub(crate) fn complete(&self, key: PendingKey, answer: &mut dyn Any) {
         let index = key.slot as usize;
-        let known = self
-            .pending
+        let Some(Rare { pending, .. }) = self.existing_rare() else {
+            return;
+        };
+        let known = pending
             .slots
             .borrow()
             .get(index)
             .is_some_and(|slot| slot.generation == key.generation);
-        if known && let Some(entry) = self.pending.take(index) {
+        if known && let Some(entry) = pending.take(index) {
             self.not_send
                 .set(self.not_send.get() - usize::from(entry.stays));
             (entry.completion)(answer);
@@ -137,10 +139,13 @@ impl Local {
 
     /// Drops every completion: the end of a forced exit.
     pub(super) fn cancel_pending(&self) {
+        let Some(Rare { pending, .. }) = self.existing_rare() else {
+            return;
+        };
         let mut index = 0;
         // Dropping user content may add more.
-        while index < self.pending.slots.borrow().len() {
-            if let Some(entry) = self.pending.take(index) {
+        while index < pending.slots.borrow().len() {
+            if let Some(entry) = pending.take(index) {
                 self.not_send
                     .set(self.not_send.get() - usize::from(entry.stays));
                 self.drop_contained(entry.completion);

@@ -80,9 +80,27 @@ pub(crate) struct PollerCore {
     listed: Cell<bool>,
     run_count: Cell<u64>,
     busy_count: Cell<u64>,
+    interrupt: OnceCell<Box<PollerInterrupt>>,
+}
+
+/// Hears of mode switches.
+type SwitchHook = Box<dyn FnMut(bool)>;
+
+/// What a poller with an interrupt of its own needs: it is *suspended* in
+/// interrupt mode, in no list of those that run.
+struct PollerInterrupt {
+    hook: Cell<Option<SwitchHook>>,
+    suspended: Cell<bool>,
+    /// Ticks that were left of a timed poller's period.
+    remaining: Cell<u64>,
 }
 
 impl PollerCore {
+    fn is_suspended(&self) -> bool {
+        let interrupt = self.interrupt.get();
+        interrupt.is_some_and(|interrupt| interrupt.suspended.get())
+    }
+
     pub(crate) fn name(&self) -> String {
         match &self.name {
             Some(name) => name.clone(),
@@ -103,6 +121,9 @@ pub(crate) struct PollerLists {
     /// Something in `active` was paused or unregistered.
     stale: Cell<bool>,
     paused: RefCell<Vec<Rc<PollerCore>>>,
+    suspended: RefCell<Vec<Rc<PollerCore>>>,
+    /// All that have an interrupt of their own.
+    with_interrupt: RefCell<Vec<Rc<PollerCore>>>,
     next_id: Cell<u64>,
     registered: Cell<usize>,
     active_count: Cell<usize>,
@@ -133,22 +154,41 @@ impl PollerLists {
         self.stale.set(true);
     }
 
+    /// Takes out of the active list what does not belong there any more.
+    #[inline]
+    fn reap(&self, pass: &mut Vec<Rc<PollerCore>>) {
+        if self.stale.replace(false) {
+            pass.retain(|poller| {
+                let stays = !matches!(
+                    poller.state.get(),
+                    PollerState::Paused | PollerState::Unregistered
+                ) && !poller.is_suspended();
+                poller.listed.set(stays);
+                stays
+            });
+        }
+    }
+
     /// Every poller outside the timer queue.
     pub(crate) fn for_each(&self, mut f: impl FnMut(&PollerCore)) {
         let active = self.active.take();
         active
             .iter()
             .filter(|poller| !matches!(poller.state.get(), PollerState::Paused))
+            .filter(|poller| !poller.is_suspended())
             .for_each(|poller| f(poller));
         let registered_meanwhile = self.active.replace(active);
         debug_assert!(registered_meanwhile.is_empty());
         self.paused.borrow().iter().for_each(|poller| f(poller));
+        let suspended = self.suspended.borrow();
+        suspended.iter().for_each(|poller| f(poller));
     }
 
     /// Every poller outside the timer queue, taken out of the lists.
     fn take_all(&self) -> Vec<Rc<PollerCore>> {
         let mut all = self.active.take();
         all.append(&mut self.paused.borrow_mut());
+        all.append(&mut self.suspended.borrow_mut());
         all
     }
 }
@@ -163,10 +203,12 @@ impl Local {
     /// the next pass.
     pub(crate) fn run_active_pollers(&self) -> Activity {
         let lists = &self.pollers;
-        let mut pass = lists.active.take();
-        if pass.is_empty() {
+        // Taking the list, though empty, is a third of an idle poll's work.
+        if lists.active_count.get() == 0 && !lists.stale.get() {
             return Activity::Idle;
         }
+        let mut pass = lists.active.take();
+        lists.reap(&mut pass);
         let mut activity = Activity::Idle;
         for poller in pass.iter().rev() {
             let runs = poller.state.get() == PollerState::Waiting;
@@ -175,16 +217,7 @@ impl Local {
                 self.run_post_pollers();
             }
         }
-        if lists.stale.replace(false) {
-            pass.retain(|poller| {
-                let stays = !matches!(
-                    poller.state.get(),
-                    PollerState::Paused | PollerState::Unregistered
-                );
-                poller.listed.set(stays);
-                stays
-            });
-        }
+        lists.reap(&mut pass);
         pass.append(&mut lists.active.take());
         lists.active.set(pass);
         activity
@@ -206,7 +239,7 @@ impl Local {
         poller.state.set(PollerState::Running);
         let start = (self.stall_limit > 0).then(|| self.shared.library.clock.now());
         let outcome = contain(&mut callback);
-        self.held.check();
+        self.check_held_locks();
         if let Some(start) = start {
             let ticks = self.shared.library.clock.now().saturating_sub(start);
             self.watch_stall(StallSource::Poller, ticks, || poller.name());
@@ -236,9 +269,13 @@ impl Local {
 
     fn pause_now(&self, poller: &Rc<PollerCore>) {
         poller.state.set(PollerState::Paused);
-        match poller.timer.take() {
-            Some(key) => drop(self.timers.borrow_mut().remove(key)),
-            None => self.pollers.left_active(),
+        if poller.is_suspended() {
+            self.forget_suspended(poller);
+        } else {
+            match poller.timer.take() {
+                Some(key) => drop(self.timers.borrow_mut().remove(key)),
+                None => self.pollers.left_active(),
+            }
         }
         self.pollers.paused.borrow_mut().push(poller.clone());
     }
@@ -271,13 +308,20 @@ impl Local {
             listed: Cell::new(false),
             run_count: Cell::new(0),
             busy_count: Cell::new(0),
+            interrupt: OnceCell::new(),
         });
         self.enlist(&poller);
         Ok(poller)
     }
 
     fn enlist(&self, poller: &Rc<PollerCore>) {
-        if poller.period == 0 {
+        if let Some(interrupt) = poller.interrupt.get()
+            && self.in_interrupt_mode()
+        {
+            interrupt.suspended.set(true);
+            interrupt.remaining.set(poller.period);
+            self.pollers.suspended.borrow_mut().push(poller.clone());
+        } else if poller.period == 0 {
             self.pollers.add_active(poller);
         } else {
             self.arm_poller(poller);
@@ -300,7 +344,108 @@ impl Local {
             .rearm_first(now.saturating_add(poller.period));
     }
 
-    fn pause_poller(&self, poller: &PollerCore) {
+    /// Every poller with an interrupt hears of a mode switch.
+    #[cold]
+    pub(super) fn switch_pollers(&self, to_interrupt: bool) {
+        let concerned = self.pollers.with_interrupt.borrow().clone();
+        for poller in concerned {
+            self.switch_poller(&poller, to_interrupt);
+        }
+    }
+
+    fn switch_poller(&self, poller: &Rc<PollerCore>, to_interrupt: bool) {
+        let Some(interrupt) = poller.interrupt.get() else {
+            return;
+        };
+        if !poller.is_registered() {
+            return;
+        }
+        if let Some(mut hook) = interrupt.hook.take() {
+            if let Err(payload) = contain(|| hook(to_interrupt)) {
+                self.report_panic(PanicSource::Poller, Some(&poller.name()), payload);
+            }
+            interrupt.hook.set(Some(hook));
+        }
+        match poller.state.get() {
+            PollerState::Unregistered | PollerState::Paused => {}
+            _ if to_interrupt => self.suspend_poller(poller, interrupt),
+            _ => self.unsuspend_poller(poller, interrupt),
+        }
+    }
+
+    fn suspend_poller(&self, poller: &Rc<PollerCore>, interrupt: &PollerInterrupt) {
+        if interrupt.suspended.get() {
+            return;
+        }
+        if poller.state.get() == PollerState::Pausing {
+            // No turn will come at which that could take effect, except that of
+            // a callback that runs now.
+            let callback = poller.callback.take();
+            if callback.is_some() {
+                poller.callback.set(callback);
+                self.pause_now(poller);
+            }
+            return;
+        }
+        interrupt.suspended.set(true);
+        match poller.timer.take() {
+            Some(key) => {
+                let mut timers = self.timers.borrow_mut();
+                let deadline = timers.deadline(key).unwrap_or(0);
+                let now = self.shared.library.clock.now();
+                interrupt.remaining.set(deadline.saturating_sub(now));
+                drop(timers.remove(key));
+            }
+            None => self.pollers.left_active(),
+        }
+        self.pollers.suspended.borrow_mut().push(poller.clone());
+    }
+
+    fn unsuspend_poller(&self, poller: &Rc<PollerCore>, interrupt: &PollerInterrupt) {
+        if !interrupt.suspended.replace(false) {
+            return;
+        }
+        self.forget_suspended(poller);
+        if poller.period == 0 {
+            self.pollers.add_active(poller);
+            return;
+        }
+        let now = self.shared.library.clock.now();
+        let target = super::local::TimerTarget::Poller(poller.clone());
+        let key = self.insert_timer(now.saturating_add(interrupt.remaining.get()), target);
+        poller.timer.set(Some(key));
+    }
+
+    fn forget_suspended(&self, poller: &Rc<PollerCore>) {
+        if let Some(interrupt) = poller.interrupt.get() {
+            interrupt.suspended.set(false);
+        }
+        let mut suspended = self.pollers.suspended.borrow_mut();
+        suspended.retain(|other| !Rc::ptr_eq(other, poller));
+    }
+
+    fn set_poller_interrupt(&self, poller: &Rc<PollerCore>, hook: SwitchHook) {
+        let interrupt = poller.interrupt.get_or_init(|| {
+            let all = &self.pollers.with_interrupt;
+            all.borrow_mut().push(poller.clone());
+            Box::new(PollerInterrupt {
+                hook: Cell::new(None),
+                suspended: Cell::new(false),
+                remaining: Cell::new(poller.period),
+            })
+        });
+        let before = interrupt.hook.replace(Some(hook));
+        self.drop_contained(before);
+        if self.in_interrupt_mode() {
+            self.switch_poller(poller, true);
+        }
+    }
+
+    fn pause_poller(&self, poller: &Rc<PollerCore>) {
+        // No turn will come at which it could take effect.
+        if poller.is_suspended() && poller.state.get() == PollerState::Waiting {
+            return self.pause_now(poller);
+        }
         if matches!(
             poller.state.get(),
             PollerState::Waiting | PollerState::Running
@@ -331,11 +476,18 @@ impl Local {
         }
         let lists = &self.pollers;
         bump(&lists.registered, -1);
+        if let Some(interrupt) = poller.interrupt.get() {
+            let all = &lists.with_interrupt;
+            all.borrow_mut().retain(|other| !Rc::ptr_eq(other, poller));
+            self.drop_contained(interrupt.hook.take());
+        }
         if before == PollerState::Paused {
             lists
                 .paused
                 .borrow_mut()
                 .retain(|other| !Rc::ptr_eq(other, poller));
+        } else if poller.is_suspended() {
+            self.forget_suspended(poller);
         } else if let Some(key) = poller.timer.take() {
             let removed = self.timers.borrow_mut().remove(key);
             drop(removed);
@@ -452,6 +604,18 @@ impl Poller {
     /// the thread from exiting until the exit is forced.
     pub fn detach(mut self) {
         self.detached = true;
+    }
+
+    /// Tells that something of the caller's, an [`Interrupt`](super::Interrupt)
+    /// usually, does this poller's work in interrupt mode
+    /// (`spdk_poller_register_interrupt`): it is not run there. `hook` is called
+    /// with the new mode at each switch, `true` for interrupt mode, to arm and
+    /// disarm that; and at once if the thread is in interrupt mode.
+    ///
+    /// A timed poller goes on, when poll mode comes back, with what was left of
+    /// its period.
+    pub fn set_interrupt(&self, hook: impl FnMut(bool) + 'static) {
+        self.local.set_poller_interrupt(&self.core, Box::new(hook));
     }
 
     /// Where the poller stands.

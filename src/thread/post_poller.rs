@@ -60,7 +60,7 @@ pub fn register_post_poller_handler(
     handler: impl FnOnce() + 'static,
 ) -> Result<(), PostPollerError> {
     let register = |local: &Local| {
-        let waiting = &local.post_pollers;
+        let waiting = &local.rare().post_pollers;
         if waiting.running.get() {
             return Err(PostPollerError::Nested);
         }
@@ -78,36 +78,40 @@ pub fn register_post_poller_handler(
 impl Local {
     #[inline]
     pub(super) fn run_post_pollers(&self) {
-        if self.post_pollers.waiting.get() > 0 {
-            self.run_waiting_post_pollers();
+        if let Some(rare) = self.existing_rare()
+            && rare.post_pollers.waiting.get() > 0
+        {
+            self.run_waiting_post_pollers(&rare.post_pollers);
         }
     }
 
-    fn take_post_pollers(&self) -> Vec<Box<dyn FnOnce()>> {
-        let handlers = self.post_pollers.handlers.take();
-        self.post_pollers.waiting.set(0);
+    fn take_post_pollers(&self, waiting: &PostPollers) -> Vec<Box<dyn FnOnce()>> {
+        let handlers = waiting.handlers.take();
+        waiting.waiting.set(0);
         self.not_send.set(self.not_send.get() - handlers.len());
         handlers
     }
 
     #[cold]
-    fn run_waiting_post_pollers(&self) {
-        let mut handlers = self.take_post_pollers();
-        self.post_pollers.running.set(true);
+    fn run_waiting_post_pollers(&self, waiting: &PostPollers) {
+        let mut handlers = self.take_post_pollers(waiting);
+        waiting.running.set(true);
         for handler in handlers.drain(..) {
             if let Err(payload) = contain(handler) {
                 self.report_panic(PanicSource::Poller, Some("post-poller handler"), payload);
             }
         }
-        self.post_pollers.running.set(false);
+        waiting.running.set(false);
         // Keeps the allocation for the next poller.
-        self.post_pollers.handlers.replace(handlers);
+        waiting.handlers.replace(handlers);
     }
 
     /// Drops what waits unrun: the end of the thread.
     pub(super) fn drop_post_pollers(&self) {
-        for handler in self.take_post_pollers() {
-            self.drop_contained(handler);
+        if let Some(rare) = self.existing_rare() {
+            for handler in self.take_post_pollers(&rare.post_pollers) {
+                self.drop_contained(handler);
+            }
         }
     }
 }

@@ -5,6 +5,7 @@
 //! the thread holds nothing that must stay.
 
 use std::fmt;
+use std::os::fd::BorrowedFd;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -55,16 +56,19 @@ impl ThreadRunner {
         } else {
             now
         };
+        local.interrupts_awake();
         let mut activity = local
             .run_critical_message()
             .max(local.run_messages(max_msgs))
             .max(local.run_active_pollers())
             .max(local.run_timers(now))
+            .max(local.run_interrupts())
             .max(Activity::Idle);
         if local.exit_phase.get() != ExitPhase::None {
             activity = activity.max(local.exit_step(now));
         }
         local.account(now, activity);
+        local.interrupts_asleep();
         activity
     }
 
@@ -131,27 +135,61 @@ impl ThreadRunner {
     /// Whether the next poll has something to run apart from timers: then
     /// whoever polls this thread must not sleep.
     pub fn needs_poll(&self) -> bool {
-        self.has_messages()
-            || self.has_active_pollers()
-            || match self.local.exit_phase.get() {
-                ExitPhase::None | ExitPhase::Done => false,
-                // What held it may have gone outside of a poll.
-                ExitPhase::Waiting => !self.local.is_held(),
-                ExitPhase::Requested | ExitPhase::Closed => true,
-            }
+        self.local.needs_poll()
     }
 
     /// The latest tick to poll this thread at although nothing arrives: its
     /// earliest timer, or the end of its exit's patience.
     pub fn next_deadline(&self) -> Option<u64> {
-        let timer = self.next_expiration();
-        match self.local.exit_phase.get() {
-            ExitPhase::Waiting => {
-                let forced = self.local.exit_deadline.get();
-                Some(timer.map_or(forced, |timer| timer.min(forced)))
-            }
-            _ => timer,
-        }
+        self.local.next_deadline()
+    }
+
+    /// A descriptor that is readable whenever this thread, in interrupt mode,
+    /// has something to do: an epoll of its messages, its timers and its
+    /// interrupts (`spdk_thread_get_interrupt_fd`). For frameworks that wait for
+    /// many threads in one epoll; poll the thread when it is readable.
+    ///
+    /// An active poller without an interrupt of its own keeps it readable. In
+    /// poll mode it says nothing. This takes the place of
+    /// [`ThreadRunner::set_host`]: use one of the two.
+    ///
+    /// # Errors
+    ///
+    /// [`InterruptError`](super::InterruptError) when the kernel gives no
+    /// descriptors.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use corespun::{interrupt::{FdGroup, FdOptions}, thread::ThreadLib};
+    ///
+    /// let mut thread = ThreadLib::new().thread().build()?.attach();
+    /// thread.set_interrupt_mode(true)?;
+    /// let waiting = FdGroup::new()?;
+    /// waiting.add(&thread.interrupt_fd()?, FdOptions::default(), |_| ())?;
+    /// let handle = thread.handle();
+    /// std::thread::spawn(move || handle.send_msg(|| println!("hello")));
+    /// assert_eq!(waiting.wait(None)?, 1);
+    /// assert!(thread.poll(0, 0).is_busy());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn interrupt_fd(&mut self) -> Result<BorrowedFd<'_>, super::InterruptError> {
+        self.local.interrupt_fd()
+    }
+
+    /// As [`set_interrupt_mode`](super::set_interrupt_mode), from outside of a
+    /// poll.
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub fn set_interrupt_mode(&mut self, on: bool) -> Result<(), super::InterruptError> {
+        self.enter(|| super::set_interrupt_mode(on))
+    }
+
+    /// Whether the thread is in interrupt mode.
+    pub fn is_in_interrupt_mode(&self) -> bool {
+        self.local.in_interrupt_mode()
     }
 
     /// Names the sleeper of the loop that polls this thread: it is notified of
@@ -249,8 +287,31 @@ impl fmt::Debug for ParkedThread {
     }
 }
 
-/// The steps of one poll.
+/// The steps of one poll, and the questions about the next.
 impl Local {
+    pub(super) fn needs_poll(&self) -> bool {
+        self.has_ready_work()
+            || self.pollers.active_count() > 0
+            || self.has_unwatched_interrupts()
+            || match self.exit_phase.get() {
+                ExitPhase::None | ExitPhase::Done => false,
+                // What held it may have gone outside of a poll.
+                ExitPhase::Waiting => !self.is_held(),
+                ExitPhase::Requested | ExitPhase::Closed => true,
+            }
+    }
+
+    pub(super) fn next_deadline(&self) -> Option<u64> {
+        let timer = self.timers.borrow().next_deadline();
+        match self.exit_phase.get() {
+            ExitPhase::Waiting => {
+                let forced = self.exit_deadline.get();
+                Some(timer.map_or(forced, |timer| timer.min(forced)))
+            }
+            _ => timer,
+        }
+    }
+
     fn run_critical_message(&self) -> Activity {
         let Some(f) = self.shared.critical.get() else {
             return Activity::Idle;
@@ -307,7 +368,7 @@ impl Local {
         if let Err(payload) = contain(|| message.run()) {
             self.report_panic(PanicSource::Message, None, payload);
         }
-        self.held.check();
+        self.check_held_locks();
         if let Some((start, name)) = watch {
             let ticks = self.shared.library.clock.now().saturating_sub(start);
             self.watch_stall(StallSource::Message, ticks, || name.to_owned());

@@ -238,7 +238,7 @@ impl Spinlock {
             }
             let locked = ptr::from_ref(caller).cast_mut();
             inner.locked.store(locked, Ordering::Relaxed);
-            local.held.push(self.inner.clone());
+            local.rare().held.push(self.inner.clone());
             Ok(())
         };
         Local::with_current(lock)
@@ -260,7 +260,7 @@ impl Spinlock {
             if inner.owner.load(Ordering::Relaxed) != token(local) {
                 return Err(SpinlockMisuse::WrongThread);
             }
-            let held = local.held.remove(&self.inner);
+            let held = local.rare().held.remove(&self.inner);
             inner.owner.store(0, Ordering::Release);
             drop(held);
             Ok(())

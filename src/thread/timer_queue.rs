@@ -105,6 +105,12 @@ impl<T> TimerQueue<T> {
         self.release_slot(key.slot)
     }
 
+    /// When a timer that has not fired is due.
+    pub(crate) fn deadline(&self, key: TimerKey) -> Option<u64> {
+        let slot = self.slots.get(key.slot as usize)?;
+        (slot.generation == key.generation).then(|| self.heap[slot.position as usize].deadline)
+    }
+
     /// The target of a timer that has not fired.
     pub(crate) fn get_mut(&mut self, key: TimerKey) -> Option<&mut T> {
         let slot = self.slots.get_mut(key.slot as usize)?;

@@ -1,0 +1,404 @@
+//! Interrupts: descriptors whose readiness a thread reacts to, the one
+//! descriptor by which a whole thread can be waited for, and interrupt mode.
+//!
+//! A poll in interrupt mode does all that any poll does. The differences are in
+//! which pollers it runs (one that has a descriptor of its own is left to that)
+//! and in what happens between polls: then the thread's descriptor becomes
+//! readable when there is something to do. Messages write an eventfd, which the
+//! senders do only between polls, by the sleep/wake handshake; the earliest
+//! timer arms a timerfd, which is set only when that timer has changed; and
+//! before a poll ends it looks once more, so that nothing is lost between.
+
+use std::cell::{Cell, OnceCell};
+use std::fmt;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use nix::sys::eventfd::{EfdFlags, EventFd};
+use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
+
+use super::activity::Activity;
+use super::local::{ExitPhase, Local};
+use super::panic::{PanicSource, contain};
+use crate::interrupt::{Event, FdGroup, FdGroupError, FdKind, FdOptions};
+use crate::notify::Sleeper;
+
+/// Why an interrupt could not be registered, or interrupt mode not be entered.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum InterruptError {
+    /// No SpdkThread is current on this OS thread.
+    #[error("interrupts belong to a SpdkThread: call this from a message, task or poller")]
+    NotOnThread,
+    /// The thread was asked to exit.
+    #[error("thread {0:?} is exiting and takes no interrupt")]
+    Exiting(String),
+    /// The descriptor group refused.
+    #[error("thread {thread:?}: {source}")]
+    Group {
+        /// The thread.
+        thread: String,
+        /// Why.
+        source: FdGroupError,
+    },
+}
+
+pub(crate) struct Interrupts {
+    group: FdGroup,
+    registered: Cell<usize>,
+    mode: Cell<bool>,
+    /// What the handlers of one wait did.
+    activity: Rc<Cell<Activity>>,
+    pollable: OnceCell<Pollable>,
+}
+
+/// What makes the group readable when the thread has something to do.
+struct Pollable {
+    wake: Arc<EventFd>,
+    timer: Rc<TimerFd>,
+    /// What the timer is set to, if it is.
+    armed: Rc<Cell<Option<u64>>>,
+    sleeper: Arc<Sleeper>,
+}
+
+impl Pollable {
+    fn new(group: &FdGroup) -> Result<Self, FdGroupError> {
+        let wake = EventFd::from_flags(EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC);
+        let wake = Arc::new(wake.map_err(io::Error::from)?);
+        let flags = TimerFlags::TFD_NONBLOCK | TimerFlags::TFD_CLOEXEC;
+        let timer = TimerFd::new(ClockId::CLOCK_MONOTONIC, flags).map_err(io::Error::from)?;
+        let timer = Rc::new(timer);
+        let armed = Rc::new(Cell::new(None));
+        let options = |kind, name: &str| FdOptions {
+            kind,
+            name: name.to_owned(),
+            ..FdOptions::default()
+        };
+        group.add(&wake, options(FdKind::EventFd, "messages"), |_| ())?;
+        let (expired, set) = (timer.clone(), armed.clone());
+        let added = group.add(&timer, options(FdKind::Plain, "timers"), move |_| {
+            // Not readable any more if it was set again meanwhile.
+            let mut count = [0u8; 8];
+            let _ = nix::unistd::read(&*expired, &mut count);
+            set.set(None);
+        });
+        if let Err(error) = added {
+            let _ = group.remove(&wake);
+            return Err(error);
+        }
+        let written = wake.clone();
+        let sleeper = Sleeper::new(move || {
+            // Full means that it is readable.
+            let _ = written.write(1);
+        });
+        Ok(Pollable {
+            wake,
+            timer,
+            armed,
+            sleeper: Arc::new(sleeper),
+        })
+    }
+
+    fn arm(&self, local: &Local, deadline: Option<u64>) {
+        if self.armed.get() == deadline {
+            return;
+        }
+        let result = match deadline {
+            Some(deadline) => {
+                let clock = &local.shared.library.clock;
+                let left = clock.duration_from(deadline.saturating_sub(clock.now()));
+                // Zero would disarm it.
+                let left = left.max(Duration::from_nanos(1));
+                let once = Expiration::OneShot(left.into());
+                self.timer.set(once, TimerSetTimeFlags::empty())
+            }
+            None => self.timer.unset(),
+        };
+        match result {
+            Ok(()) => self.armed.set(deadline),
+            Err(error) => {
+                tracing::error!(thread = local.shared.name(), "timerfd: {error}");
+                // Then by being always readable.
+                let _ = self.wake.write(1);
+            }
+        }
+    }
+}
+
+impl Interrupts {
+    fn new() -> io::Result<Self> {
+        Ok(Interrupts {
+            group: FdGroup::new()?,
+            registered: Cell::new(0),
+            mode: Cell::new(false),
+            activity: Rc::default(),
+            pollable: OnceCell::new(),
+        })
+    }
+}
+
+/// The steps of one poll that have to do with interrupts.
+impl Local {
+    fn interrupts_or_new(&self) -> Result<&Interrupts, FdGroupError> {
+        if let Some(interrupts) = self.interrupts.get() {
+            return Ok(interrupts);
+        }
+        let made = Box::new(Interrupts::new()?);
+        Ok(self.interrupts.get_or_init(|| made))
+    }
+
+    pub(super) fn in_interrupt_mode(&self) -> bool {
+        let interrupts = self.interrupts.get();
+        interrupts.is_some_and(|interrupts| interrupts.mode.get())
+    }
+
+    /// Whether handlers are registered and nobody waits for their descriptors.
+    pub(super) fn has_unwatched_interrupts(&self) -> bool {
+        let interrupts = self.interrupts.get();
+        interrupts.is_some_and(|i| i.registered.get() > 0 && i.pollable.get().is_none())
+    }
+
+    /// A poll begins: senders need write nothing until it ends.
+    #[inline]
+    pub(super) fn interrupts_awake(&self) {
+        if let Some(interrupts) = self.interrupts.get()
+            && let Some(pollable) = interrupts.pollable.get()
+        {
+            pollable.sleeper.retract();
+        }
+    }
+
+    /// Calls the handlers of descriptors that are ready, without waiting.
+    #[inline]
+    pub(super) fn run_interrupts(&self) -> Activity {
+        match self.interrupts.get() {
+            Some(interrupts) => self.wait_for_interrupts(interrupts),
+            None => Activity::Idle,
+        }
+    }
+
+    fn wait_for_interrupts(&self, interrupts: &Interrupts) -> Activity {
+        if interrupts.group.fd_count() > 0
+            && let Err(error) = interrupts.group.wait(Some(Duration::ZERO))
+        {
+            tracing::error!(thread = self.shared.name(), "interrupts: {error}");
+        }
+        interrupts.activity.take()
+    }
+
+    /// A poll ends: from here on the descriptor tells of what happens, unless
+    /// something has happened already.
+    #[inline]
+    pub(super) fn interrupts_asleep(&self) {
+        if let Some(interrupts) = self.interrupts.get()
+            && interrupts.mode.get()
+            && let Some(pollable) = interrupts.pollable.get()
+        {
+            self.make_readable_when_due(pollable);
+        }
+    }
+
+    fn make_readable_when_due(&self, pollable: &Pollable) {
+        pollable.arm(self, self.next_deadline());
+        pollable.sleeper.announce();
+        if self.needs_poll() {
+            pollable.sleeper.retract();
+            let _ = pollable.wake.write(1);
+        }
+    }
+
+    /// The thread's descriptor, made when first asked for.
+    pub(super) fn interrupt_fd(&self) -> Result<BorrowedFd<'_>, InterruptError> {
+        let refused = |source| InterruptError::Group {
+            thread: self.shared.name().to_owned(),
+            source,
+        };
+        let interrupts = self.interrupts_or_new().map_err(refused)?;
+        if interrupts.pollable.get().is_none() {
+            let made = Pollable::new(&interrupts.group).map_err(refused)?;
+            self.shared.set_host(Some(&made.sleeper));
+            let _ = interrupts.pollable.set(made);
+            self.interrupts_asleep();
+        }
+        Ok(interrupts.group.as_fd())
+    }
+
+    pub(super) fn set_interrupt_mode(&self, on: bool) -> Result<(), InterruptError> {
+        let interrupts = self.interrupts_or_new();
+        let interrupts = interrupts.map_err(|source| InterruptError::Group {
+            thread: self.shared.name().to_owned(),
+            source,
+        })?;
+        if interrupts.mode.replace(on) == on {
+            return Ok(());
+        }
+        tracing::info!(thread = self.shared.name(), interrupt = on, "mode switched");
+        self.switch_pollers(on);
+        if let Some(pollable) = interrupts.pollable.get() {
+            if on {
+                // Also when this is not inside a poll, at whose end it is
+                // looked at again.
+                self.make_readable_when_due(pollable);
+            } else {
+                pollable.sleeper.retract();
+                pollable.arm(self, None);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Switches the current SpdkThread between poll mode and interrupt mode
+/// (`spdk_thread_set_interrupt_mode`). Switching to the mode it is in changes
+/// nothing.
+///
+/// Pollers that have an interrupt of their own ([`Poller::set_interrupt`]) are
+/// told, and are not run in interrupt mode; all others run in every poll, as in
+/// poll mode. An active poller without an interrupt keeps the thread's
+/// descriptor readable: see [`ThreadRunner::interrupt_fd`].
+///
+/// # Errors
+///
+/// [`InterruptError`] when no SpdkThread is current, or the kernel gives no
+/// descriptor.
+///
+/// [`Poller::set_interrupt`]: super::Poller::set_interrupt
+/// [`ThreadRunner::interrupt_fd`]: super::ThreadRunner::interrupt_fd
+pub fn set_interrupt_mode(on: bool) -> Result<(), InterruptError> {
+    Local::with_current(|local| local.set_interrupt_mode(on))
+        .unwrap_or(Err(InterruptError::NotOnThread))
+}
+
+/// A descriptor that a SpdkThread reacts to (`struct spdk_interrupt`): its
+/// callback is called in the polls that find it ready. Unregistered when dropped.
+///
+/// It works in both modes; in poll mode every poll of a thread with interrupts
+/// costs a system call. The descriptor is kept open as long as this lives.
+///
+/// # Examples
+///
+/// ```
+/// use std::{cell::Cell, io::Write, os::unix::net::UnixStream, rc::Rc};
+/// use corespun::thread::{Interrupt, ThreadLib};
+///
+/// let mut thread = ThreadLib::new().thread().build()?.attach();
+/// let (mut peer, socket) = UnixStream::pair()?;
+/// let runs = Rc::new(Cell::new(0));
+/// let counter = runs.clone();
+/// let interrupt = thread.enter(|| {
+///     Interrupt::register(socket, move |_event| counter.set(counter.get() + 1))
+/// })?;
+/// thread.poll(0, 0);
+/// assert_eq!(runs.get(), 0);
+/// peer.write_all(b"x")?;
+/// thread.poll(0, 0);
+/// assert_eq!(runs.get(), 1);
+/// drop(interrupt);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[must_use = "dropping an Interrupt unregisters it"]
+pub struct Interrupt {
+    fd: RawFd,
+    local: Rc<Local>,
+    /// Open for as long as it is registered.
+    _open: Box<dyn AsFd>,
+}
+
+impl Interrupt {
+    /// Registers a descriptor with the current SpdkThread, for reading.
+    ///
+    /// # Errors
+    ///
+    /// [`InterruptError`] when no SpdkThread is current or it was asked to
+    /// exit, when it has this descriptor, and when the kernel refuses it.
+    pub fn register<A: Into<Activity>>(
+        fd: impl AsFd + 'static,
+        callback: impl FnMut(Event) -> A + 'static,
+    ) -> Result<Interrupt, InterruptError> {
+        Interrupt::register_with(fd, FdOptions::default(), callback)
+    }
+
+    /// As [`Interrupt::register`], with events, kind and name
+    /// (`spdk_interrupt_register_ext`).
+    ///
+    /// # Errors
+    ///
+    /// As [`Interrupt::register`].
+    pub fn register_with<A: Into<Activity>>(
+        fd: impl AsFd + 'static,
+        options: FdOptions,
+        mut callback: impl FnMut(Event) -> A + 'static,
+    ) -> Result<Interrupt, InterruptError> {
+        let local = Local::current_rc().ok_or(InterruptError::NotOnThread)?;
+        let thread = || local.shared.name().to_owned();
+        if local.exit_phase.get() != ExitPhase::None {
+            return Err(InterruptError::Exiting(thread()));
+        }
+        let refused = |source| InterruptError::Group {
+            thread: thread(),
+            source,
+        };
+        let interrupts = local.interrupts_or_new().map_err(refused)?;
+        let (sum, name) = (interrupts.activity.clone(), options.name.clone());
+        let run = move |event| {
+            let outcome = contain(|| callback(event).into());
+            Local::with_current(|local| {
+                local.check_held_locks();
+                sum.set(sum.get().max(outcome.unwrap_or_else(|payload| {
+                    local.report_panic(PanicSource::Interrupt, Some(&name), payload);
+                    Activity::Busy
+                })));
+            });
+        };
+        interrupts.group.add(&fd, options, run).map_err(refused)?;
+        interrupts.registered.set(interrupts.registered.get() + 1);
+        Ok(Interrupt {
+            fd: fd.as_fd().as_raw_fd(),
+            local,
+            _open: Box::new(fd),
+        })
+    }
+
+    /// Changes what the descriptor is watched for
+    /// (`spdk_interrupt_set_event_types`).
+    ///
+    /// # Errors
+    ///
+    /// [`InterruptError`] when the kernel refuses.
+    pub fn set_events(&self, events: Event) -> Result<(), InterruptError> {
+        self.group()
+            .modify_raw(self.fd, events)
+            .map_err(|source| InterruptError::Group {
+                thread: self.local.shared.name().to_owned(),
+                source,
+            })
+    }
+
+    /// Unregisters it; the same as dropping it.
+    pub fn unregister(self) {}
+
+    fn group(&self) -> &FdGroup {
+        let interrupts = self.local.interrupts.get();
+        &interrupts.expect("made when this was registered").group
+    }
+}
+
+impl Drop for Interrupt {
+    fn drop(&mut self) {
+        if let Some(interrupts) = self.local.interrupts.get() {
+            interrupts.registered.set(interrupts.registered.get() - 1);
+            let _ = interrupts.group.remove_raw(self.fd);
+        }
+    }
+}
+
+impl fmt::Debug for Interrupt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Interrupt")
+            .field("fd", &self.fd)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,359 @@
+//! Interrupts of a thread, its pollable descriptor, and mode switches.
+
+mod harness;
+
+use std::cell::Cell;
+use std::io::{Read, Write};
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use corespun::interrupt::{Event, FdOptions};
+use corespun::thread::{
+    Activity, Interrupt, InterruptError, PanicSource, Poller, PollerState, SpdkThread, ThreadLib,
+    ThreadRunner, set_interrupt_mode,
+};
+use harness::{Runs, Threads, us};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+fn is_readable(runner: &mut ThreadRunner, timeout: PollTimeout) -> bool {
+    let fd = runner.interrupt_fd().unwrap();
+    let mut fds = [PollFd::new(fd.as_fd(), PollFlags::POLLIN)];
+    poll(&mut fds, timeout).unwrap() == 1
+}
+
+/// IN-002, 003, 004, 013.
+#[test]
+fn an_interrupt_is_run_by_polls_in_both_modes_until_unregistered() {
+    let mut threads = Threads::allocate(1);
+    let (mut peer, socket) = UnixStream::pair().unwrap();
+    let mut reading = socket.try_clone().unwrap();
+    let runs = Runs::default();
+    let counter = runs.clone();
+    let interrupt = threads
+        .on(0, || {
+            let options = FdOptions {
+                name: "socket".to_owned(),
+                ..FdOptions::default()
+            };
+            Interrupt::register_with(socket, options, move |event| {
+                assert!(event.contains(Event::READABLE));
+                counter.add();
+                let mut byte = [0];
+                reading.read_exact(&mut byte).unwrap();
+            })
+        })
+        .unwrap();
+    assert!(threads.runner(0).needs_poll(), "nobody waits for it");
+    for on in [false, true, false] {
+        threads.runner(0).set_interrupt_mode(on).unwrap();
+        assert!(!threads.poll_once(0));
+        assert_eq!(runs.take(), 0);
+        peer.write_all(b"x").unwrap();
+        assert!(threads.poll_once(0));
+        assert_eq!(runs.take(), 1);
+    }
+    interrupt.set_events(Event::ERROR).unwrap();
+    peer.write_all(b"x").unwrap();
+    assert!(!threads.poll_once(0));
+    interrupt.set_events(Event::READABLE).unwrap();
+    drop(interrupt);
+    assert!(!threads.poll_once(0));
+    assert_eq!(runs.get(), 0);
+
+    threads.on(0, || drop(SpdkThread::current().unwrap().exit()));
+    let refused = threads
+        .on(0, || Interrupt::register(peer, |_| ()))
+        .unwrap_err();
+    assert!(matches!(refused, InterruptError::Exiting(_)), "{refused}");
+    let (late, _) = UnixStream::pair().unwrap();
+    let refused = Interrupt::register(late, |_| ()).unwrap_err();
+    assert!(matches!(refused, InterruptError::NotOnThread));
+    assert!(matches!(
+        set_interrupt_mode(true),
+        Err(InterruptError::NotOnThread)
+    ));
+}
+
+/// G6.
+#[test]
+fn a_panic_of_an_interrupt_is_contained() {
+    let panics = Arc::new(AtomicU64::new(0));
+    let seen = panics.clone();
+    let library = ThreadLib::builder()
+        .panic_hook(move |panic| {
+            assert_eq!(panic.source, PanicSource::Interrupt);
+            seen.fetch_add(1, Ordering::Relaxed);
+        })
+        .build();
+    let mut runner = library.thread().build().unwrap().attach();
+    let (mut peer, socket) = UnixStream::pair().unwrap();
+    let _interrupt =
+        runner.enter(|| Interrupt::register(socket, |_| -> () { panic!("contained") }));
+    peer.write_all(b"x").unwrap();
+    for expected in [1, 2] {
+        runner.poll(0, 0);
+        assert_eq!(panics.load(Ordering::Relaxed), expected, "still registered");
+    }
+}
+
+/// IN-005, 006, 007; TH-071.
+#[test]
+fn the_descriptor_is_readable_when_there_is_something_to_do() {
+    let mut threads = Threads::allocate(1);
+    let runner = threads.runner(0);
+    runner.set_interrupt_mode(true).unwrap();
+    assert!(!is_readable(runner, PollTimeout::ZERO));
+    let thread = runner.handle();
+    for _ in 0..20 {
+        thread.send_msg(|| ()).unwrap();
+    }
+    for _ in 0..3 {
+        assert!(
+            is_readable(runner, PollTimeout::ZERO),
+            "a batch of 8 at a time"
+        );
+        runner.poll(0, 0);
+    }
+    assert!(!is_readable(runner, PollTimeout::ZERO));
+    thread.send_critical_msg(|| ()).unwrap();
+    assert!(is_readable(runner, PollTimeout::ZERO));
+    runner.poll(0, 0);
+    assert!(!is_readable(runner, PollTimeout::ZERO));
+
+    // An active poller, until it has an interrupt of its own.
+    let poller = runner.enter(|| Poller::active(|| false)).unwrap();
+    runner.poll(0, 0);
+    assert!(is_readable(runner, PollTimeout::ZERO));
+    runner.enter(|| poller.set_interrupt(|_| ()));
+    runner.poll(0, 0);
+    assert!(!is_readable(runner, PollTimeout::ZERO));
+
+    // A timer: of real time, whatever the clock.
+    let timed = runner.enter(|| Poller::timed(us(1_000), || true)).unwrap();
+    runner.poll(0, 0);
+    assert!(is_readable(runner, PollTimeout::NONE));
+    threads.time.advance(1_000);
+    let runner = threads.runner(0);
+    assert!(runner.poll(0, 0).is_busy());
+    drop((poller, timed));
+    runner.poll(0, 0);
+    assert!(!is_readable(runner, PollTimeout::ZERO));
+}
+
+/// TH-109, F.1 2506: the exit brings about the polls that it needs.
+#[test]
+fn an_exit_in_interrupt_mode_needs_nobody_to_poll_unasked() {
+    let mut runner = ThreadLib::new().thread().build().unwrap().attach();
+    runner.set_interrupt_mode(true).unwrap();
+    let thread = runner.handle();
+    let poller = runner
+        .enter(|| Poller::timed(Duration::from_secs(100), || ()))
+        .unwrap();
+    assert!(!is_readable(&mut runner, PollTimeout::ZERO));
+    drop(thread.exit());
+    let mut poller = Some(poller);
+    for _ in 0..10 {
+        if thread.is_exited() {
+            return;
+        }
+        if is_readable(&mut runner, PollTimeout::ZERO) {
+            runner.poll(0, 0);
+        } else {
+            // What held it goes outside of a poll, which only a poll sees.
+            drop(poller.take().expect("held by nothing else"));
+            runner.poll(0, 0);
+        }
+    }
+    panic!("still held by {:?}", runner.exit_holders());
+}
+
+/// IN-010, 011, TH-110.
+#[test]
+fn pollers_with_an_interrupt_hear_of_switches_and_are_not_run() {
+    let mut threads = Threads::allocate(1);
+    let (runs, plain) = (Runs::default(), Runs::default());
+    let heard = Rc::new(Cell::new((0, false)));
+    let (own, paused, other) = threads.on(0, || {
+        let hook = || {
+            let heard = heard.clone();
+            move |on| heard.set((heard.get().0 + 1, on))
+        };
+        let own = Poller::active(runs.idle()).unwrap();
+        own.set_interrupt(hook());
+        let paused = Poller::active(runs.idle()).unwrap();
+        paused.set_interrupt(hook());
+        paused.pause();
+        (own, paused, Poller::active(plain.idle()).unwrap())
+    });
+    threads.poll_once(0);
+    assert_eq!((runs.take(), plain.take(), heard.get()), (1, 1, (0, false)));
+    assert_eq!(paused.state(), PollerState::Paused);
+
+    threads.runner(0).set_interrupt_mode(true).unwrap();
+    threads.runner(0).set_interrupt_mode(true).unwrap();
+    assert!(threads.runner(0).is_in_interrupt_mode());
+    assert_eq!(heard.get(), (2, true), "also the paused one, once");
+    threads.poll_once(0);
+    assert_eq!((runs.take(), plain.take()), (0, 1));
+    assert_eq!(own.state(), PollerState::Waiting);
+
+    // Pause, resume and unregister work there.
+    own.pause();
+    assert_eq!(own.state(), PollerState::Paused);
+    own.resume();
+    paused.resume();
+    threads.poll_once(0);
+    assert_eq!((runs.take(), plain.take()), (0, 1));
+    let late = threads.on(0, || {
+        let late = Poller::active(runs.idle()).unwrap();
+        late.set_interrupt(|on| assert!(on));
+        late
+    });
+    threads.poll_once(0);
+    assert_eq!(runs.take(), 0);
+    drop(late);
+
+    threads.runner(0).set_interrupt_mode(false).unwrap();
+    assert_eq!(heard.get(), (4, false));
+    threads.poll_once(0);
+    assert_eq!((runs.take(), plain.take()), (2, 2));
+    drop((own, paused, other));
+    threads.poll_once(0);
+    assert!(!threads.runner(0).has_active_pollers());
+    threads.free();
+}
+
+/// IN-012.
+#[test]
+fn a_timed_poller_goes_on_with_what_was_left_of_its_period() {
+    let mut threads = Threads::allocate(1);
+    let runs = Runs::default();
+    let poller = threads.on(0, || {
+        let poller = Poller::timed(us(100), runs.idle()).unwrap();
+        poller.set_interrupt(|_| ());
+        poller
+    });
+    threads.time.advance(70);
+    threads.runner(0).set_interrupt_mode(true).unwrap();
+    assert_eq!(threads.runner(0).next_expiration(), None);
+    threads.time.advance(1_000);
+    threads.poll_once(0);
+    assert_eq!(runs.get(), 0);
+    threads.runner(0).set_interrupt_mode(false).unwrap();
+    assert_eq!(threads.runner(0).next_expiration(), Some(1_100));
+    threads.time.advance(29);
+    threads.poll_once(0);
+    assert_eq!(runs.get(), 0);
+    threads.time.advance(1);
+    threads.poll_once(0);
+    assert_eq!(runs.get(), 1);
+    drop(poller);
+    threads.free();
+}
+
+/// TH-057, A.3 row 13.
+#[test]
+fn a_switch_in_the_middle_of_a_poll_loses_nothing() {
+    let mut threads = Threads::allocate(1);
+    let runs = Runs::default();
+    let counter = runs.clone();
+    let (own, switching) = threads.on(0, || {
+        let own = Poller::active(runs.idle()).unwrap();
+        own.set_interrupt(|_| ());
+        let mut on = true;
+        let switching = Poller::active(move || {
+            let thread = SpdkThread::current().unwrap();
+            thread.send_msg(|| ()).unwrap();
+            set_interrupt_mode(on).unwrap();
+            on = !on;
+            Activity::Idle
+        });
+        (own, switching.unwrap())
+    });
+    let runner = threads.runner(0);
+    runner.interrupt_fd().unwrap();
+    for turn in 0..6 {
+        runner.poll(0, 0);
+        if turn % 2 == 0 {
+            assert!(runner.is_in_interrupt_mode());
+            assert!(
+                is_readable(runner, PollTimeout::ZERO),
+                "its own message waits"
+            );
+        }
+    }
+    assert!(counter.get() > 0);
+    drop((own, switching));
+    runner.poll(0, 0);
+    runner.poll(0, 0);
+    assert!(!runner.has_active_pollers() && !runner.has_pollers());
+}
+
+/// T-X-13: a storm of messages and bytes while the mode is toggled; the loop
+/// sleeps on the descriptor in interrupt mode, so one lost event would hang it.
+/// The only limit on time is that of the test itself.
+#[test]
+fn nothing_is_lost_while_the_mode_is_toggled() {
+    const MESSAGES: u64 = 20_000;
+    let library = ThreadLib::new();
+    let mut runner = library.thread().build().unwrap().attach();
+    let thread = runner.handle();
+    let received = Arc::new(AtomicU64::new(0));
+    let done = Arc::new(AtomicBool::new(false));
+    let (mut peer, socket) = UnixStream::pair().unwrap();
+    let mut reading = socket.try_clone().unwrap();
+    reading.set_nonblocking(true).unwrap();
+    let bytes = Rc::new(Cell::new(0));
+    let sum = bytes.clone();
+    let _interrupt = runner.enter(|| {
+        Interrupt::register(socket, move |_| {
+            let mut buffer = [0; 64];
+            sum.set(sum.get() + reading.read(&mut buffer).unwrap_or(0) as u64);
+        })
+    });
+    let senders: Vec<_> = (0..2)
+        .map(|_| {
+            let (thread, received) = (thread.clone(), received.clone());
+            std::thread::spawn(move || {
+                for sent in 0..MESSAGES / 2 {
+                    let received = received.clone();
+                    let count = move || _ = received.fetch_add(1, Ordering::Relaxed);
+                    thread.send_msg(count).unwrap();
+                    if sent % 64 == 0 {
+                        std::thread::yield_now();
+                    }
+                }
+            })
+        })
+        .collect();
+    let writer = std::thread::spawn(move || {
+        for _ in 0..1_000 {
+            peer.write_all(b"x").unwrap();
+            std::thread::yield_now();
+        }
+        peer
+    });
+    let mut turn = 0u64;
+    while received.load(Ordering::Relaxed) < MESSAGES || bytes.get() < 1_000 {
+        turn += 1;
+        if turn.is_multiple_of(5) {
+            let on = !runner.is_in_interrupt_mode();
+            runner.set_interrupt_mode(on).unwrap();
+        }
+        if runner.is_in_interrupt_mode() {
+            assert!(is_readable(&mut runner, PollTimeout::NONE));
+        }
+        runner.poll(0, 0);
+    }
+    done.store(true, Ordering::Relaxed);
+    senders
+        .into_iter()
+        .for_each(|sender| sender.join().unwrap());
+    drop(writer.join().unwrap());
+    assert_eq!(received.load(Ordering::Relaxed), MESSAGES);
+    assert_eq!(bytes.get(), 1_000);
+}
