@@ -1,6 +1,7 @@
 //! SPDK's threading model, native in Rust, with async/await on top.
 
 pub mod app;
+pub mod channel;
 pub mod clock;
 pub mod cpu;
 pub mod fs;

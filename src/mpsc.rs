@@ -224,7 +224,7 @@ impl<T: Send + 'static> Sender<T> {
             return Ok(());
         }
         let arrives = channel.clone();
-        let sent = channel.thread.send_unlimited(value, move |value| {
+        let sent = channel.thread.deliver(value, move |value| {
             Message::new(move || arrives.deliver(value))
         });
         sent.map_err(|value| {
@@ -265,7 +265,7 @@ impl<T: Send + 'static> Drop for Sender<T> {
         let ends = Message::new(move || channel.end());
         // If the thread has exited, nobody waits. Also from the thread itself as
         // a message: others may have sent what is still in the mailbox.
-        drop(self.channel.thread.send_unlimited(ends, |ends| ends));
+        drop(self.channel.thread.deliver(ends, |ends| ends));
     }
 }
 

@@ -10,9 +10,13 @@
 //! notifier that takes the announcement back is the only one that pays for the
 //! system call, and while the sleeper is awake nobody does.
 
-use std::fmt;
+#[cfg(all(test, corespun_loom))]
+mod loom_tests;
 
-use crate::sync::atomic::{AtomicU32, Ordering, fence};
+use std::fmt;
+use std::ptr;
+
+use crate::sync::atomic::{AtomicPtr, AtomicU32, Ordering, fence};
 
 const AWAKE: u32 = 0;
 const ASLEEP: u32 = 1;
@@ -29,8 +33,9 @@ pub struct Sleeper {
 impl Sleeper {
     /// A sleeper that is awake. `unpark` must make a block that is under way,
     /// or the next one, return; it is called by the notifying thread, at most
-    /// once per announced sleep. It must be async-signal-safe (a write to an
-    /// eventfd is) if critical messages are sent from signal handlers.
+    /// once per announced sleep. It must not panic, and must be
+    /// async-signal-safe (a write to an eventfd is) if critical messages are
+    /// sent from signal handlers.
     pub fn new(unpark: impl Fn() + Send + Sync + 'static) -> Self {
         Sleeper {
             state: AtomicU32::new(AWAKE),
@@ -105,5 +110,42 @@ impl fmt::Debug for Sleeper {
         f.debug_struct("Sleeper")
             .field("asleep", &self.is_asleep())
             .finish()
+    }
+}
+
+/// The place where the senders of one mailbox find the sleeper of whoever polls
+/// it, which may change while they send.
+pub(crate) struct Host(AtomicPtr<Sleeper>);
+
+impl Host {
+    pub(crate) fn new() -> Self {
+        Host(AtomicPtr::new(ptr::null_mut()))
+    }
+
+    /// Names who is to be woken from now on; null for nobody. The OS thread
+    /// that sleeps calls this, and sleeps by [`Sleeper::sleep_unless`].
+    ///
+    /// # Safety
+    ///
+    /// A sleeper put here stays alive for as long as anybody may call
+    /// [`Host::notify`]: also one that was replaced, since a sender may still
+    /// be looking at it.
+    pub(crate) unsafe fn set(&self, sleeper: *const Sleeper) {
+        // The fence that this needs before the sleep is in `sleep_unless`.
+        self.0.store(sleeper.cast_mut(), Ordering::Release);
+    }
+
+    /// Wakes the host if it sleeps; call it after publishing something.
+    #[inline]
+    pub(crate) fn notify(&self) {
+        // Pairs with the fence in `Sleeper::sleep_unless`, which comes after
+        // `set`: a sender that still sees the old host published before the
+        // new one looks.
+        fence(Ordering::SeqCst);
+        let host = self.0.load(Ordering::Acquire);
+        if !host.is_null() {
+            // SAFETY: what is stored is alive, by the contract of `set`.
+            unsafe { (*host).notify_after_fence() }
+        }
     }
 }

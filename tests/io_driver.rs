@@ -15,9 +15,9 @@ use std::task::{Context, Poll, Wake, Waker};
 use std::time::{Duration, Instant};
 
 use corespun::io::raw::{opcode, types};
-use corespun::io::{Backend, BackendChoice, Driver, DriverConfig, PollFd, unblock};
+use corespun::io::{Backend, BackendChoice, Driver, DriverConfig, DriverError, PollFd, unblock};
 use futures::StreamExt;
-use io_harness::{Loop, on_every_backend, poll_once};
+use io_harness::{Loop, io_uring_permitted, on_every_backend, poll_once};
 use nix::sys::eventfd::EventFd;
 
 #[test]
@@ -332,9 +332,7 @@ fn drivers_leave_no_descriptors_or_threads() {
 
 /// A loop on io_uring, or nothing where it is refused.
 fn ring() -> Option<Loop> {
-    let wake = Arc::new(EventFd::new().unwrap());
-    let config = DriverConfig::new().backend(BackendChoice::IoUring);
-    Driver::new(&config, wake).ok().map(|_| Loop::with(config))
+    io_uring_permitted().then(|| Loop::new(BackendChoice::IoUring))
 }
 
 #[test]
@@ -440,4 +438,98 @@ fn raw_operations_are_refused_on_epoll() {
     // SAFETY: a no-op refers to nothing.
     let refused = unsafe { io.driver.submit_raw(opcode::Nop::new().build(), ()) };
     assert_eq!(refused.unwrap_err().kind(), std::io::ErrorKind::Unsupported);
+}
+
+/// Makes the kernel refuse a system call to the calling thread from now on, as container run times do.
+fn refuse(call: libc::c_long) {
+    let statement = |code, k| libc::sock_filter {
+        code,
+        jt: 0,
+        jf: 0,
+        k,
+    };
+    let mut program = [
+        statement((libc::BPF_LD | libc::BPF_W | libc::BPF_ABS) as u16, 0),
+        libc::sock_filter {
+            code: (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16,
+            jt: 0,
+            jf: 1,
+            k: call as u32,
+        },
+        statement(
+            libc::BPF_RET as u16,
+            libc::SECCOMP_RET_ERRNO | libc::EPERM as u32,
+        ),
+        statement(libc::BPF_RET as u16, libc::SECCOMP_RET_ALLOW),
+    ];
+    let filter = libc::sock_fprog {
+        len: program.len() as u16,
+        filter: program.as_mut_ptr(),
+    };
+    // SAFETY: the program lives until the call has copied it.
+    let set = unsafe {
+        libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+            | libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &filter)
+    };
+    assert_eq!(set, 0, "{}", std::io::Error::last_os_error());
+}
+
+#[test]
+fn where_io_uring_is_refused_the_driver_falls_back() {
+    std::thread::spawn(|| {
+        refuse(libc::SYS_io_uring_setup);
+        let wake = Arc::new(EventFd::new().unwrap());
+        let forced = DriverConfig::new().backend(BackendChoice::IoUring);
+        let error = Driver::new(&forced, wake).unwrap_err();
+        assert!(matches!(error, DriverError::IoUringRefused(_)), "{error}");
+        assert!(error.to_string().contains("BackendChoice::Auto"), "{error}");
+        let io = Loop::new(BackendChoice::Auto);
+        assert_eq!(io.driver.backend(), Backend::Epoll);
+        assert_eq!(io.block_on(unblock(|| 7)).unwrap(), 7);
+    })
+    .join()
+    .unwrap();
+}
+
+#[test]
+fn where_aio_is_refused_too_direct_files_use_helper_threads() {
+    std::thread::spawn(|| {
+        refuse(libc::SYS_io_setup);
+        let io = Loop::new(BackendChoice::Epoll);
+        let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+        io.block_on(async {
+            let mut options = corespun::fs::OpenOptions::new();
+            options.read(true).write(true).create(true).direct(true);
+            let Ok(file) = options.open(dir.path().join("f")).await else {
+                return;
+            };
+            let mut buf = io.driver.buffer(4096);
+            buf.fill(0x5a);
+            let (result, buf) = file.write_all_at(buf, 8192).await;
+            result.unwrap();
+            let (result, buf) = file.read_exact_at(buf, 8192).await;
+            result.unwrap();
+            assert!(buf.iter().all(|&byte| byte == 0x5a));
+        });
+    })
+    .join()
+    .unwrap();
+}
+
+#[test]
+fn a_park_without_practical_limit_is_legal() {
+    on_every_backend(|choice| {
+        let io = Loop::new(choice);
+        for limit in [Duration::MAX, Duration::from_secs(1 << 40)] {
+            let start = Instant::now();
+            let wake = io.wake.clone();
+            let waker = std::thread::spawn(move || {
+                std::thread::sleep(Duration::from_millis(5));
+                wake.write(1).unwrap();
+            });
+            io.driver.park(Some(limit));
+            assert!(start.elapsed() >= Duration::from_millis(5), "it did sleep");
+            waker.join().unwrap();
+        }
+    });
 }

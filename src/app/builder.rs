@@ -1,17 +1,20 @@
 //! Settings of an app, and running it.
 
+use std::cell::Cell;
 use std::fmt;
-use std::sync::{Arc, OnceLock};
+use std::rc::Rc;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, OnceLock, Weak};
 
 use super::AppError;
-use super::handle::AppHandle;
+use super::handle::{AppHandle, AppShared};
 use super::os_thread::{Borrowed, name_after_core, reactor_name};
 use super::signals::Registration;
 use crate::clock::Clock;
 use crate::cpu::{self, CpuSet};
-use crate::io::DriverConfig;
-use crate::reactor::{AdaptivePolling, Group, Place, Reactor, ReactorMode, StartError};
-use crate::task::{self, JoinError, JoinHandle};
+use crate::io::{Driver, DriverConfig};
+use crate::reactor::{AdaptivePolling, Group, Place, Placement, Reactor, ReactorMode, StartError};
+use crate::task::{JoinHandle, TaskBuilder};
 use crate::thread::{PanicPolicy, SpdkThread, ThreadLib};
 
 /// The application framework; see [`App::builder`].
@@ -169,14 +172,8 @@ impl AppBuilder {
     where
         S: AsyncFnOnce(AppHandle) + 'static,
     {
-        let (app, main) = self.start_with(start)?;
-        match main.ended {
-            // The app stopped while the start function waited for something.
-            Some(Err(error)) if error.is_panic() => Err(AppError::StartPanicked {
-                message: error.to_string(),
-            }),
-            _ => Ok(app.shared.code.load(std::sync::atomic::Ordering::Acquire)),
-        }
+        let app = self.start(start)?;
+        Ok(app.shared.code.load(Ordering::Acquire))
     }
 
     /// Runs the app for as long as `main` runs, and returns what that returns.
@@ -190,33 +187,31 @@ impl AppBuilder {
         M: AsyncFnOnce(AppHandle) -> T + 'static,
         T: 'static,
     {
-        let (_, main) = self.start_with(async move |app: AppHandle| {
+        let output = Rc::new(Cell::new(None));
+        let ended = output.clone();
+        self.start(async move |app: AppHandle| {
             let output = main(app.clone()).await;
+            ended.set(Some(output));
             app.stop(0);
-            output
         })?;
-        match main.ended {
-            Some(Ok(output)) => Ok(Some(output)),
-            Some(Err(error)) if error.is_panic() => Err(AppError::StartPanicked {
-                message: error.to_string(),
-            }),
-            _ => Ok(None),
-        }
+        Ok(output.take())
     }
 
-    fn start_with<S, T>(self, start: S) -> Result<(AppHandle, Main<T>), AppError>
+    fn start<S>(self, start: S) -> Result<AppHandle, AppError>
     where
-        S: AsyncFnOnce(AppHandle) -> T + 'static,
-        T: 'static,
+        S: AsyncFnOnce(AppHandle) + 'static,
     {
         if let Some(thread) = SpdkThread::current() {
             return Err(AppError::InsideThread {
                 thread: thread.name().to_owned(),
             });
         }
+        if Driver::current().is_some() {
+            return Err(AppError::InsideLoop);
+        }
         let available = cpu::available()?;
         let places = self.places(&available)?;
-        let stop_on_panic: Arc<OnceLock<AppHandle>> = Arc::default();
+        let stop_on_panic: Arc<OnceLock<Weak<AppShared>>> = Arc::default();
         let library = self.library(stop_on_panic.clone());
         let driver = self.driver.helper_affinity(available);
         let group = Group::new(library.clone(), &places, self.mode, self.adaptive, driver)
@@ -228,7 +223,7 @@ impl AppBuilder {
         let mut reactor = Reactor::start(group.clone(), 0)?;
         name_after_core(places[0].core);
         library
-            .set_framework(group)
+            .set_framework(Arc::new(Placement(Arc::downgrade(&group))))
             .expect("the library was made here");
         let app_thread = library
             .thread()
@@ -236,26 +231,33 @@ impl AppBuilder {
             .cpumask(CpuSet::single(places[0].core))
             .build()?;
         let _ = app.shared.app_thread.set(app_thread.handle());
-        let _ = stop_on_panic.set(app.clone());
+        let _ = stop_on_panic.set(Arc::downgrade(&app.shared));
         let signals = self
             .signals
             .then(|| Registration::new(app.clone()))
-            .transpose()
-            .map_err(AppError::Signals)?;
-        let main = reactor.arrive(app_thread).enter(|| {
-            let app = app.clone();
-            let watched = app.clone();
-            let start = task::spawn_local(async move { start(app).await });
-            task::spawn_local(watch(start, watched))
-        });
+            .transpose()?;
+        let panicked = Rc::new(Cell::new(None));
+        drop(reactor.arrive(app_thread).enter(|| {
+            let given = app.clone();
+            let start = TaskBuilder::new()
+                .name("start function")
+                .spawn_local(async move { start(given).await });
+            let watch = watch(start, app.clone(), panicked.clone());
+            TaskBuilder::new()
+                .name("start function's end")
+                .spawn_local(watch)
+        }));
         reactor.run();
-        drop(signals);
         others.join();
-        let ended = futures::FutureExt::now_or_never(main).and_then(|watched| watched.ok());
-        Ok((app, Main { ended }))
+        // Only now: a signal is ignored for as long as anything winds down.
+        drop(signals);
+        match panicked.take() {
+            Some(message) => Err(AppError::StartPanicked { message }),
+            None => Ok(app),
+        }
     }
 
-    fn library(&self, app: Arc<OnceLock<AppHandle>>) -> ThreadLib {
+    fn library(&self, app: Arc<OnceLock<Weak<AppShared>>>) -> ThreadLib {
         let mut builder = ThreadLib::builder();
         if let Some(clock) = &self.clock {
             builder = builder.clock(clock.clone());
@@ -264,8 +266,9 @@ impl AppBuilder {
             OnPanic::Contain => builder,
             OnPanic::Abort => builder.panic_policy(PanicPolicy::Abort),
             OnPanic::Stop(code) => builder.panic_hook(move |_| {
-                if let Some(app) = app.get() {
-                    app.stop(code);
+                // The app owns the library, so this must not own the app.
+                if let Some(shared) = app.get().and_then(Weak::upgrade) {
+                    AppHandle { shared }.stop(code);
                 }
             }),
         }
@@ -288,6 +291,9 @@ impl AppBuilder {
         places.sort_by_key(|place| place.core);
         if let Some(pair) = places.windows(2).find(|pair| pair[0].core == pair[1].core) {
             return Err(AppError::DuplicateCore { core: pair[0].core });
+        }
+        if let Some(place) = places.iter().find(|place| place.core >= CpuSet::CAPACITY) {
+            return Err(AppError::CoreTooHigh { core: place.core });
         }
         if let Some(place) = places.iter().find(|place| !available.contains(place.cpu)) {
             return Err(AppError::NoSuchCore {
@@ -320,20 +326,14 @@ impl fmt::Debug for AppBuilder {
     }
 }
 
-/// How the start function ended; `None` if the app stopped before it did.
-struct Main<T> {
-    ended: Option<Result<T, JoinError>>,
-}
-
 /// Stops the app if its start function panics: nothing else would.
-async fn watch<T>(start: JoinHandle<T>, app: AppHandle) -> Result<T, JoinError> {
-    let ended = start.await;
-    if let Err(error) = &ended
+async fn watch(start: JoinHandle<()>, app: AppHandle, panicked: Rc<Cell<Option<String>>>) {
+    if let Err(error) = start.await
         && error.is_panic()
     {
+        panicked.set(Some(error.to_string()));
         app.stop(1);
     }
-    ended
 }
 
 /// The reactors that run in OS threads of their own.

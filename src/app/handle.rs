@@ -15,6 +15,7 @@ pub(super) struct AppShared {
     pub(super) app_thread: OnceLock<SpdkThread>,
     pub(super) code: AtomicI32,
     stopped: AtomicBool,
+    shutdown_started: AtomicBool,
     /// What the first signal does instead of stopping the app.
     shutdown: Mutex<Option<ShutdownFn>>,
 }
@@ -41,6 +42,7 @@ impl AppHandle {
                 app_thread: OnceLock::new(),
                 code: AtomicI32::new(0),
                 stopped: AtomicBool::new(false),
+                shutdown_started: AtomicBool::new(false),
                 shutdown: Mutex::new(shutdown),
             }),
         }
@@ -64,9 +66,13 @@ impl AppHandle {
     }
 
     /// Does what the first SIGINT or SIGTERM does (`spdk_app_start_shutdown`):
-    /// calls the app's shutdown function if it has one that was not called
-    /// yet, else stops it with code 0.
+    /// calls the app's shutdown function if it has one, else stops it with
+    /// code 0. Later calls, and later signals, do nothing.
     pub fn start_shutdown(&self) {
+        if self.shared.shutdown_started.swap(true, Ordering::AcqRel) {
+            tracing::info!(app = self.name(), "shuts down already");
+            return;
+        }
         let mut shutdown = self
             .shared
             .shutdown

@@ -57,7 +57,13 @@ pub enum AppError {
         /// The number.
         core: usize,
     },
-    /// This OS thread is polling a SpdkThread, or runs an app already.
+    /// A reactor's number is higher than a core mask can say.
+    #[error("core {core} is too high: cores are numbered from 0 to 1023")]
+    CoreTooHigh {
+        /// The number.
+        core: usize,
+    },
+    /// This OS thread is polling a SpdkThread.
     #[error(
         "an app cannot be run inside a SpdkThread, here {thread:?}: it would block the reactor"
     )]
@@ -65,6 +71,11 @@ pub enum AppError {
         /// The current SpdkThread's name.
         thread: String,
     },
+    /// This OS thread is a reactor, or has entered an I/O driver.
+    #[error(
+        "an app cannot be run on an OS thread that runs a reactor or an I/O driver already: it would block it"
+    )]
+    InsideLoop,
     /// The reactors could not be started.
     #[error(transparent)]
     Start(#[from] StartError),
@@ -77,6 +88,14 @@ pub enum AppError {
     /// The signal handlers could not be installed.
     #[error("cannot install handlers for SIGINT and SIGTERM: {0}")]
     Signals(nix::errno::Errno),
+    /// As many apps as can handle signals in one process do.
+    #[error(
+        "{limit} apps of this process handle signals already: give this one `handle_signals(false)`"
+    )]
+    TooManyApps {
+        /// How many can.
+        limit: usize,
+    },
     /// The start function panicked.
     #[error("the app's start function panicked: {message}")]
     StartPanicked {

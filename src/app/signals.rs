@@ -12,11 +12,11 @@ use std::sync::{Mutex, PoisonError};
 use nix::errno::Errno;
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
 
-use super::AppHandle;
+use super::{AppError, AppHandle};
 
 const SIGNALS: [Signal; 2] = [Signal::SIGINT, Signal::SIGTERM];
 /// Apps that may run in one process with signal handlers at a time.
-const APPS: usize = 16;
+const APPS: usize = 64;
 
 static TARGETS: [AtomicPtr<AppHandle>; APPS] =
     [const { AtomicPtr::new(std::ptr::null_mut()) }; APPS];
@@ -39,7 +39,7 @@ extern "C" fn on_signal(_: libc::c_int) {
     for target in &TARGETS {
         let app = target.load(Ordering::SeqCst);
         if !app.is_null() {
-            // SAFETY: `Registration::drop` clears the place and then waits for
+            // SAFETY: `free_place` clears the place and then waits for
             // every running handler before it frees the app's handle.
             let app = unsafe { &*app };
             // Refused while an earlier one is pending: that one stops the app.
@@ -68,28 +68,35 @@ fn stop_current_app() {
 /// An app that signals stop, until dropped.
 pub(super) struct Registration {
     place: &'static AtomicPtr<AppHandle>,
+    /// The calling OS thread's signal mask before; a process may be started
+    /// with the signals blocked.
+    mask: SigSet,
 }
 
 impl Registration {
-    pub(super) fn new(app: AppHandle) -> Result<Self, Errno> {
+    pub(super) fn new(app: AppHandle) -> Result<Self, AppError> {
+        let mask = SigSet::thread_get_mask().map_err(AppError::Signals)?;
         let mut installed = INSTALLED.lock().unwrap_or_else(PoisonError::into_inner);
         let free = TARGETS
             .iter()
             .find(|target| target.load(Ordering::SeqCst).is_null());
-        let place = free.ok_or(Errno::EMFILE)?;
-        if installed.apps == 0 {
-            let handler = SigHandler::Handler(on_signal);
-            let action = SigAction::new(handler, SaFlags::SA_RESTART, SigSet::empty());
-            for (index, signal) in SIGNALS.into_iter().enumerate() {
-                // SAFETY: the handler is async-signal-safe: atomics, a write to
-                // an eventfd, and errno put back.
-                let before = unsafe { sigaction(signal, &action)? };
-                installed.before[index].write(before);
-            }
-        }
-        installed.apps += 1;
+        let place = free.ok_or(AppError::TooManyApps { limit: APPS })?;
+        // Before the handlers are in force: what they find nobody for is lost.
         place.store(Box::into_raw(Box::new(app)), Ordering::SeqCst);
-        Ok(Registration { place })
+        installed.apps += 1;
+        if installed.apps == 1
+            && let Err(errno) = installed.install()
+        {
+            installed.apps = 0;
+            free_place(place);
+            return Err(AppError::Signals(errno));
+        }
+        drop(installed);
+        let registration = Registration { place, mask };
+        SigSet::from_iter(SIGNALS)
+            .thread_unblock()
+            .map_err(AppError::Signals)?;
+        Ok(registration)
     }
 }
 
@@ -98,18 +105,47 @@ impl Drop for Registration {
         let mut installed = INSTALLED.lock().unwrap_or_else(PoisonError::into_inner);
         installed.apps -= 1;
         if installed.apps == 0 {
-            for (index, signal) in SIGNALS.into_iter().enumerate() {
-                // SAFETY: written when the first app came; it is what was in
-                // force before.
-                let _ = unsafe { sigaction(signal, &installed.before[index].assume_init()) };
-            }
+            installed.restore(SIGNALS.len());
         }
-        let app = self.place.swap(std::ptr::null_mut(), Ordering::SeqCst);
-        while RUNNING.load(Ordering::SeqCst) > 0 {
-            std::thread::yield_now();
-        }
-        // SAFETY: made by `Box::into_raw` in `new`; nobody who could have
-        // loaded it is looking any more, and later ones find the place empty.
-        drop(unsafe { Box::from_raw(app) });
+        free_place(self.place);
+        let _ = self.mask.thread_set_mask();
     }
+}
+
+impl Installed {
+    fn install(&mut self) -> Result<(), Errno> {
+        let handler = SigHandler::Handler(on_signal);
+        let action = SigAction::new(handler, SaFlags::SA_RESTART, SigSet::empty());
+        for (index, signal) in SIGNALS.into_iter().enumerate() {
+            // SAFETY: the handler is async-signal-safe: atomics, a write to an
+            // eventfd, and errno put back.
+            match unsafe { sigaction(signal, &action) } {
+                Ok(before) => self.before[index].write(before),
+                Err(errno) => {
+                    self.restore(index);
+                    return Err(errno);
+                }
+            };
+        }
+        Ok(())
+    }
+
+    /// Puts back the first `count` dispositions, which `install` has changed.
+    fn restore(&mut self, count: usize) {
+        for (signal, before) in SIGNALS.into_iter().zip(&self.before).take(count) {
+            // SAFETY: `install` wrote what was in force before.
+            let _ = unsafe { sigaction(signal, &before.assume_init()) };
+        }
+    }
+}
+
+/// Takes an app off the list. Called with `INSTALLED` locked.
+fn free_place(place: &AtomicPtr<AppHandle>) {
+    let app = place.swap(std::ptr::null_mut(), Ordering::SeqCst);
+    while RUNNING.load(Ordering::SeqCst) > 0 {
+        std::thread::yield_now();
+    }
+    // SAFETY: made by `Box::into_raw` in `Registration::new`; nobody who could
+    // have loaded it is looking any more, and later ones find the place empty.
+    drop(unsafe { Box::from_raw(app) });
 }

@@ -7,8 +7,9 @@ use std::rc::Rc;
 
 use super::metadata::{Asking, Metadata};
 use super::open::OpenOptions;
-use crate::io::driver::{Core, Driver};
+use crate::io::driver::Driver;
 use crate::io::op::{Payload, Request, transfer_len};
+use crate::io::state::Core;
 use crate::io::{IoBuf, IoBufMut};
 
 /// An open file on the OS thread's driver.
@@ -178,15 +179,8 @@ impl File {
             let (result, part) = self.read_at(buf.slice(done..), offset + done as u64).await;
             buf = part.into_inner();
             match result {
-                // A direct read is cut inside a block only by the end of the file; going on from
-                // there would not be aligned.
-                Ok(count)
-                    if count == 0 || (self.direct && ends_inside_block(count, done, total)) =>
-                {
-                    return (Err(io::ErrorKind::UnexpectedEof.into()), buf);
-                }
+                Ok(0) => return (Err(io::ErrorKind::UnexpectedEof.into()), buf),
                 Ok(count) => done += count,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return (Err(error), buf),
             }
         }
@@ -208,7 +202,6 @@ impl File {
             match result {
                 Ok(0) => return (Err(io::ErrorKind::WriteZero.into()), buf),
                 Ok(count) => done += count,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return (Err(error), buf),
             }
         }
@@ -284,10 +277,6 @@ impl File {
     /// # Errors
     ///
     /// Those of `statx(2)`, or of the device.
-    #[expect(
-        clippy::len_without_is_empty,
-        reason = "asking costs a system call either way"
-    )]
     pub async fn len(&self) -> io::Result<u64> {
         let metadata = self.metadata().await?;
         if metadata.is_block_device() {
@@ -338,38 +327,27 @@ impl File {
         })
     }
 
-    /// Runs an operation that needs nothing but the descriptor, again if it is interrupted.
-    async fn control(&self, request: impl Fn(i32) -> Request) -> io::Result<()> {
+    /// Runs an operation that needs nothing but the descriptor.
+    async fn control(&self, request: impl FnOnce(i32) -> Request) -> io::Result<()> {
+        let request = request(self.fd.as_raw_fd());
+        let fd = self.fd.clone();
+        self.run(Control { fd, request }).await.0.map(drop)
+    }
+
+    /// Runs an operation to its end, again if it is interrupted.
+    async fn run<P: Payload>(&self, mut payload: P) -> (io::Result<u32>, P) {
         loop {
-            let request = request(self.fd.as_raw_fd());
-            match self
-                .run(Control {
-                    fd: self.fd.clone(),
-                    request,
-                })
-                .await
-                .0
-            {
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                done => return done.map(drop),
+            let operation = match self.core.submit(payload) {
+                Ok(operation) => operation,
+                Err((error, payload)) => return (Err(error), payload),
+            };
+            let (completion, back) = operation.await;
+            match completion.into_result() {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => payload = back,
+                result => return (result, back),
             }
         }
     }
-
-    async fn run<P: Payload>(&self, payload: P) -> (io::Result<u32>, P) {
-        match self.core.submit(payload) {
-            Ok(operation) => {
-                let (completion, payload) = operation.await;
-                (completion.into_result(), payload)
-            }
-            Err((error, payload)) => (Err(error), payload),
-        }
-    }
-}
-
-/// Whether a direct read that should have gone on stopped where no block ends.
-fn ends_inside_block(count: usize, done: usize, total: usize) -> bool {
-    done + count < total && !count.is_multiple_of(512)
 }
 
 /// io_uring takes offset -1 for "the file's cursor", so what no `off_t` holds is refused here.

@@ -65,6 +65,8 @@ pub(crate) struct Aio {
     context: libc::c_ulong,
     eventfd: EventFd,
     queued: VecDeque<Iocb>,
+    /// The argument of `io_submit`, kept for its allocation.
+    pointers: Vec<*mut Iocb>,
     in_flight: usize,
 }
 
@@ -78,6 +80,7 @@ impl Aio {
             context,
             eventfd,
             queued: VecDeque::new(),
+            pointers: Vec::new(),
             in_flight: 0,
         })
     }
@@ -122,16 +125,17 @@ impl Aio {
     pub(crate) fn submit(&mut self, sink: &mut Sink<'_>) {
         while !self.queued.is_empty() {
             let blocks = self.queued.make_contiguous();
-            let mut pointers: Vec<*mut Iocb> =
-                blocks.iter_mut().map(|block| block as *mut Iocb).collect();
+            self.pointers.clear();
+            self.pointers
+                .extend(blocks.iter_mut().map(|block| block as *mut Iocb));
             // SAFETY: the pointers name live control blocks, which the kernel copies; the buffers
             // and descriptors in them are kept by their payloads (`op::Payload`).
             let submitted = Errno::result(unsafe {
                 libc::syscall(
                     libc::SYS_io_submit,
                     self.context,
-                    pointers.len() as libc::c_long,
-                    pointers.as_mut_ptr(),
+                    self.pointers.len() as libc::c_long,
+                    self.pointers.as_mut_ptr(),
                 )
             });
             match submitted {

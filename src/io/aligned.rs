@@ -48,7 +48,9 @@ impl AlignedBuf {
             panic!("no buffer of {len} bytes aligned to {align}: align must be a power of two")
         });
         if len == 0 {
-            let ptr = NonNull::without_provenance(layout.align().try_into().expect("not zero"));
+            // Dangling but aligned, as an empty Vec's.
+            let ptr = std::ptr::without_provenance_mut(layout.align());
+            let ptr = NonNull::new(ptr).expect("an alignment is not zero");
             return AlignedBuf { ptr, layout };
         }
         // SAFETY: the layout's size is not zero.

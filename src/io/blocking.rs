@@ -112,6 +112,14 @@ impl BlockingPool {
         spawned
     }
 
+    pub(crate) fn is_quiet(&self) -> bool {
+        self.in_flight == 0
+            || self
+                .shared
+                .as_ref()
+                .is_none_or(|shared| shared.done.is_empty())
+    }
+
     /// Takes the results that have come back.
     pub(crate) fn reap(&mut self, sink: &mut Sink<'_>) {
         if self.in_flight == 0 {
@@ -275,10 +283,53 @@ fn perform_once(request: &Request) -> i64 {
                 let mask = libc::STATX_BASIC_STATS | libc::STATX_BTIME;
                 libc::statx(fd, c"".as_ptr(), libc::AT_EMPTY_PATH, mask, out).into()
             }
-            Request::Recv { fd, ptr, len } => libc::recv(fd, ptr.cast(), len as usize, 0) as i64,
-            Request::Send { fd, ptr, len } => {
-                libc::send(fd, ptr.cast(), len as usize, libc::MSG_NOSIGNAL) as i64
-            }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::io::op::Slot;
+    use std::os::fd::AsRawFd;
+
+    #[test]
+    fn a_result_that_came_before_the_sleep_forbids_it() {
+        let wake = Arc::new(EventFd::from_flags(EfdFlags::EFD_NONBLOCK).unwrap());
+        let mut pool = BlockingPool::new(&DriverConfig::new(), wake.clone());
+        assert!(pool.announce_sleep(), "nothing is in flight");
+        let fd = wake.as_raw_fd();
+        pool.start(
+            0,
+            Request::Sync {
+                fd,
+                data_only: true,
+            },
+        )
+        .unwrap();
+        while pool.is_quiet() {
+            std::thread::yield_now();
+        }
+        assert!(!pool.announce_sleep());
+        pool.end_sleep();
+        assert!(
+            wake.read().is_err(),
+            "the driver was awake: no eventfd is written"
+        );
+
+        let (mut slots, mut sources, mut effects) = Default::default();
+        let slots: &mut slab::Slab<Slot> = &mut slots;
+        slots.insert(Slot::Waiting(None, crate::io::op::Ending::ByItself));
+        let mut sink = Sink {
+            slots,
+            sources: &mut sources,
+            effects: &mut effects,
+            reaped: 0,
+            finished: 0,
+        };
+        pool.reap(&mut sink);
+        assert_eq!((sink.reaped, sink.finished), (1, 1));
+        assert!(pool.announce_sleep(), "nothing is in flight any more");
+        pool.stop();
     }
 }

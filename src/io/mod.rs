@@ -11,7 +11,20 @@
 //! it back with the result.
 //!
 //! Everything here is bound to the driver's OS thread and neither `Send` nor `Sync`, except the plain
-//! values ([`DriverConfig`], [`AlignedBuf`], …).
+//! values ([`DriverConfig`], [`AlignedBuf`], …):
+//!
+//! ```compile_fail,E0277
+//! fn elsewhere(file: corespun::fs::File) {
+//!     std::thread::spawn(move || drop(file));
+//! }
+//! ```
+//!
+//! # For the loop
+//!
+//! Tasks are woken from inside [`Driver::poll`] and [`Driver::park`], on the loop's own OS thread; a
+//! loop that found nothing to do may announce its sleep, look at its queues once more, and park. A
+//! write to the wake eventfd after the announcement ends the park, whenever it comes. The driver
+//! itself writes that eventfd only while it is parked, for results of its helper threads.
 
 mod aio;
 mod aligned;
@@ -23,6 +36,7 @@ mod epoll;
 pub(crate) mod op;
 pub mod raw;
 pub(crate) mod readiness;
+pub(crate) mod state;
 mod unblock;
 mod uring;
 

@@ -20,8 +20,8 @@ use std::task::{Context, Poll, Waker};
 
 use slab::Slab;
 
-use super::driver::Core;
 use super::readiness::{Direction, Sources};
+use super::state::Core;
 
 /// The longest transfer one system call makes (`MAX_RW_COUNT`).
 const MAX_TRANSFER: usize = 0x7fff_f000;
@@ -66,16 +66,6 @@ pub(crate) enum Request {
         fd: RawFd,
         out: *mut libc::statx,
     },
-    Recv {
-        fd: RawFd,
-        ptr: *mut u8,
-        len: u32,
-    },
-    Send {
-        fd: RawFd,
-        ptr: *const u8,
-        len: u32,
-    },
 }
 
 /// A buffer length as the kernel takes it; longer ones become short transfers.
@@ -90,7 +80,7 @@ pub(crate) fn transfer_len(len: usize) -> u32 {
 /// Every address and descriptor in `request`'s answer stays valid, and unused by anyone else in a
 /// conflicting way, until the payload is dropped, even if the payload is moved meanwhile.
 pub(crate) unsafe trait Payload: 'static {
-    /// The request, asked once.
+    /// The request; asked again if the operation was interrupted.
     fn request(&mut self) -> Request;
 
     /// Called instead of the future's continuation when the future was dropped before the

@@ -7,8 +7,9 @@ use std::task::{Context, Poll, ready};
 use futures::Stream;
 pub use io_uring::{cqueue, opcode, squeue, types};
 
-use super::driver::{Core, Driver};
+use super::driver::Driver;
 use super::op::{Abandon, Completion};
+use super::state::Core;
 
 impl Driver {
     /// Queues a ring entry as it stands (its user data is overwritten) and gives a future of its

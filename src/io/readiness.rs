@@ -15,8 +15,9 @@ use std::task::{Context, Poll, Waker, ready};
 use nix::poll::{PollFd as SysPollFd, PollFlags, PollTimeout};
 use slab::Slab;
 
-use super::driver::{Core, Driver};
+use super::driver::Driver;
 use super::op::Effect;
+use super::state::Core;
 
 /// Which side of a descriptor is waited for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -317,10 +318,6 @@ impl<T: AsFd + 'static> PollFd<T> {
     pub(crate) fn hint_drained(&self, direction: Direction) {
         self.core
             .with_wait(self.source, direction, Wait::clear_unless_closed);
-    }
-
-    pub(crate) fn core(&self) -> &Rc<Core> {
-        &self.core
     }
 
     pub(crate) fn owner(&self) -> Rc<T> {

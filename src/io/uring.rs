@@ -29,6 +29,8 @@ pub(crate) struct Uring {
     probe: Probe,
     wake: Arc<EventFd>,
     wake_armed: bool,
+    /// The kernel has multi-shot polls (Linux 5.13).
+    wake_multi: bool,
     /// The eventfd was seen readable, and drained, since the last park.
     woken: bool,
 }
@@ -54,6 +56,7 @@ impl Uring {
             probe,
             wake,
             wake_armed: false,
+            wake_multi: true,
             woken: false,
         })
     }
@@ -112,6 +115,14 @@ impl Uring {
         }
     }
 
+    /// Whether there is nothing to submit, nothing to reap, and nothing the kernel wants to post.
+    pub(crate) fn is_quiet(&mut self) -> bool {
+        let queue = self.ring.submission();
+        let idle = queue.is_empty() && !queue.taskrun() && !queue.cq_overflow();
+        drop(queue);
+        idle && self.backlog.is_empty() && self.ring.completion().is_empty()
+    }
+
     pub(crate) fn poll(&mut self, sink: &mut Sink<'_>) {
         loop {
             let queue = self.ring.submission();
@@ -139,7 +150,7 @@ impl Uring {
         if !self.wake_armed {
             self.wake_armed = true;
             let entry = opcode::PollAdd::new(Fd(self.wake.as_raw_fd()), libc::POLLIN as u32)
-                .multi(true)
+                .multi(self.wake_multi)
                 .build();
             self.push(entry.user_data(WAKE));
         }
@@ -178,6 +189,7 @@ impl Uring {
                 CANCEL => {}
                 WAKE => {
                     self.wake_armed = more;
+                    self.wake_multi &= entry.result() != -libc::EINVAL;
                     self.woken = true;
                     let _ = self.wake.read();
                 }
@@ -298,10 +310,6 @@ fn entry_of(request: &Request) -> squeue::Entry {
         Request::Stat { fd, out } => opcode::Statx::new(Fd(fd), c"".as_ptr(), out.cast())
             .flags(libc::AT_EMPTY_PATH)
             .mask(libc::STATX_BASIC_STATS | libc::STATX_BTIME)
-            .build(),
-        Request::Recv { fd, ptr, len } => opcode::Recv::new(Fd(fd), ptr, len).build(),
-        Request::Send { fd, ptr, len } => opcode::Send::new(Fd(fd), ptr, len)
-            .flags(libc::MSG_NOSIGNAL)
             .build(),
     }
 }

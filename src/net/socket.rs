@@ -73,6 +73,14 @@ impl Socket {
         self.get().shutdown(how)
     }
 
+    /// Ends the sending direction; that a peer has gone first is no error.
+    pub(crate) fn close(&self) -> io::Result<()> {
+        match self.shutdown(Shutdown::Write) {
+            Err(error) if error.kind() == io::ErrorKind::NotConnected => Ok(()),
+            done => done,
+        }
+    }
+
     pub(crate) async fn accept(&self) -> io::Result<(socket2::Socket, SockAddr)> {
         self.fd.read_with(accept_once).await
     }
@@ -377,7 +385,7 @@ macro_rules! async_io {
                 _cx: &mut std::task::Context<'_>,
             ) -> std::task::Poll<std::io::Result<()>> {
                 let socket: fn(&Self) -> &$crate::net::socket::Socket = $socket;
-                std::task::Poll::Ready(socket(&self).shutdown(std::net::Shutdown::Write))
+                std::task::Poll::Ready(socket(&self).close())
             }
         }
     };

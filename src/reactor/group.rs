@@ -3,7 +3,7 @@
 use std::fmt;
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, Weak};
 
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
@@ -148,16 +148,30 @@ impl Group {
     }
 }
 
-impl Framework for Group {
+impl Group {
+    /// The next reactor whose core is in `mask`, counted from the one after
+    /// the last chosen.
+    fn next_of(&self, mask: &CpuSet) -> Option<usize> {
+        let count = self.reactors.len();
+        let next = |start: usize| {
+            (0..count)
+                .map(|step| (start + step) % count)
+                .find(|&index| mask.contains(self.reactors[index].place.core))
+        };
+        let mut chosen = None;
+        let _ = self
+            .cursor
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |start| {
+                chosen = next(start);
+                chosen.map(|index| index + 1)
+            });
+        chosen
+    }
+
     /// Round-robin over the cores of the thread's mask.
     fn place(&self, thread: ParkedThread) -> Result<(), CreateError> {
         let mask = thread.cpumask();
-        let count = self.reactors.len();
-        let start = self.cursor.fetch_add(1, Ordering::Relaxed);
-        let chosen = (0..count)
-            .map(|step| (start + step) % count)
-            .find(|&index| mask.contains(self.reactors[index].place.core));
-        let Some(index) = chosen else {
+        let Some(index) = self.next_of(&mask) else {
             return Err(CreateError::NoCore {
                 thread: thread.handle().name().to_owned(),
                 cpumask: mask.as_list().to_string(),
@@ -170,6 +184,19 @@ impl Framework for Group {
         // Refused by a reactor that has ended; then the thread ends here.
         self.send(index, Event::Arrival(thread))
             .map_err(|_| CreateError::Stopping)
+    }
+}
+
+/// What places the library's threads: the reactors, as long as they are there.
+/// They own the library, so it must not own them.
+pub(crate) struct Placement(pub(crate) Weak<Group>);
+
+impl Framework for Placement {
+    fn place(&self, thread: ParkedThread) -> Result<(), CreateError> {
+        match self.0.upgrade() {
+            Some(group) => group.place(thread),
+            None => Err(CreateError::Stopping),
+        }
     }
 }
 

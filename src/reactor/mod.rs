@@ -10,8 +10,8 @@ mod turn;
 
 use std::time::Duration;
 
-pub(crate) use group::{Group, Place};
-pub use group::{ReactorStats, Reactors, StartError};
+pub use group::{EventError, ReactorStats, Reactors, StartError};
+pub(crate) use group::{Group, Place, Placement};
 pub(crate) use turn::Reactor;
 
 /// How a reactor spends its time when it has nothing to do.

@@ -26,7 +26,10 @@ pub(crate) struct Reactor {
     tick: u64,
     /// The tick at which the last work was done, while there is none.
     waiting_since: Option<u64>,
+    /// Every thread here was asked to exit.
     stopping: bool,
+    /// Nothing can be sent here any more.
+    closed: bool,
 }
 
 impl Reactor {
@@ -52,31 +55,34 @@ impl Reactor {
             tick,
             waiting_since: None,
             stopping: false,
+            closed: false,
         })
     }
 
-    /// Runs until the group is stopped and every thread here has exited.
+    /// Runs until the group is stopped, every thread here has exited, and all
+    /// that was sent here has been run.
     pub(crate) fn run(mut self) {
         let place = self.shared().place;
         tracing::info!(cpu = place.cpu, "reactor started on core {}", place.core);
         while !self.is_done() {
             self.turn();
         }
-        self.refuse_events();
     }
 
     fn is_done(&self) -> bool {
-        self.stopping && self.threads.is_empty()
+        // SAFETY: a reactor is the only consumer of its events.
+        self.closed && self.threads.is_empty() && unsafe { self.shared().events.is_drained() }
     }
 
     /// One turn of the loop.
     fn turn(&mut self) {
+        let start = self.tick;
         let worked = self.run_events() | self.poll_threads() | self.run_io();
         if self.group.is_stopping() {
-            self.exit_threads();
+            self.stop();
         }
         if worked {
-            self.end_wait();
+            self.end_wait(start);
         } else if !self.is_done() {
             self.rest();
         }
@@ -171,9 +177,11 @@ impl Reactor {
         self.tick = now;
     }
 
-    fn end_wait(&mut self) {
+    /// Ends the wait, if there was one, with a turn that began at `start` and
+    /// found work: how long that took is no part of the wait.
+    fn end_wait(&mut self, start: u64) {
         if let Some(since) = self.waiting_since.take() {
-            let waited = self.tick.saturating_sub(since);
+            let waited = start.saturating_sub(since);
             let clock = self.group.library.clock();
             self.spin.adjust(clock.duration_from(waited));
         }
@@ -182,10 +190,8 @@ impl Reactor {
     /// What a turn without work ends with: another one soon, or a sleep.
     fn rest(&mut self) {
         let since = *self.waiting_since.get_or_insert(self.tick);
-        if self.has_work() {
-            return self.pause();
-        }
-        let spinning = match self.shared().mode() {
+        let mode = self.shared().mode();
+        let spinning = match mode {
             _ if self.group.oversubscribed => false,
             ReactorMode::Interrupt => false,
             ReactorMode::Poll => true,
@@ -194,10 +200,10 @@ impl Reactor {
                 self.tick.saturating_sub(since) < clock.ticks_from(self.spin.duration())
             }
         };
-        if spinning {
+        if spinning || self.has_work() {
             self.pause();
         } else {
-            self.sleep();
+            self.sleep(mode);
         }
     }
 
@@ -209,13 +215,13 @@ impl Reactor {
         }
     }
 
-    /// Sleeps until something arrives, an operation completes, or the earliest
-    /// timer of the threads here is due.
-    fn sleep(&mut self) {
+    /// Sleeps until something arrives, an operation completes, the mode is no
+    /// longer the one that led here, or the earliest timer of the threads here
+    /// is due.
+    fn sleep(&mut self, mode: ReactorMode) {
         let clock = self.group.library.clock();
         let deadline = self.threads.iter().filter_map(|t| t.next_deadline()).min();
         let timeout = deadline.map(|tick| clock.duration_from(tick.saturating_sub(clock.now())));
-        let mode = self.shared().mode();
         self.shared().sleeper.sleep_unless(
             || {
                 self.has_work()
@@ -235,8 +241,10 @@ impl Reactor {
             || self.threads.iter().any(ThreadRunner::needs_poll)
     }
 
-    /// Asks every thread that was not asked yet to exit.
-    fn exit_threads(&mut self) {
+    /// One step of the end: asks every thread that was not asked yet to exit;
+    /// once all have, refuses what is sent from then on. A thread that was on
+    /// its way here before that still arrives, runs its messages, and exits.
+    fn stop(&mut self) {
         self.stopping = true;
         for runner in &mut self.threads {
             if runner.is_running() {
@@ -244,23 +252,9 @@ impl Reactor {
                 drop(runner.exit());
             }
         }
-    }
-
-    /// The end: nothing can be sent here any more, and what was sent before is
-    /// done: events are run, threads that were on their way here end.
-    fn refuse_events(&mut self) {
-        let shared = self.shared();
-        shared.events.close();
-        loop {
-            // SAFETY: a reactor is the only consumer of its events.
-            match unsafe { shared.events.pop() } {
-                Some(Event::Call(call)) => self.run_call(call),
-                Some(Event::Arrival(thread)) => drop(thread),
-                // SAFETY: as above.
-                None if unsafe { shared.events.is_drained() } => return,
-                // A sender claimed a place and is about to write it.
-                None => std::thread::yield_now(),
-            }
+        if self.threads.is_empty() && !self.closed {
+            self.closed = true;
+            self.shared().events.close();
         }
     }
 }

@@ -93,9 +93,16 @@ impl<T> Mailbox<T> {
     /// Pushes without a limit: fails only when closed.
     #[inline]
     pub(crate) fn push(&self, value: T) -> Result<(), T> {
-        match self.push_weighted(value, |value| value, ONE, usize::MAX) {
+        self.push_with(value, |value| value)
+    }
+
+    /// [`Mailbox::push`] of `pack(content)`, packed only when its place is
+    /// certain.
+    #[inline]
+    pub(crate) fn push_with<C>(&self, content: C, pack: impl FnOnce(C) -> T) -> Result<(), C> {
+        match self.push_weighted(content, pack, ONE, usize::MAX) {
             Ok(()) => Ok(()),
-            Err(PushError::Full(value) | PushError::Closed(value)) => Err(value),
+            Err(PushError::Full(content) | PushError::Closed(content)) => Err(content),
         }
     }
 
@@ -147,7 +154,9 @@ impl<T> Mailbox<T> {
 
     #[cold]
     fn claim_spill(&self, weight: usize, spill_limit: usize) -> Result<(), Refusal> {
-        let mut spilled = self.spilled.load(Ordering::Relaxed);
+        // A sender that is refused sees what the consumer did before closing:
+        // it may own what the consumer wrote last (a task's emptied future).
+        let mut spilled = self.spilled.load(Ordering::Acquire);
         loop {
             if spilled & CLOSED != 0 {
                 return Err(Refusal::Closed);
@@ -159,7 +168,7 @@ impl<T> Mailbox<T> {
                 spilled,
                 spilled + weight,
                 Ordering::AcqRel,
-                Ordering::Relaxed,
+                Ordering::Acquire,
             ) {
                 Ok(_) => return Ok(()),
                 Err(now) => spilled = now,

@@ -5,10 +5,12 @@
 //! code that runs is the code that is model-checked.
 
 mod critical;
+#[cfg(all(test, corespun_loom))]
+mod loom_tests;
 mod mailbox;
 mod ring;
 
-pub(crate) use critical::CriticalSlot;
+pub(crate) use critical::{CriticalSlot, PostError};
 pub(crate) use mailbox::{Mailbox, PushError};
 
 pub(crate) mod atomic {

@@ -6,10 +6,10 @@ use std::pin::Pin;
 use std::ptr::NonNull;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll, Wake, Waker};
 
 use super::TaskId;
-use super::raw::{RawTask, TaskMeta};
+use super::raw::{RawTask, TaskMeta, with_running};
 use crate::thread::local::Local;
 use crate::thread::panic::{PanicSource, Payload, contain, discard, payload_text};
 use crate::thread::shared::Shared;
@@ -108,6 +108,61 @@ impl<T> Drop for Outcome<T> {
     }
 }
 
+/// The waker of a foreign executor that joins a task: a panic of its code is
+/// reported and goes no further.
+struct Joiner {
+    foreign: Option<Waker>,
+}
+
+impl Joiner {
+    /// Keeps in `slot` a contained form of `foreign`, made once for polls by
+    /// the same waker.
+    fn renew<'a>(slot: &'a mut Option<(Arc<Joiner>, Waker)>, foreign: &Waker) -> &'a Waker {
+        let same = |(joiner, _): &mut (Arc<Joiner>, Waker)| {
+            let kept = joiner.foreign.as_ref();
+            kept.is_some_and(|kept| kept.will_wake(foreign))
+        };
+        let kept = slot.take_if(|kept| !same(kept));
+        drop(kept);
+        let (_, contained) = slot.get_or_insert_with(|| {
+            let joiner = Arc::new(Joiner {
+                foreign: Some(foreign.clone()),
+            });
+            let contained = Waker::from(joiner.clone());
+            (joiner, contained)
+        });
+        contained
+    }
+
+    fn contain(f: impl FnOnce()) {
+        if let Err(payload) = contain(f) {
+            tracing::error!(
+                "the waker of a foreign executor panicked: {}",
+                payload_text(&*payload)
+            );
+            discard(payload);
+        }
+    }
+}
+
+impl Wake for Joiner {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        if let Some(foreign) = &self.foreign {
+            Joiner::contain(|| foreign.wake_by_ref());
+        }
+    }
+}
+
+impl Drop for Joiner {
+    fn drop(&mut self) {
+        Joiner::contain(|| drop(self.foreign.take()));
+    }
+}
+
 /// Owns the right to learn how a task ended. Awaiting it gives the task's
 /// output; dropping it lets the task run on by itself.
 ///
@@ -130,11 +185,20 @@ impl<T> Drop for Outcome<T> {
 /// assert_eq!(futures::executor::block_on(handle).unwrap(), 42);
 /// # Ok::<(), corespun::thread::CreateError>(())
 /// ```
+///
+/// The handle of an output that cannot be sent stays on its OS thread:
+///
+/// ```compile_fail,E0277
+/// fn crosses<T: Send>() {}
+/// crosses::<corespun::task::JoinHandle<std::rc::Rc<u8>>>();
+/// ```
 #[must_use = "dropping a JoinHandle detaches its task"]
 pub struct JoinHandle<T> {
     /// `None` only while being dropped. Keeps `meta` alive.
     task: Option<RawTask<T>>,
     meta: NonNull<TaskMeta>,
+    /// Set while a foreign executor waits.
+    joiner: Option<(Arc<Joiner>, Waker)>,
 }
 
 // SAFETY: async-task's handle is `Send` for a `Send` output, and the metadata
@@ -154,6 +218,7 @@ impl<T> JoinHandle<T> {
         JoinHandle {
             task: Some(task),
             meta,
+            joiner: None,
         }
     }
 
@@ -197,8 +262,25 @@ impl<T> Future for JoinHandle<T> {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let id = self.id();
-        let task = self.task.as_mut().expect("present until dropped");
-        Pin::new(task).poll(cx).map(|outcome| match outcome {
+        let this = &mut *self;
+        let task = this.task.as_mut().expect("present until dropped");
+        // async-task would abort the process where a waker panics. Those of our
+        // own tasks do not.
+        let trusted = with_running(|meta| meta.is_waker(cx.waker()));
+        let mut polled = Poll::Pending;
+        if trusted == Some(true) {
+            polled = Pin::new(task).poll(cx);
+        } else {
+            if task.is_finished() {
+                polled = Pin::new(&mut *task).poll(&mut Context::from_waker(Waker::noop()));
+            }
+            // Pending also where the `Runnable` is just being dropped.
+            if polled.is_pending() {
+                let joiner = Joiner::renew(&mut this.joiner, cx.waker());
+                polled = Pin::new(task).poll(&mut Context::from_waker(joiner));
+            }
+        }
+        polled.map(|outcome| match outcome {
             Some(outcome) => outcome.into_result(id),
             // The `Runnable` was dropped: only the end of a thread does that.
             None => Err(JoinError::exited(id)),

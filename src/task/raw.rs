@@ -7,18 +7,27 @@
 //!
 //! - **R1** A `Runnable` is run by the owner of its SpdkThread only: `schedule`
 //!   puts it into that thread's queues, and nobody else takes it out.
-//! - **R2** A task whose future may be `!Send` is listed in its thread's live
-//!   list from before it can be woken until its future is gone.
-//! - **R3** No thread closes its mailbox while its live list holds anything.
-//!   So whoever gets a `Runnable` back from a closed mailbox holds a task whose
-//!   future is gone, or one that was never polled, and those hold only what
-//!   was `Send`. Dropping it is sound anywhere.
+//! - **R2** A task whose future may be `!Send` is counted among what keeps its
+//!   thread on its OS thread from before it can be woken until its future is
+//!   gone, and it is listed in the thread's live list for as long, unless the
+//!   exit met it unpolled: then its one `Runnable` waits in the owner's queue.
+//! - **R3** No thread closes its mailbox while its live list holds anything,
+//!   and nothing is listed any more by then. So whoever gets a `Runnable` back
+//!   from a closed mailbox holds a task whose future is gone, or one that was
+//!   spawned from elsewhere and never polled, and those hold only what was
+//!   `Send`. Dropping it is sound anywhere.
 //!   A movable task between two threads is on no list; its future is `Send` for
 //!   as long as it lives, so the same holds for it.
 //! - **R4** The future is dropped in place, by the owner, as soon as it is
 //!   finished, aborted or cancelled by the exit; what async-task drops later is
 //!   an empty shell.
-//! - **R5** The thread of a task changes only inside its own poll, and is read
+//! - **R5** While a task has its future, one counted waker of it is set aside,
+//!   so that nobody else's reference is the last. async-task frees a detached
+//!   task that returned from a poll without leaving a waker anywhere, and does
+//!   not drop its future: the live list would point at nothing, and pinned
+//!   memory would go without a destructor. A task that nobody can wake any more
+//!   therefore stays until its thread exits, which names it.
+//! - **R6** The thread of a task changes only inside its own poll, and is read
 //!   only inside it, by who has its `Runnable`, or by the owner of a thread that
 //!   lists it. While a task runs, its wakes only mark it; async-task schedules it
 //!   when the poll returns. So nobody reads the thread while it changes, and the
@@ -57,6 +66,11 @@ pub(crate) struct TaskMeta {
     pub(super) finished: AtomicBool,
     /// Whether the future may be `!Send`. Owner only.
     stays: Cell<bool>,
+    /// Whether it is counted in `Local::not_send`. Owner only.
+    counted: Cell<bool>,
+    /// Whether a counted waker is set aside (R5). For whoever may drop the
+    /// future only.
+    kept: Cell<bool>,
     pub(super) hop: Hop,
     /// The parts of the task's waker, not counted as a reference. Written once,
     /// before the task is first scheduled.
@@ -64,8 +78,10 @@ pub(crate) struct TaskMeta {
     waker_vtable: Cell<Option<&'static RawWakerVTable>>,
 }
 
-// SAFETY: `node` and `stays` are touched by the owner of the thread only (R1,
-// R2), `thread` and `hop` by those whom R5 names, the waker parts are written before the task is shared and only read
+// SAFETY: `node`, `stays`, `counted` and `kept` are touched by the owner of the
+// thread only, or by whoever drops the only `Runnable` of a task that was never
+// polled (R1, R2, R3), `thread` and `hop` by those whom R6 names; the waker
+// parts are written before the task is shared and only read
 // afterwards; the rest is `Send + Sync`.
 unsafe impl Send for TaskMeta {}
 // SAFETY: as above.
@@ -85,6 +101,8 @@ impl TaskMeta {
             aborted: AtomicBool::new(false),
             finished: AtomicBool::new(false),
             stays: Cell::new(kind == TaskKind::Bound),
+            counted: Cell::new(false),
+            kept: Cell::new(false),
             hop: Hop::new(kind == TaskKind::Movable),
             waker_data: Cell::new(ptr::null()),
             waker_vtable: Cell::new(None),
@@ -99,7 +117,7 @@ impl TaskMeta {
     ///
     /// # Safety
     ///
-    /// The caller is one of those whom R5 lets read it, and drops the reference
+    /// The caller is one of those whom R6 lets read it, and drops the reference
     /// before the task's poll, if it is in one, changes the thread.
     pub(super) unsafe fn thread(&self) -> &Arc<Shared> {
         // SAFETY: by this function's contract nobody writes meanwhile.
@@ -110,7 +128,7 @@ impl TaskMeta {
     ///
     /// # Safety
     ///
-    /// As R5 says for a change; or the caller has the `Runnable`.
+    /// As R6 says for a change; or the caller has the `Runnable`.
     pub(super) unsafe fn set_thread(&self, thread: Arc<Shared>) -> Arc<Shared> {
         // SAFETY: by this function's contract nobody else reads or writes.
         std::mem::replace(unsafe { &mut *self.thread.get() }, thread)
@@ -131,11 +149,50 @@ impl TaskMeta {
         ManuallyDrop::new(unsafe { Waker::from_raw(raw) })
     }
 
+    /// Whether `waker` is the task's own.
+    pub(super) fn is_waker(&self, waker: &Waker) -> bool {
+        let vtable = self.waker_vtable.get();
+        waker.data() == self.waker_data.get()
+            && vtable.is_some_and(|vtable| ptr::eq(vtable, waker.vtable()))
+    }
+
+    /// Sets a counted waker aside (R5).
+    fn keep(&self, waker: Waker) {
+        self.waker_data.set(waker.data());
+        self.waker_vtable.set(Some(waker.vtable()));
+        self.kept.set(true);
+        std::mem::forget(waker);
+    }
+
+    /// The waker that was set aside; for who has just dropped the future.
+    fn take_kept(&self) -> Option<Waker> {
+        if !self.kept.replace(false) {
+            return None;
+        }
+        // SAFETY: the reference that was set aside kept the allocation alive,
+        // and passes to the caller.
+        Some(ManuallyDrop::into_inner(unsafe { self.waker() }))
+    }
+
+    /// Counts the task among what keeps its thread here. Owner only.
+    fn count(&self, local: &Local) {
+        if self.stays.get() && !self.counted.replace(true) {
+            local.not_send.set(local.not_send.get() + 1);
+        }
+    }
+
+    /// Owner only.
+    fn uncount(&self, local: &Local) {
+        if self.counted.replace(false) {
+            local.not_send.set(local.not_send.get() - 1);
+        }
+    }
+
     /// Makes the task end with [`JoinError::is_cancelled`] at its next poll.
     ///
     /// # Safety
     ///
-    /// As for [`TaskMeta::waker`].
+    /// The caller has the task's join handle or a counted waker.
     pub(super) unsafe fn abort(&self) {
         self.aborted.store(true, Ordering::Release);
         // Either the wake schedules the task, or it is scheduled already; in
@@ -174,9 +231,10 @@ impl<F: Future> TaskFuture<F> {
         unsafe { self.meta.as_ref() }
     }
 
-    /// Drops the future and all that made the thread remember the task. Owner
-    /// only, not while the future is being polled.
-    fn release(&self, local: &Local) {
+    /// Drops the future and all that made the thread remember the task; gives
+    /// back the waker set aside for it. Owner only, not while the future is
+    /// being polled.
+    fn release(&self, local: &Local) -> Option<Waker> {
         let meta = self.meta();
         // SAFETY: the owner runs this outside of the future's poll, so nothing
         // else refers into the cell. The place was never moved since the first
@@ -190,19 +248,16 @@ impl<F: Future> TaskFuture<F> {
             }
             meta.finished.store(true, Ordering::Release);
         }
-        if meta.node.is_listed() {
-            // SAFETY: the caller is the owner, and a task is only ever listed
-            // on its own thread.
-            unsafe { local.live.remove(&meta.node) };
-            if meta.stays.get() {
-                local.not_send.set(local.not_send.get() - 1);
-            }
-        }
+        // SAFETY: the caller is the owner, and a task is only ever listed on its
+        // own thread.
+        unsafe { local.live.remove(&meta.node) };
+        meta.uncount(local);
+        meta.take_kept()
     }
 
     /// The first poll: from here on the future stays where it is, and the exit
     /// can reach it. Says whether the thread still takes tasks.
-    fn place(&self, local: &Local, stays: bool) -> bool {
+    fn place(&self, local: &Local) -> bool {
         let meta = self.meta();
         self.placed.set(true);
         let subject = ptr::from_ref(self).cast::<()>();
@@ -215,12 +270,9 @@ impl<F: Future> TaskFuture<F> {
         if local.refuses_work() {
             return false;
         }
-        meta.stays.set(stays);
         // SAFETY: as above; the task is on no list, and by R1 this is the owner.
         unsafe { local.live.insert(&meta.node, cancel::<F>, subject) };
-        if stays {
-            local.not_send.set(local.not_send.get() + 1);
-        }
+        meta.count(local);
         true
     }
 }
@@ -234,15 +286,16 @@ impl<F: Future> TaskFuture<F> {
 unsafe fn cancel<F: Future>(subject: *const ()) {
     // SAFETY: by this function's contract.
     let task = unsafe { &*subject.cast::<TaskFuture<F>>() };
-    let meta = task.meta();
-    Local::with_current(|local| task.release(local));
+    let kept = Local::with_current(|local| task.release(local));
     // Lets the task end, so that whoever joins it hears of it.
-    // SAFETY: the future is in the allocation, so that is alive.
-    unsafe { meta.waker() }.wake_by_ref();
+    if let Some(waker) = kept.flatten() {
+        waker.wake();
+    }
 }
 
 /// Cancels a listed task that was never polled: its `Runnable` waits in the
-/// thread's queue, and the poll that it leads to drops the future.
+/// thread's queue, and the poll that it leads to drops the future. Until then
+/// the task stays counted.
 ///
 /// # Safety
 ///
@@ -255,9 +308,6 @@ unsafe fn cancel_unpolled(subject: *const ()) {
     Local::with_current(|local| {
         // SAFETY: the current thread is the owner.
         unsafe { local.live.remove(&meta.node) };
-        if meta.stays.get() {
-            local.not_send.set(local.not_send.get() - 1);
-        }
     });
 }
 
@@ -275,18 +325,19 @@ impl<F: Future> TaskFuture<F> {
     fn poll_on(&self, local: &Local, cx: &mut Context<'_>) -> Poll<Outcome<F::Output>> {
         let meta = self.meta();
         meta.node.scheduled.store(false, Ordering::Relaxed);
-        if !self.placed.get() && !self.place(local, meta.stays.get()) {
-            self.release(local);
-            return Poll::Ready(Outcome::failed(JoinError::exited(meta.id())));
-        }
+        // Before the task is placed: one that is cancelled is not listed again.
         if meta.aborted.load(Ordering::Acquire) {
             let cause = if meta.node.doomed.get() {
                 JoinError::exited(meta.id())
             } else {
                 JoinError::cancelled(meta.id())
             };
-            self.release(local);
+            drop(self.release(local));
             return Poll::Ready(Outcome::failed(cause));
+        }
+        if !self.placed.get() && !self.place(local) {
+            drop(self.release(local));
+            return Poll::Ready(Outcome::failed(JoinError::exited(meta.id())));
         }
         // SAFETY: by R1 only the owner gets here, and never from inside this
         // poll; `release` is not called while this reference is in use.
@@ -322,7 +373,8 @@ impl<F: Future> TaskFuture<F> {
                 Outcome::panicked(meta.id(), payload, thread.clone(), meta.node.describe())
             }
         };
-        self.release(local);
+        // Not the last reference: the `Runnable` that is running has one.
+        drop(self.release(local));
         Poll::Ready(outcome)
     }
 
@@ -401,31 +453,29 @@ impl<F> Drop for TaskFuture<F> {
     fn drop(&mut self) {
         // Already empty after a poll that ended, or the exit (R4).
         let future = self.future.get_mut();
-        let listed = {
-            // SAFETY: the metadata outlives the future. Only a task that the
-            // owner drops can be listed (R3), and only then is the node read.
-            let meta = unsafe { self.meta.as_ref() };
-            meta.finished.store(true, Ordering::Release);
-            meta
-        };
         if future.is_none() {
             return;
         }
+        // SAFETY: the metadata outlives the future.
+        let meta = unsafe { self.meta.as_ref() };
         if let Err(payload) = contain(|| *future = None) {
             // SAFETY: the future is dropped by who has the `Runnable`.
-            let thread = unsafe { listed.thread() };
+            let thread = unsafe { meta.thread() };
+            let name = meta.node.describe();
             let library = &thread.library;
-            library.report_panic(thread.name(), PanicSource::Drop, None, payload);
+            library.report_panic(thread.name(), PanicSource::Drop, Some(&name), payload);
         }
-        if listed.node.is_listed() {
+        meta.finished.store(true, Ordering::Release);
+        // What is listed or counted is dropped by the owner (R2, R3).
+        if meta.node.is_listed() || meta.counted.get() {
             Local::with_current(|local| {
-                // SAFETY: a listed task is dropped by the owner (R3).
-                unsafe { local.live.remove(&listed.node) };
-                if listed.stays.get() {
-                    local.not_send.set(local.not_send.get() - 1);
-                }
+                // SAFETY: the caller is the owner.
+                unsafe { local.live.remove(&meta.node) };
+                meta.uncount(local);
             });
         }
+        // Not the last reference: a `Runnable` is being dropped.
+        drop(meta.take_kept());
     }
 }
 
@@ -464,12 +514,9 @@ pub(super) unsafe fn spawn<F: Future>(
             .metadata(meta)
             .spawn_unchecked(wrap, WithInfo(schedule_with_info))
     };
-    let waker = runnable.waker();
     let meta = runnable.metadata();
     let meta_pointer = NonNull::from(meta);
-    meta.waker_data.set(waker.data());
-    meta.waker_vtable.set(Some(waker.vtable()));
-    drop(waker);
+    meta.keep(runnable.waker());
     match origin {
         Origin::Local(local) if !local.refuses_work() => {
             let subject = ptr::from_ref(meta).cast::<()>();
@@ -477,9 +524,7 @@ pub(super) unsafe fn spawn<F: Future>(
             // metadata is pinned in the allocation and leaves the list before
             // that is freed, as the future does (R2).
             unsafe { local.live.insert(&meta.node, cancel_unpolled, subject) };
-            if meta.stays.get() {
-                local.not_send.set(local.not_send.get() + 1);
-            }
+            meta.count(local);
             meta.node.scheduled.store(true, Ordering::Relaxed);
             local.ready.push(message(runnable));
         }

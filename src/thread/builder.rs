@@ -1,5 +1,6 @@
 //! Settings of a thread, and its creation.
 
+use std::any::Any;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -29,6 +30,7 @@ pub struct ThreadBuilder {
     limit: usize,
     ring: usize,
     exit_timeout: Duration,
+    context: Option<Box<dyn Any + Send + Sync>>,
 }
 
 impl ThreadBuilder {
@@ -41,6 +43,7 @@ impl ThreadBuilder {
             limit: DEFAULT_LIMIT,
             ring: DEFAULT_RING,
             exit_timeout: Duration::from_secs(5),
+            context: None,
         }
     }
 
@@ -64,9 +67,10 @@ impl ThreadBuilder {
     }
 
     /// How many messages sent with `send_msg` may be outstanding; 65,536
-    /// unless set. Wakes of tasks do not count.
+    /// unless set, 2 at least. Wakes of tasks do not count, but while they
+    /// fill the mailbox's ring, fewer messages fit by as many.
     pub fn message_limit(mut self, messages: usize) -> Self {
-        self.limit = messages;
+        self.limit = messages.max(2);
         self
     }
 
@@ -85,18 +89,24 @@ impl ThreadBuilder {
         self
     }
 
+    /// A value of the framework's, which [`SpdkThread::context`] finds again.
+    pub fn context<T: Send + Sync + 'static>(mut self, context: T) -> Self {
+        self.context = Some(Box::new(context));
+        self
+    }
+
     /// Makes the thread, to be attached and polled by the caller.
     ///
     /// # Errors
     ///
     /// [`CreateError::NoIds`] when the ids have run out.
     pub fn build(self) -> Result<ParkedThread, CreateError> {
-        let id = self.library.next_thread_id();
-        if id == 0 || id == u64::MAX {
-            return Err(CreateError::NoIds);
-        }
+        let id = self.library.next_thread_id().ok_or(CreateError::NoIds)?;
         let name = self.name.unwrap_or_else(|| format!("thread {id}"));
-        let ring = self.ring.min(self.limit.max(2));
+        // Every slot of the ring may hold a limited message, and the ring is a
+        // power of two: rounded down where up would exceed the limit.
+        let largest = 1 << self.limit.max(2).ilog2();
+        let ring = self.ring.min(largest);
         let shared = Arc::new(Shared::new(
             self.library.clone(),
             id,
@@ -104,6 +114,7 @@ impl ThreadBuilder {
             self.cpumask,
             ring,
             self.limit,
+            self.context,
         ));
         self.library.add_thread(&shared);
         let local = Local::new(shared, self.batch, self.exit_timeout);

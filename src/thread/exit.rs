@@ -6,11 +6,14 @@
 //! 2. *Waiting*: messages, pollers and new tasks work as ever, so that shutdown
 //!    chains can run. It lasts until nothing holds the thread and no message
 //!    is queued, or until the exit timeout, when what is left is cancelled.
-//! 3. *Closed*: the mailbox refuses every push. No task lives, so a `Runnable`
-//!    refused from here on holds no future and may be dropped by whoever has
-//!    it. What was pushed before is run.
+//! 3. *Closed*: the thread takes no task, poller or message of its own, then
+//!    what is left is cancelled, then the mailbox refuses every push. In this
+//!    order: a destructor that spawns is refused, so no task lives when the
+//!    mailbox closes, and a `Runnable` refused from there on holds no future
+//!    and may be dropped by whoever has it. What was pushed before is run.
 //! 4. *Done*: every push that succeeded has been run; the thread reads EXITED.
 
+use std::any::Any;
 use std::fmt;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -18,8 +21,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 
+use super::activity::Activity;
 use super::local::{Entered, ExitPhase, Local, TimerTarget};
-use super::panic::contain;
 use super::shared::{self, Shared};
 
 /// Something that keeps an exiting thread from reading EXITED.
@@ -32,6 +35,15 @@ pub enum ExitHolder {
     Task(String),
     /// Messages or woken tasks that have not run yet.
     Messages,
+    /// An io_channel that is open or waits to be destroyed, by device name.
+    Channel(String),
+    /// A walk over the threads that was started here and is under way.
+    ThreadWalk,
+    /// A walk over the channels of a device, by name, started here.
+    ChannelWalk(String),
+    /// A device, by name, that this thread unregistered and that still has
+    /// channels or walks.
+    Unregister(String),
 }
 
 impl fmt::Display for ExitHolder {
@@ -40,8 +52,26 @@ impl fmt::Display for ExitHolder {
             ExitHolder::Poller(name) => write!(f, "poller {name}"),
             ExitHolder::Task(name) => write!(f, "task {name}"),
             ExitHolder::Messages => f.write_str("queued messages"),
+            ExitHolder::Channel(device) => write!(f, "channel of {device}"),
+            ExitHolder::ThreadWalk => f.write_str("for_each_thread under way"),
+            ExitHolder::ChannelWalk(device) => write!(f, "for_each_channel of {device} under way"),
+            ExitHolder::Unregister(device) => write!(f, "unregister of {device} under way"),
         }
     }
+}
+
+/// Something of a higher floor that lives on a thread and takes part in its
+/// exit. Owner only.
+pub(crate) trait ExitPart: Any {
+    /// Whether it keeps the thread from reading EXITED.
+    fn holds(&self) -> bool;
+
+    /// Names what does.
+    fn holders(&self, holders: &mut Vec<ExitHolder>);
+
+    /// Lets go of everything: the exit is forced, or over. User content that
+    /// is dropped may add more, which is let go of too.
+    fn cancel(&self, local: &Local);
 }
 
 impl Local {
@@ -72,19 +102,38 @@ impl Local {
         }
         self.live
             .for_each(|node| holders.push(ExitHolder::Task(node.describe())));
+        if let Some(channels) = self.channels.get() {
+            channels.holders(&mut holders);
+        }
+        self.pending.holders(&mut holders);
         if self.has_ready_work() {
             holders.push(ExitHolder::Messages);
         }
         holders
     }
 
-    fn is_held(&self) -> bool {
-        self.pollers.registered() > 0 || self.live.len() > 0 || self.has_ready_work()
+    pub(super) fn is_held(&self) -> bool {
+        self.pollers.registered() > 0
+            || self.live.len() > 0
+            || self.channels.get().is_some_and(|channels| channels.holds())
+            || self.pending.len() > 0
+            || self.has_ready_work()
     }
 
-    /// One step of the exit, at the end of a poll.
+    /// One step of the exit, at the end of a poll: busy if it leaves work for
+    /// the next, so that who polls until nothing is done gets to the end.
     #[cold]
-    pub(super) fn exit_step(&self, now: u64) {
+    pub(super) fn exit_step(&self, now: u64) -> Activity {
+        let before = self.exit_phase.get();
+        self.advance_exit(now);
+        Activity::from(match self.exit_phase.get() {
+            ExitPhase::Closed => true,
+            ExitPhase::Waiting => before == ExitPhase::Requested && self.has_ready_work(),
+            _ => false,
+        })
+    }
+
+    fn advance_exit(&self, now: u64) {
         if self.exit_phase.get() == ExitPhase::Requested {
             self.live.for_each(|node| node.doomed.set(true));
             while self.live.cancel_one(|node| node.doomed.get()) {}
@@ -101,22 +150,27 @@ impl Local {
                     "exit timed out and is forced; still held by: {}",
                     holders.join(", ")
                 );
-                self.cancel_everything();
             }
-            self.exit_phase.set(ExitPhase::Closed);
-            self.shared.mailbox.close();
+            self.close();
         }
         if self.exit_phase.get() == ExitPhase::Closed {
             // SAFETY: this `Local` is the owner's, so the caller is the consumer.
             let drained = unsafe { self.shared.mailbox.is_drained() };
-            if drained && self.ready.is_empty() && !self.shared.critical.is_posted() {
+            if drained && self.ready.is_empty() && self.shared.critical.close() {
                 self.finish_exit();
             }
         }
     }
 
-    /// Cancels all that could hold the thread. Dropping user content may make
-    /// more of it, but not without end once `Closed` refuses it.
+    fn close(&self) {
+        self.exit_phase.set(ExitPhase::Closed);
+        self.cancel_everything();
+        debug_assert_eq!(self.live.len(), 0);
+        self.shared.mailbox.close();
+    }
+
+    /// Cancels all that could hold the thread. `Closed` refuses what user
+    /// content makes when it is dropped, so this comes to an end.
     fn cancel_everything(&self) {
         while self.live.cancel_one(|_| true) {}
         self.unregister_all_pollers();
@@ -127,11 +181,17 @@ impl Local {
                 TimerTarget::Waker(waker) => self.drop_contained(waker),
             }
         }
+        if let Some(channels) = self.channels.get() {
+            channels.cancel(self);
+        }
+        self.cancel_pending();
     }
 
     fn finish_exit(&self) {
-        // What came in between forcing and closing.
+        // The last messages may have left timers.
         self.cancel_everything();
+        self.drop_post_pollers();
+        self.drop_locals();
         self.exit_phase.set(ExitPhase::Done);
         self.shared.state.store(shared::EXITED, Ordering::Release);
         self.shared.library.forget_thread(self.shared.id);
@@ -140,8 +200,7 @@ impl Local {
             Err(poisoned) => std::mem::take(&mut *poisoned.into_inner()),
         };
         for waker in wakers {
-            // A waker is foreign code.
-            let _ = contain(|| waker.wake());
+            self.wake_contained(waker);
         }
     }
 
@@ -153,10 +212,12 @@ impl Local {
         }
         let _entered = Entered::new(self);
         self.request_exit();
-        self.cancel_everything();
-        self.exit_phase.set(ExitPhase::Closed);
-        self.shared.mailbox.close();
+        self.close();
         let mut unrun = 0;
+        while !self.shared.critical.close() {
+            unrun += 1;
+            self.shared.critical.clear();
+        }
         loop {
             while let Some(message) = self.ready.pop() {
                 unrun += usize::from(message.is_limited());

@@ -14,7 +14,7 @@ use super::panic::{ContainedPanic, PanicSource, Payload, contain, discard, paylo
 use super::runner::ParkedThread;
 use super::shared::Shared;
 use super::stall::{Stall, StallHook};
-use super::{CreateError, SpdkThread};
+use super::{CreateError, SetCpumaskError, SpdkThread, ThreadState};
 use crate::clock::Clock;
 use crate::cpu::{self, CpuSet};
 use crate::notify::Sleeper;
@@ -29,6 +29,19 @@ pub trait Framework: Send + Sync + 'static {
     ///
     /// The error of the caller's `create`; dropping `thread` destroys it.
     fn place(&self, thread: ParkedThread) -> Result<(), CreateError>;
+
+    /// Hears that `thread`, the current one, asks for another mask (SPDK's
+    /// `SPDK_THREAD_OP_RESCHED`): look at [`SpdkThread::cpumask`] after the
+    /// poll and move it if it must. Unless overridden, refuses.
+    ///
+    /// # Errors
+    ///
+    /// The error of the caller's [`SpdkThread::set_cpumask`]; the mask stays
+    /// as it is then.
+    fn reschedule(&self, thread: &SpdkThread, mask: &CpuSet) -> Result<(), SetCpumaskError> {
+        let _ = mask;
+        Err(SetCpumaskError::NotSupported(thread.name().to_owned()))
+    }
 }
 
 /// What to do when user code panics on a SpdkThread.
@@ -54,6 +67,8 @@ pub(crate) struct LibraryInner {
     sleepers: Mutex<Vec<Arc<Sleeper>>>,
     framework: OnceLock<Arc<dyn Framework>>,
     app_thread: OnceLock<Weak<Shared>>,
+    /// The registry of io_devices, kept by their own floor.
+    pub(crate) devices: OnceLock<Arc<dyn Any + Send + Sync>>,
     panic_policy: PanicPolicy,
     panic_hook: Option<PanicHook>,
     pub(crate) times_tasks: bool,
@@ -71,13 +86,24 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl LibraryInner {
-    pub(super) fn next_thread_id(&self) -> u64 {
-        self.next_id.fetch_add(1, Ordering::Relaxed)
+    /// `None` for ever once the ids are used up.
+    pub(super) fn next_thread_id(&self) -> Option<u64> {
+        self.next_id
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |id| id.checked_add(1))
+            .ok()
     }
 
     pub(super) fn add_thread(&self, thread: &Arc<Shared>) {
         lock(&self.threads).insert(thread.id, Arc::downgrade(thread));
         let _ = self.app_thread.set(Arc::downgrade(thread));
+    }
+
+    /// The quoted name of the thread whose shared part is at `address`.
+    pub(super) fn find_thread(&self, address: usize) -> Option<String> {
+        let threads = lock(&self.threads);
+        let mut threads = threads.values().filter_map(Weak::upgrade);
+        let found = threads.find(|thread| Arc::as_ptr(thread).addr() == address)?;
+        Some(format!("thread {:?}", found.name()))
     }
 
     pub(super) fn forget_thread(&self, id: u64) {
@@ -219,6 +245,16 @@ impl ThreadLib {
             .collect()
     }
 
+    /// The first thread after `cursor`, in the order created, that was not
+    /// asked to exit.
+    pub(super) fn next_running(&self, cursor: u64) -> Option<Arc<Shared>> {
+        let threads = lock(&self.inner.threads);
+        threads
+            .range(cursor.saturating_add(1)..)
+            .filter_map(|(_, thread)| thread.upgrade())
+            .find(|thread| thread.state() == ThreadState::Running)
+    }
+
     /// The first thread this instance ever made (`spdk_thread_get_app_thread`).
     pub fn app_thread(&self) -> Option<SpdkThread> {
         self.inner
@@ -327,6 +363,7 @@ impl ThreadLibBuilder {
                 sleepers: Mutex::new(Vec::new()),
                 framework: OnceLock::new(),
                 app_thread: OnceLock::new(),
+                devices: OnceLock::new(),
                 panic_policy: self.panic_policy,
                 panic_hook: self.panic_hook,
             }),

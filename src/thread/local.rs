@@ -2,19 +2,23 @@
 //! polls it may touch. It is shared, not locked: short `Cell` and `RefCell`
 //! borrows that never last while user code runs.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::ptr;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::task::Waker;
 use std::time::Duration;
 
+use super::exit::ExitPart;
 use super::live::LiveList;
+use super::local_key::LocalValues;
 use super::panic::{PanicSource, Payload, contain};
+use super::pending::PendingTable;
 use super::poller::{PollerCore, PollerLists};
+use super::post_poller::PostPollers;
 use super::ready::ReadyQueue;
 use super::shared::Shared;
+use super::spinlock::HeldLocks;
 use super::timer_queue::{TimerKey, TimerQueue};
 
 /// What a timer does when it is due.
@@ -47,10 +51,19 @@ pub(crate) struct Local {
     pub(crate) pollers: PollerLists,
     pub(crate) timers: RefCell<TimerQueue<TimerTarget>>,
     pub(crate) live: LiveList,
+    pub(crate) pending: PendingTable,
+    pub(super) keys: LocalValues,
+    pub(super) post_pollers: PostPollers,
+    pub(super) held: HeldLocks,
+    /// The io_channels of this thread, kept by their own floor.
+    pub(crate) channels: OnceCell<Box<dyn ExitPart>>,
     /// How many values that must not leave this OS thread live here, besides
     /// those that hold an `Rc` of this.
     pub(crate) not_send: Cell<usize>,
     pub(crate) task_ids: Cell<u64>,
+    /// Whether the next message comes from the mailbox or from `ready`, when
+    /// both have some.
+    pub(super) mailbox_next: Cell<bool>,
     /// The task being polled, as the task floor knows it.
     pub(crate) running: Cell<*const ()>,
     /// What the task being polled may still take from sources that are always
@@ -104,7 +117,7 @@ impl Drop for Entered<'_> {
 impl Local {
     pub(super) fn new(shared: Arc<Shared>, batch: usize, exit_timeout: Duration) -> Rc<Self> {
         let stall_limit = shared.library.stall_ticks;
-        let local = Rc::new(Local {
+        Rc::new(Local {
             times_tasks: shared.library.times_tasks || stall_limit > 0,
             stall_limit,
             running: Cell::new(ptr::null()),
@@ -114,18 +127,19 @@ impl Local {
             pollers: PollerLists::default(),
             timers: RefCell::new(TimerQueue::new()),
             live: LiveList::new(),
+            pending: PendingTable::default(),
+            keys: LocalValues::default(),
+            post_pollers: PostPollers::default(),
+            held: HeldLocks::default(),
+            channels: OnceCell::new(),
             not_send: Cell::new(0),
             task_ids: Cell::new(0),
+            mailbox_next: Cell::new(true),
             batch,
             exit_phase: Cell::new(ExitPhase::None),
             exit_deadline: Cell::new(0),
             exit_timeout,
-        });
-        local
-            .shared
-            .local
-            .store(Rc::as_ptr(&local).cast_mut(), Ordering::Release);
-        local
+        })
     }
 
     /// Runs `f` with the current thread's owner part.

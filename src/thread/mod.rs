@@ -26,18 +26,23 @@
 
 mod activity;
 mod builder;
-mod exit;
-mod library;
+pub(crate) mod exit;
+pub(crate) mod library;
 pub(crate) mod live;
 pub(crate) mod local;
+mod local_key;
 pub(crate) mod message;
 pub(crate) mod panic;
+pub(crate) mod pending;
 mod poller;
+mod post_poller;
 mod ready;
 mod runner;
 pub(crate) mod shared;
+mod spinlock;
 pub(crate) mod stall;
 pub(crate) mod timer_queue;
+mod walk;
 
 use std::fmt;
 use std::sync::Arc;
@@ -47,15 +52,20 @@ pub use activity::Activity;
 pub use builder::ThreadBuilder;
 pub use exit::{Exit, ExitHolder};
 pub use library::{Framework, FrameworkSet, PanicPolicy, ThreadLib, ThreadLibBuilder};
+pub use local_key::{LocalKey, LocalKeyError};
 pub use panic::{ContainedPanic, PanicSource};
 pub use poller::{Poller, PollerBuilder, PollerError, PollerState, PollerStats};
+pub use post_poller::{PostPollerError, register_post_poller_handler};
 pub use runner::{ParkedThread, ThreadRunner};
+pub use spinlock::{SpinMutex, SpinMutexGuard, Spinlock, SpinlockError, SpinlockMisuse};
 pub use stall::{Stall, StallSource};
+pub use walk::{ThreadWalk, ThreadWalkError};
 
 use local::Local;
 use shared::Shared;
 
 use crate::cpu::CpuSet;
+use crate::sync::PostError;
 
 /// Names are cut at this many bytes, as SPDK's.
 const MAX_NAME: usize = 256;
@@ -118,12 +128,19 @@ impl SpdkThread {
 
     /// Sends a message: `f` is run once by the thread, in a later poll, also
     /// when sent by the thread to itself (`spdk_thread_send_msg`). Messages of
-    /// one sender run in the order sent.
+    /// one sender run in the order sent; code that runs on this thread and code
+    /// beside it, on the same OS thread, are two senders.
     ///
     /// # Errors
     ///
     /// [`SendError`] with `f` in it when the thread has exited, or when as
     /// many messages are outstanding as its limit allows.
+    ///
+    /// ```compile_fail,E0277
+    /// # let thread = corespun::thread::ThreadLib::new().thread().build().unwrap().handle();
+    /// let not_send = std::rc::Rc::new(1);
+    /// thread.send_msg(move || drop(not_send));
+    /// ```
     pub fn send_msg<F: FnOnce() + Send + 'static>(&self, f: F) -> Result<(), SendError<F>> {
         self.shared.send(f)
     }
@@ -148,13 +165,17 @@ impl SpdkThread {
     ///
     /// # Errors
     ///
-    /// [`CriticalMsgError`] while an earlier one is pending or running.
+    /// [`CriticalMsgError`] while an earlier one is pending or running, and
+    /// when the thread has exited.
     pub fn send_critical_msg(&self, f: fn()) -> Result<(), CriticalMsgError> {
-        if !self.shared.critical.post(f) {
-            return Err(CriticalMsgError);
+        match self.shared.critical.post(f) {
+            Ok(()) => {
+                self.shared.notify_host();
+                Ok(())
+            }
+            Err(PostError::Pending) => Err(CriticalMsgError::Pending),
+            Err(PostError::Closed) => Err(CriticalMsgError::Exited),
         }
-        self.shared.notify_host();
-        Ok(())
     }
 
     /// Asks the thread to exit (`spdk_thread_exit`): in its own poll, its tasks
@@ -194,6 +215,52 @@ impl SpdkThread {
             Ok(mask) => *mask,
             Err(poisoned) => *poisoned.into_inner(),
         }
+    }
+
+    /// Changes the cores that this thread, the current one, may be placed on
+    /// (`spdk_thread_set_cpumask`), and has the framework move it after the
+    /// poll if it must. Of several calls in one poll the last counts. A bound
+    /// thread is moved once it is no longer bound.
+    ///
+    /// # Errors
+    ///
+    /// [`SetCpumaskError`] when the thread is not the current one, when `mask`
+    /// is empty, when the library instance has no framework, and when that
+    /// refuses the mask. The mask is unchanged then.
+    pub fn set_cpumask(&self, mask: &CpuSet) -> Result<(), SetCpumaskError> {
+        let name = || self.name().to_owned();
+        if !self.is_current() {
+            return Err(SetCpumaskError::NotCurrent(name()));
+        }
+        if mask.is_empty() {
+            return Err(SetCpumaskError::Empty(name()));
+        }
+        let framework = self.shared.library.framework();
+        let framework = framework.ok_or_else(|| SetCpumaskError::NotSupported(name()))?;
+        framework.reschedule(self, mask)?;
+        match self.shared.cpumask.lock() {
+            Ok(mut current) => *current = *mask,
+            Err(poisoned) => *poisoned.into_inner() = *mask,
+        }
+        Ok(())
+    }
+
+    /// Asks the framework not to move the thread, whatever its mask says, or
+    /// takes that back (`spdk_thread_bind`). The mask is not touched.
+    pub fn bind(&self, bind: bool) {
+        self.shared.bound.store(bind, Ordering::Release);
+    }
+
+    /// Whether the framework was asked not to move the thread. See
+    /// [`ThreadRunner::is_bound`] for whether it cannot.
+    pub fn is_bound(&self) -> bool {
+        self.shared.bound.load(Ordering::Acquire)
+    }
+
+    /// The value that [`ThreadBuilder::context`] attached for the framework, if
+    /// it is a `T` (`spdk_thread_get_ctx`).
+    pub fn context<T: 'static>(&self) -> Option<&T> {
+        self.shared.context.as_ref()?.downcast_ref()
     }
 
     /// Where the thread stands in its life.
@@ -327,10 +394,44 @@ impl<F> fmt::Debug for SendError<F> {
     }
 }
 
-/// A critical message is pending or running on the thread already.
+/// Why a critical message was not posted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("a critical message is pending or running on this thread already")]
-pub struct CriticalMsgError;
+#[non_exhaustive]
+pub enum CriticalMsgError {
+    /// There is one place, and it is taken.
+    #[error("a critical message is pending or running on this thread already; try again later")]
+    Pending,
+    /// The thread has exited.
+    #[error("the thread has exited and runs no more critical messages")]
+    Exited,
+}
+
+/// Why a thread's cpumask could not be changed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum SetCpumaskError {
+    /// Another thread, or none, is current.
+    #[error("the cpumask of thread {0:?} can be changed on that thread only: send it a message")]
+    NotCurrent(String),
+    /// No core was given.
+    #[error("thread {0:?} needs at least one core in its cpumask")]
+    Empty(String),
+    /// The library instance has no framework that moves threads.
+    #[error("no framework moves thread {0:?} to other cores; start an App, or set one that does")]
+    NotSupported(String),
+    /// The framework has none of these cores.
+    #[error(
+        "thread {thread:?} may not be restricted to cores {cpumask}: none is among {available}"
+    )]
+    NoCore {
+        /// The thread's name.
+        thread: String,
+        /// The mask asked for.
+        cpumask: String,
+        /// What the framework has.
+        available: String,
+    },
+}
 
 /// Why a thread could not be made.
 #[derive(Debug, thiserror::Error)]

@@ -169,7 +169,11 @@ impl Local {
         }
         let mut activity = Activity::Idle;
         for poller in pass.iter().rev() {
+            let runs = poller.state.get() == PollerState::Waiting;
             activity = activity.max(self.run_poller(poller));
+            if runs {
+                self.run_post_pollers();
+            }
         }
         if lists.stale.replace(false) {
             pass.retain(|poller| {
@@ -202,6 +206,7 @@ impl Local {
         poller.state.set(PollerState::Running);
         let start = (self.stall_limit > 0).then(|| self.shared.library.clock.now());
         let outcome = contain(&mut callback);
+        self.held.check();
         if let Some(start) = start {
             let ticks = self.shared.library.clock.now().saturating_sub(start);
             self.watch_stall(StallSource::Poller, ticks, || poller.name());
@@ -378,6 +383,13 @@ impl Local {
 /// assert_eq!(runs.get(), 1);
 /// drop(poller);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+///
+/// It stays on its OS thread:
+///
+/// ```compile_fail,E0277
+/// fn crosses<T: Send>() {}
+/// crosses::<corespun::thread::Poller>();
 /// ```
 #[must_use = "dropping a Poller unregisters it; call `detach` to keep it until the thread exits"]
 pub struct Poller {

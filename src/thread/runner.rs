@@ -23,6 +23,17 @@ use crate::notify::Sleeper;
 /// is never polled twice at once, nor from inside its own poll. Dropping it
 /// before the thread has exited cancels what lives on the thread and drops the
 /// messages that wait.
+///
+/// ```compile_fail,E0277
+/// fn crosses<T: Send>() {}
+/// crosses::<corespun::thread::ThreadRunner>();
+/// ```
+///
+/// ```compile_fail,E0499
+/// # let library = corespun::thread::ThreadLib::new();
+/// let mut runner = library.thread().build().unwrap().attach();
+/// runner.enter(|| runner.poll(0, 0));
+/// ```
 pub struct ThreadRunner {
     local: Rc<Local>,
 }
@@ -44,14 +55,14 @@ impl ThreadRunner {
         } else {
             now
         };
-        let activity = local
+        let mut activity = local
             .run_critical_message()
             .max(local.run_messages(max_msgs))
             .max(local.run_active_pollers())
             .max(local.run_timers(now))
             .max(Activity::Idle);
         if local.exit_phase.get() != ExitPhase::None {
-            local.exit_step(now);
+            activity = activity.max(local.exit_step(now));
         }
         local.account(now, activity);
         activity
@@ -122,10 +133,12 @@ impl ThreadRunner {
     pub fn needs_poll(&self) -> bool {
         self.has_messages()
             || self.has_active_pollers()
-            || !matches!(
-                self.local.exit_phase.get(),
-                ExitPhase::None | ExitPhase::Waiting | ExitPhase::Done
-            )
+            || match self.local.exit_phase.get() {
+                ExitPhase::None | ExitPhase::Done => false,
+                // What held it may have gone outside of a poll.
+                ExitPhase::Waiting => !self.local.is_held(),
+                ExitPhase::Requested | ExitPhase::Closed => true,
+            }
     }
 
     /// The latest tick to poll this thread at although nothing arrives: its
@@ -170,11 +183,13 @@ impl ThreadRunner {
         Ok(ParkedThread { runner: self })
     }
 
-    /// Whether the thread holds something that must not leave this OS thread.
+    /// Whether the thread holds something that must not leave this OS thread,
+    /// or was bound to it by [`SpdkThread::bind`].
     pub fn is_bound(&self) -> bool {
         Rc::strong_count(&self.local) > 1
             || self.local.not_send.get() > 0
             || self.local.pollers.registered() > 0
+            || self.local.shared.bound.load(Ordering::Acquire)
     }
 }
 
@@ -257,30 +272,28 @@ impl Local {
             max => max.min(self.batch),
         };
         self.ready.begin();
-        let (mut own, mut foreign) = (true, true);
+        let mut foreign = true;
         let mut ran = 0;
-        while ran < limit && (foreign || own) {
-            if foreign {
+        while ran < limit {
+            let own = self.ready.has_open();
+            if !foreign && !own {
+                break;
+            }
+            // Whose turn it is lasts beyond the poll: a batch may be 1.
+            let from_mailbox = foreign && (!own || self.mailbox_next.get());
+            let message = if from_mailbox {
                 // SAFETY: this `Local` is the owner's, so the caller is the
                 // only consumer; `pop` runs no user code, so it is not nested.
-                match unsafe { self.shared.mailbox.pop() } {
-                    Some(message) => {
-                        self.run_message(message);
-                        ran += 1;
-                        // It may have woken a task.
-                        own = true;
-                    }
-                    None => foreign = false,
-                }
-            }
-            if own && ran < limit {
-                match self.ready.pop_open() {
-                    Some(message) => {
-                        self.run_message(message);
-                        ran += 1;
-                    }
-                    None => own = false,
-                }
+                let message = unsafe { self.shared.mailbox.pop() };
+                foreign = message.is_some();
+                message
+            } else {
+                self.ready.pop_open()
+            };
+            if let Some(message) = message {
+                self.mailbox_next.set(!from_mailbox);
+                self.run_message(message);
+                ran += 1;
             }
         }
         Activity::from(ran > 0)
@@ -294,6 +307,7 @@ impl Local {
         if let Err(payload) = contain(|| message.run()) {
             self.report_panic(PanicSource::Message, None, payload);
         }
+        self.held.check();
         if let Some((start, name)) = watch {
             let ticks = self.shared.library.clock.now().saturating_sub(start);
             self.watch_stall(StallSource::Message, ticks, || name.to_owned());
@@ -302,6 +316,8 @@ impl Local {
 
     /// Everything due at `now`, earliest first, each once.
     fn run_timers(&self, now: u64) -> Activity {
+        // The last tick is never: what is re-armed is later than `now`.
+        let now = now.min(u64::MAX - 1);
         let mut activity = Activity::Idle;
         loop {
             let mut timers = self.timers.borrow_mut();
@@ -326,7 +342,7 @@ impl Local {
         }
     }
 
-    fn wake_contained(&self, waker: std::task::Waker) {
+    pub(super) fn wake_contained(&self, waker: std::task::Waker) {
         // A foreign waker is foreign code.
         if let Err(payload) = contain(|| waker.wake()) {
             self.report_panic(PanicSource::Drop, None, payload);

@@ -1,7 +1,8 @@
 //! The part of a SpdkThread that any OS thread may touch: its mailbox, its
 //! state, its statistics, and who is to be woken when something arrives.
 
-use std::sync::atomic::{AtomicPtr, AtomicU8, AtomicU64, Ordering, fence};
+use std::any::Any;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::Waker;
 
@@ -10,7 +11,7 @@ use super::local::{self, Local};
 use super::message::Message;
 use super::{SendError, ThreadState};
 use crate::cpu::CpuSet;
-use crate::notify::Sleeper;
+use crate::notify::{Host, Sleeper};
 use crate::sync::{CriticalSlot, Mailbox, PushError};
 
 pub(crate) const RUNNING: u8 = 0;
@@ -22,15 +23,14 @@ pub(crate) struct Shared {
     pub(crate) critical: CriticalSlot,
     /// The sleeper of whoever polls this thread. The library keeps every
     /// sleeper that was ever put here alive, and this keeps the library alive.
-    host: AtomicPtr<Sleeper>,
-    /// Where the owner's part is: compared with the current thread's, and
-    /// never followed from here.
-    pub(super) local: AtomicPtr<Local>,
+    host: Host,
     pub(super) state: AtomicU8,
     pub(super) busy_ticks: AtomicU64,
     pub(super) idle_ticks: AtomicU64,
     pub(super) last_tick: AtomicU64,
     pub(super) cpumask: Mutex<CpuSet>,
+    pub(super) bound: AtomicBool,
+    pub(super) context: Option<Box<dyn Any + Send + Sync>>,
     pub(super) exit_wakers: Mutex<Vec<Waker>>,
     pub(crate) remote_task_ids: AtomicU64,
     pub(super) limit: usize,
@@ -47,17 +47,19 @@ impl Shared {
         cpumask: CpuSet,
         ring: usize,
         limit: usize,
+        context: Option<Box<dyn Any + Send + Sync>>,
     ) -> Self {
         Shared {
             mailbox: Mailbox::new(ring),
             critical: CriticalSlot::new(),
-            host: AtomicPtr::new(std::ptr::null_mut()),
-            local: AtomicPtr::new(std::ptr::null_mut()),
+            host: Host::new(),
             state: AtomicU8::new(RUNNING),
             busy_ticks: AtomicU64::new(0),
             idle_ticks: AtomicU64::new(0),
             last_tick: AtomicU64::new(0),
             cpumask: Mutex::new(cpumask),
+            bound: AtomicBool::new(false),
+            context,
             exit_wakers: Mutex::new(Vec::new()),
             remote_task_ids: AtomicU64::new(0),
             limit,
@@ -83,17 +85,17 @@ impl Shared {
     #[inline]
     pub(crate) fn current_local(&self) -> Option<&Local> {
         let current = local::current_ptr();
-        // A thread that is not being polled has a `local` too, but no OS
-        // thread's current one is it.
-        if !current.is_null() && std::ptr::eq(current, self.local.load(Ordering::Relaxed)) {
-            // SAFETY: `current` is only set for the duration of a poll or an
-            // `enter` on this OS thread, which borrows the runner that keeps
-            // the `Local` alive; the reference is used within callbacks of
-            // that poll. It is `!Sync`, so it stays on this OS thread.
-            Some(unsafe { &*current })
-        } else {
-            None
+        if current.is_null() {
+            return None;
         }
+        // SAFETY: `current` is only set for the duration of a poll or an
+        // `enter` on this OS thread, which borrows the runner that keeps the
+        // `Local` alive; the reference is used within callbacks of that poll.
+        // It is `!Sync`, so it stays on this OS thread.
+        let current = unsafe { &*current };
+        // The current thread's own `Shared` is alive, so its address is that
+        // of no thread that is gone (which that of a `Local` could be).
+        std::ptr::eq(&*current.shared, self).then_some(current)
     }
 
     /// Whether the caller is polling this thread.
@@ -160,52 +162,36 @@ impl Shared {
         Ok(())
     }
 
-    /// Packs and sends `content`, without a limit; it comes back if the mailbox
-    /// was closed at exit.
-    pub(crate) fn send_unlimited<C>(
-        &self,
-        content: C,
-        pack: impl FnOnce(C) -> Message,
-    ) -> Result<(), C> {
+    /// Sends a message of the library itself, which no limit holds up. The
+    /// content comes back from a thread that is past taking messages.
+    #[inline]
+    pub(crate) fn deliver<C>(&self, content: C, pack: impl FnOnce(C) -> Message) -> Result<(), C> {
         if let Some(local) = self.current_local() {
+            if local.refuses_work() {
+                return Err(content);
+            }
             local.ready.push(pack(content));
             return Ok(());
         }
-        match self.mailbox.push_limited(usize::MAX, content, pack) {
-            Ok(()) => {
-                self.notify_host();
-                Ok(())
-            }
-            Err(PushError::Full(content) | PushError::Closed(content)) => Err(content),
-        }
+        self.mailbox.push_with(content, pack)?;
+        self.notify_host();
+        Ok(())
     }
 
     /// Wakes the host if it sleeps; call it after publishing something.
     #[inline]
     pub(crate) fn notify_host(&self) {
-        // Pairs with the fence in `Sleeper::sleep_unless`, and with the one in
-        // `set_host`: a sender that still sees the old host published before
-        // the new one looks.
-        fence(Ordering::SeqCst);
-        let host = self.host.load(Ordering::Acquire);
-        if !host.is_null() {
-            // SAFETY: only `set_host` stores here, and what it stores lives as
-            // long as the library, which `self` keeps alive.
-            unsafe { (*host).notify_after_fence() }
-        }
+        self.host.notify();
     }
 
     /// Names who is to be woken from now on. The caller looks at the mailbox
     /// after this before it sleeps.
     pub(super) fn set_host(&self, host: Option<&Arc<Sleeper>>) {
-        let pointer = match host {
-            Some(host) => {
-                self.library.keep_sleeper(host);
-                Arc::as_ptr(host).cast_mut()
-            }
-            None => std::ptr::null_mut(),
-        };
-        self.host.store(pointer, Ordering::Release);
-        fence(Ordering::SeqCst);
+        if let Some(host) = host {
+            self.library.keep_sleeper(host);
+        }
+        // SAFETY: the library keeps every sleeper that was ever put here, and
+        // this keeps the library alive.
+        unsafe { self.host.set(host.map_or(std::ptr::null(), Arc::as_ptr)) }
     }
 }

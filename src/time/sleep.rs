@@ -163,19 +163,7 @@ impl Sleep {
     fn poll_on(&mut self, local: &Local, cx: &mut Context<'_>) -> Poll<()> {
         if let Some(armed) = &self.armed {
             if std::ptr::eq(&*armed.thread, &*local.shared) {
-                let mut timers = local.timers.borrow_mut();
-                return match timers.get_mut(armed.key) {
-                    Some(TimerTarget::Waker(waker)) => {
-                        let old = (!waker.will_wake(cx.waker()))
-                            .then(|| std::mem::replace(waker, cx.waker().clone()));
-                        // A waker's destructor may be anything's.
-                        drop(timers);
-                        drop(old);
-                        Poll::Pending
-                    }
-                    // It fired.
-                    _ => Poll::Ready(()),
-                };
+                return self.poll_armed(local, armed.key, cx);
             }
             // The task moved to another thread.
             self.disarm();
@@ -193,6 +181,21 @@ impl Sleep {
             thread: local.shared.clone(),
             key,
         });
+        Poll::Pending
+    }
+
+    fn poll_armed(&self, local: &Local, key: TimerKey, cx: &mut Context<'_>) -> Poll<()> {
+        match local.timers.borrow_mut().get_mut(key) {
+            Some(TimerTarget::Waker(waker)) if waker.will_wake(cx.waker()) => return Poll::Pending,
+            Some(_) => {}
+            // It fired.
+            None => return Poll::Ready(()),
+        }
+        // A waker's clone and destructor may be anything's: no borrow here.
+        let mut other = cx.waker().clone();
+        if let Some(TimerTarget::Waker(waker)) = local.timers.borrow_mut().get_mut(key) {
+            std::mem::swap(waker, &mut other);
+        }
         Poll::Pending
     }
 

@@ -1,6 +1,10 @@
 //! Threads polled by hand on a virtual clock of 1 tick per µs, for the tests of
 //! tasks, streams and timers.
-#![allow(dead_code, reason = "each test file uses a part of it")]
+#![allow(
+    dead_code,
+    unreachable_pub,
+    reason = "each test file uses a part of it"
+)]
 
 use std::cell::RefCell;
 use std::rc::Rc;

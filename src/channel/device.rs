@@ -1,0 +1,453 @@
+//! The device: its registration, who has channels of it, and its end.
+//!
+//! The end comes in steps. Unregistering waits for walks under way first; then
+//! the device is gone for whoever asks for a channel; and when the last channel
+//! has been destroyed, the thread that unregistered it is told by message.
+
+use std::any::type_name;
+use std::collections::BTreeMap;
+use std::fmt;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, Weak};
+use std::task::{Context, Poll};
+
+use futures::channel::oneshot;
+
+use super::io_channel::{self, IoChannel};
+use super::registry::{DeviceInfo, Registered, Registry, lock};
+use super::{
+    BoxError, ChannelError, FindError, RegisterError, UnregisterCancelled, UnregisterError,
+};
+use crate::thread::local::Local;
+use crate::thread::message::Message;
+use crate::thread::pending::{Pending, PendingKey};
+use crate::thread::shared::Shared;
+use crate::thread::{SpdkThread, ThreadLib};
+
+type Constructor<C> = Box<dyn Fn() -> Result<C, BoxError> + Send + Sync>;
+
+pub(super) struct Device<C> {
+    pub(super) core: Arc<DeviceCore>,
+    pub(super) construct: Constructor<C>,
+}
+
+/// What does not depend on the channel's type.
+pub(super) struct DeviceCore {
+    pub(super) serial: u64,
+    pub(super) name: Arc<str>,
+    pub(super) key: Option<u64>,
+    registered: AtomicBool,
+    registry: Weak<Registry>,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    /// Threads that have a channel, by thread id, which is the order created.
+    channels: BTreeMap<u64, Arc<Shared>>,
+    walks: usize,
+    unregister: Option<Request>,
+}
+
+/// Who is to be told that the device is gone.
+struct Request {
+    origin: Arc<Shared>,
+    key: PendingKey,
+}
+
+impl Request {
+    fn complete(self) {
+        let key = self.key;
+        // Refused only by a thread that has given up waiting.
+        let _ = self.origin.deliver((), |()| {
+            Message::new(move || {
+                Local::with_current(|local| local.complete(key, &mut ()));
+            })
+        });
+    }
+}
+
+impl DeviceCore {
+    pub(super) fn name(&self) -> String {
+        self.name.to_string()
+    }
+
+    /// Whether new channels may be opened.
+    #[inline]
+    pub(super) fn is_registered(&self) -> bool {
+        self.registered.load(Ordering::Acquire)
+    }
+
+    pub(super) fn belongs_to(&self, local: &Local) -> bool {
+        let registry = Arc::as_ptr(&Registry::of(&local.shared.library));
+        std::ptr::eq(registry, self.registry.as_ptr())
+    }
+
+    /// Counts the channel that the thread is about to make, unless the device
+    /// is gone.
+    pub(super) fn add_channel(&self, thread: &Arc<Shared>) -> bool {
+        let mut state = lock(&self.state);
+        if !self.is_registered() {
+            return false;
+        }
+        state.channels.insert(thread.id, thread.clone());
+        true
+    }
+
+    /// The thread's channel is destroyed, or was not made after all.
+    pub(super) fn remove_channel(&self, thread: u64) {
+        let mut state = lock(&self.state);
+        state.channels.remove(&thread);
+        self.complete_if_gone(state);
+    }
+
+    fn complete_if_gone(&self, mut state: std::sync::MutexGuard<'_, State>) {
+        if self.is_registered() || !state.channels.is_empty() {
+            return;
+        }
+        if let Some(request) = state.unregister.take() {
+            drop(state);
+            request.complete();
+        }
+    }
+
+    /// The first thread after `cursor` that has a channel.
+    pub(super) fn next_channel(&self, cursor: u64) -> Option<Arc<Shared>> {
+        let state = lock(&self.state);
+        let mut later = state.channels.range(cursor.saturating_add(1)..);
+        later.next().map(|(_, thread)| thread.clone())
+    }
+
+    /// Counts a walk, unless the device is gone or about to be.
+    pub(super) fn begin_walk(&self) -> bool {
+        let mut state = lock(&self.state);
+        if !self.is_registered() || state.unregister.is_some() {
+            return false;
+        }
+        state.walks += 1;
+        true
+    }
+
+    /// The last thing a walk does to its device.
+    pub(super) fn end_walk(self: &Arc<Self>) {
+        let mut state = lock(&self.state);
+        state.walks -= 1;
+        if state.walks > 0 || !self.is_registered() {
+            return;
+        }
+        let Some(request) = &state.unregister else {
+            return;
+        };
+        let origin = request.origin.clone();
+        drop(state);
+        let refused = origin.deliver(self.clone(), |core| {
+            Message::new(move || core.unregister_now())
+        });
+        if let Err(core) = refused {
+            core.unregister_now();
+        }
+    }
+
+    fn unregister(self: &Arc<Self>, done: Box<dyn FnOnce()>) -> Result<(), UnregisterError> {
+        Local::with_current(|local| {
+            if !self.belongs_to(local) {
+                return Err(UnregisterError::NotOnThread(self.name()));
+            }
+            if local.refuses_work() {
+                return Err(UnregisterError::Exited {
+                    thread: local.shared.name().to_owned(),
+                    device: self.name(),
+                });
+            }
+            let mut state = lock(&self.state);
+            if !self.is_registered() || state.unregister.is_some() {
+                return Err(UnregisterError::Twice(self.name()));
+            }
+            let what = Pending::Unregister(self.name.clone());
+            let key = local.insert_pending(what, true, Box::new(move |_| done()));
+            state.unregister = Some(Request {
+                origin: local.shared.clone(),
+                key,
+            });
+            let walks = state.walks;
+            drop(state);
+            if walks == 0 {
+                self.unregister_now();
+            }
+            Ok(())
+        })
+        .unwrap_or_else(|| Err(UnregisterError::NotOnThread(self.name())))
+    }
+
+    fn unregister_now(&self) {
+        let state = lock(&self.state);
+        self.registered.store(false, Ordering::Release);
+        self.complete_if_gone(state);
+        if let Some(registry) = self.registry.upgrade() {
+            registry.remove(self);
+        }
+    }
+
+    pub(super) fn info(&self) -> DeviceInfo {
+        let state = lock(&self.state);
+        DeviceInfo {
+            name: self.name(),
+            key: self.key,
+            holders: threads(&state),
+            walks: state.walks,
+            unregistering: state.unregister.is_some(),
+        }
+    }
+}
+
+fn threads(state: &State) -> Vec<SpdkThread> {
+    let threads = state.channels.values().cloned();
+    threads.map(SpdkThread::from_shared).collect()
+}
+
+/// Something that SpdkThreads have channels to (`struct io_device`): a handle
+/// of it, good on every thread. `C` is the context of a channel.
+///
+/// The device stays registered until it is unregistered, whether or not there
+/// are handles; what was never unregistered is logged when the library instance
+/// ends.
+///
+/// # Examples
+///
+/// A device that is unregistered while another thread has a channel: the one who
+/// asked hears of it once that is gone.
+///
+/// ```
+/// use corespun::{channel::IoDevice, task, thread::ThreadLib};
+///
+/// let library = ThreadLib::new();
+/// let mut a = library.thread().build()?.attach();
+/// let mut b = library.thread().build()?.attach();
+/// let device = a.enter(|| IoDevice::builder().register(|| Ok::<_, std::io::Error>(())))?;
+/// let channel = b.enter(|| device.channel())?;
+///
+/// let gone = a.enter(|| device.unregister())?;
+/// let waiting = a.enter(|| task::spawn_local(gone));
+/// a.poll(0, 0);
+/// assert!(b.enter(|| device.channel()).is_err());
+/// assert!(!waiting.is_finished());
+///
+/// drop(channel);
+/// b.poll(0, 0); // destroys the channel
+/// a.poll(0, 0); // runs the completion
+/// a.poll(0, 0);
+/// assert!(waiting.is_finished());
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub struct IoDevice<C: 'static> {
+    pub(super) device: Arc<Device<C>>,
+}
+
+impl<C: 'static> Clone for IoDevice<C> {
+    fn clone(&self) -> Self {
+        IoDevice {
+            device: self.device.clone(),
+        }
+    }
+}
+
+impl IoDevice<()> {
+    /// Settings of a device to be registered.
+    pub fn builder() -> IoDeviceBuilder {
+        IoDeviceBuilder::default()
+    }
+}
+
+impl<C: 'static> IoDevice<C> {
+    /// The device registered under `key` with a library instance. Any OS
+    /// thread.
+    ///
+    /// # Errors
+    ///
+    /// [`FindError`] when there is none, or one of other channels.
+    pub fn find(library: &ThreadLib, key: u64) -> Result<Self, FindError> {
+        let registered = Registry::of(&library.inner)
+            .find(key)
+            .ok_or(FindError::Unknown(key))?;
+        match registered.device.downcast::<Device<C>>() {
+            Ok(device) => Ok(IoDevice { device }),
+            Err(_) => Err(FindError::WrongType {
+                name: registered.core.name(),
+                wanted: type_name::<C>(),
+            }),
+        }
+    }
+
+    /// The current thread's channel (`spdk_get_io_channel`): the one that it
+    /// has, or a new one, made here and now by the device's constructor.
+    ///
+    /// # Errors
+    ///
+    /// [`ChannelError`] when no SpdkThread is current or it has exited, when
+    /// the device is unregistered, and when the constructor fails.
+    #[inline]
+    pub fn channel(&self) -> Result<IoChannel<C>, ChannelError> {
+        io_channel::get(&self.device)
+    }
+
+    /// Unregisters the device (`spdk_io_device_unregister`): after walks under
+    /// way have ended, nobody gets a new channel; when the last one is gone,
+    /// the future completes. Until then the current thread does not exit,
+    /// whether or not the future is awaited.
+    ///
+    /// # Errors
+    ///
+    /// [`UnregisterError`] when no thread of the device's library instance is
+    /// current or it has exited, or when it was unregistered before.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future only stops the waiting.
+    pub fn unregister(&self) -> Result<Unregister, UnregisterError> {
+        let (sender, receiver) = oneshot::channel();
+        self.unregister_with(move || {
+            // The one who waited may have given up.
+            let _ = sender.send(());
+        })?;
+        Ok(Unregister { receiver })
+    }
+
+    /// [`IoDevice::unregister`] with a callback, which is run by a message on
+    /// the current thread.
+    ///
+    /// # Errors
+    ///
+    /// As [`IoDevice::unregister`].
+    pub fn unregister_with(&self, done: impl FnOnce() + 'static) -> Result<(), UnregisterError> {
+        self.device.core.unregister(Box::new(done))
+    }
+
+    /// The name given, or one made of a number.
+    pub fn name(&self) -> &str {
+        &self.device.core.name
+    }
+
+    /// The key it was registered under.
+    pub fn key(&self) -> Option<u64> {
+        self.device.core.key
+    }
+
+    /// Whether it is registered: channels can be had.
+    pub fn is_registered(&self) -> bool {
+        self.device.core.is_registered()
+    }
+
+    /// The threads that have a channel, in the order created: what a leak
+    /// report names. Stale at once.
+    pub fn holders(&self) -> Vec<SpdkThread> {
+        threads(&lock(&self.device.core.state))
+    }
+}
+
+impl<C: 'static> PartialEq for IoDevice<C> {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.device, &other.device)
+    }
+}
+
+impl<C: 'static> Eq for IoDevice<C> {}
+
+impl<C: 'static> fmt::Debug for IoDevice<C> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("IoDevice")
+            .field("name", &self.name())
+            .field("registered", &self.is_registered())
+            .finish_non_exhaustive()
+    }
+}
+
+/// Settings of a device to be registered.
+#[derive(Clone, Debug, Default)]
+#[must_use = "call `register`"]
+pub struct IoDeviceBuilder {
+    name: Option<String>,
+    key: Option<u64>,
+}
+
+impl IoDeviceBuilder {
+    /// A name for reports and introspection, cut at 256 bytes.
+    pub fn name(mut self, name: impl Into<String>) -> Self {
+        self.name = Some(crate::thread::cut_name(name.into()));
+        self
+    }
+
+    /// A number, unique among the registered devices of the library instance,
+    /// by which [`IoDevice::find`] finds the device. Where SPDK takes an
+    /// address, that may be it: it is never looked behind.
+    pub fn key(mut self, key: u64) -> Self {
+        self.key = Some(key);
+        self
+    }
+
+    /// Registers the device with the current thread's library instance
+    /// (`spdk_io_device_register`). `construct` makes a channel's context, on
+    /// the thread that it will belong to; it may open channels of other devices
+    /// and keep them in it. Dropping the context is the channel's destructor.
+    ///
+    /// # Errors
+    ///
+    /// [`RegisterError`] when no SpdkThread is current or the key is taken.
+    pub fn register<C, E>(
+        self,
+        construct: impl Fn() -> Result<C, E> + Send + Sync + 'static,
+    ) -> Result<IoDevice<C>, RegisterError>
+    where
+        C: 'static,
+        E: Into<BoxError>,
+    {
+        let registry = Local::with_current(|local| Registry::of(&local.shared.library));
+        let Some(registry) = registry else {
+            return Err(RegisterError::NotOnThread(self.name.unwrap_or_default()));
+        };
+        let construct: Constructor<C> = Box::new(move || construct().map_err(Into::into));
+        let mut registered = None;
+        let added = registry.add(self.key, |serial| {
+            let name = self.name.unwrap_or_else(|| format!("io_device {serial}"));
+            let core = Arc::new(DeviceCore {
+                serial,
+                name: name.into(),
+                key: self.key,
+                registered: AtomicBool::new(true),
+                registry: Arc::downgrade(&registry),
+                state: Mutex::default(),
+            });
+            let device = Arc::new(Device {
+                core: core.clone(),
+                construct,
+            });
+            registered = Some(device.clone());
+            Registered { core, device }
+        });
+        match (added, registered) {
+            (Ok(()), Some(device)) => Ok(IoDevice { device }),
+            (Err(name), _) => Err(RegisterError::Duplicate {
+                key: self.key.unwrap_or_default(),
+                name,
+            }),
+            (Ok(()), None) => unreachable!("`add` succeeds only after it called `make`"),
+        }
+    }
+}
+
+/// Completes when an unregistered device has no channel left; made by
+/// [`IoDevice::unregister`].
+#[derive(Debug)]
+#[must_use = "futures do nothing unless awaited; the device is unregistered without"]
+pub struct Unregister {
+    receiver: oneshot::Receiver<()>,
+}
+
+impl Future for Unregister {
+    type Output = Result<(), UnregisterCancelled>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let answer = Pin::new(&mut self.receiver).poll(cx);
+        answer.map(|answer| answer.map_err(|oneshot::Canceled| UnregisterCancelled))
+    }
+}

@@ -1,0 +1,383 @@
+//! The channel: a thread's own part of a device, counted by its handles.
+//!
+//! The last handle dropped sends the thread a message, and that message
+//! destroys the channel, unless somebody on the thread has got it again
+//! meanwhile or a later message will do it: `destroys` counts those that are
+//! queued, so of several only the last acts. Everything here belongs to the
+//! owner of one thread; its table is never borrowed while user code runs.
+
+use std::any::Any;
+use std::cell::{Cell, RefCell};
+use std::fmt;
+use std::ops::Deref;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use super::ChannelError;
+use super::device::{Device, DeviceCore, IoDevice};
+use crate::thread::SpdkThread;
+use crate::thread::exit::{ExitHolder, ExitPart};
+use crate::thread::local::Local;
+use crate::thread::message::Message;
+
+pub(super) struct ChannelCell<C: 'static> {
+    head: Head,
+    device: Arc<Device<C>>,
+    pub(super) context: C,
+}
+
+/// What does not depend on the context's type.
+struct Head {
+    /// Handles.
+    refs: Cell<usize>,
+    /// Destroy messages in the thread's queue.
+    destroys: Cell<usize>,
+    /// Whether the thread's table has it. A forced exit takes it out under the
+    /// handles, which keep it alive from then on.
+    attached: Cell<bool>,
+    local: Rc<Local>,
+}
+
+/// A cell of any context.
+trait AnyCell: Any {
+    fn head(&self) -> &Head;
+    fn core(&self) -> &Arc<DeviceCore>;
+}
+
+impl<C: 'static> AnyCell for ChannelCell<C> {
+    fn head(&self) -> &Head {
+        &self.head
+    }
+
+    fn core(&self) -> &Arc<DeviceCore> {
+        &self.device.core
+    }
+}
+
+struct Entry {
+    device: u64,
+    /// `None` while the constructor runs.
+    cell: Option<Rc<dyn AnyCell>>,
+}
+
+/// The channels of one thread, by the serial number of their device.
+#[derive(Default)]
+struct ChannelTable {
+    entries: RefCell<Vec<Entry>>,
+}
+
+enum Found<C: 'static> {
+    Nothing,
+    Constructing,
+    Cell(Rc<ChannelCell<C>>),
+}
+
+impl ChannelTable {
+    fn of(local: &Local) -> &ChannelTable {
+        let part = local
+            .channels
+            .get_or_init(|| Box::new(ChannelTable::default()));
+        let part: &dyn Any = &**part;
+        part.downcast_ref()
+            .expect("only this function stores there")
+    }
+
+    #[inline]
+    fn find<C>(&self, device: u64) -> Found<C> {
+        let entries = self.entries.borrow();
+        let Ok(index) = entries.binary_search_by_key(&device, |entry| entry.device) else {
+            return Found::Nothing;
+        };
+        match &entries[index].cell {
+            None => Found::Constructing,
+            Some(cell) => {
+                let cell: Rc<dyn Any> = cell.clone();
+                Found::Cell(cell.downcast().expect("a device has one type of channel"))
+            }
+        }
+    }
+
+    fn insert(&self, device: u64) {
+        let mut entries = self.entries.borrow_mut();
+        let index = entries.partition_point(|entry| entry.device < device);
+        entries.insert(index, Entry { device, cell: None });
+    }
+
+    fn set(&self, device: u64, cell: Rc<dyn AnyCell>) {
+        let mut entries = self.entries.borrow_mut();
+        if let Ok(index) = entries.binary_search_by_key(&device, |entry| entry.device) {
+            entries[index].cell = Some(cell);
+        }
+    }
+
+    fn remove(&self, device: u64) -> Option<Rc<dyn AnyCell>> {
+        let mut entries = self.entries.borrow_mut();
+        let index = entries.binary_search_by_key(&device, |entry| entry.device);
+        entries.remove(index.ok()?).cell
+    }
+}
+
+impl ExitPart for ChannelTable {
+    fn holds(&self) -> bool {
+        !self.entries.borrow().is_empty()
+    }
+
+    fn holders(&self, holders: &mut Vec<ExitHolder>) {
+        let entries = self.entries.borrow();
+        let cells = entries.iter().filter_map(|entry| entry.cell.as_ref());
+        holders.extend(cells.map(|cell| ExitHolder::Channel(cell.core().name())));
+    }
+
+    fn cancel(&self, local: &Local) {
+        // Destructors may open and drop channels.
+        loop {
+            let last = self.entries.borrow_mut().pop();
+            match last {
+                Some(Entry {
+                    cell: Some(cell), ..
+                }) => destroy(local, cell),
+                Some(_) => {}
+                None => return,
+            }
+        }
+    }
+}
+
+/// The end of a channel that was taken out of its table: its context is dropped
+/// now, unless a forced exit left handles behind.
+fn destroy(local: &Local, cell: Rc<dyn AnyCell>) {
+    let core = cell.core().clone();
+    cell.head().attached.set(false);
+    local.drop_contained(cell);
+    core.remove_channel(local.shared.id);
+}
+
+/// The message that the last handle sent.
+fn destroy_if_unused(device: u64) {
+    Local::with_current(|local| {
+        let table = ChannelTable::of(local);
+        let cell = {
+            let mut entries = table.entries.borrow_mut();
+            let Ok(index) = entries.binary_search_by_key(&device, |entry| entry.device) else {
+                return;
+            };
+            let Some(cell) = &entries[index].cell else {
+                return;
+            };
+            let head = cell.head();
+            head.destroys.set(head.destroys.get() - 1);
+            if head.refs.get() > 0 || head.destroys.get() > 0 {
+                return;
+            }
+            entries.remove(index).cell
+        };
+        if let Some(cell) = cell {
+            destroy(local, cell);
+        }
+    });
+}
+
+/// The current thread's channel, if it has one, for a walk: not counted as a
+/// handle.
+pub(super) fn existing<C>(local: &Local, device: u64) -> Option<Rc<ChannelCell<C>>> {
+    match ChannelTable::of(local).find(device) {
+        Found::Cell(cell) => Some(cell),
+        _ => None,
+    }
+}
+
+#[inline]
+pub(super) fn get<C>(device: &Arc<Device<C>>) -> Result<IoChannel<C>, ChannelError> {
+    let core = &*device.core;
+    let found = Local::with_current(|local| ChannelTable::of(local).find(core.serial));
+    match found {
+        Some(Found::Cell(cell)) if core.is_registered() => Ok(IoChannel::new(cell)),
+        Some(Found::Constructing) => Err(ChannelError::Recursive(core.name())),
+        _ => create(device),
+    }
+}
+
+#[cold]
+fn create<C>(device: &Arc<Device<C>>) -> Result<IoChannel<C>, ChannelError> {
+    let core = &*device.core;
+    let local = Local::current_rc().ok_or_else(|| ChannelError::NotOnThread(core.name()))?;
+    if local.refuses_work() {
+        return Err(ChannelError::Exited {
+            thread: local.shared.name().to_owned(),
+            device: core.name(),
+        });
+    }
+    if !core.is_registered() {
+        return Err(ChannelError::Unregistered(core.name()));
+    }
+    if !core.belongs_to(&local) {
+        return Err(ChannelError::OtherLibrary {
+            thread: local.shared.name().to_owned(),
+            device: core.name(),
+        });
+    }
+    if !core.add_channel(&local.shared) {
+        return Err(ChannelError::Unregistered(core.name()));
+    }
+    let table = ChannelTable::of(&local);
+    table.insert(core.serial);
+    // Takes all of it back if the constructor fails or panics.
+    let unwind = Unfinished {
+        table,
+        core,
+        thread: local.shared.id,
+    };
+    let context = (device.construct)().map_err(|source| ChannelError::Constructor {
+        device: core.name(),
+        source,
+    })?;
+    std::mem::forget(unwind);
+    let cell = Rc::new(ChannelCell {
+        head: Head {
+            refs: Cell::new(0),
+            destroys: Cell::new(0),
+            attached: Cell::new(true),
+            local: local.clone(),
+        },
+        device: device.clone(),
+        context,
+    });
+    table.set(core.serial, cell.clone());
+    Ok(IoChannel::new(cell))
+}
+
+struct Unfinished<'a> {
+    table: &'a ChannelTable,
+    core: &'a DeviceCore,
+    thread: u64,
+}
+
+impl Drop for Unfinished<'_> {
+    fn drop(&mut self) {
+        self.table.remove(self.core.serial);
+        self.core.remove_channel(self.thread);
+    }
+}
+
+/// A handle of a thread's channel to a device (`struct spdk_io_channel *`); it
+/// derefs to the channel's context.
+///
+/// It belongs to the SpdkThread that got it, and cannot leave its OS thread.
+/// Cloning it adds a reference (`spdk_io_channel_ref`), dropping it gives one
+/// back (`spdk_put_io_channel`). The last one dropped does not destroy the
+/// channel there and then: a message to the thread does, unless the channel has
+/// been got again before. While there is a channel, the thread does not exit,
+/// and does not move to another OS thread.
+///
+/// # Examples
+///
+/// ```
+/// use std::{cell::Cell, rc::Rc, sync::atomic::{AtomicUsize, Ordering}};
+/// use corespun::{channel::IoDevice, thread::ThreadLib};
+///
+/// static OPEN: AtomicUsize = AtomicUsize::new(0);
+///
+/// struct Connection;
+/// impl Drop for Connection {
+///     fn drop(&mut self) {
+///         OPEN.fetch_sub(1, Ordering::Relaxed);
+///     }
+/// }
+///
+/// let mut thread = ThreadLib::new().thread().build()?.attach();
+/// thread.enter(|| {
+///     let device = IoDevice::builder().register(|| {
+///         OPEN.fetch_add(1, Ordering::Relaxed);
+///         Ok::<_, std::io::Error>(Connection)
+///     })?;
+///     drop(device.channel()?);
+///     drop(device.channel()?); // the same one again
+///     Ok::<(), Box<dyn std::error::Error>>(())
+/// })?;
+/// assert_eq!(OPEN.load(Ordering::Relaxed), 1);
+/// thread.poll(0, 0);
+/// assert_eq!(OPEN.load(Ordering::Relaxed), 0);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub struct IoChannel<C: 'static> {
+    cell: Rc<ChannelCell<C>>,
+}
+
+impl<C: 'static> IoChannel<C> {
+    #[inline]
+    pub(super) fn new(cell: Rc<ChannelCell<C>>) -> Self {
+        let refs = &cell.head.refs;
+        refs.set(refs.get() + 1);
+        IoChannel { cell }
+    }
+
+    /// The device it is a channel of.
+    pub fn device(&self) -> IoDevice<C> {
+        IoDevice {
+            device: self.cell.device.clone(),
+        }
+    }
+
+    /// The thread it belongs to.
+    pub fn thread(&self) -> SpdkThread {
+        SpdkThread::from_shared(self.cell.head.local.shared.clone())
+    }
+
+    /// How many handles there are.
+    pub fn ref_count(&self) -> usize {
+        self.cell.head.refs.get()
+    }
+
+    /// Whether both are handles of one channel.
+    pub fn same_channel(&self, other: &Self) -> bool {
+        Rc::ptr_eq(&self.cell, &other.cell)
+    }
+
+    #[cold]
+    fn put_last(&self) {
+        let head = &self.cell.head;
+        if !head.attached.get() {
+            return;
+        }
+        head.destroys.set(head.destroys.get() + 1);
+        let device = self.cell.device.core.serial;
+        let message = Message::new(move || destroy_if_unused(device));
+        head.local.ready.push(message);
+    }
+}
+
+impl<C: 'static> Clone for IoChannel<C> {
+    #[inline]
+    fn clone(&self) -> Self {
+        IoChannel::new(self.cell.clone())
+    }
+}
+
+impl<C: 'static> Drop for IoChannel<C> {
+    #[inline]
+    fn drop(&mut self) {
+        let refs = &self.cell.head.refs;
+        refs.set(refs.get() - 1);
+        if refs.get() == 0 {
+            self.put_last();
+        }
+    }
+}
+
+impl<C: 'static> Deref for IoChannel<C> {
+    type Target = C;
+
+    #[inline]
+    fn deref(&self) -> &C {
+        &self.cell.context
+    }
+}
+
+impl<C: 'static> fmt::Debug for IoChannel<C> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("IoChannel")
+            .field("device", &&*self.cell.device.core.name)
+            .field("ref_count", &self.ref_count())
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,188 @@
+//! io_devices and io_channels: something shared, and each thread's own part of
+//! it.
+//!
+//! An [`IoDevice`] is what several SpdkThreads do I/O on; an [`IoChannel`] is
+//! one thread's access to it: a submission queue, a connection, a cache. The
+//! device's constructor makes the channel's context on the thread that asks
+//! first, everybody else on that thread shares it, and its destructor runs there
+//! after the last of them let go. So the data path needs no lock.
+//!
+//! ```
+//! use std::cell::Cell;
+//! use corespun::{channel::IoDevice, thread::ThreadLib};
+//!
+//! struct Queue {
+//!     submitted: Cell<u64>,
+//! }
+//!
+//! let mut thread = ThreadLib::new().thread().build()?.attach();
+//! thread.enter(|| {
+//!     let device = IoDevice::builder()
+//!         .name("null0")
+//!         .register(|| Ok::<_, std::io::Error>(Queue { submitted: Cell::new(0) }))?;
+//!     let channel = device.channel()?;
+//!     channel.submitted.set(1);
+//!     let same = device.channel()?;
+//!     assert_eq!(same.submitted.get(), 1);
+//!     Ok::<(), Box<dyn std::error::Error>>(())
+//! })?;
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+
+mod device;
+mod io_channel;
+mod registry;
+mod walk;
+
+pub use device::{IoDevice, IoDeviceBuilder, Unregister};
+pub use io_channel::IoChannel;
+pub use registry::{DeviceInfo, devices};
+pub use walk::{ChannelWalk, WalkStep};
+
+/// The error of a channel's constructor, as the one who asked sees it.
+pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// Why a device could not be registered.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RegisterError {
+    /// No SpdkThread is current on this OS thread.
+    #[error(
+        "io_device {0:?} must be registered on a SpdkThread: call this from a message, task or poller"
+    )]
+    NotOnThread(String),
+    /// A device has this key already.
+    #[error("an io_device with key {key:#x} is registered already, as {name:?}")]
+    Duplicate {
+        /// The key.
+        key: u64,
+        /// The name of the device that has it.
+        name: String,
+    },
+}
+
+/// Why a device was not found.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum FindError {
+    /// No device with this key is registered.
+    #[error("no io_device with key {0:#x} is registered")]
+    Unknown(u64),
+    /// The device's channels are of another type.
+    #[error("io_device {name:?} has channels of another type than {wanted}")]
+    WrongType {
+        /// The device.
+        name: String,
+        /// The type that was asked for.
+        wanted: &'static str,
+    },
+}
+
+/// Why there is no channel.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ChannelError {
+    /// No SpdkThread is current on this OS thread.
+    #[error(
+        "a channel of io_device {0:?} can be had on a SpdkThread only: call this from a message, task or poller"
+    )]
+    NotOnThread(String),
+    /// The current thread has exited.
+    #[error("thread {thread:?} has exited and opens no channel of io_device {device:?}")]
+    Exited {
+        /// The thread.
+        thread: String,
+        /// The device.
+        device: String,
+    },
+    /// The current thread belongs to another library instance.
+    #[error(
+        "io_device {device:?} belongs to another library instance than thread {thread:?}; register one in each"
+    )]
+    OtherLibrary {
+        /// The thread.
+        thread: String,
+        /// The device.
+        device: String,
+    },
+    /// The device is not registered any more.
+    #[error("io_device {0:?} is unregistered and opens no more channels")]
+    Unregistered(String),
+    /// The device's constructor asked for the very channel it is making.
+    #[error("the channel of io_device {0:?} is being made by its constructor, which asked for it")]
+    Recursive(String),
+    /// The device's constructor failed.
+    #[error("the channel of io_device {device:?} could not be made: {source}")]
+    Constructor {
+        /// The device.
+        device: String,
+        /// The constructor's error.
+        source: BoxError,
+    },
+}
+
+/// Why a device could not be unregistered.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum UnregisterError {
+    /// No SpdkThread of the device's library instance is current.
+    #[error(
+        "io_device {0:?} must be unregistered on a SpdkThread of its library instance: call this from a message, task or poller"
+    )]
+    NotOnThread(String),
+    /// The current thread has exited.
+    #[error("thread {thread:?} has exited and cannot wait for io_device {device:?}")]
+    Exited {
+        /// The thread.
+        thread: String,
+        /// The device.
+        device: String,
+    },
+    /// It was unregistered before, or waits for walks to end to be so.
+    #[error("io_device {0:?} is unregistered already, or about to be")]
+    Twice(String),
+}
+
+/// Why a walk over the channels of a device could not be started.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum WalkStartError {
+    /// No SpdkThread of the device's library instance is current.
+    #[error(
+        "a walk over the channels of io_device {0:?} needs a SpdkThread of its library instance to come back to: call this from a message, task or poller"
+    )]
+    NotOnThread(String),
+    /// The current thread has exited.
+    #[error("thread {thread:?} has exited and cannot wait for a walk of io_device {device:?}")]
+    Exited {
+        /// The thread.
+        thread: String,
+        /// The device.
+        device: String,
+    },
+}
+
+/// Why a walk over the channels of a device ended before the last of them.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum WalkError<E> {
+    /// A channel's turn ended with this.
+    #[error("{0}")]
+    Stopped(E),
+    /// The device is unregistered, or waits for earlier walks to be so.
+    #[error("io_device {0:?} is being unregistered and takes no new walk")]
+    Unregistered(String),
+    /// The function panicked on this thread; the panic was reported there.
+    #[error("the function of a for_each_channel panicked on thread {0:?}")]
+    Panicked(String),
+    /// The thread that started the walk was forced to exit before the end.
+    #[error("the thread that started the for_each_channel has exited")]
+    Exited,
+}
+
+/// What awaiting [`IoDevice::unregister`] may fail with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "the exit of the thread that unregistered the io_device was forced before the last channel was gone"
+)]
+pub struct UnregisterCancelled;

@@ -1,0 +1,392 @@
+//! `for_each_channel`: one message after another visits the threads that have a
+//! channel of a device, in the order they were created, and the last comes back
+//! to where the walk began.
+//!
+//! The walk is one box that travels. At each stop it looks for the thread's
+//! channel anew, since that may be gone by the time the message runs; a thread
+//! that takes no messages any more has no channel, and is passed over. The
+//! device is told of the end before the message with the completion is sent: who
+//! hears of the completion may free the device.
+
+use std::fmt;
+use std::ops::Deref;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use futures::channel::oneshot;
+
+use super::device::{DeviceCore, IoDevice};
+use super::io_channel::{self, ChannelCell, IoChannel};
+use super::{WalkError, WalkStartError};
+use crate::task;
+use crate::thread::local::Local;
+use crate::thread::message::Message;
+use crate::thread::pending::{Pending, PendingKey};
+use crate::thread::shared::Shared;
+
+/// What is done at each stop. Takes the walk along and sends it on.
+trait Visit<C: 'static, E: Send + 'static>: Send + Sized + 'static {
+    fn visit(walk: Parcel<C, E, Self>, cell: Rc<ChannelCell<C>>);
+}
+
+struct Walk<C: 'static, E, V> {
+    device: IoDevice<C>,
+    /// The thread visited last.
+    cursor: u64,
+    origin: Arc<Shared>,
+    key: PendingKey,
+    result: Option<Result<(), WalkError<E>>>,
+    visit: V,
+}
+
+/// A walk under way. Lost on the way, because a message was dropped unrun or
+/// the function panicked, it goes on or ends by itself.
+struct Parcel<C: 'static, E: Send + 'static, V: Visit<C, E>>(Option<Box<Walk<C, E, V>>>);
+
+impl<C: 'static, E: Send + 'static, V: Visit<C, E>> Parcel<C, E, V> {
+    fn walk(&self) -> &Walk<C, E, V> {
+        self.0.as_deref().expect("taken only when consumed")
+    }
+
+    fn walk_mut(&mut self) -> &mut Walk<C, E, V> {
+        self.0.as_deref_mut().expect("taken only when consumed")
+    }
+
+    fn core(&self) -> &Arc<DeviceCore> {
+        &self.walk().device.device.core
+    }
+
+    /// On the origin: visits the first channel, by message.
+    fn start(self) {
+        if self.core().begin_walk() {
+            self.advance();
+        } else {
+            let name = self.core().name();
+            self.complete(Err(WalkError::Unregistered(name)));
+        }
+    }
+
+    /// What a visit ended with.
+    fn proceed(self, result: Result<(), E>) {
+        match result {
+            Ok(()) => self.advance(),
+            Err(error) => self.end(Err(WalkError::Stopped(error))),
+        }
+    }
+
+    fn advance(mut self) {
+        loop {
+            let Some(thread) = self.core().next_channel(self.walk().cursor) else {
+                return self.end(Ok(()));
+            };
+            self.walk_mut().cursor = thread.id;
+            let sent = thread.deliver(self, |parcel| Message::new(move || parcel.arrive()));
+            match sent {
+                Ok(()) => return,
+                Err(parcel) => self = parcel,
+            }
+        }
+    }
+
+    fn arrive(self) {
+        let serial = self.core().serial;
+        match Local::with_current(|local| io_channel::existing(local, serial)) {
+            Some(Some(cell)) => V::visit(self, cell),
+            _ => self.advance(),
+        }
+    }
+
+    fn end(self, result: Result<(), WalkError<E>>) {
+        self.core().end_walk();
+        self.complete(result);
+    }
+
+    fn complete(mut self, result: Result<(), WalkError<E>>) {
+        let Some(mut walk) = self.0.take() else {
+            return;
+        };
+        walk.result = Some(result);
+        let origin = walk.origin.clone();
+        // Refused only by a thread that has given up waiting.
+        let _ = origin.deliver(walk, |mut walk| {
+            Message::new(move || {
+                Local::with_current(|local| local.complete(walk.key, &mut walk.result));
+            })
+        });
+    }
+}
+
+impl<C: 'static, E: Send + 'static, V: Visit<C, E>> Drop for Parcel<C, E, V> {
+    fn drop(&mut self) {
+        let Some(walk) = self.0.take() else {
+            return;
+        };
+        let parcel = Parcel(Some(walk));
+        if std::thread::panicking() {
+            let name = Local::with_current(|local| local.shared.name().to_owned());
+            parcel.end(Err(WalkError::Panicked(name.unwrap_or_default())));
+        } else {
+            parcel.advance();
+        }
+    }
+}
+
+/// A function that is done when it returns.
+struct Inline<F>(F);
+
+impl<C: 'static, E, F> Visit<C, E> for Inline<F>
+where
+    E: Send + 'static,
+    F: FnMut(&C) -> Result<(), E> + Send + 'static,
+{
+    fn visit(mut parcel: Parcel<C, E, Self>, cell: Rc<ChannelCell<C>>) {
+        let result = (parcel.walk_mut().visit.0)(&cell.context);
+        parcel.proceed(result);
+    }
+}
+
+type StepFn<C, E> = dyn Fn(WalkStep<C, E>) + Send + Sync;
+
+/// A function that says later that it is done.
+struct Stepwise<C: 'static, E: Send + 'static>(Arc<StepFn<C, E>>);
+
+impl<C: 'static, E: Send + 'static> Visit<C, E> for Stepwise<C, E> {
+    fn visit(parcel: Parcel<C, E, Self>, cell: Rc<ChannelCell<C>>) {
+        let function = parcel.walk().visit.0.clone();
+        let channel = IoChannel::new(cell);
+        function(WalkStep { parcel, channel });
+    }
+}
+
+/// One stop of a walk (`struct spdk_io_channel_iter`): the thread's channel,
+/// and the right to send the walk on. Derefs to the channel's context.
+///
+/// Dropped without [`WalkStep::proceed`], it sends the walk on as if that had
+/// been called with `Ok`.
+#[must_use = "the walk goes on when this is dropped"]
+pub struct WalkStep<C: 'static, E: Send + 'static> {
+    parcel: Parcel<C, E, Stepwise<C, E>>,
+    channel: IoChannel<C>,
+}
+
+impl<C: 'static, E: Send + 'static> WalkStep<C, E> {
+    /// The channel, of the thread that the step is on.
+    pub fn channel(&self) -> &IoChannel<C> {
+        &self.channel
+    }
+
+    /// The device.
+    pub fn device(&self) -> IoDevice<C> {
+        self.channel.device()
+    }
+
+    /// Sends the walk on to the next channel, or with an error to its end
+    /// (`spdk_for_each_channel_continue`).
+    pub fn proceed(self, result: Result<(), E>) {
+        let WalkStep { parcel, channel } = self;
+        drop(channel);
+        parcel.proceed(result);
+    }
+}
+
+impl<C: 'static, E: Send + 'static> Deref for WalkStep<C, E> {
+    type Target = C;
+
+    fn deref(&self) -> &C {
+        &self.channel
+    }
+}
+
+impl<C: 'static, E: Send + 'static> fmt::Debug for WalkStep<C, E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("WalkStep")
+            .field("channel", &self.channel)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<C: 'static> IoDevice<C> {
+    /// Calls `f` with the context of every channel of this device, one after
+    /// the other in the order their threads were created, each on its own
+    /// thread by message; then `done` on the current thread
+    /// (`spdk_for_each_channel`).
+    ///
+    /// An error of `f` ends the walk and is what `done` gets. A channel that is
+    /// gone when its turn comes is passed over; one that is opened before its
+    /// turn is visited. `done` is always called by a later message, and the
+    /// current thread does not exit before.
+    ///
+    /// # Errors
+    ///
+    /// [`WalkStartError`] when no thread of the device's library instance is
+    /// current or it has exited. All else is told to `done`.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::{cell::Cell, convert::Infallible};
+    /// use corespun::{channel::IoDevice, thread::ThreadLib};
+    ///
+    /// let library = ThreadLib::new();
+    /// let mut a = library.thread().build()?.attach();
+    /// let mut b = library.thread().build()?.attach();
+    /// let device = a.enter(|| IoDevice::builder().register(|| Ok::<_, Infallible>(Cell::new(1))))?;
+    /// let _of_a = a.enter(|| device.channel())?;
+    /// let of_b = b.enter(|| device.channel())?;
+    /// a.enter(|| {
+    ///     device.for_each_channel(
+    ///         |weight| Ok::<_, Infallible>(weight.set(2)),
+    ///         |result| assert!(result.is_ok()),
+    ///     )
+    /// })?;
+    /// a.poll(0, 0);
+    /// b.poll(0, 0);
+    /// assert_eq!(of_b.get(), 2);
+    /// a.poll(0, 0);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn for_each_channel<E, F, D>(&self, f: F, done: D) -> Result<(), WalkStartError>
+    where
+        E: Send + 'static,
+        F: FnMut(&C) -> Result<(), E> + Send + 'static,
+        D: FnOnce(Result<(), WalkError<E>>) + 'static,
+    {
+        self.start_walk(Inline(f), done)
+    }
+
+    /// As [`IoDevice::for_each_channel`], for an `f` that is done later: each
+    /// stop lasts until [`WalkStep::proceed`].
+    ///
+    /// # Errors
+    ///
+    /// As [`IoDevice::for_each_channel`].
+    pub fn for_each_channel_step<E, F, D>(&self, f: F, done: D) -> Result<(), WalkStartError>
+    where
+        E: Send + 'static,
+        F: Fn(WalkStep<C, E>) + Send + Sync + 'static,
+        D: FnOnce(Result<(), WalkError<E>>) + 'static,
+    {
+        self.start_walk(Stepwise(Arc::new(f)), done)
+    }
+
+    /// As [`IoDevice::for_each_channel`], asynchronous on both ends: the future
+    /// that `f` makes is run as a task of the channel's thread, and the walk's
+    /// end is awaited.
+    ///
+    /// # Errors
+    ///
+    /// [`WalkStartError`] as for [`IoDevice::for_each_channel`]; the future
+    /// yields [`WalkError`].
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future only stops the waiting; the walk goes on. A task
+    /// that its thread's exit cancels sends the walk on.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::convert::Infallible;
+    /// use corespun::{channel::IoDevice, task, thread::ThreadLib};
+    ///
+    /// let mut thread = ThreadLib::new().thread().build()?.attach();
+    /// let device = thread.enter(|| IoDevice::builder().register(|| Ok::<_, Infallible>(7)))?;
+    /// let _channel = thread.enter(|| device.channel())?;
+    /// let walk = thread.enter(|| {
+    ///     device.walk_channels(async |channel| {
+    ///         task::yield_now().await;
+    ///         assert_eq!(*channel, 7);
+    ///         Ok::<_, Infallible>(())
+    ///     })
+    /// })?;
+    /// let walk = thread.enter(|| task::spawn_local(walk));
+    /// for _ in 0..5 {
+    ///     thread.poll(0, 0);
+    /// }
+    /// assert!(walk.is_finished());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn walk_channels<E, F>(&self, f: F) -> Result<ChannelWalk<E>, WalkStartError>
+    where
+        E: Send + 'static,
+        F: AsyncFn(IoChannel<C>) -> Result<(), E> + Send + Sync + 'static,
+    {
+        let (sender, receiver) = oneshot::channel();
+        let f = Arc::new(f);
+        let visit = move |step: WalkStep<C, E>| {
+            let f = f.clone();
+            drop(task::spawn_local(async move {
+                let result = f(step.channel().clone()).await;
+                step.proceed(result);
+            }));
+        };
+        self.for_each_channel_step(visit, move |result| {
+            // The one who waited may have given up.
+            let _ = sender.send(result);
+        })?;
+        Ok(ChannelWalk { receiver })
+    }
+
+    fn start_walk<E, V, D>(&self, visit: V, done: D) -> Result<(), WalkStartError>
+    where
+        E: Send + 'static,
+        V: Visit<C, E>,
+        D: FnOnce(Result<(), WalkError<E>>) + 'static,
+    {
+        let core = &self.device.core;
+        let start = |local: &Local| {
+            if !core.belongs_to(local) {
+                return Err(WalkStartError::NotOnThread(core.name()));
+            }
+            if local.refuses_work() {
+                return Err(WalkStartError::Exited {
+                    thread: local.shared.name().to_owned(),
+                    device: core.name(),
+                });
+            }
+            let what = Pending::ChannelWalk(core.name.clone());
+            let completion = Box::new(move |answer: &mut dyn std::any::Any| {
+                let answer = answer.downcast_mut::<Option<Result<(), WalkError<E>>>>();
+                if let Some(result) = answer.and_then(Option::take) {
+                    done(result);
+                }
+            });
+            let key = local.insert_pending(what, true, completion);
+            let walk = Walk {
+                device: self.clone(),
+                cursor: 0,
+                origin: local.shared.clone(),
+                key,
+                result: None,
+                visit,
+            };
+            Parcel(Some(Box::new(walk))).start();
+            Ok(())
+        };
+        Local::with_current(start).unwrap_or_else(|| Err(WalkStartError::NotOnThread(core.name())))
+    }
+}
+
+/// Completes when a walk over the channels of a device has ended; made by
+/// [`IoDevice::walk_channels`].
+#[must_use = "futures do nothing unless awaited; the walk goes on without"]
+pub struct ChannelWalk<E> {
+    receiver: oneshot::Receiver<Result<(), WalkError<E>>>,
+}
+
+impl<E> Future for ChannelWalk<E> {
+    type Output = Result<(), WalkError<E>>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let answer = Pin::new(&mut self.receiver).poll(cx);
+        answer.map(|answer| answer.unwrap_or(Err(WalkError::Exited)))
+    }
+}
+
+impl<E> fmt::Debug for ChannelWalk<E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ChannelWalk").finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,151 @@
+//! What a thread asked of others and waits to hear the end of: walks over
+//! threads or channels that it started, devices that it is unregistering. The
+//! completion stays here, on the thread that asked, and the answer comes as a
+//! message with the completion's key, so that a completion need not be `Send`.
+//! While one is pending, the thread does not exit.
+
+use std::any::Any;
+use std::cell::{Cell, RefCell};
+use std::sync::Arc;
+
+use super::exit::ExitHolder;
+use super::local::Local;
+
+/// Consumes the answer, whose type is between the one who asked and the one
+/// who answers.
+pub(crate) type Completion = Box<dyn FnOnce(&mut dyn Any)>;
+
+/// What is pending, for the query of what holds an exit.
+pub(crate) enum Pending {
+    ThreadWalk,
+    ChannelWalk(Arc<str>),
+    Unregister(Arc<str>),
+}
+
+impl Pending {
+    fn holder(&self) -> ExitHolder {
+        match self {
+            Pending::ThreadWalk => ExitHolder::ThreadWalk,
+            Pending::ChannelWalk(device) => ExitHolder::ChannelWalk(device.to_string()),
+            Pending::Unregister(device) => ExitHolder::Unregister(device.to_string()),
+        }
+    }
+}
+
+/// Finds one completion again, on its own thread.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct PendingKey {
+    slot: u32,
+    generation: u32,
+}
+
+struct Entry {
+    what: Pending,
+    stays: bool,
+    completion: Completion,
+}
+
+#[derive(Default)]
+struct Slot {
+    generation: u32,
+    entry: Option<Entry>,
+}
+
+/// The pending completions of one thread. Owner only.
+#[derive(Default)]
+pub(crate) struct PendingTable {
+    slots: RefCell<Vec<Slot>>,
+    free: RefCell<Vec<u32>>,
+    len: Cell<usize>,
+}
+
+impl PendingTable {
+    pub(crate) fn len(&self) -> usize {
+        self.len.get()
+    }
+
+    pub(super) fn holders(&self, holders: &mut Vec<ExitHolder>) {
+        let slots = self.slots.borrow();
+        let pending = slots.iter().filter_map(|slot| slot.entry.as_ref());
+        holders.extend(pending.map(|entry| entry.what.holder()));
+    }
+
+    fn take(&self, index: usize) -> Option<Entry> {
+        let mut slots = self.slots.borrow_mut();
+        let slot = slots.get_mut(index)?;
+        let entry = slot.entry.take()?;
+        slot.generation = slot.generation.wrapping_add(1);
+        self.free.borrow_mut().push(index as u32);
+        self.len.set(self.len.get() - 1);
+        Some(entry)
+    }
+}
+
+impl Local {
+    /// Keeps `completion` until [`Local::complete`] is called with the key.
+    /// `stays` says that it must not leave this OS thread.
+    pub(crate) fn insert_pending(
+        &self,
+        what: Pending,
+        stays: bool,
+        completion: Completion,
+    ) -> PendingKey {
+        let table = &self.pending;
+        table.len.set(table.len.get() + 1);
+        self.not_send.set(self.not_send.get() + usize::from(stays));
+        let entry = Some(Entry {
+            what,
+            stays,
+            completion,
+        });
+        let mut slots = table.slots.borrow_mut();
+        if let Some(slot) = table.free.borrow_mut().pop() {
+            let reused = &mut slots[slot as usize];
+            reused.entry = entry;
+            return PendingKey {
+                slot,
+                generation: reused.generation,
+            };
+        }
+        let slot = u32::try_from(slots.len()).expect("fewer than 2^32 walks of one thread");
+        slots.push(Slot {
+            generation: 0,
+            entry,
+        });
+        PendingKey {
+            slot,
+            generation: 0,
+        }
+    }
+
+    /// Calls the completion with its answer; one that was cancelled meanwhile
+    /// is not there any more.
+    pub(crate) fn complete(&self, key: PendingKey, answer: &mut dyn Any) {
+        let index = key.slot as usize;
+        let known = self
+            .pending
+            .slots
+            .borrow()
+            .get(index)
+            .is_some_and(|slot| slot.generation == key.generation);
+        if known && let Some(entry) = self.pending.take(index) {
+            self.not_send
+                .set(self.not_send.get() - usize::from(entry.stays));
+            (entry.completion)(answer);
+        }
+    }
+
+    /// Drops every completion: the end of a forced exit.
+    pub(super) fn cancel_pending(&self) {
+        let mut index = 0;
+        // Dropping user content may add more.
+        while index < self.pending.slots.borrow().len() {
+            if let Some(entry) = self.pending.take(index) {
+                self.not_send
+                    .set(self.not_send.get() - usize::from(entry.stays));
+                self.drop_contained(entry.completion);
+            }
+            index += 1;
+        }
+    }
+}

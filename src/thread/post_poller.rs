@@ -1,0 +1,113 @@
+//! Post-poller handlers: what a poller wants done right after it, once.
+
+use std::cell::{Cell, RefCell};
+
+use super::local::Local;
+use super::panic::{PanicSource, contain};
+
+/// How many may wait, as SPDK's.
+const MAX: usize = 4;
+
+/// Why a post-poller handler was refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum PostPollerError {
+    /// No SpdkThread is current on this OS thread.
+    #[error(
+        "a post-poller handler must be registered on a SpdkThread: call this from a message, task or poller"
+    )]
+    NotOnThread,
+    /// As many wait already as there may be.
+    #[error("{MAX} post-poller handlers wait on this thread already")]
+    Full,
+    /// A post-poller handler asked.
+    #[error("a post-poller handler cannot register another")]
+    Nested,
+}
+
+#[derive(Default)]
+pub(crate) struct PostPollers {
+    handlers: RefCell<Vec<Box<dyn FnOnce()>>>,
+    running: Cell<bool>,
+    /// The length of `handlers`, for a quick look after every poller.
+    waiting: Cell<usize>,
+}
+
+/// Runs `handler` once, on the current SpdkThread, right after the active poller
+/// that is running, or the next one that does; not after timed pollers or
+/// messages (`spdk_thread_register_post_poller_handler`). Several run in the
+/// order registered.
+///
+/// # Errors
+///
+/// [`PostPollerError`] off a SpdkThread, when four wait already, and from inside
+/// a handler.
+///
+/// # Examples
+///
+/// ```
+/// use corespun::thread::{Poller, ThreadLib, register_post_poller_handler};
+///
+/// let mut thread = ThreadLib::new().thread().build()?.attach();
+/// let poller = thread.enter(|| {
+///     Poller::active(|| register_post_poller_handler(|| println!("flush")).is_ok())
+/// })?;
+/// thread.poll(0, 0);
+/// # drop(poller);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub fn register_post_poller_handler(
+    handler: impl FnOnce() + 'static,
+) -> Result<(), PostPollerError> {
+    let register = |local: &Local| {
+        let waiting = &local.post_pollers;
+        if waiting.running.get() {
+            return Err(PostPollerError::Nested);
+        }
+        if waiting.waiting.get() == MAX {
+            return Err(PostPollerError::Full);
+        }
+        waiting.handlers.borrow_mut().push(Box::new(handler));
+        waiting.waiting.set(waiting.waiting.get() + 1);
+        local.not_send.set(local.not_send.get() + 1);
+        Ok(())
+    };
+    Local::with_current(register).unwrap_or(Err(PostPollerError::NotOnThread))
+}
+
+impl Local {
+    #[inline]
+    pub(super) fn run_post_pollers(&self) {
+        if self.post_pollers.waiting.get() > 0 {
+            self.run_waiting_post_pollers();
+        }
+    }
+
+    fn take_post_pollers(&self) -> Vec<Box<dyn FnOnce()>> {
+        let handlers = self.post_pollers.handlers.take();
+        self.post_pollers.waiting.set(0);
+        self.not_send.set(self.not_send.get() - handlers.len());
+        handlers
+    }
+
+    #[cold]
+    fn run_waiting_post_pollers(&self) {
+        let mut handlers = self.take_post_pollers();
+        self.post_pollers.running.set(true);
+        for handler in handlers.drain(..) {
+            if let Err(payload) = contain(handler) {
+                self.report_panic(PanicSource::Poller, Some("post-poller handler"), payload);
+            }
+        }
+        self.post_pollers.running.set(false);
+        // Keeps the allocation for the next poller.
+        self.post_pollers.handlers.replace(handlers);
+    }
+
+    /// Drops what waits unrun: the end of the thread.
+    pub(super) fn drop_post_pollers(&self) {
+        for handler in self.take_post_pollers() {
+            self.drop_contained(handler);
+        }
+    }
+}

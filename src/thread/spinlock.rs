@@ -1,0 +1,468 @@
+//! Spinlocks of SpdkThreads: for the few data that several threads must share
+//! and none may hold across a return to its loop.
+//!
+//! The owner is a SpdkThread, not an OS thread, and is known, so that every
+//! misuse is detected: a second lock by the owner, an unlock by somebody else, a
+//! lock off a SpdkThread, and a lock still held when a message, poller or task
+//! poll returns to the loop. A thread knows the locks that it holds, and its
+//! loop looks at their number after every callback.
+
+use std::cell::{Cell, RefCell, UnsafeCell};
+use std::fmt;
+use std::hint;
+use std::io::Write;
+use std::marker::PhantomData;
+use std::ops::{Deref, DerefMut};
+use std::panic::Location;
+use std::ptr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
+
+use super::local::Local;
+
+/// Spins before the OS thread gives way to whoever may hold the lock without
+/// a core.
+const SPINS: u32 = 1 << 14;
+
+/// How a spinlock was misused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum SpinlockMisuse {
+    /// Used off a SpdkThread (`NOT_SPDK_THREAD`).
+    NotOnThread,
+    /// Locked by the thread that holds it (`DEADLOCK`).
+    Deadlock,
+    /// Unlocked by a thread that does not hold it (`WRONG_THREAD`).
+    WrongThread,
+    /// Still held when a callback returned (`HOLD_DURING_SWITCH`).
+    HeldDuringSwitch,
+    /// Destroyed while held (`LOCK_HELD`).
+    DestroyedHeld,
+}
+
+impl fmt::Display for SpinlockMisuse {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            SpinlockMisuse::NotOnThread => "used off a SpdkThread",
+            SpinlockMisuse::Deadlock => "locked by the thread that holds it already",
+            SpinlockMisuse::WrongThread => "unlocked by a thread that does not hold it",
+            SpinlockMisuse::HeldDuringSwitch => {
+                "still held when a message, poller or task returned to the loop"
+            }
+            SpinlockMisuse::DestroyedHeld => "destroyed while held",
+        })
+    }
+}
+
+/// A misuse of a spinlock, with all that is known about it.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("spinlock made at {made}: {misuse}; by {thread} at {at}{}", Other(.holder, .locked))]
+#[non_exhaustive]
+pub struct SpinlockError {
+    /// What was wrong.
+    pub misuse: SpinlockMisuse,
+    /// Where the lock was made.
+    pub made: &'static Location<'static>,
+    /// The name of the thread that misused it.
+    pub thread: String,
+    /// Where; for [`SpinlockMisuse::HeldDuringSwitch`], where it was locked.
+    pub at: &'static Location<'static>,
+    /// The name of the thread that holds it, if any does.
+    pub holder: Option<String>,
+    /// Where it was last locked.
+    pub locked: Option<&'static Location<'static>>,
+}
+
+struct Other<'a>(&'a Option<String>, &'a Option<&'static Location<'static>>);
+
+impl fmt::Display for Other<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(holder) = self.0 {
+            write!(f, "; held by {holder}")?;
+        }
+        match self.1 {
+            Some(locked) => write!(f, "; last locked at {locked}"),
+            None => Ok(()),
+        }
+    }
+}
+
+type Hook = Box<dyn Fn(&SpinlockError) + Send + Sync>;
+
+struct Inner {
+    /// The address of the owner's shared part, only compared; 0 when free.
+    owner: AtomicUsize,
+    locked: AtomicPtr<Location<'static>>,
+    made: &'static Location<'static>,
+    /// The reaction to misuse; the process is aborted if there is none.
+    hook: Option<Hook>,
+}
+
+fn token(local: &Local) -> usize {
+    Arc::as_ptr(&local.shared).addr()
+}
+
+impl Inner {
+    fn locked_at(&self) -> Option<&'static Location<'static>> {
+        let locked = self.locked.load(Ordering::Relaxed);
+        // SAFETY: only `lock` stores here, and what it stores is `'static` and
+        // never written.
+        unsafe { locked.as_ref() }
+    }
+
+    /// Reports a misuse. It returns only if there is a hook.
+    #[cold]
+    fn misused(&self, misuse: SpinlockMisuse, at: &'static Location<'static>) -> SpinlockError {
+        let owner = self.owner.load(Ordering::Relaxed);
+        let (thread, holder) = Local::with_current(|local| {
+            let holder = (owner != 0).then(|| {
+                // The owner's memory may be gone: found by its address.
+                let known = local.shared.library.find_thread(owner);
+                known.unwrap_or_else(|| "a thread of another library instance".to_owned())
+            });
+            (format!("thread {:?}", local.shared.name()), holder)
+        })
+        .unwrap_or_else(|| {
+            let holder = (owner != 0).then(|| "a SpdkThread".to_owned());
+            ("no SpdkThread".to_owned(), holder)
+        });
+        let error = SpinlockError {
+            misuse,
+            made: self.made,
+            thread,
+            at,
+            holder,
+            locked: self.locked_at(),
+        };
+        tracing::error!("{error}");
+        match &self.hook {
+            Some(hook) => hook(&error),
+            None => {
+                // A process that ends must say why, subscriber or not.
+                let _ = writeln!(std::io::stderr(), "{error}");
+                std::process::abort();
+            }
+        }
+        error
+    }
+}
+
+/// A spinlock of SpdkThreads, without data (`struct spdk_spinlock`). Code that
+/// has data to guard is better off with a [`SpinMutex`].
+///
+/// It may be made and destroyed anywhere, and used on SpdkThreads only, of any
+/// library instance. What is locked must be unlocked before the message, poller
+/// or task poll returns. A misuse aborts the process, or goes to a hook, after
+/// which the misused operation does nothing but return the error.
+///
+/// # Examples
+///
+/// ```
+/// use std::sync::{Arc, Mutex};
+/// use corespun::thread::{Spinlock, SpinlockMisuse, ThreadLib};
+///
+/// let seen = Arc::new(Mutex::new(Vec::new()));
+/// let hook = seen.clone();
+/// let lock = Spinlock::with_hook(move |error| hook.lock().unwrap().push(error.misuse));
+/// let mut thread = ThreadLib::new().thread().build()?.attach();
+/// thread.enter(|| {
+///     lock.lock()?;
+///     assert!(lock.lock().is_err());
+///     lock.unlock()
+/// })?;
+/// assert_eq!(*seen.lock().unwrap(), [SpinlockMisuse::Deadlock]);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub struct Spinlock {
+    inner: Arc<Inner>,
+}
+
+impl Default for Spinlock {
+    #[track_caller]
+    fn default() -> Self {
+        Spinlock::new()
+    }
+}
+
+impl Spinlock {
+    /// A lock whose misuse aborts the process (`spdk_spin_init`).
+    #[track_caller]
+    pub fn new() -> Self {
+        Spinlock::make(None, Location::caller())
+    }
+
+    /// A lock whose misuse is told to `hook`, on the thread that misuses it.
+    #[track_caller]
+    pub fn with_hook(hook: impl Fn(&SpinlockError) + Send + Sync + 'static) -> Self {
+        Spinlock::make(Some(Box::new(hook)), Location::caller())
+    }
+
+    fn make(hook: Option<Hook>, made: &'static Location<'static>) -> Self {
+        Spinlock {
+            inner: Arc::new(Inner {
+                owner: AtomicUsize::new(0),
+                locked: AtomicPtr::new(ptr::null_mut()),
+                made,
+                hook,
+            }),
+        }
+    }
+
+    /// Locks it, spinning until it is free (`spdk_spin_lock`).
+    ///
+    /// # Errors
+    ///
+    /// If a hook was set: off a SpdkThread, and when the current one holds it.
+    #[track_caller]
+    pub fn lock(&self) -> Result<(), SpinlockError> {
+        let caller = Location::caller();
+        let inner = &*self.inner;
+        let lock = |local: &Local| {
+            let me = token(local);
+            if inner.owner.load(Ordering::Relaxed) == me {
+                return Err(SpinlockMisuse::Deadlock);
+            }
+            let mut spins = 0u32;
+            while inner
+                .owner
+                .compare_exchange_weak(0, me, Ordering::Acquire, Ordering::Relaxed)
+                .is_err()
+            {
+                while inner.owner.load(Ordering::Relaxed) != 0 {
+                    spins = spins.wrapping_add(1);
+                    if spins.is_multiple_of(SPINS) {
+                        std::thread::yield_now();
+                    }
+                    hint::spin_loop();
+                }
+            }
+            let locked = ptr::from_ref(caller).cast_mut();
+            inner.locked.store(locked, Ordering::Relaxed);
+            local.held.push(self.inner.clone());
+            Ok(())
+        };
+        Local::with_current(lock)
+            .unwrap_or(Err(SpinlockMisuse::NotOnThread))
+            .map_err(|misuse| inner.misused(misuse, caller))
+    }
+
+    /// Unlocks it (`spdk_spin_unlock`).
+    ///
+    /// # Errors
+    ///
+    /// If a hook was set: off a SpdkThread, and when the current one does not
+    /// hold it.
+    #[track_caller]
+    pub fn unlock(&self) -> Result<(), SpinlockError> {
+        let caller = Location::caller();
+        let inner = &*self.inner;
+        let unlock = |local: &Local| {
+            if inner.owner.load(Ordering::Relaxed) != token(local) {
+                return Err(SpinlockMisuse::WrongThread);
+            }
+            let held = local.held.remove(&self.inner);
+            inner.owner.store(0, Ordering::Release);
+            drop(held);
+            Ok(())
+        };
+        Local::with_current(unlock)
+            .unwrap_or(Err(SpinlockMisuse::NotOnThread))
+            .map_err(|misuse| inner.misused(misuse, caller))
+    }
+
+    /// Whether the current SpdkThread holds it (`spdk_spin_held`). Asking off
+    /// one is a misuse, and gives `false` if there is a hook.
+    #[track_caller]
+    pub fn is_held(&self) -> bool {
+        let caller = Location::caller();
+        let inner = &*self.inner;
+        Local::with_current(|local| inner.owner.load(Ordering::Relaxed) == token(local))
+            .unwrap_or_else(|| {
+                inner.misused(SpinlockMisuse::NotOnThread, caller);
+                false
+            })
+    }
+
+    /// Destroys it (`spdk_spin_destroy`); the same as dropping it, which can
+    /// not give it back.
+    ///
+    /// # Errors
+    ///
+    /// If a hook was set: the lock itself, still good, when it is held.
+    #[track_caller]
+    pub fn destroy(self) -> Result<(), Spinlock> {
+        if self.inner.owner.load(Ordering::Relaxed) != 0 {
+            self.inner
+                .misused(SpinlockMisuse::DestroyedHeld, Location::caller());
+            return Err(self);
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Spinlock {
+    #[track_caller]
+    fn drop(&mut self) {
+        if self.inner.owner.load(Ordering::Relaxed) != 0 && !std::thread::panicking() {
+            self.inner
+                .misused(SpinlockMisuse::DestroyedHeld, self.inner.made);
+        }
+    }
+}
+
+impl fmt::Debug for Spinlock {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Spinlock")
+            .field("made", &self.inner.made)
+            .field("locked", &(self.inner.owner.load(Ordering::Relaxed) != 0))
+            .finish_non_exhaustive()
+    }
+}
+
+/// Data that SpdkThreads share under a [`Spinlock`].
+///
+/// # Examples
+///
+/// ```
+/// use corespun::thread::{SpinMutex, ThreadLib};
+///
+/// let total = SpinMutex::new(0);
+/// let mut thread = ThreadLib::new().thread().build()?.attach();
+/// thread.enter(|| *total.lock().unwrap() += 1);
+/// assert_eq!(total.into_inner(), 1);
+/// # Ok::<(), corespun::thread::CreateError>(())
+/// ```
+#[derive(Default)]
+pub struct SpinMutex<T> {
+    lock: Spinlock,
+    value: UnsafeCell<T>,
+}
+
+// SAFETY: the value is reached through a guard only, of which `lock` lets one
+// be at a time.
+unsafe impl<T: Send> Sync for SpinMutex<T> {}
+
+impl<T> SpinMutex<T> {
+    /// Data under a lock whose misuse aborts the process.
+    #[track_caller]
+    pub fn new(value: T) -> Self {
+        SpinMutex {
+            lock: Spinlock::new(),
+            value: UnsafeCell::new(value),
+        }
+    }
+
+    /// Data under a lock whose misuse is told to `hook`.
+    #[track_caller]
+    pub fn with_hook(value: T, hook: impl Fn(&SpinlockError) + Send + Sync + 'static) -> Self {
+        SpinMutex {
+            lock: Spinlock::with_hook(hook),
+            value: UnsafeCell::new(value),
+        }
+    }
+
+    /// Locks the data until the guard is dropped.
+    ///
+    /// # Errors
+    ///
+    /// As [`Spinlock::lock`].
+    #[track_caller]
+    pub fn lock(&self) -> Result<SpinMutexGuard<'_, T>, SpinlockError> {
+        self.lock.lock()?;
+        Ok(SpinMutexGuard {
+            mutex: self,
+            _stays: PhantomData,
+        })
+    }
+
+    /// The data.
+    pub fn into_inner(self) -> T {
+        self.value.into_inner()
+    }
+}
+
+impl<T> fmt::Debug for SpinMutex<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SpinMutex")
+            .field("lock", &self.lock)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The locked data of a [`SpinMutex`]; unlocks when dropped, which must happen
+/// before the callback that locked returns to the loop.
+#[must_use = "dropping the guard unlocks"]
+pub struct SpinMutexGuard<'a, T> {
+    mutex: &'a SpinMutex<T>,
+    /// Belongs to the SpdkThread that locked.
+    _stays: PhantomData<*const ()>,
+}
+
+impl<T> Deref for SpinMutexGuard<'_, T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        // SAFETY: there is one guard at a time, and `self` is it.
+        unsafe { &*self.mutex.value.get() }
+    }
+}
+
+impl<T> DerefMut for SpinMutexGuard<'_, T> {
+    fn deref_mut(&mut self) -> &mut T {
+        // SAFETY: as above, and it is borrowed mutably.
+        unsafe { &mut *self.mutex.value.get() }
+    }
+}
+
+impl<T> Drop for SpinMutexGuard<'_, T> {
+    #[track_caller]
+    fn drop(&mut self) {
+        // On another thread than the one that locked it is reported, and the
+        // data stay locked.
+        let _ = self.mutex.lock.unlock();
+    }
+}
+
+impl<T> fmt::Debug for SpinMutexGuard<'_, T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SpinMutexGuard").finish_non_exhaustive()
+    }
+}
+
+/// The locks that a thread holds. Owner only.
+#[derive(Default)]
+pub(crate) struct HeldLocks {
+    count: Cell<usize>,
+    locks: RefCell<Vec<Arc<Inner>>>,
+}
+
+impl HeldLocks {
+    fn push(&self, lock: Arc<Inner>) {
+        self.count.set(self.count.get() + 1);
+        self.locks.borrow_mut().push(lock);
+    }
+
+    fn remove(&self, lock: &Arc<Inner>) -> Option<Arc<Inner>> {
+        let mut locks = self.locks.borrow_mut();
+        let index = locks.iter().rposition(|held| Arc::ptr_eq(held, lock))?;
+        self.count.set(self.count.get() - 1);
+        Some(locks.swap_remove(index))
+    }
+
+    /// After every callback.
+    #[inline]
+    pub(super) fn check(&self) {
+        if self.count.get() > 0 {
+            self.report();
+        }
+    }
+
+    #[cold]
+    fn report(&self) {
+        let locks: Vec<_> = self.locks.borrow().clone();
+        for lock in locks {
+            let at = lock.locked_at().unwrap_or(lock.made);
+            lock.misused(SpinlockMisuse::HeldDuringSwitch, at);
+        }
+    }
+}

@@ -1,0 +1,189 @@
+//! `for_each_thread`: one message after another visits the threads of a library
+//! instance in the order they were created, and the last comes back to where the
+//! walk began. Threads that were asked to exit are passed over, and a thread
+//! that exits with the message in its queue, or drops it unrun, lets it go on.
+
+use std::any::Any;
+use std::fmt;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use futures::channel::oneshot;
+
+use super::local::Local;
+use super::message::Message;
+use super::pending::{Pending, PendingKey};
+use super::shared::Shared;
+use super::{SpdkThread, ThreadLib};
+
+/// A walk over threads needs a SpdkThread to come back to.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ThreadWalkError {
+    /// No SpdkThread is current on this OS thread.
+    #[error(
+        "for_each_thread needs a SpdkThread to come back to: call it from a message, task or poller"
+    )]
+    NotOnThread,
+    /// The current thread has exited.
+    #[error("thread {0:?} has exited and cannot wait for a for_each_thread")]
+    Exited(String),
+    /// The thread that started the walk was forced to exit before its end.
+    #[error("the thread that started the for_each_thread was forced to exit before its end")]
+    Cancelled,
+}
+
+struct Walk<F> {
+    library: ThreadLib,
+    /// The id of the thread visited last.
+    cursor: u64,
+    origin: Arc<Shared>,
+    key: PendingKey,
+    visit: F,
+}
+
+/// A walk under way; it goes on when it is dropped.
+struct Parcel<F: FnMut(&SpdkThread) + Send + 'static>(Option<Box<Walk<F>>>);
+
+impl<F: FnMut(&SpdkThread) + Send + 'static> Parcel<F> {
+    fn advance(mut self) {
+        loop {
+            let Some(walk) = &mut self.0 else { return };
+            let Some(thread) = walk.library.next_running(walk.cursor) else {
+                return self.complete();
+            };
+            walk.cursor = thread.id;
+            match thread.deliver(self, |parcel| Message::new(move || parcel.arrive())) {
+                Ok(()) => return,
+                Err(parcel) => self = parcel,
+            }
+        }
+    }
+
+    fn arrive(mut self) {
+        if let (Some(walk), Some(thread)) = (&mut self.0, SpdkThread::current()) {
+            (walk.visit)(&thread);
+        }
+        self.advance();
+    }
+
+    fn complete(mut self) {
+        let Some(walk) = self.0.take() else { return };
+        let Walk { origin, key, .. } = *walk;
+        // Refused only by a thread that has given up waiting.
+        let _ = origin.deliver(key, |key| {
+            Message::new(move || {
+                Local::with_current(|local| local.complete(key, &mut ()));
+            })
+        });
+    }
+}
+
+impl<F: FnMut(&SpdkThread) + Send + 'static> Drop for Parcel<F> {
+    fn drop(&mut self) {
+        if self.0.is_some() {
+            Parcel(self.0.take()).advance();
+        }
+    }
+}
+
+impl ThreadLib {
+    /// Calls `f` on every running thread of this instance, one after the other
+    /// in the order created, by message; then `done` on the current thread
+    /// (`spdk_for_each_thread`).
+    ///
+    /// Threads that were asked to exit before their turn are passed over;
+    /// threads made while the walk is under way are visited. `done` is always
+    /// called by a later message, and the current thread does not exit before.
+    /// A panic of `f` is contained, and the walk goes on.
+    ///
+    /// # Errors
+    ///
+    /// [`ThreadWalkError`] when no SpdkThread is current or it has exited.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use corespun::thread::ThreadLib;
+    ///
+    /// let library = ThreadLib::new();
+    /// let mut a = library.thread().name("a").build()?.attach();
+    /// let mut b = library.thread().name("b").build()?.attach();
+    /// let all = library.clone();
+    /// a.enter(|| all.for_each_thread(|thread| println!("{}", thread.name()), || println!("all")))?;
+    /// a.poll(0, 0); // "a"
+    /// b.poll(0, 0); // "b"
+    /// a.poll(0, 0); // "all"
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn for_each_thread(
+        &self,
+        f: impl FnMut(&SpdkThread) + Send + 'static,
+        done: impl FnOnce() + Send + 'static,
+    ) -> Result<(), ThreadWalkError> {
+        let start = |local: &Local| {
+            if local.refuses_work() {
+                return Err(ThreadWalkError::Exited(local.shared.name().to_owned()));
+            }
+            let completion = Box::new(move |_: &mut dyn Any| done());
+            // Both functions are `Send`, so a walk does not bind its thread.
+            let key = local.insert_pending(Pending::ThreadWalk, false, completion);
+            let walk = Walk {
+                library: self.clone(),
+                cursor: 0,
+                origin: local.shared.clone(),
+                key,
+                visit: f,
+            };
+            Parcel(Some(Box::new(walk))).advance();
+            Ok(())
+        };
+        Local::with_current(start).unwrap_or(Err(ThreadWalkError::NotOnThread))
+    }
+
+    /// As [`ThreadLib::for_each_thread`]; the future completes where the
+    /// callback would be called, and may be awaited anywhere.
+    ///
+    /// # Errors
+    ///
+    /// As [`ThreadLib::for_each_thread`]; the future yields
+    /// [`ThreadWalkError::Cancelled`] if it comes to that.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future only stops the waiting; the walk goes on.
+    pub fn walk_threads(
+        &self,
+        f: impl FnMut(&SpdkThread) + Send + 'static,
+    ) -> Result<ThreadWalk, ThreadWalkError> {
+        let (sender, receiver) = oneshot::channel();
+        self.for_each_thread(f, move || {
+            // The one who waited may have given up.
+            let _ = sender.send(());
+        })?;
+        Ok(ThreadWalk { receiver })
+    }
+}
+
+/// Completes when a walk over threads has ended; made by
+/// [`ThreadLib::walk_threads`].
+#[must_use = "futures do nothing unless awaited; the walk goes on without"]
+pub struct ThreadWalk {
+    receiver: oneshot::Receiver<()>,
+}
+
+impl Future for ThreadWalk {
+    type Output = Result<(), ThreadWalkError>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let answer = Pin::new(&mut self.receiver).poll(cx);
+        answer.map(|answer| answer.map_err(|oneshot::Canceled| ThreadWalkError::Cancelled))
+    }
+}
+
+impl fmt::Debug for ThreadWalk {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ThreadWalk").finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,157 @@
+//! G5: a thread that holds `!Send` values is not moved to another OS thread; one
+//! that does not moves with its messages, timers and tasks, and loses nothing.
+
+mod harness;
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+
+use corespun::clock::Clock;
+use corespun::thread::{Poller, ThreadLib, ThreadRunner};
+use corespun::{task, time};
+use harness::us;
+
+fn attached() -> ThreadRunner {
+    ThreadLib::new().thread().build().unwrap().attach()
+}
+
+fn stays(runner: ThreadRunner) -> ThreadRunner {
+    assert!(runner.is_bound());
+    runner.park().unwrap_err()
+}
+
+#[test]
+fn a_local_task_binds_its_thread_until_it_ends() {
+    let mut runner = attached();
+    let handle = runner.enter(|| task::spawn_local(std::future::pending::<()>()));
+    runner = stays(runner);
+    runner.poll(0, 0);
+    runner = stays(runner);
+    handle.abort();
+    runner = stays(runner);
+    runner.poll(0, 0);
+    drop(runner.park().unwrap());
+}
+
+#[test]
+fn a_task_of_a_factory_binds_its_thread_once_it_is_made() {
+    let runner = attached();
+    let handle = runner.handle().spawn_with(std::future::pending::<()>);
+    // The factory is `Send`, and moves.
+    let mut runner = runner.park().unwrap().attach();
+    runner.poll(0, 0);
+    runner = stays(runner);
+    handle.abort();
+    runner.poll(0, 0);
+    drop(runner.park().unwrap());
+}
+
+#[test]
+fn a_poller_binds_its_thread_and_so_does_its_handle() {
+    let mut runner = attached();
+    let poller = runner.enter(|| Poller::active(|| ()).unwrap());
+    runner = stays(runner);
+    poller.pause();
+    runner.poll(0, 0);
+    runner = stays(runner);
+    drop(poller);
+    let mut runner = runner.park().unwrap().attach();
+    runner.enter(|| Poller::active(|| ()).unwrap().detach());
+    drop(stays(runner));
+}
+
+/// The exit cancels tasks that were never polled; their futures are still here
+/// until the poll that drops them.
+#[test]
+fn a_local_task_that_the_exit_cancelled_unpolled_binds_until_dropped() {
+    let mut runner = attached();
+    let witness = Rc::new(());
+    let thread = runner.handle();
+    let tasks: Vec<_> = (0..20)
+        .map(|_| {
+            let mine = witness.clone();
+            runner.enter(|| task::spawn_local(async move { drop(mine) }))
+        })
+        .collect();
+    runner.enter(|| drop(thread.exit()));
+    runner.poll(1, 0);
+    while Rc::strong_count(&witness) > 1 {
+        runner = stays(runner);
+        runner.poll(1, 0);
+    }
+    assert!(tasks.iter().all(|task| task.is_finished()));
+    runner.poll(1, 0);
+    assert!(thread.is_exited());
+    drop(runner.park().unwrap());
+}
+
+/// The same where the exit ends at once.
+#[test]
+fn dropping_a_runner_drops_unpolled_local_tasks_here() {
+    let mut runner = attached();
+    let witness = Rc::new(());
+    let mine = witness.clone();
+    let task = runner.enter(|| task::spawn_local(async move { drop(mine) }));
+    drop(runner);
+    assert_eq!(Rc::strong_count(&witness), 1);
+    assert!(task.is_finished());
+}
+
+#[test]
+fn a_send_only_thread_moves_with_all_it_holds() {
+    let (clock, hand) = Clock::virtual_at(1_000_000);
+    let library = ThreadLib::builder().clock(clock).build();
+    let builder = library.thread().ring(2);
+    let mut runner = builder.build().unwrap().attach();
+    let thread = runner.handle();
+    let ran = Arc::new(AtomicUsize::new(0));
+    let count = || {
+        let ran = ran.clone();
+        move || {
+            ran.fetch_add(1, Ordering::Relaxed);
+        }
+    };
+    let (sleeper, foreign, ready) = runner.enter(|| {
+        let sleeper = task::spawn(async {
+            time::sleep(us(100)).await;
+            thread::current().id()
+        });
+        let (send, receive) = futures::channel::oneshot::channel::<u8>();
+        drop(task::spawn(async move {
+            let _ = receive.await;
+        }));
+        (sleeper, send, task::spawn(std::future::ready(())))
+    });
+    runner.poll(2, 0);
+    // In the ring, in the spill, and in the owner's own queue.
+    for _ in 0..5 {
+        thread.send_msg(count()).unwrap();
+    }
+    runner.enter(|| thread.send_msg(count()).unwrap());
+    assert!(!runner.is_bound());
+    let parked = runner.park().unwrap();
+
+    // Between two OS threads it still takes messages.
+    thread.send_msg(count()).unwrap();
+    drop(foreign);
+    let elsewhere = thread::spawn(move || {
+        let mut runner = parked.attach();
+        while runner.poll(0, 0).is_busy() {}
+        assert_eq!(ran.load(Ordering::Relaxed), 7);
+        assert!(ready.is_finished());
+        assert_eq!(runner.next_expiration(), Some(100));
+        hand.advance(100);
+        while runner.poll(0, 0).is_busy() {}
+        drop(thread.exit());
+        while !thread.is_exited() {
+            runner.poll(0, 0);
+        }
+        thread::current().id()
+    })
+    .join()
+    .unwrap();
+    let ran_on = futures::executor::block_on(sleeper).unwrap();
+    assert_eq!(ran_on, elsewhere);
+}

@@ -1,0 +1,290 @@
+//! G6: a panic of user code is contained where it happens: the message, task or
+//! poller ends, and the thread lives on.
+
+use std::cell::RefCell;
+use std::future::poll_fn;
+use std::rc::Rc;
+use std::sync::{Arc, Mutex};
+use std::task::{Poll, RawWaker, RawWakerVTable, Waker};
+
+use corespun::task::{self, TaskBuilder};
+use corespun::thread::{PanicSource, Poller, ThreadLib, ThreadRunner};
+use corespun::{clock::Clock, time};
+
+type Reports = Arc<Mutex<Vec<(PanicSource, String)>>>;
+
+fn reporting() -> (ThreadRunner, Reports) {
+    let reports = Reports::default();
+    let hook = reports.clone();
+    let library = ThreadLib::builder()
+        .clock(Clock::virtual_at(1_000_000).0)
+        .panic_hook(move |panic| {
+            assert_eq!(panic.thread, "host");
+            let report = (panic.source, panic.message.to_owned());
+            hook.lock().unwrap().push(report);
+        })
+        .build();
+    (
+        library.thread().name("host").build().unwrap().attach(),
+        reports,
+    )
+}
+
+/// Unwinds without the noise of the default panic hook.
+fn quiet_panic(text: &'static str) {
+    std::panic::resume_unwind(Box::new(text));
+}
+
+fn take(reports: &Reports) -> Vec<(PanicSource, String)> {
+    std::mem::take(&mut *reports.lock().unwrap())
+}
+
+fn lives_on(mut runner: ThreadRunner) {
+    let task = runner.enter(|| task::spawn_local(async { 1 }));
+    runner.poll(0, 0);
+    assert!(task.is_finished());
+    let thread = runner.handle();
+    drop(thread.exit());
+    for _ in 0..10 {
+        runner.poll(0, 0);
+    }
+    assert!(thread.is_exited());
+}
+
+/// Panics when dropped.
+struct Grenade(&'static str);
+
+impl Drop for Grenade {
+    fn drop(&mut self) {
+        quiet_panic(self.0);
+    }
+}
+
+#[test]
+fn a_panicking_message_is_reported_and_the_next_runs() {
+    let (mut runner, reports) = reporting();
+    let thread = runner.handle();
+    thread.send_msg(|| quiet_panic("first")).unwrap();
+    let after = Arc::new(());
+    let mine = after.clone();
+    thread.send_msg(move || drop(mine)).unwrap();
+    thread
+        .send_critical_msg(|| quiet_panic("critical"))
+        .unwrap();
+    runner.poll(0, 0);
+    let expected = ["critical", "first"].map(|text| (PanicSource::Message, text.to_owned()));
+    assert_eq!(take(&reports), expected);
+    assert_eq!(Arc::strong_count(&after), 1);
+    // Its place is free again.
+    thread.send_critical_msg(|| ()).unwrap();
+    lives_on(runner);
+}
+
+#[test]
+fn a_panicking_poller_is_unregistered_and_the_others_run() {
+    let (mut runner, reports) = reporting();
+    let runs = Rc::new(RefCell::new(0));
+    let counter = runs.clone();
+    let pollers = runner.enter(|| {
+        let older = Poller::active(move || *counter.borrow_mut() += 1);
+        (
+            older.unwrap(),
+            Poller::active(|| quiet_panic("poller")).unwrap(),
+        )
+    });
+    runner.poll(0, 0);
+    runner.poll(0, 0);
+    assert_eq!(take(&reports), [(PanicSource::Poller, "poller".to_owned())]);
+    assert_eq!(*runs.borrow(), 2);
+    assert_eq!(pollers.1.state().to_string(), "unregistered");
+    drop(pollers);
+    lives_on(runner);
+}
+
+#[test]
+fn a_panicking_task_gives_its_payload_to_who_joins_it() {
+    let (mut runner, reports) = reporting();
+    let joined = runner.enter(|| task::spawn_local(async { quiet_panic("joined") }));
+    runner.poll(0, 0);
+    assert!(take(&reports).is_empty());
+    let error = futures::executor::block_on(joined).unwrap_err();
+    assert!(error.is_panic());
+    assert_eq!(error.to_string().rsplit(": ").next(), Some("joined"));
+    assert_eq!(*error.into_panic().downcast::<&str>().unwrap(), "joined");
+    // Also from a poll after the first.
+    let late = runner.enter(|| {
+        task::spawn_local(async {
+            task::yield_now().await;
+            quiet_panic("late");
+        })
+    });
+    runner.poll(0, 0);
+    runner.poll(0, 0);
+    assert!(futures::executor::block_on(late).unwrap_err().is_panic());
+    lives_on(runner);
+}
+
+#[test]
+fn a_panic_that_nobody_joins_is_reported_once() {
+    let (mut runner, reports) = reporting();
+    // Detached before it panics, and after.
+    drop(runner.enter(|| task::spawn_local(async { quiet_panic("before") })));
+    runner.poll(0, 0);
+    assert_eq!(take(&reports), [(PanicSource::Task, "before".to_owned())]);
+    let handle = runner.enter(|| task::spawn_local(async { quiet_panic("after") }));
+    runner.poll(0, 0);
+    drop(handle);
+    assert_eq!(take(&reports), [(PanicSource::Task, "after".to_owned())]);
+    lives_on(runner);
+}
+
+#[test]
+fn panicking_destructors_are_contained() {
+    let (mut runner, reports) = reporting();
+    let thread = runner.handle();
+    // Of a future: aborted, finished, cancelled before its first poll.
+    let spawn = |runner: &mut ThreadRunner, text| {
+        let grenade = Grenade(text);
+        runner.enter(|| {
+            task::spawn_local(async move {
+                let _grenade = grenade;
+                std::future::pending::<()>().await;
+            })
+        })
+    };
+    let aborted = spawn(&mut runner, "aborted");
+    runner.poll(0, 0);
+    aborted.abort();
+    runner.poll(0, 0);
+    assert_eq!(take(&reports), [(PanicSource::Drop, "aborted".to_owned())]);
+    let unpolled = spawn(&mut runner, "unpolled");
+    unpolled.abort();
+    runner.poll(0, 0);
+    assert_eq!(take(&reports), [(PanicSource::Drop, "unpolled".to_owned())]);
+    for task in [aborted, unpolled] {
+        let error = futures::executor::block_on(task).unwrap_err();
+        assert!(error.is_cancelled());
+    }
+    // Of an output that nobody takes.
+    drop(runner.enter(|| task::spawn_local(async { Grenade("output") })));
+    let dropped_later = runner.enter(|| task::spawn_local(async { Grenade("output") }));
+    runner.poll(0, 0);
+    assert_eq!(take(&reports), [(PanicSource::Drop, "output".to_owned())]);
+    // Off the thread, there is no library to report to: it is logged.
+    drop(dropped_later);
+    assert_eq!(take(&reports), []);
+    // Of a poller's callback, and of a message that runs.
+    let grenade = Grenade("callback");
+    let poller = runner.enter(|| {
+        Poller::active(move || {
+            let _ = &grenade;
+        })
+    });
+    drop(poller);
+    assert_eq!(take(&reports), [(PanicSource::Drop, "callback".to_owned())]);
+    let grenade = Grenade("message");
+    thread.send_msg(move || drop(grenade)).unwrap();
+    runner.poll(0, 0);
+    assert_eq!(
+        take(&reports),
+        [(PanicSource::Message, "message".to_owned())]
+    );
+    // Of what an abandoned thread holds: live, unpolled, unrun.
+    let live = spawn(&mut runner, "live");
+    runner.poll(0, 0);
+    let unpolled = spawn(&mut runner, "unpolled");
+    let grenade = Grenade("unrun");
+    thread.send_msg(move || drop(grenade)).unwrap();
+    drop(runner);
+    let mut texts: Vec<_> = take(&reports).into_iter().map(|report| report.1).collect();
+    texts.sort();
+    assert_eq!(texts, ["live", "unpolled", "unrun"]);
+    assert!(live.is_finished() && unpolled.is_finished());
+}
+
+fn panicking_waker(in_drop: bool) -> Waker {
+    fn clone(data: *const ()) -> RawWaker {
+        RawWaker::new(data, &VTABLE)
+    }
+    fn wake(_: *const ()) {
+        quiet_panic("wake");
+    }
+    fn release(data: *const ()) {
+        // Only when asked for, and not on top of another panic.
+        if !data.is_null() && !std::thread::panicking() {
+            quiet_panic("drop");
+        }
+    }
+    static VTABLE: RawWakerVTable = RawWakerVTable::new(clone, wake, wake, release);
+    let data = std::ptr::without_provenance(usize::from(in_drop));
+    // SAFETY: the functions do nothing with the data but look at it.
+    unsafe { Waker::from_raw(RawWaker::new(data, &VTABLE)) }
+}
+
+/// A joiner's waker that panics must not reach into async-task, which would
+/// abort the process.
+#[test]
+fn a_panicking_waker_of_a_joiner_is_contained() {
+    for in_drop in [false, true] {
+        let (mut runner, _) = reporting();
+        let mut handle = runner.enter(|| task::spawn_local(std::future::pending::<()>()));
+        let waker = std::mem::ManuallyDrop::new(panicking_waker(in_drop));
+        let mut cx = std::task::Context::from_waker(&waker);
+        for _ in 0..2 {
+            let polled = Future::poll(std::pin::Pin::new(&mut handle), &mut cx);
+            assert!(polled.is_pending());
+        }
+        runner.poll(0, 0);
+        handle.abort();
+        runner.poll(0, 0);
+        assert!(handle.is_finished());
+        lives_on(runner);
+    }
+}
+
+#[test]
+fn a_panicking_waker_of_a_timer_or_an_exit_is_contained() {
+    let (mut runner, reports) = reporting();
+    let thread = runner.handle();
+    let waker = std::mem::ManuallyDrop::new(panicking_waker(false));
+    let mut cx = std::task::Context::from_waker(&waker);
+    let mut sleep = time::sleep_until(5);
+    let polled = runner.enter(|| Future::poll(std::pin::Pin::new(&mut sleep), &mut cx));
+    assert!(polled.is_pending());
+    runner.poll(0, 5);
+    assert_eq!(take(&reports).len(), 1);
+    let mut exit = thread.exit();
+    assert!(Future::poll(std::pin::Pin::new(&mut exit), &mut cx).is_pending());
+    while !thread.is_exited() {
+        runner.poll(0, 0);
+    }
+    assert_eq!(take(&reports).len(), 1);
+}
+
+/// A task that panics while another is in the middle of waking it.
+#[test]
+fn a_panic_ends_only_its_own_task() {
+    let (mut runner, _) = reporting();
+    let tasks: Vec<_> = runner.enter(|| {
+        (0..8)
+            .map(|n| {
+                TaskBuilder::new()
+                    .name(format!("task {n}"))
+                    .spawn_local(poll_fn(move |_| {
+                        if n % 2 == 0 {
+                            quiet_panic("even");
+                        }
+                        Poll::Ready(n)
+                    }))
+            })
+            .collect()
+    });
+    runner.poll(0, 0);
+    for (n, task) in tasks.into_iter().enumerate() {
+        match futures::executor::block_on(task) {
+            Ok(value) => assert_eq!(value, n),
+            Err(error) => assert!(error.is_panic() && n % 2 == 0),
+        }
+    }
+    lives_on(runner);
+}

@@ -1,0 +1,124 @@
+//! G9: bounded work per poll: a task that yields or wakes itself goes behind the
+//! others and lets pollers and timers run, and what comes from elsewhere and
+//! what comes from the thread itself cannot starve each other.
+
+mod harness;
+
+use std::cell::RefCell;
+use std::future::poll_fn;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::Poll;
+
+use corespun::clock::Clock;
+use corespun::thread::{Poller, SpdkThread, ThreadLib};
+use corespun::{task, time};
+use harness::{Runs, Threads, us};
+
+#[test]
+fn a_yield_loop_lets_pollers_and_timers_run() {
+    let mut threads = Threads::allocate(1);
+    let (active, timed) = (Runs::default(), Runs::default());
+    let (looper, nap, pollers) = threads.on(0, || {
+        let looper = task::spawn_local(async {
+            loop {
+                task::yield_now().await;
+            }
+        });
+        let timed = Poller::timed(us(10), timed.idle()).unwrap();
+        let pollers = (Poller::active(active.idle()).unwrap(), timed);
+        (looper, task::spawn_local(time::sleep(us(10))), pollers)
+    });
+    for _ in 0..10 {
+        threads.runner(0).poll(0, 0);
+    }
+    assert_eq!((active.get(), timed.get()), (10, 0));
+    threads.delay_us(10);
+    for _ in 0..2 {
+        threads.runner(0).poll(0, 0);
+    }
+    assert_eq!(timed.get(), 1);
+    assert!(nap.is_finished() && !looper.is_finished());
+    drop(pollers);
+    threads.free();
+}
+
+/// One run of each per poll, whichever way the task gives way.
+#[test]
+fn tasks_that_wake_themselves_take_turns() {
+    let mut threads = Threads::allocate(1);
+    let log = Rc::new(RefCell::new(Vec::new()));
+    let spawn = |name: char| {
+        let log = log.clone();
+        drop(task::spawn_local(poll_fn(move |cx| {
+            log.borrow_mut().push(name);
+            cx.waker().wake_by_ref();
+            Poll::<()>::Pending
+        })));
+    };
+    threads.on(0, || ['a', 'b', 'c'].into_iter().for_each(spawn));
+    for _ in 0..2 {
+        threads.runner(0).poll(0, 0);
+    }
+    assert_eq!(log.take(), ['a', 'b', 'c', 'a', 'b', 'c']);
+    threads.free();
+}
+
+/// Both always have more, at every size of a batch.
+#[test]
+fn remote_and_local_work_do_not_starve_each_other() {
+    for batch in [1, 2, 3, 8] {
+        let library = ThreadLib::builder()
+            .clock(Clock::virtual_at(1_000_000).0)
+            .build();
+        let mut runner = library.thread().batch(batch).build().unwrap().attach();
+        let thread = runner.handle();
+        let counts = Arc::new([AtomicUsize::new(0), AtomicUsize::new(0)]);
+        fn local(counts: Arc<[AtomicUsize; 2]>) {
+            counts[0].fetch_add(1, Ordering::Relaxed);
+            let again = move || local(counts);
+            SpdkThread::current().unwrap().send_msg(again).unwrap();
+        }
+        let mine = counts.clone();
+        runner.enter(|| {
+            for _ in 0..8 {
+                let mine = mine.clone();
+                thread.send_msg(move || local(mine)).unwrap();
+            }
+        });
+        for _ in 0..100 {
+            for _ in 0..batch {
+                let counts = counts.clone();
+                let remote = move || {
+                    counts[1].fetch_add(1, Ordering::Relaxed);
+                };
+                thread.send_msg(remote).unwrap();
+            }
+            runner.poll(0, 0);
+        }
+        let [local, remote] = [0, 1].map(|i| counts[i].load(Ordering::Relaxed));
+        assert_eq!(local + remote, 100 * batch);
+        assert!(
+            local.abs_diff(remote) <= 1,
+            "batch {batch}: {local}, {remote}"
+        );
+    }
+}
+
+#[test]
+fn a_flood_of_messages_lets_pollers_run_every_batch() {
+    let mut threads = Threads::allocate(1);
+    let runs = Runs::default();
+    let poller = threads.on(0, || Poller::active(runs.idle()).unwrap());
+    let thread = threads.handle(0);
+    (0..80).for_each(|_| thread.send_msg(|| ()).unwrap());
+    let mut polls = 0;
+    while threads.runner(0).poll(0, 0).is_busy() {
+        polls += 1;
+        assert_eq!(runs.get(), polls);
+    }
+    assert_eq!(polls, 10);
+    drop(poller);
+    threads.free();
+}

@@ -1,0 +1,704 @@
+//! What the reactors guarantee: placement, events, accounting, sleeping and
+//! waking. On the virtual clock where time matters, in poll mode, because
+//! virtual time does not wake anybody.
+
+mod app_harness;
+
+use std::cell::Cell;
+use std::rc::Rc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use app_harness::{app, must_end, stats, wait_until};
+use corespun::app::AppHandle;
+use corespun::clock::Clock;
+use corespun::cpu::{self, CpuSet};
+use corespun::io::{BackendChoice, Driver, DriverConfig};
+use corespun::reactor::{EventError, ReactorMode};
+use corespun::thread::{Activity, CreateError, Poller, SpdkThread};
+use corespun::{task, time};
+
+const MODES: [ReactorMode; 3] = [
+    ReactorMode::Poll,
+    ReactorMode::Adaptive,
+    ReactorMode::Interrupt,
+];
+
+/// The I/O back-ends that this machine permits.
+fn backends() -> Vec<BackendChoice> {
+    let permitted = |choice: &BackendChoice| {
+        let wake = Arc::new(nix::sys::eventfd::EventFd::new().unwrap());
+        Driver::new(&DriverConfig::new().backend(*choice), wake).is_ok()
+    };
+    let all = [BackendChoice::IoUring, BackendChoice::Epoll];
+    all.into_iter().filter(permitted).collect()
+}
+
+/// Makes a thread on `core`.
+fn thread_on(app: &AppHandle, core: usize) -> SpdkThread {
+    let cpumask = CpuSet::single(core);
+    app.thread().cpumask(cpumask).create().unwrap()
+}
+
+/// The name of the OS thread that polls `thread`.
+async fn os_thread_of(thread: &SpdkThread) -> String {
+    let name = thread.spawn(async { std::thread::current().name().map(str::to_owned) });
+    name.await.unwrap().unwrap()
+}
+
+/// T-RE-04: with five reactors, a thread that may only run on core 3 is polled
+/// by the reactor of core 3.
+#[test]
+fn a_thread_is_placed_on_a_core_of_its_mask() {
+    let ended = app(5, ReactorMode::Interrupt)
+        .block_on(async |app: AppHandle| {
+            let thread = thread_on(&app, 3);
+            assert_eq!(os_thread_of(&thread).await, "reactor_3");
+            let reactors = app.reactors().stats();
+            let threads: Vec<_> = reactors.iter().map(|stats| stats.threads).collect();
+            assert_eq!(threads, [1, 0, 0, 1, 0], "the app thread, and the new one");
+        })
+        .unwrap();
+    assert_eq!(ended, Some(()));
+}
+
+/// RE-012: the cursor moves past every core it visits, so that cores outside
+/// of the mask do not make a neighbour's share larger.
+#[test]
+fn threads_are_spread_evenly_over_the_cores_of_their_mask() {
+    app(5, ReactorMode::Interrupt)
+        .block_on(async |app: AppHandle| {
+            let mask: CpuSet = [2, 4].into_iter().collect();
+            for round in 0..6 {
+                let thread = app.thread().cpumask(mask).create().unwrap();
+                let expected = ["reactor_2", "reactor_4"][round % 2];
+                assert_eq!(os_thread_of(&thread).await, expected, "thread {round}");
+            }
+        })
+        .unwrap()
+        .unwrap();
+}
+
+/// SPDK places such a thread anywhere; here the caller learns of it.
+#[test]
+fn a_mask_without_a_reactor_is_an_error_that_names_thread_and_cores() {
+    app(2, ReactorMode::Interrupt)
+        .block_on(async |app: AppHandle| {
+            let before = app.library().thread_count();
+            let refused = app
+                .thread()
+                .name("lost")
+                .cpumask(CpuSet::single(9))
+                .create();
+            let error = refused.unwrap_err();
+            assert!(matches!(error, CreateError::NoCore { .. }));
+            let text = error.to_string();
+            for part in ["\"lost\"", "[9]", "[0-1]"] {
+                assert!(text.contains(part), "{part} in {text}");
+            }
+            assert_eq!(
+                app.library().thread_count(),
+                before,
+                "nothing is left of it"
+            );
+        })
+        .unwrap()
+        .unwrap();
+}
+
+/// RE-001.
+#[test]
+fn there_is_one_thread_per_core_and_reactors_are_named_after_their_core() {
+    app(3, ReactorMode::Interrupt)
+        .block_on(async |app: AppHandle| {
+            let threads = app.reactors().thread_per_core("worker").unwrap();
+            let names: Vec<_> = threads.iter().map(|thread| thread.name()).collect();
+            assert_eq!(names, ["worker_0", "worker_1", "worker_2"]);
+            for (core, thread) in threads.iter().enumerate() {
+                let place = thread.spawn(async {
+                    let name = nix::sys::prctl::get_name().unwrap();
+                    (
+                        name.into_string().unwrap(),
+                        cpu::current_affinity().unwrap(),
+                    )
+                });
+                let (name, affinity) = place.await.unwrap();
+                assert_eq!(name, format!("reactor_{core}"));
+                assert_eq!(
+                    affinity.iter().next(),
+                    Some(stats(&app.reactors(), core).cpu)
+                );
+                assert_eq!(affinity.count(), 1);
+            }
+        })
+        .unwrap()
+        .unwrap();
+}
+
+/// T-RE-03 and RE-004, RE-008: more events than one batch, to the own core and
+/// to another one.
+#[test]
+fn events_run_once_in_the_order_sent_with_no_thread_current() {
+    must_end(|| {
+        app(2, ReactorMode::Interrupt)
+            .run(async |app: AppHandle| {
+                let reactors = app.reactors();
+                for core in [0, 1] {
+                    let seen = Arc::new(Mutex::new(Vec::new()));
+                    let (done, ended) = futures::channel::oneshot::channel();
+                    for number in 0..20 {
+                        let seen = seen.clone();
+                        let record = move || {
+                            assert!(SpdkThread::current().is_none());
+                            seen.lock().unwrap().push(number);
+                        };
+                        reactors.send_event(core, record).unwrap();
+                    }
+                    reactors
+                        .send_event(core, move || done.send(()).unwrap())
+                        .unwrap();
+                    ended.await.unwrap();
+                    let expected: Vec<_> = (0..20).collect();
+                    assert_eq!(*seen.lock().unwrap(), expected, "on core {core}");
+                }
+                app.stop(0);
+            })
+            .unwrap();
+    });
+}
+
+/// G3, for events: no such reactor, and a reactor that has ended.
+#[test]
+fn an_event_that_cannot_be_sent_comes_back() {
+    let kept = Arc::new(Mutex::new(None));
+    let keep = kept.clone();
+    app(1, ReactorMode::Interrupt)
+        .block_on(async move |app: AppHandle| {
+            let refused = app.reactors().send_event(7, || ());
+            let error = refused.unwrap_err();
+            assert_eq!(error.to_string(), "no reactor runs on core 7");
+            *keep.lock().unwrap() = Some(app.reactors());
+        })
+        .unwrap()
+        .unwrap();
+    let reactors = kept.lock().unwrap().take().unwrap();
+    let ran = Arc::new(AtomicBool::new(false));
+    let witness = ran.clone();
+    let refused = reactors.send_event(0, move || witness.store(true, Ordering::Relaxed));
+    let error = refused.unwrap_err();
+    assert!(matches!(error, EventError::Ended { core: 0, .. }));
+    error.into_event()();
+    assert!(ran.load(Ordering::Relaxed));
+}
+
+/// G3: the limit of outstanding events is SPDK's ring size, and the event
+/// beyond it comes back.
+#[test]
+fn events_beyond_the_limit_come_back() {
+    must_end(|| {
+        app(1, ReactorMode::Interrupt)
+            .block_on(async |app: AppHandle| {
+                // The reactor runs this task, so it takes no event meanwhile.
+                let sent = (0..)
+                    .find_map(|sent| app.reactors().send_event(0, || ()).err().map(|e| (sent, e)));
+                let (sent, error) = sent.unwrap();
+                assert_eq!(sent, 65_536);
+                assert!(matches!(error, EventError::Full { core: 0, .. }));
+                let mut event = error.into_event();
+                while let Err(error) = app.reactors().send_event(0, event) {
+                    event = error.into_event();
+                    task::yield_now().await;
+                }
+            })
+            .unwrap();
+    });
+}
+
+/// G6.
+#[test]
+fn a_panic_in_an_event_leaves_the_reactor_running() {
+    must_end(|| {
+        app(2, ReactorMode::Interrupt)
+            .block_on(async |app: AppHandle| {
+                for core in [0, 1] {
+                    let reactors = app.reactors();
+                    reactors.send_event(core, || panic!("in an event")).unwrap();
+                    let thread = thread_on(&app, core);
+                    thread.spawn(async {}).await.unwrap();
+                }
+            })
+            .unwrap();
+    });
+}
+
+/// T-RE-08: each tick is the busy or idle time of one thread, and of the
+/// reactor, exactly. The app thread, which is polled first, takes no time.
+#[test]
+fn the_time_of_every_thread_and_of_the_reactor_is_accounted_for() {
+    let (clock, hand) = Clock::virtual_at(1_000_000);
+    hand.set(100);
+    app(1, ReactorMode::Poll)
+        .clock(clock)
+        .block_on(async move |app: AppHandle| {
+            // The pass that the pollers of both threads may make next.
+            let pass = Arc::new(AtomicUsize::new(0));
+            let hand = Arc::new(hand);
+            let mut threads = Vec::new();
+            for plan in [
+                [(100, Activity::Busy), (200, Activity::Idle)],
+                [(300, Activity::Idle), (400, Activity::Busy)],
+            ] {
+                let thread = app.thread().create().unwrap();
+                let (hand, pass) = (hand.clone(), pass.clone());
+                let (registered, ready) = futures::channel::oneshot::channel();
+                drop(thread.spawn_with(async move || {
+                    let mut done = 0;
+                    let _poller = Poller::active(move || {
+                        if done == pass.load(Ordering::Relaxed) {
+                            return Activity::Ignored;
+                        }
+                        let (ticks, activity) = plan[done];
+                        done += 1;
+                        hand.advance(ticks);
+                        activity
+                    });
+                    registered.send(()).unwrap();
+                    std::future::pending::<()>().await
+                }));
+                ready.await.unwrap();
+                threads.push(thread);
+            }
+            // A task that yields runs again in the next turn, in which every
+            // thread has been polled once.
+            let reactors = app.reactors();
+            let turn = async |passes| {
+                pass.store(passes, Ordering::Relaxed);
+                task::yield_now().await;
+                let thread = |index: usize| {
+                    let stats = threads[index].stats();
+                    (
+                        threads[index].last_tick(),
+                        stats.busy_ticks,
+                        stats.idle_ticks,
+                    )
+                };
+                let reactor = stats(&reactors, 0);
+                (
+                    thread(0),
+                    thread(1),
+                    (reactor.busy_ticks, reactor.idle_ticks),
+                )
+            };
+            assert_eq!(turn(0).await, ((100, 0, 0), (100, 0, 0), (0, 0)));
+            assert_eq!(turn(1).await, ((200, 100, 0), (500, 0, 300), (100, 300)));
+            assert_eq!(
+                turn(2).await,
+                ((700, 100, 200), (1100, 400, 300), (500, 500))
+            );
+            assert_eq!(hand.now(), 1100);
+        })
+        .unwrap()
+        .unwrap();
+}
+
+/// T-RE-09: a poller that is busy, 10 ticks a call, in the first 200 of each
+/// 1000 ticks, and idle, one tick a call, in the rest.
+#[test]
+fn polls_are_chained_without_a_gap() {
+    let (clock, hand) = Clock::virtual_at(1_000_000);
+    app(1, ReactorMode::Poll)
+        .clock(clock)
+        .block_on(async move |app: AppHandle| {
+            let thread = app.thread().create().unwrap();
+            let work = async move || {
+                let (mut done, ended) = futures::channel::mpsc::channel(1);
+                let poller = Poller::active(move || match hand.now() {
+                    3000 => {
+                        let _ = done.try_send(());
+                        Activity::Ignored
+                    }
+                    now if now % 1000 < 200 => {
+                        hand.advance(10);
+                        Activity::Busy
+                    }
+                    _ => {
+                        hand.advance(1);
+                        Activity::Idle
+                    }
+                });
+                let poller = poller.unwrap();
+                let mut ended = ended;
+                futures::StreamExt::next(&mut ended).await;
+                poller.stats().busy_count
+            };
+            let busy = thread.spawn_with(work).await.unwrap();
+            assert_eq!(busy, 3 * 20);
+            let spent = thread.stats();
+            // The first pass is part of the poll that registers the poller.
+            assert_eq!((spent.busy_ticks, spent.idle_ticks), (600, 2400));
+            assert_eq!(thread.last_tick(), 3000);
+            let reactor = stats(&app.reactors(), 0);
+            assert_eq!((reactor.busy_ticks, reactor.idle_ticks), (600, 2400));
+        })
+        .unwrap()
+        .unwrap();
+}
+
+/// T-X-23: nothing happens in a sleeping reactor, not even a turn, which would
+/// account for the time slept. It sleeps on real time because it is sleeping
+/// that is watched.
+#[test]
+fn an_idle_reactor_that_may_sleep_makes_no_turn() {
+    for mode in [ReactorMode::Interrupt, ReactorMode::Adaptive] {
+        for backend in backends() {
+            must_end(move || {
+                app(1, mode)
+                    .io(DriverConfig::new().backend(backend))
+                    .run(async |app: AppHandle| {
+                        std::thread::spawn(move || {
+                            let reactors = app.reactors();
+                            wait_until(|| stats(&reactors, 0).asleep);
+                            let before = stats(&reactors, 0);
+                            std::thread::sleep(Duration::from_millis(50));
+                            let after = stats(&reactors, 0);
+                            app.stop(i32::from(before != after || !after.asleep));
+                        });
+                    })
+                    .map(|code| assert_eq!(code, 0, "{mode:?} on {backend:?}"))
+                    .unwrap();
+            });
+        }
+    }
+}
+
+/// The other half of T-X-23.
+#[test]
+fn a_reactor_in_poll_mode_never_sleeps() {
+    must_end(|| {
+        let code = app(1, ReactorMode::Poll).run(async |app: AppHandle| {
+            std::thread::spawn(move || {
+                let reactors = app.reactors();
+                let mut slept = false;
+                let mut looks = 0;
+                wait_until(|| {
+                    let now = stats(&reactors, 0);
+                    slept |= now.asleep;
+                    looks += 1;
+                    looks > 50 && now.idle_ticks > 0
+                });
+                app.stop(i32::from(slept));
+            });
+        });
+        assert_eq!(code.unwrap(), 0);
+    });
+}
+
+/// Nothing but the timer can end these sleeps.
+#[test]
+fn a_timer_bounds_the_sleep_in_every_mode() {
+    for mode in MODES {
+        for backend in backends() {
+            must_end(move || {
+                app(1, mode)
+                    .io(DriverConfig::new().backend(backend))
+                    .block_on(async |app: AppHandle| {
+                        let clock = app.library().clock().clone();
+                        let before = clock.now();
+                        let nap = Duration::from_millis(2);
+                        let rings = Rc::new(Cell::new(0));
+                        let ring = rings.clone();
+                        let _bell = Poller::timed(Duration::from_micros(300), move || {
+                            ring.set(ring.get() + 1);
+                        });
+                        time::sleep(nap).await;
+                        assert!(clock.now() - before >= clock.ticks_from(nap), "never early");
+                        while rings.get() < 3 {
+                            time::sleep(Duration::from_micros(100)).await;
+                        }
+                    })
+                    .unwrap()
+                    .unwrap();
+            });
+        }
+    }
+}
+
+/// DESIGN 4.4: an active poller has no descriptor that could wake the reactor,
+/// so the reactor stays awake for it; once it is paused, the reactor sleeps.
+#[test]
+fn an_active_poller_keeps_its_reactor_awake_until_it_is_paused() {
+    must_end(|| {
+        app(1, ReactorMode::Interrupt)
+            .block_on(async |app: AppHandle| {
+                let (mut enough, mut reached) = futures::channel::mpsc::channel(1);
+                let runs = Cell::new(0);
+                let poller = Poller::active(move || {
+                    runs.set(runs.get() + 1);
+                    if runs.get() == 1000 {
+                        enough.try_send(()).unwrap();
+                    }
+                    Activity::Idle
+                });
+                let poller = poller.unwrap();
+                futures::StreamExt::next(&mut reached).await.unwrap();
+                poller.pause();
+                let (awake, slept) = futures::channel::oneshot::channel();
+                let reactors = app.reactors();
+                std::thread::spawn(move || {
+                    wait_until(|| stats(&reactors, 0).asleep);
+                    awake.send(()).unwrap();
+                });
+                slept.await.unwrap();
+            })
+            .unwrap();
+    });
+}
+
+/// T-X-14, G10: several OS threads send to one reactor, which has nothing else
+/// that could wake it. Now and then they wait until it sleeps, so that wakes
+/// meet it on its way there.
+#[test]
+fn no_wake_from_foreign_os_threads_is_lost() {
+    const SENDERS: usize = 3;
+    const MESSAGES: usize = 2_000;
+    for mode in MODES {
+        for backend in backends() {
+            must_end(move || {
+                app(1, mode)
+                    .io(DriverConfig::new().backend(backend))
+                    .run(async move |app: AppHandle| {
+                        let received = Arc::new(AtomicUsize::new(0));
+                        for sender in 0..SENDERS {
+                            let (app, received) = (app.clone(), received.clone());
+                            std::thread::spawn(move || {
+                                for number in 0..MESSAGES {
+                                    let (stop, received) = (app.clone(), received.clone());
+                                    let receive = move || {
+                                        if received.fetch_add(1, Ordering::Relaxed) + 1
+                                            == SENDERS * MESSAGES
+                                        {
+                                            stop.stop(0);
+                                        }
+                                    };
+                                    app.app_thread().send_msg(receive).unwrap();
+                                    if number % 16 == sender {
+                                        std::thread::yield_now();
+                                    }
+                                }
+                            });
+                        }
+                    })
+                    .unwrap();
+            });
+        }
+    }
+}
+
+/// G10: two sleeping reactors wake each other; a wake that is lost ends it.
+#[test]
+fn no_wake_between_two_reactors_is_lost() {
+    for mode in MODES {
+        for backend in backends() {
+            must_end(move || {
+                app(2, mode)
+                    .io(DriverConfig::new().backend(backend))
+                    .block_on(async |app: AppHandle| {
+                        let other = thread_on(&app, 1);
+                        for round in 0..1_000 {
+                            let answer = other.spawn(async move { round + 1 }).await;
+                            assert_eq!(answer.unwrap(), round + 1);
+                        }
+                    })
+                    .unwrap();
+            });
+        }
+    }
+}
+
+/// T-X-13, RE-021: events are sent to a reactor whose mode changes all the
+/// time; each one runs.
+#[test]
+fn no_event_is_lost_while_the_mode_changes() {
+    const EVENTS: usize = 5_000;
+    must_end(|| {
+        app(2, ReactorMode::Poll)
+            .block_on(async |app: AppHandle| {
+                let reactors = app.reactors();
+                let sending = Arc::new(AtomicBool::new(true));
+                let toggler = {
+                    let (reactors, sending) = (reactors.clone(), sending.clone());
+                    std::thread::spawn(move || {
+                        let mut modes = MODES.into_iter().cycle();
+                        while sending.load(Ordering::Relaxed) {
+                            assert!(reactors.set_mode(1, modes.next().unwrap()));
+                            std::thread::yield_now();
+                        }
+                    })
+                };
+                let ran = Arc::new(AtomicUsize::new(0));
+                for number in 0..EVENTS {
+                    let ran = ran.clone();
+                    let (done, ended) = futures::channel::oneshot::channel();
+                    let event = move || {
+                        ran.fetch_add(1, Ordering::Relaxed);
+                        let _ = done.send(());
+                    };
+                    reactors.send_event(1, event).unwrap();
+                    // Every third round trip waits, so that the reactor idles.
+                    if number % 3 == 0 {
+                        ended.await.unwrap();
+                    }
+                }
+                let (done, ended) = futures::channel::oneshot::channel();
+                reactors
+                    .send_event(1, move || done.send(()).unwrap())
+                    .unwrap();
+                ended.await.unwrap();
+                assert_eq!(ran.load(Ordering::Relaxed), EVENTS);
+                sending.store(false, Ordering::Relaxed);
+                toggler.join().unwrap();
+            })
+            .unwrap();
+    });
+}
+
+/// RE-020: a mode set while the reactor sleeps takes effect at once, in both
+/// directions.
+#[test]
+fn a_mode_change_reaches_a_reactor_that_sleeps_or_spins() {
+    must_end(|| {
+        let code = app(1, ReactorMode::Interrupt).run(async |app: AppHandle| {
+            std::thread::spawn(move || {
+                let reactors = app.reactors();
+                wait_until(|| stats(&reactors, 0).asleep);
+                reactors.set_mode(0, ReactorMode::Poll);
+                wait_until(|| !stats(&reactors, 0).asleep);
+                let idle = stats(&reactors, 0).idle_ticks;
+                wait_until(|| stats(&reactors, 0).idle_ticks > idle);
+                reactors.set_mode(0, ReactorMode::Interrupt);
+                wait_until(|| stats(&reactors, 0).asleep);
+                assert_eq!(reactors.mode(0), Some(ReactorMode::Interrupt));
+                assert_eq!(reactors.mode(1), None);
+                assert!(!reactors.set_mode(1, ReactorMode::Poll));
+                app.stop(4);
+            });
+        });
+        assert_eq!(code.unwrap(), 4);
+    });
+}
+
+/// Five reactors on one processor, in poll mode: a token goes round, which
+/// takes each of them, and those that wait for it sleep.
+#[test]
+fn reactors_that_share_a_processor_all_make_progress() {
+    const REACTORS: usize = 5;
+    must_end(|| {
+        let cpu = cpu::available().unwrap().first().unwrap();
+        corespun::app::App::builder()
+            .lcores((0..REACTORS).map(|core| (core, cpu)))
+            .mode(ReactorMode::Poll)
+            .handle_signals(false)
+            .block_on(async |app: AppHandle| {
+                let threads = app.reactors().thread_per_core("station").unwrap();
+                let mut token = 0;
+                for _ in 0..200 {
+                    for station in &threads {
+                        token = station.spawn(async move { token + 1 }).await.unwrap();
+                    }
+                }
+                assert_eq!(token, 200 * REACTORS);
+                let (awake, slept) = futures::channel::oneshot::channel();
+                let reactors = app.reactors();
+                std::thread::spawn(move || {
+                    wait_until(|| reactors.stats().iter().all(|stats| stats.asleep));
+                    awake.send(()).unwrap();
+                });
+                slept.await.unwrap();
+            })
+            .unwrap();
+    });
+}
+
+/// Busy neighbours on the same processor do not starve each other either.
+#[test]
+fn active_pollers_on_reactors_that_share_a_processor_all_run() {
+    const REACTORS: usize = 5;
+    must_end(|| {
+        let cpu = cpu::available().unwrap().first().unwrap();
+        corespun::app::App::builder()
+            .lcores((0..REACTORS).map(|core| (core, cpu)))
+            .mode(ReactorMode::Poll)
+            .handle_signals(false)
+            .block_on(async |app: AppHandle| {
+                let mut ends = Vec::new();
+                for thread in app.reactors().thread_per_core("busy").unwrap() {
+                    ends.push(thread.spawn_with(async || {
+                        let (mut done, mut ended) = futures::channel::mpsc::channel(1);
+                        let runs = Cell::new(0);
+                        let _poller = Poller::active(move || {
+                            runs.set(runs.get() + 1);
+                            if runs.get() == 500 {
+                                let _ = done.try_send(());
+                            }
+                            Activity::Idle
+                        });
+                        futures::StreamExt::next(&mut ended).await.unwrap();
+                        // The poller goes on until all are there.
+                        std::future::ready(()).await;
+                    }));
+                }
+                for end in ends {
+                    end.await.unwrap();
+                }
+            })
+            .unwrap();
+    });
+}
+
+/// G3, G7: threads are made, and sent messages, while the app stops. Each is
+/// refused with an error or runs what it took, and reads EXITED in the end.
+#[test]
+fn a_thread_made_while_the_app_stops_is_refused_or_runs_its_messages() {
+    for _ in 0..20 {
+        must_end(|| {
+            let ran = Arc::new(AtomicUsize::new(0));
+            let counted = ran.clone();
+            let makers = Arc::new(Mutex::new(Vec::new()));
+            let started = makers.clone();
+            app(2, ReactorMode::Interrupt)
+                .run(async move |app: AppHandle| {
+                    let maker = app.clone();
+                    let maker = std::thread::spawn(move || {
+                        let (mut threads, mut taken) = (Vec::new(), 0);
+                        loop {
+                            match maker.thread().create() {
+                                Ok(thread) => {
+                                    for _ in 0..3 {
+                                        let ran = counted.clone();
+                                        let count = move || {
+                                            ran.fetch_add(1, Ordering::Relaxed);
+                                        };
+                                        taken += usize::from(thread.send_msg(count).is_ok());
+                                    }
+                                    threads.push(thread);
+                                }
+                                Err(CreateError::Stopping) => return (threads, taken),
+                                Err(error) => panic!("{error}"),
+                            }
+                            if threads.len() == 30 {
+                                maker.stop(0);
+                            }
+                        }
+                    });
+                    started.lock().unwrap().push(maker);
+                })
+                .unwrap();
+            let maker = makers.lock().unwrap().pop().unwrap();
+            let (threads, taken) = maker.join().unwrap();
+            assert!(threads.len() >= 30);
+            assert!(threads.iter().all(SpdkThread::is_exited));
+            assert_eq!(ran.load(Ordering::Relaxed), taken);
+        });
+    }
+}

@@ -1,0 +1,244 @@
+//! Thread-locals, the framework's context value, binding, cpumask changes and
+//! post-poller handlers.
+
+mod harness;
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use corespun::cpu::CpuSet;
+use corespun::spdk_thread_local;
+use corespun::thread::{
+    CreateError, Framework, LocalKeyError, ParkedThread, Poller, PostPollerError, SetCpumaskError,
+    SpdkThread, ThreadLib, register_post_poller_handler,
+};
+use harness::{Runs, Threads};
+
+thread_local! {
+    static DROPPED_ON: RefCell<Vec<(String, bool)>> = const { RefCell::new(Vec::new()) };
+}
+
+struct Witness(Cell<u32>);
+
+impl Drop for Witness {
+    fn drop(&mut self) {
+        let thread = SpdkThread::current().unwrap();
+        let entry = (thread.name().to_owned(), thread.is_exited());
+        DROPPED_ON.with_borrow_mut(|seen| seen.push(entry));
+        assert!(matches!(
+            NEVER.try_with(|_| ()),
+            Err(LocalKeyError::Exited(_))
+        ));
+    }
+}
+
+spdk_thread_local! {
+    static WITNESS: Witness = Witness(Cell::new(0));
+    static in send COUNT: Cell<u32> = Cell::new(7);
+    static NEVER: () = ();
+}
+
+/// Issue 3 part 1: a value per thread, dropped on its thread at exit.
+#[test]
+fn a_thread_local_has_a_value_per_thread_and_is_dropped_there_before_exited() {
+    let mut threads = Threads::allocate(2);
+    for (index, value) in [(0, 10), (1, 20)] {
+        threads.on(index, || WITNESS.with(|witness| witness.0.set(value)));
+    }
+    for (index, value) in [(0, 10), (1, 20)] {
+        threads.on(index, || {
+            WITNESS.with(|witness| assert_eq!(witness.0.get(), value))
+        });
+    }
+    assert_eq!(WITNESS.try_with(|_| ()), Err(LocalKeyError::NotOnThread));
+    threads.exit(1);
+    threads.poll_threads();
+    let seen = DROPPED_ON.take();
+    assert_eq!(seen, [("thread 2".to_owned(), false)]);
+    threads.free();
+    assert_eq!(DROPPED_ON.take(), [("thread 1".to_owned(), false)]);
+}
+
+/// G5: one that is not `Send` keeps the thread on its OS thread, one that is
+/// moves along.
+#[test]
+fn a_send_thread_local_moves_with_its_thread() {
+    let library = ThreadLib::new();
+    let mut runner = library.thread().build().unwrap().attach();
+    runner.enter(|| COUNT.with(|count| count.set(8)));
+    let parked = runner.park().unwrap();
+    let moved = std::thread::spawn(move || {
+        let mut runner = parked.attach();
+        runner.enter(|| COUNT.with(Cell::get))
+    });
+    assert_eq!(moved.join().unwrap(), 8);
+
+    let mut runner = library.thread().build().unwrap().attach();
+    runner.enter(|| WITNESS.with(|_| ()));
+    assert!(runner.is_bound());
+    assert!(runner.park().is_err());
+}
+
+/// TH-010.
+#[test]
+fn a_context_value_is_found_again_by_its_type() {
+    let library = ThreadLib::new();
+    let parked = library.thread().context(Mutex::new(41)).build().unwrap();
+    *parked
+        .handle()
+        .context::<Mutex<i32>>()
+        .unwrap()
+        .lock()
+        .unwrap() += 1;
+    let thread = parked.handle();
+    assert_eq!(*thread.context::<Mutex<i32>>().unwrap().lock().unwrap(), 42);
+    assert!(thread.context::<u8>().is_none());
+    let plain = library.thread().build().unwrap().handle();
+    assert!(plain.context::<Mutex<i32>>().is_none());
+}
+
+/// TH-103.
+#[test]
+fn binding_is_a_hint_that_leaves_the_mask_alone() {
+    let runner = ThreadLib::new().thread().build().unwrap().attach();
+    let thread = runner.handle();
+    let mask = thread.cpumask();
+    assert!(!thread.is_bound() && !runner.is_bound());
+    thread.bind(true);
+    assert!(thread.is_bound() && runner.is_bound());
+    assert_eq!(thread.cpumask(), mask);
+    thread.bind(false);
+    assert!(runner.park().is_ok());
+}
+
+/// A framework of cores 0 and 1 that keeps what it is told.
+#[derive(Default)]
+struct TwoCores {
+    placed: Mutex<Vec<ParkedThread>>,
+    rescheduled: Mutex<Vec<u64>>,
+}
+
+impl Framework for TwoCores {
+    fn place(&self, thread: ParkedThread) -> Result<(), CreateError> {
+        self.placed.lock().unwrap().push(thread);
+        Ok(())
+    }
+
+    fn reschedule(&self, thread: &SpdkThread, mask: &CpuSet) -> Result<(), SetCpumaskError> {
+        if !mask.contains(0) && !mask.contains(1) {
+            return Err(SetCpumaskError::NoCore {
+                thread: thread.name().to_owned(),
+                cpumask: mask.to_string(),
+                available: "0x3".to_owned(),
+            });
+        }
+        self.rescheduled.lock().unwrap().push(thread.id());
+        Ok(())
+    }
+}
+
+/// TH-021, 043, A.3 row 15: the last mask of a poll wins, and a mask that
+/// matches no core is an error at the call.
+#[test]
+fn a_changed_cpumask_is_told_to_the_framework() {
+    let library = ThreadLib::new();
+    let framework = Arc::new(TwoCores::default());
+    library.set_framework(framework.clone()).unwrap();
+    let thread = library.thread().name("wanderer").create().unwrap();
+    let core = |index: usize| [index].into_iter().collect::<CpuSet>();
+    let refused = thread.set_cpumask(&core(0)).unwrap_err();
+    assert_eq!(refused, SetCpumaskError::NotCurrent("wanderer".into()));
+
+    let mut runner = framework.placed.lock().unwrap().pop().unwrap().attach();
+    runner.enter(|| {
+        thread.set_cpumask(&core(0)).unwrap();
+        thread.set_cpumask(&core(1)).unwrap();
+        let refused = thread.set_cpumask(&core(5)).unwrap_err();
+        assert!(
+            matches!(refused, SetCpumaskError::NoCore { .. }),
+            "{refused}"
+        );
+        let refused = thread.set_cpumask(&CpuSet::empty()).unwrap_err();
+        assert_eq!(refused, SetCpumaskError::Empty("wanderer".into()));
+    });
+    assert_eq!(thread.cpumask(), core(1));
+    assert_eq!(*framework.rescheduled.lock().unwrap(), [thread.id(); 2]);
+
+    let mut alone = ThreadLib::new().thread().build().unwrap().attach();
+    let thread = alone.handle();
+    let refused = alone.enter(|| thread.set_cpumask(&core(0))).unwrap_err();
+    assert!(matches!(refused, SetCpumaskError::NotSupported(_)));
+}
+
+/// T-X-11 (TH-106).
+#[test]
+fn post_poller_handlers_run_once_in_order_after_an_active_poller() {
+    let mut threads = Threads::allocate(1);
+    let order = Rc::new(RefCell::new(Vec::new()));
+    let note = |what: &'static str| {
+        let order = order.clone();
+        move || order.borrow_mut().push(what)
+    };
+    let register = |what| register_post_poller_handler(note(what));
+    let refused = register_post_poller_handler(|| {}).unwrap_err();
+    assert_eq!(refused, PostPollerError::NotOnThread);
+
+    let (timed, older, newer) = threads.on(0, || {
+        let period = Duration::from_micros(1);
+        let after = note("after timed");
+        let timed = Poller::timed(period, {
+            let timed = note("timed");
+            let mut after = Some(after);
+            move || {
+                timed();
+                if let Some(after) = after.take() {
+                    register_post_poller_handler(after).unwrap();
+                }
+            }
+        });
+        let older = Poller::active(note("older"));
+        let first = Cell::new(true);
+        let (newer, a, b) = (note("newer"), note("a"), note("b"));
+        let newer = Poller::active(move || {
+            newer();
+            if first.replace(false) {
+                register_post_poller_handler(a.clone()).unwrap();
+                let b = b.clone();
+                register_post_poller_handler(move || {
+                    b();
+                    let nested = register_post_poller_handler(|| {});
+                    assert_eq!(nested, Err(PostPollerError::Nested));
+                })
+                .unwrap();
+            }
+        });
+        (timed, older, newer)
+    });
+    threads.time.advance(1);
+    threads.poll_once(0);
+    assert_eq!(*order.borrow(), ["newer", "a", "b", "older", "timed"]);
+    order.borrow_mut().clear();
+    threads.poll_once(0);
+    assert_eq!(*order.borrow(), ["newer", "after timed", "older"]);
+
+    order.borrow_mut().clear();
+    threads.on(0, || {
+        for what in ["1", "2", "3", "4"] {
+            register(what).unwrap();
+        }
+        assert_eq!(register("5"), Err(PostPollerError::Full));
+    });
+    threads.poll_once(0);
+    assert_eq!(*order.borrow(), ["newer", "1", "2", "3", "4", "older"]);
+    drop((timed, older, newer));
+    // Dropped unrun with the thread.
+    let counter = Runs::default();
+    let unrun = counter.clone();
+    threads
+        .on(0, || register_post_poller_handler(move || unrun.add()))
+        .unwrap();
+    threads.free();
+    assert_eq!(counter.get(), 0);
+}
