@@ -390,6 +390,22 @@ fn helper_threads_run_on_the_cores_they_were_given_though_their_starter_is_pinne
     assert_eq!(seen.unwrap(), all);
 }
 
+/// Needs two cores to be told apart; with one, both share it.
+#[test]
+fn an_app_keeps_its_helper_threads_off_the_cores_of_its_reactors() {
+    let all = cpu::available().unwrap();
+    let reactor = all.first().unwrap();
+    let expected = all & !CpuSet::single(reactor);
+    let expected = if expected.is_empty() { all } else { expected };
+    let seen = corespun::app::App::builder()
+        .cores(CpuSet::single(reactor))
+        .mode(corespun::reactor::ReactorMode::Interrupt)
+        .handle_signals(false)
+        .block_on(async |_| task::spawn_blocking(|| cpu::current_affinity().unwrap()).await)
+        .unwrap();
+    assert_eq!(seen.unwrap().unwrap(), expected);
+}
+
 #[test]
 fn the_futures_traits_spawn_and_fail_once_the_thread_has_exited() {
     let (mut runner, _) = thread();
