@@ -1,11 +1,63 @@
 //! SPDK's threading model, native in Rust, with async/await on top.
+//!
+//! A [`SpdkThread`](thread::SpdkThread) is a lightweight thread: a mailbox,
+//! pollers, timers and tasks, without a stack of its own. Whoever holds its
+//! [`ThreadRunner`](thread::ThreadRunner) polls it. Usually that is a *reactor*,
+//! an OS thread pinned to a core; an [`App`](app::App) starts one per core. Each
+//! SpdkThread is a single-threaded executor: a woken task is a message to its
+//! thread, nobody steals work, and nothing on the data path takes a lock.
+//!
+//! ```
+//! use corespun::app::{App, AppHandle};
+//! use corespun::{task, time};
+//! use std::time::Duration;
+//!
+//! let answer = App::builder().block_on(async |app: AppHandle| {
+//!     // A thread that the reactors place and poll; any OS thread may make one.
+//!     let worker = app.thread().name("worker").create()?;
+//!     // The closure goes there and makes the future there, so that this may
+//!     // hold what is not `Send`.
+//!     let far = worker.spawn_with(async || *std::rc::Rc::new(40));
+//!     let near = task::spawn_local(async {
+//!         time::sleep(Duration::from_micros(50)).await;
+//!         2
+//!     });
+//!     Ok::<_, Box<dyn std::error::Error>>(far.await? + near.await?)
+//! })?;
+//! assert_eq!(answer.transpose()?, Some(42));
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! # The rooms
+//!
+//! From the top down; each uses only what is below it.
+//!
+//! | module | holds |
+//! |---|---|
+//! | [`app`] | settings, start and stop, signals |
+//! | [`reactor`] | the per-core loop, events, modes, placement of threads |
+//! | [`net`], [`fs`] | sockets and files |
+//! | [`io`] | the I/O driver of an OS thread, buffers, raw operations |
+//! | [`task`], [`time`], [`stream`], [`local`] | the async face of a thread: tasks, timers, pollers as streams, channels and locks |
+//! | [`channel`] | io_devices and io_channels |
+//! | [`thread`] | SpdkThread: handle, poll, pollers, exit; the library instance |
+//! | [`notify`] | the sleep/wake handshake |
+//! | [`cpu`], [`clock`] | core sets and pinning; ticks, real or virtual |
+//!
+//! There is no process-wide state: everything hangs off a library instance
+//! ([`ThreadLib`](thread::ThreadLib)), which an app makes, or you. The one
+//! exception are signal handlers, which belong to the process.
+//!
+//! Linux only.
 
 pub mod app;
 pub mod channel;
 pub mod clock;
 pub mod cpu;
 pub mod fs;
+pub mod interrupt;
 pub mod io;
+pub mod iobuf;
 pub mod local;
 pub mod mpsc;
 pub mod net;
@@ -17,3 +69,8 @@ mod sync;
 pub mod task;
 pub mod thread;
 pub mod time;
+
+/// Runs the code of README.md as a doctest.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

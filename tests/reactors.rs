@@ -702,3 +702,39 @@ fn a_thread_made_while_the_app_stops_is_refused_or_runs_its_messages() {
         });
     }
 }
+
+/// G3, G7: the reactor has no thread when the app stops, and one batch of
+/// events before the thread that is on its way to it.
+#[test]
+fn a_thread_on_its_way_to_a_reactor_that_ends_runs_its_messages() {
+    must_end(|| {
+        let ran = Arc::new(AtomicUsize::new(0));
+        let count = ran.clone();
+        let made = Arc::new(Mutex::new(None));
+        let keep = made.clone();
+        app(2, ReactorMode::Interrupt)
+            .run(async move |app: AppHandle| {
+                let (release, held) = std::sync::mpsc::channel::<()>();
+                let hold = move || held.recv().unwrap();
+                app.reactors().send_event(1, hold).unwrap();
+                for _ in 1..8 {
+                    app.reactors().send_event(1, || ()).unwrap();
+                }
+                let thread = thread_on(&app, 1);
+                for _ in 0..20 {
+                    let count = count.clone();
+                    let message = move || {
+                        count.fetch_add(1, Ordering::Relaxed);
+                    };
+                    thread.send_msg(message).unwrap();
+                }
+                *keep.lock().unwrap() = Some(thread);
+                app.stop(0);
+                release.send(()).unwrap();
+            })
+            .unwrap();
+        assert_eq!(ran.load(Ordering::Relaxed), 20);
+        let thread = made.lock().unwrap().take().unwrap();
+        assert!(thread.is_exited());
+    });
+}

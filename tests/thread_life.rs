@@ -430,3 +430,35 @@ fn the_exit_timeout_is_a_setting() {
     assert!(thread.is_exited());
     assert_eq!(poller.state().to_string(), "unregistered");
 }
+
+/// G7: async-task frees a task that nobody refers to, its future undropped. A
+/// task that was detached and can be woken by nobody lives until its thread
+/// exits, where its future is dropped.
+#[test]
+fn a_detached_task_that_nobody_can_wake_lives_until_its_thread_exits() {
+    for detached_before_its_first_poll in [true, false] {
+        let mut threads = Threads::allocate(1);
+        let witness = std::rc::Rc::new(());
+        let held = witness.clone();
+        let handle = threads.on(0, || {
+            corespun::task::spawn_local(async move {
+                std::future::pending::<()>().await;
+                drop(held);
+            })
+        });
+        if detached_before_its_first_poll {
+            drop(handle);
+            threads.runner(0).poll(0, 0);
+        } else {
+            threads.runner(0).poll(0, 0);
+            drop(handle);
+        }
+        threads.runner(0).poll(0, 0);
+        assert_eq!(std::rc::Rc::strong_count(&witness), 2, "it lives");
+        drop(threads.runner(0).exit());
+        threads.runner(0).poll(0, 0);
+        assert_eq!(std::rc::Rc::strong_count(&witness), 1, "it is gone");
+        threads.runner(0).poll(0, 0);
+        assert!(threads.runner(0).is_exited());
+    }
+}

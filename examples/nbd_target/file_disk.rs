@@ -75,7 +75,9 @@ impl Image {
         let created = Created(Some(path.to_owned()));
         file.set_len(size).await?;
         file.sync_all().await?;
-        let directory = path.parent().filter(|parent| parent.as_os_str().len() > 0);
+        let directory = path
+            .parent()
+            .filter(|parent| !parent.as_os_str().is_empty());
         let directory = File::open(directory.unwrap_or(Path::new("."))).await?;
         directory.sync_all().await?;
         let file = file.into_std()?;

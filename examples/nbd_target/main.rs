@@ -63,8 +63,8 @@ fn main() -> ExitCode {
 }
 
 fn run(options: Options) -> Result<(), Box<dyn std::error::Error>> {
-    let cores = match &options.cores {
-        Some(cores) => cores.clone(),
+    let cores = match options.cores {
+        Some(cores) => cores,
         None => corespun::cpu::available()?,
     };
     let served = App::builder()

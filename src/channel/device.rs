@@ -291,6 +291,14 @@ impl<C: 'static> IoDevice<C> {
         io_channel::get(&self.device)
     }
 
+    /// Calls `f` with the context of the current thread's channel, if it has
+    /// one, without counting as a handle.
+    pub(crate) fn with_existing<R>(&self, f: impl FnOnce(&C) -> R) -> Option<R> {
+        let serial = self.device.core.serial;
+        let cell = Local::with_current(|local| io_channel::existing(local, serial)).flatten()?;
+        Some(f(&cell.context))
+    }
+
     /// Unregisters the device (`spdk_io_device_unregister`): after walks under
     /// way have ended, nobody gets a new channel; when the last one is gone,
     /// the future completes. Until then the current thread does not exit,

@@ -3,13 +3,25 @@
 //! After each wait, the time it took is compared with the time spun. Work that
 //! came within the spin leaves it as it is; work that came soon after makes it
 //! longer; work that took longer than any spin may last makes it shorter.
+//!
+//! That rests on the core being the reactor's own. Where it is not, a spin keeps
+//! others from running, among them the one whose next message is waited for; so
+//! each step of a spin gives way to them. Somebody who then stays longer than a
+//! spin may last has work of another kind: against such company a reactor that
+//! sleeps gets the core sooner (a scheduler favours who has just woken) than one
+//! that spins, so it stops spinning for a while.
 
 use std::time::Duration;
 
 use super::AdaptivePolling;
+use crate::clock::Clock;
 
 /// The first spin after none.
 const START_NS: u64 = 4_000;
+
+/// For how many times as long as the core was lost nothing is spun: that bounds
+/// the time lost to finding out whether the company has left at 3 %.
+const CROWDED_FACTOR: u64 = 32;
 
 #[derive(Debug)]
 pub(super) struct Spin {
@@ -17,6 +29,8 @@ pub(super) struct Spin {
     grow: u64,
     shrink: u64,
     ns: u64,
+    /// The tick until which nothing is spun.
+    crowded_until: u64,
 }
 
 impl Spin {
@@ -29,12 +43,32 @@ impl Spin {
             },
             shrink: polling.shrink.into(),
             ns: 0,
+            crowded_until: 0,
         }
     }
 
-    /// How long to spin now.
-    pub(super) fn duration(&self) -> Duration {
-        Duration::from_nanos(self.ns)
+    /// How long to spin at tick `now`.
+    pub(super) fn duration(&self, now: u64) -> Duration {
+        match now < self.crowded_until {
+            true => Duration::ZERO,
+            false => Duration::from_nanos(self.ns),
+        }
+    }
+
+    /// One step of a spin: lets whoever else wants this core have it.
+    pub(super) fn give_way(&mut self, clock: &Clock) {
+        let left = clock.now();
+        std::thread::yield_now();
+        self.gave_way(left, clock);
+    }
+
+    /// Learns that others had the core since tick `left`.
+    fn gave_way(&mut self, left: u64, clock: &Clock) {
+        let back = clock.now();
+        let away = back.saturating_sub(left);
+        if nanos(clock.duration_from(away)) > self.max_ns {
+            self.crowded_until = back.saturating_add(away.saturating_mul(CROWDED_FACTOR));
+        }
     }
 
     /// Learns that work came `waited` after the last work was done.
@@ -71,6 +105,25 @@ mod tests {
         });
         spin.ns = ns;
         spin
+    }
+
+    #[test]
+    fn who_loses_the_core_to_somebody_busy_stops_spinning_for_a_while() {
+        let (clock, hand) = Clock::virtual_at(1_000_000_000);
+        let mut spin = spin(50_000, 2, 0, 50_000);
+        let lose_core = |spin: &mut Spin, ns| {
+            let left = clock.now();
+            hand.advance_by(Duration::from_nanos(ns));
+            spin.gave_way(left, &clock);
+        };
+        // A client that answers.
+        lose_core(&mut spin, 50_000);
+        assert_eq!(spin.duration(clock.now()), Duration::from_micros(50));
+        // Somebody else.
+        lose_core(&mut spin, 50_001);
+        let again = clock.now() + 32 * 50_001;
+        assert_eq!(spin.duration(again - 1), Duration::ZERO);
+        assert_eq!(spin.duration(again), Duration::from_micros(50));
     }
 
     /// T-X-21, the arithmetic: (ns, max, block) gives the new ns.

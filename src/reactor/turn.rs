@@ -191,19 +191,15 @@ impl Reactor {
     fn rest(&mut self) {
         let since = *self.waiting_since.get_or_insert(self.tick);
         let mode = self.shared().mode();
-        let spinning = match mode {
-            _ if self.group.oversubscribed => false,
-            ReactorMode::Interrupt => false,
-            ReactorMode::Poll => true,
-            ReactorMode::Adaptive => {
-                let clock = self.group.library.clock();
-                self.tick.saturating_sub(since) < clock.ticks_from(self.spin.duration())
+        if self.has_work() {
+            return self.pause();
+        }
+        match mode {
+            ReactorMode::Poll if !self.group.oversubscribed => self.pause(),
+            ReactorMode::Adaptive if self.spins(since) => {
+                self.spin.give_way(self.group.library.clock());
             }
-        };
-        if spinning || self.has_work() {
-            self.pause();
-        } else {
-            self.sleep(mode);
+            _ => self.sleep(mode),
         }
     }
 
@@ -213,6 +209,13 @@ impl Reactor {
         } else {
             std::hint::spin_loop();
         }
+    }
+
+    /// Whether a wait that began at tick `since` is still to be spun.
+    fn spins(&self, since: u64) -> bool {
+        let clock = self.group.library.clock();
+        let limit = clock.ticks_from(self.spin.duration(self.tick));
+        !self.group.oversubscribed && self.tick.saturating_sub(since) < limit
     }
 
     /// Sleeps until something arrives, an operation completes, the mode is no

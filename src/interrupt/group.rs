@@ -1,0 +1,541 @@
+//! The group: its handlers, its place in a tree of groups, and the wait.
+//!
+//! Only the root of a tree waits, so its epoll has the descriptors of the whole
+//! tree, and its table finds their handlers: by descriptor, and by a generation,
+//! since a descriptor that is closed and reopened by a handler may still have an
+//! event of its predecessor in the batch. Nothing is borrowed while a handler
+//! runs: it may add and remove any descriptor, its own included.
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::fmt;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+use std::rc::{Rc, Weak};
+use std::time::Duration;
+
+use super::FdGroupError;
+use super::epoll::Epoll;
+
+/// What a descriptor is ready for: `EPOLL*` bits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Event(pub u32);
+
+impl Event {
+    /// Something to read, a connection to accept, or the end of the other side.
+    pub const READABLE: Event = Event(libc::EPOLLIN as u32);
+    /// Room to write.
+    pub const WRITABLE: Event = Event(libc::EPOLLOUT as u32);
+    /// An error; always reported.
+    pub const ERROR: Event = Event(libc::EPOLLERR as u32);
+
+    /// Whether all of `other` is in this.
+    pub fn contains(self, other: Event) -> bool {
+        self.0 & other.0 == other.0
+    }
+}
+
+impl std::ops::BitOr for Event {
+    type Output = Event;
+
+    fn bitor(self, other: Event) -> Event {
+        Event(self.0 | other.0)
+    }
+}
+
+/// What the group does with a ready descriptor before its handler is called.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum FdKind {
+    /// Nothing.
+    #[default]
+    Plain,
+    /// It is an eventfd: its counter is read, and the handler is not called if
+    /// there was nothing to read.
+    EventFd,
+}
+
+/// How a descriptor is to be watched.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FdOptions {
+    /// What for; readable unless set.
+    pub events: Event,
+    /// What it is.
+    pub kind: FdKind,
+    /// A name for introspection.
+    pub name: String,
+}
+
+impl Default for FdOptions {
+    fn default() -> Self {
+        FdOptions {
+            events: Event::READABLE,
+            kind: FdKind::Plain,
+            name: String::new(),
+        }
+    }
+}
+
+/// Where a handler stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum FdHandlerState {
+    /// Waits for its descriptor.
+    Waiting,
+    /// Its descriptor is in the batch of events being worked on.
+    Running,
+    /// Was taken out of its group.
+    Removed,
+}
+
+type Callback = Box<dyn FnMut(Event)>;
+
+struct Handler {
+    fd: RawFd,
+    events: Cell<u32>,
+    kind: FdKind,
+    name: String,
+    state: Cell<FdHandlerState>,
+    /// Told apart from what had the same descriptor before, within a root.
+    generation: Cell<u32>,
+    /// Absent while it runs.
+    callback: Cell<Option<Callback>>,
+    /// The group that it was added to.
+    group: Weak<Group>,
+}
+
+impl Handler {
+    fn data(&self) -> u64 {
+        u64::from(self.generation.get()) << 32 | self.fd as u32 as u64
+    }
+}
+
+/// A callback around the handlers of a group.
+type Wrapper = Rc<dyn Fn(&mut dyn FnMut())>;
+
+struct Group {
+    epoll: Epoll,
+    parent: RefCell<Option<Rc<Group>>>,
+    children: RefCell<Vec<Weak<Group>>>,
+    handlers: RefCell<BTreeMap<RawFd, Rc<Handler>>>,
+    wrapper: RefCell<Option<Wrapper>>,
+    /// Of the whole tree, if this is its root; else empty.
+    table: RefCell<BTreeMap<RawFd, Rc<Handler>>>,
+    last_generation: Cell<u32>,
+    current: Cell<Option<Event>>,
+}
+
+impl Group {
+    fn root(self: &Rc<Self>) -> Rc<Group> {
+        let mut root = self.clone();
+        loop {
+            let parent = root.parent.borrow().clone();
+            match parent {
+                Some(parent) => root = parent,
+                None => return root,
+            }
+        }
+    }
+
+    /// Makes a handler of the tree known to its root.
+    fn watch(&self, handler: &Rc<Handler>) -> io::Result<()> {
+        let generation = self.last_generation.get().wrapping_add(1);
+        self.last_generation.set(generation);
+        let before = handler.generation.replace(generation);
+        let added = self
+            .epoll
+            .add(handler.fd, handler.events.get(), handler.data());
+        if let Err(error) = added {
+            handler.generation.set(before);
+            return Err(error);
+        }
+        self.table.borrow_mut().insert(handler.fd, handler.clone());
+        Ok(())
+    }
+
+    fn unwatch(&self, fd: RawFd) {
+        self.table.borrow_mut().remove(&fd);
+        // Refused for a descriptor that was closed: then it is out already.
+        let _ = self.epoll.delete(fd);
+    }
+
+    /// The handlers of this group and all nested in it.
+    fn subtree(&self, handlers: &mut Vec<Rc<Handler>>) {
+        handlers.extend(self.handlers.borrow().values().cloned());
+        for child in self.live_children() {
+            child.subtree(handlers);
+        }
+    }
+
+    fn live_children(&self) -> Vec<Rc<Group>> {
+        let children = self.children.borrow();
+        children.iter().filter_map(Weak::upgrade).collect()
+    }
+
+    /// Moves handlers from one root to another, all or none.
+    fn transfer(from: &Group, to: &Group, handlers: &[Rc<Handler>]) -> io::Result<()> {
+        for (done, handler) in handlers.iter().enumerate() {
+            if let Err(error) = to.watch(handler) {
+                for moved in &handlers[..done] {
+                    to.unwatch(moved.fd);
+                    // Its old place has the older generation.
+                    from.unwatch(moved.fd);
+                    from.watch(moved)?;
+                }
+                return Err(error);
+            }
+        }
+        handlers.iter().for_each(|handler| from.unwatch(handler.fd));
+        Ok(())
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        let Some(parent) = self.parent.take() else {
+            return;
+        };
+        let root = parent.root();
+        for fd in self.handlers.get_mut().keys() {
+            root.unwatch(*fd);
+        }
+    }
+}
+
+/// A group of file descriptors with a handler each (`struct spdk_fd_group`).
+///
+/// # Examples
+///
+/// ```
+/// use std::{cell::Cell, io::Write, os::unix::net::UnixStream, rc::Rc, time::Duration};
+/// use corespun::interrupt::{Event, FdGroup, FdOptions};
+///
+/// let (mut here, there) = UnixStream::pair()?;
+/// let group = FdGroup::new()?;
+/// let seen = Rc::new(Cell::new(false));
+/// let readable = seen.clone();
+/// group.add(&there, FdOptions::default(), move |event| {
+///     readable.set(event.contains(Event::READABLE));
+/// })?;
+/// here.write_all(b"x")?;
+/// assert_eq!(group.wait(Some(Duration::from_secs(1)))?, 1);
+/// assert!(seen.get());
+/// group.remove(&there)?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub struct FdGroup {
+    group: Rc<Group>,
+}
+
+impl FdGroup {
+    /// An empty group.
+    ///
+    /// # Errors
+    ///
+    /// The kernel's, when it gives no epoll descriptor.
+    pub fn new() -> io::Result<Self> {
+        Ok(FdGroup {
+            group: Rc::new(Group {
+                epoll: Epoll::new()?,
+                parent: RefCell::default(),
+                children: RefCell::default(),
+                handlers: RefCell::default(),
+                wrapper: RefCell::default(),
+                table: RefCell::default(),
+                last_generation: Cell::new(0),
+                current: Cell::new(None),
+            }),
+        })
+    }
+
+    /// Adds a descriptor, to be kept open until it is removed.
+    ///
+    /// # Errors
+    ///
+    /// [`FdGroupError::Exists`] when the group has it, and the kernel's: when
+    /// another group of the tree has it, or it cannot be waited for.
+    pub fn add(
+        &self,
+        fd: &impl AsFd,
+        options: FdOptions,
+        callback: impl FnMut(Event) + 'static,
+    ) -> Result<(), FdGroupError> {
+        let fd = fd.as_fd().as_raw_fd();
+        if self.group.handlers.borrow().contains_key(&fd) {
+            return Err(FdGroupError::Exists(fd));
+        }
+        let handler = Rc::new(Handler {
+            fd,
+            events: Cell::new(options.events.0),
+            kind: options.kind,
+            name: options.name,
+            state: Cell::new(FdHandlerState::Waiting),
+            generation: Cell::new(0),
+            callback: Cell::new(Some(Box::new(callback))),
+            group: Rc::downgrade(&self.group),
+        });
+        self.group.root().watch(&handler)?;
+        self.group.handlers.borrow_mut().insert(fd, handler);
+        Ok(())
+    }
+
+    /// Removes a descriptor; its handler is not called again, also if it is in
+    /// the batch being worked on.
+    ///
+    /// # Errors
+    ///
+    /// [`FdGroupError::Unknown`].
+    pub fn remove(&self, fd: &impl AsFd) -> Result<(), FdGroupError> {
+        self.remove_raw(fd.as_fd().as_raw_fd())
+    }
+
+    pub(crate) fn remove_raw(&self, fd: RawFd) -> Result<(), FdGroupError> {
+        let removed = self.group.handlers.borrow_mut().remove(&fd);
+        let handler = removed.ok_or(FdGroupError::Unknown(fd))?;
+        self.group.root().unwatch(fd);
+        handler.state.set(FdHandlerState::Removed);
+        // Absent while it runs; then the wait drops it.
+        drop(handler.callback.take());
+        Ok(())
+    }
+
+    /// Changes what a descriptor is watched for.
+    ///
+    /// # Errors
+    ///
+    /// [`FdGroupError::Unknown`], or the kernel's.
+    pub fn modify(&self, fd: &impl AsFd, events: Event) -> Result<(), FdGroupError> {
+        self.modify_raw(fd.as_fd().as_raw_fd(), events)
+    }
+
+    pub(crate) fn modify_raw(&self, fd: RawFd, events: Event) -> Result<(), FdGroupError> {
+        let handler = self.group.handlers.borrow().get(&fd).cloned();
+        let handler = handler.ok_or(FdGroupError::Unknown(fd))?;
+        let root = self.group.root();
+        root.epoll.modify(fd, events.0, handler.data())?;
+        handler.events.set(events.0);
+        Ok(())
+    }
+
+    /// What a descriptor is watched for, where its handler stands, and its name.
+    pub fn handler(&self, fd: &impl AsFd) -> Option<(Event, FdHandlerState, String)> {
+        let handlers = self.group.handlers.borrow();
+        let handler = handlers.get(&fd.as_fd().as_raw_fd())?;
+        let events = Event(handler.events.get());
+        Some((events, handler.state.get(), handler.name.clone()))
+    }
+
+    /// How many descriptors this group waits for: its own and those of nested
+    /// groups, or none if it is nested itself.
+    pub fn fd_count(&self) -> usize {
+        self.group.table.borrow().len()
+    }
+
+    /// Waits for up to `timeout` (`None`: for ever) and calls the handler of
+    /// each descriptor that is ready. Says how many were.
+    ///
+    /// A nested group finds nothing, since the outermost waits in its place.
+    ///
+    /// # Errors
+    ///
+    /// [`FdGroupError::Nested`] for a nested group that would wait for ever;
+    /// the kernel's, `Interrupted` by a signal among them; and that of reading
+    /// an eventfd, after all other handlers were called.
+    ///
+    /// # Panics
+    ///
+    /// When a handler does; that one is not called again.
+    pub fn wait(&self, timeout: Option<Duration>) -> Result<usize, FdGroupError> {
+        let root = &self.group;
+        if root.parent.borrow().is_some() {
+            return match timeout {
+                None => Err(FdGroupError::Nested),
+                Some(_) => Ok(0),
+            };
+        }
+        let none = libc::epoll_event { events: 0, u64: 0 };
+        let mut few = [none; 16];
+        let mut many = Vec::new();
+        let capacity = self.fd_count().max(1);
+        let events = if capacity <= few.len() {
+            &mut few[..capacity]
+        } else {
+            many.resize(capacity, none);
+            &mut many[..]
+        };
+        let millis = timeout.map_or(-1, |timeout| {
+            let millis = timeout.as_nanos().div_ceil(1_000_000);
+            libc::c_int::try_from(millis).unwrap_or(libc::c_int::MAX)
+        });
+        let count = root.epoll.wait(events, millis)?;
+        if count == 0 {
+            return Ok(0);
+        }
+        let fired: Vec<_> = {
+            let table = root.table.borrow();
+            let find = |event: &libc::epoll_event| {
+                let (data, ready) = (event.u64, event.events);
+                let handler = table.get(&(data as u32 as RawFd))?;
+                (handler.data() == data).then(|| (handler.clone(), Event(ready)))
+            };
+            events[..count].iter().filter_map(find).collect()
+        };
+        for (handler, _) in &fired {
+            handler.state.set(FdHandlerState::Running);
+        }
+        let mut failed = None;
+        for (handler, event) in fired {
+            if let Err(error) = root.dispatch(&handler, event) {
+                failed = Some(error);
+            }
+            if handler.state.get() == FdHandlerState::Running {
+                handler.state.set(FdHandlerState::Waiting);
+            }
+        }
+        match failed {
+            Some(error) => Err(error.into()),
+            None => Ok(count),
+        }
+    }
+
+    /// The event that the handler being called was called for.
+    pub fn current_event(&self) -> Option<Event> {
+        self.group.root().current.get()
+    }
+
+    /// Nests `child` in this group: its descriptors, and those nested in it, are
+    /// waited for here (`spdk_fd_group_nest`).
+    ///
+    /// # Errors
+    ///
+    /// When the child is nested already or this group is nested in it, when
+    /// this group has a wrapper, and the kernel's; nothing has changed then.
+    pub fn nest(&self, child: &FdGroup) -> Result<(), FdGroupError> {
+        let (parent, child) = (&self.group, &child.group);
+        if child.parent.borrow().is_some() {
+            return Err(FdGroupError::Nested);
+        }
+        if parent.wrapper.borrow().is_some() {
+            return Err(FdGroupError::HasWrapper);
+        }
+        let root = parent.root();
+        if Rc::ptr_eq(&root, child) {
+            return Err(FdGroupError::Cycle);
+        }
+        let mut handlers = Vec::new();
+        child.subtree(&mut handlers);
+        Group::transfer(child, &root, &handlers)?;
+        child.parent.replace(Some(parent.clone()));
+        let mut children = parent.children.borrow_mut();
+        children.retain(|child| child.strong_count() > 0);
+        children.push(Rc::downgrade(child));
+        Ok(())
+    }
+
+    /// Takes a nested group out again (`spdk_fd_group_unnest`).
+    ///
+    /// # Errors
+    ///
+    /// [`FdGroupError::NotNested`] when `child` is not nested in this very
+    /// group, and the kernel's; nothing has changed then.
+    pub fn unnest(&self, child: &FdGroup) -> Result<(), FdGroupError> {
+        let (parent, child) = (&self.group, &child.group);
+        let nested = child.parent.borrow().clone();
+        if !nested.is_some_and(|nested| Rc::ptr_eq(&nested, parent)) {
+            return Err(FdGroupError::NotNested);
+        }
+        let mut handlers = Vec::new();
+        child.subtree(&mut handlers);
+        Group::transfer(&parent.root(), child, &handlers)?;
+        child.parent.replace(None);
+        let mut children = parent.children.borrow_mut();
+        children
+            .retain(|other| other.strong_count() > 0 && !std::ptr::eq(other.as_ptr(), &**child));
+        Ok(())
+    }
+
+    /// Has `wrapper` called in place of the handlers of this group, with a
+    /// function that calls the handler.
+    ///
+    /// # Errors
+    ///
+    /// When the group has a wrapper, or nested groups.
+    pub fn set_wrapper(
+        &self,
+        wrapper: impl Fn(&mut dyn FnMut()) + 'static,
+    ) -> Result<(), FdGroupError> {
+        if self.group.wrapper.borrow().is_some() {
+            return Err(FdGroupError::HasWrapper);
+        }
+        if !self.group.live_children().is_empty() {
+            return Err(FdGroupError::HasChildren);
+        }
+        self.group.wrapper.replace(Some(Rc::new(wrapper)));
+        Ok(())
+    }
+
+    /// Calls the handlers directly again.
+    pub fn clear_wrapper(&self) {
+        self.group.wrapper.take();
+    }
+}
+
+impl Group {
+    fn dispatch(&self, handler: &Rc<Handler>, event: Event) -> io::Result<()> {
+        // An earlier handler of the batch may have removed it.
+        if handler.state.get() == FdHandlerState::Removed {
+            return Ok(());
+        }
+        if handler.kind == FdKind::EventFd && !read_counter(handler.fd)? {
+            return Ok(());
+        }
+        let Some(mut callback) = handler.callback.take() else {
+            return Ok(());
+        };
+        let wrapper = handler.group.upgrade().and_then(|group| {
+            let wrapper = group.wrapper.borrow();
+            wrapper.clone()
+        });
+        let before = self.current.replace(Some(event));
+        match wrapper {
+            Some(wrapper) => wrapper(&mut || callback(event)),
+            None => callback(event),
+        }
+        self.current.set(before);
+        if handler.state.get() != FdHandlerState::Removed {
+            handler.callback.set(Some(callback));
+        }
+        Ok(())
+    }
+}
+
+/// Reads an eventfd's counter; `false` if it was zero.
+fn read_counter(fd: RawFd) -> io::Result<bool> {
+    let mut counter = 0u64;
+    // SAFETY: the buffer is eight bytes.
+    let count = unsafe { libc::read(fd, (&raw mut counter).cast(), 8) };
+    if count >= 0 {
+        return Ok(true);
+    }
+    match io::Error::last_os_error() {
+        error if error.kind() == io::ErrorKind::WouldBlock => Ok(false),
+        error => Err(error),
+    }
+}
+
+impl AsFd for FdGroup {
+    /// The epoll descriptor: readable while a descriptor of the group is ready.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        // SAFETY: the descriptor is owned by the group, which the result borrows.
+        unsafe { BorrowedFd::borrow_raw(self.group.epoll.raw()) }
+    }
+}
+
+impl fmt::Debug for FdGroup {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("FdGroup")
+            .field("fds", &self.fd_count())
+            .field("nested", &self.group.parent.borrow().is_some())
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,296 @@
+//! A module's channel on one thread: its caches, and the ways to get a buffer.
+
+use std::cell::{Cell, RefCell};
+use std::fmt;
+use std::ops::ControlFlow;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use super::buf::{Home, IobufBuf};
+use super::pool::PoolStats;
+use super::queue::{Done, GetBuf, GetMany, ThreadState, Waiter};
+use super::{Class, IobufError};
+use crate::channel::IoChannel;
+
+/// Channels that one thread may have, as SPDK's.
+const MAX_CHANNELS: usize = 64;
+/// The most buffers that move between a cache and its pool at once.
+const BATCH: usize = 32;
+
+pub(super) struct ChannelCore {
+    pub(super) module: Arc<str>,
+    home: Home,
+    thread: IoChannel<ThreadState>,
+    /// Hot ones last.
+    caches: [RefCell<Vec<u32>>; 2],
+    sizes: [usize; 2],
+    stats: [Cell<PoolStats>; 2],
+}
+
+impl ChannelCore {
+    /// A buffer that is free now.
+    pub(super) fn take(&self, class: Class) -> Option<IobufBuf> {
+        let (inner, node) = (&self.thread.inner, self.thread.node);
+        let cached = self.caches[class as usize].borrow_mut().pop();
+        let index = match cached {
+            Some(index) => {
+                self.count(class, |stats| stats.cache += 1);
+                index
+            }
+            None => {
+                let index = inner.pool(node, class).take()?;
+                self.refill(class);
+                self.count(class, |stats| stats.main += 1);
+                index
+            }
+        };
+        Some(IobufBuf::new(inner.clone(), index, node, class, self.home))
+    }
+
+    /// After one came from the pool: the rest of the batch.
+    fn refill(&self, class: Class) {
+        let pool = self.thread.inner.pool(self.thread.node, class);
+        let batch = self.sizes[class as usize].clamp(1, BATCH);
+        let more = std::iter::from_fn(|| pool.take()).take(batch - 1);
+        self.caches[class as usize].borrow_mut().extend(more);
+    }
+
+    /// Keeps a buffer that came back, unless this channel has no cache. A cache
+    /// that overflows gives a batch to the pool.
+    pub(super) fn cache(&self, class: Class, index: u32) -> bool {
+        let size = self.sizes[class as usize];
+        if size == 0 {
+            return false;
+        }
+        let batch = size.min(BATCH);
+        let mut cache = self.caches[class as usize].borrow_mut();
+        cache.push(index);
+        if cache.len() >= size + batch {
+            let (inner, node) = (&self.thread.inner, self.thread.node);
+            for index in cache.drain(..batch) {
+                inner.pool(node, class).give(index);
+            }
+            inner.wake_waiting(node, class);
+        }
+        true
+    }
+
+    pub(super) fn wait(&self, class: Class, need: usize, got: Vec<IobufBuf>, done: Done) -> u64 {
+        self.count(class, |stats| stats.retry += 1);
+        let id = self.thread.inner.ids.fetch_add(1, Ordering::Relaxed);
+        let waiter = Waiter {
+            id,
+            home: self.home,
+            need,
+            got,
+            done,
+        };
+        self.thread.enqueue(class, waiter);
+        id
+    }
+
+    pub(super) fn abort(&self, class: Class, id: u64) -> Option<Waiter> {
+        self.thread.abort(class, id)
+    }
+
+    fn count(&self, class: Class, count: impl FnOnce(&mut PoolStats)) {
+        let cell = &self.stats[class as usize];
+        let mut stats = cell.get();
+        count(&mut stats);
+        cell.set(stats);
+    }
+
+    pub(super) fn add_stats(&self, total: &mut [PoolStats; 2]) {
+        for (index, total) in total.iter_mut().enumerate() {
+            let stats = self.stats[index].get();
+            total.cache += stats.cache;
+            total.main += stats.main;
+            total.retry += stats.retry;
+            total.cache_size += self.sizes[index];
+        }
+    }
+
+    fn class_of(&self, len: usize) -> Result<Class, IobufError> {
+        let [small, large] = self.thread.inner.sizes;
+        if len <= small {
+            Ok(Class::Small)
+        } else if len <= large {
+            Ok(Class::Large)
+        } else {
+            Err(IobufError::TooLong {
+                wanted: len,
+                largest: large,
+            })
+        }
+    }
+}
+
+impl Drop for ChannelCore {
+    fn drop(&mut self) {
+        drop(self.thread.remove_channel(self.home.channel));
+        for class in Class::ALL {
+            for index in self.caches[class as usize].take() {
+                self.thread.take_back(class, index);
+            }
+        }
+    }
+}
+
+/// A module's access to the pools on one SpdkThread
+/// (`struct spdk_iobuf_channel`); opened by [`Iobuf::channel`](super::Iobuf::channel).
+///
+/// Dropping it takes back the requests of [`IobufChannel::get_with`] that wait,
+/// unserved, and gives its caches back. While there is one, its thread does not
+/// exit, and does not move to another OS thread.
+pub struct IobufChannel {
+    core: Rc<ChannelCore>,
+}
+
+/// What [`IobufChannel::get_with`] came to.
+#[derive(Debug)]
+pub enum Got {
+    /// A buffer was free; the callback is not called.
+    Buffer(IobufBuf),
+    /// The callback is called once one is; this aborts it.
+    Waiting(WaiterId),
+}
+
+/// Names a request that waits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WaiterId {
+    id: u64,
+    class: Class,
+}
+
+impl WaiterId {
+    /// The class of buffer that it waits for.
+    pub fn class(&self) -> Class {
+        self.class
+    }
+}
+
+impl IobufChannel {
+    pub(super) fn open(
+        thread: IoChannel<ThreadState>,
+        module: Arc<str>,
+        sizes: [usize; 2],
+    ) -> Result<Self, IobufError> {
+        if thread.channel_count() >= MAX_CHANNELS {
+            return Err(IobufError::TooManyChannels(MAX_CHANNELS));
+        }
+        let home = Home {
+            thread: thread.thread().id(),
+            channel: thread.inner.ids.fetch_add(1, Ordering::Relaxed),
+        };
+        // From here on dropping it undoes everything.
+        let core = Rc::new(ChannelCore {
+            module,
+            home,
+            thread,
+            caches: Default::default(),
+            sizes,
+            stats: Default::default(),
+        });
+        for class in Class::ALL {
+            let wanted = sizes[class as usize];
+            let pool = core.thread.inner.pool(core.thread.node, class);
+            let mut cache = core.caches[class as usize].borrow_mut();
+            cache.extend(std::iter::from_fn(|| pool.take()).take(wanted));
+            if cache.len() < wanted {
+                return Err(IobufError::CacheNotFilled { class, wanted });
+            }
+        }
+        core.thread.add_channel(home.channel, Rc::downgrade(&core));
+        Ok(IobufChannel { core })
+    }
+
+    /// A buffer of at least `len` bytes, if one is free.
+    ///
+    /// # Errors
+    ///
+    /// [`IobufError::TooLong`].
+    pub fn try_get(&self, len: usize) -> Result<Option<IobufBuf>, IobufError> {
+        Ok(self.core.take(self.core.class_of(len)?))
+    }
+
+    /// A buffer of at least `len` bytes if one is free; else `callback` is
+    /// called with one, on this thread, as soon as it is its turn
+    /// (`spdk_iobuf_get`): usually by whoever drops a buffer here.
+    ///
+    /// If the callback asks for another buffer of that class, and must wait, it
+    /// waits at the head of the queue: who needs two is not overtaken for ever.
+    ///
+    /// # Errors
+    ///
+    /// [`IobufError::TooLong`].
+    pub fn get_with(
+        &self,
+        len: usize,
+        callback: impl FnOnce(IobufBuf) + 'static,
+    ) -> Result<Got, IobufError> {
+        let class = self.core.class_of(len)?;
+        if let Some(buffer) = self.core.take(class) {
+            return Ok(Got::Buffer(buffer));
+        }
+        let done = Box::new(|mut buffers: Vec<IobufBuf>| {
+            callback(buffers.pop().expect("one was asked for"));
+        });
+        let id = self.core.wait(class, 1, Vec::new(), done);
+        Ok(Got::Waiting(WaiterId { id, class }))
+    }
+
+    /// A buffer of at least `len` bytes, waited for if need be. The future
+    /// yields [`IobufError::TooLong`] if there is no such buffer.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future gives up its place in the queue, or the buffer.
+    pub fn get(&self, len: usize) -> GetBuf {
+        GetBuf(self.get_many(len, 1))
+    }
+
+    /// `count` buffers of at least `len` bytes each. Who waits for several keeps
+    /// its place in the queue until it has them all, and those that have come;
+    /// two tasks that each need two do not starve each other, as they might by
+    /// asking one by one.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future gives up its place in the queue, and the buffers.
+    pub fn get_many(&self, len: usize, count: usize) -> GetMany {
+        GetMany::new(self.core.clone(), self.core.class_of(len), count)
+    }
+
+    /// Takes back a request that waits (`spdk_iobuf_entry_abort`): its callback
+    /// is dropped, uncalled. Says whether it still waited.
+    pub fn abort(&self, waiter: WaiterId) -> bool {
+        self.core.abort(waiter.class, waiter.id).is_some()
+    }
+
+    /// Calls `f` for each waiting request of this channel, those for small
+    /// buffers first, until it breaks (`spdk_iobuf_for_each_entry`).
+    pub fn for_each_waiter<B>(
+        &self,
+        mut f: impl FnMut(WaiterId) -> ControlFlow<B>,
+    ) -> ControlFlow<B> {
+        let waiters = self.core.thread.waiters_of(self.core.home.channel);
+        waiters
+            .into_iter()
+            .try_for_each(|(id, class)| f(WaiterId { id, class }))
+    }
+
+    /// The module.
+    pub fn module(&self) -> &str {
+        &self.core.module
+    }
+}
+
+impl fmt::Debug for IobufChannel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("IobufChannel")
+            .field("module", &self.module())
+            .field("cache_sizes", &self.core.sizes)
+            .finish_non_exhaustive()
+    }
+}

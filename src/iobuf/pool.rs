@@ -1,0 +1,489 @@
+//! The pools, and the object that holds them: what all threads share.
+//!
+//! A pool is a lock-free queue of free buffers. Threads on which somebody waits
+//! are listed in order; who puts a buffer back into a pool looks at that list
+//! after a fence, and who lists itself looks at the pool after a fence, so that
+//! one of the two sees the other and no buffer lies there while somebody waits.
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, VecDeque};
+use std::fmt;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering, fence};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::task::{Context, Poll};
+
+use crossbeam_queue::ArrayQueue;
+
+use super::arena::Arena;
+use super::buf::{Home, IobufBuf};
+use super::channel::IobufChannel;
+use super::queue::{self, ThreadState};
+use super::{Class, IobufError};
+use crate::channel::{IoDevice, Unregister, UnregisterCancelled, UnregisterError, WalkStartError};
+use crate::cpu::CpuSet;
+use crate::thread::local::Local;
+use crate::thread::message::Message;
+use crate::thread::shared::Shared;
+
+/// As SPDK's: the alignment and the least sizes.
+const PAGE: usize = 4096;
+const MIN_SMALL: (usize, usize) = (64, 4096);
+const MIN_LARGE: (usize, usize) = (8, 8192);
+
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // No user code runs under these locks, so a poisoned one is whole.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+pub(super) struct Pool {
+    pub(super) arena: Arena,
+    free: ArrayQueue<u32>,
+    /// The length of `list`, looked at by every put.
+    waiting: AtomicUsize,
+    /// Threads on which somebody waits, the one that waits longest first.
+    list: Mutex<VecDeque<Arc<Shared>>>,
+}
+
+impl Pool {
+    fn new(count: usize, size: usize, node: Option<usize>) -> Result<Self, IobufError> {
+        let arena = Arena::new(count, size, node)?;
+        let free = ArrayQueue::new(count);
+        for index in 0..count as u32 {
+            let _ = free.push(index);
+        }
+        Ok(Pool {
+            arena,
+            free,
+            waiting: AtomicUsize::new(0),
+            list: Mutex::default(),
+        })
+    }
+
+    pub(super) fn take(&self) -> Option<u32> {
+        self.free.pop()
+    }
+
+    /// Gives a buffer back; [`Inner::wake_waiting`] must follow.
+    pub(super) fn give(&self, index: u32) {
+        // There is room for every buffer that exists.
+        let _ = self.free.push(index);
+    }
+
+    /// Whether a thread is listed: a hint without a fence.
+    #[inline]
+    pub(super) fn has_waiting(&self) -> bool {
+        self.waiting.load(Ordering::Relaxed) > 0
+    }
+}
+
+pub(super) struct Inner {
+    /// By node, then class.
+    pools: Vec<[Pool; 2]>,
+    pub(super) sizes: [usize; 2],
+    pub(super) modules: Mutex<Vec<Arc<str>>>,
+    pub(super) device: OnceLock<IoDevice<ThreadState>>,
+    pub(super) ids: AtomicU64,
+}
+
+impl Inner {
+    #[inline]
+    pub(super) fn pool(&self, node: u16, class: Class) -> &Pool {
+        &self.pools[usize::from(node)][class as usize]
+    }
+
+    /// The pools' index for the core that the caller runs on.
+    pub(super) fn node_here(&self) -> u16 {
+        if self.pools.len() == 1 {
+            return 0;
+        }
+        let mut node: libc::c_uint = 0;
+        // SAFETY: the call writes one integer, and takes null for the other.
+        let result = unsafe {
+            let no_core: *mut libc::c_uint = std::ptr::null_mut();
+            libc::syscall(libc::SYS_getcpu, no_core, &raw mut node, no_core)
+        };
+        let node = node as usize;
+        if result == 0 && node < self.pools.len() {
+            node as u16
+        } else {
+            0
+        }
+    }
+
+    /// Lists a thread on which somebody waits.
+    pub(super) fn list_waiting(self: &Arc<Self>, node: u16, class: Class, thread: &Arc<Shared>) {
+        let pool = self.pool(node, class);
+        lock(&pool.list).push_back(thread.clone());
+        pool.waiting.fetch_add(1, Ordering::Relaxed);
+        // Pairs with the fence in `wake_waiting`.
+        fence(Ordering::SeqCst);
+        if !pool.free.is_empty() {
+            self.wake_listed(node, class);
+        }
+    }
+
+    /// Takes a thread off the list on which nobody waits any more; says whether
+    /// it was there. If not, a buffer is on its way to it.
+    pub(super) fn unlist_waiting(&self, node: u16, class: Class, thread: u64) -> bool {
+        let pool = self.pool(node, class);
+        let mut list = lock(&pool.list);
+        match list.iter().position(|listed| listed.id == thread) {
+            Some(index) => {
+                list.remove(index);
+                pool.waiting.fetch_sub(1, Ordering::Relaxed);
+                true
+            }
+            None => false,
+        }
+    }
+
+    /// After a buffer was given back to a pool: sends it to the thread that
+    /// waits longest.
+    pub(super) fn wake_waiting(self: &Arc<Self>, node: u16, class: Class) {
+        fence(Ordering::SeqCst);
+        if self.pool(node, class).has_waiting() {
+            self.wake_listed(node, class);
+        }
+    }
+
+    /// Brings free buffers and listed threads together. A buffer travels in the
+    /// message: one that was only announced could be taken by the next get of
+    /// whoever put it back.
+    #[cold]
+    fn wake_listed(self: &Arc<Self>, node: u16, class: Class) {
+        let pool = self.pool(node, class);
+        loop {
+            let mut list = lock(&pool.list);
+            if list.is_empty() {
+                return;
+            }
+            let Some(index) = pool.take() else {
+                return;
+            };
+            let Some(thread) = list.pop_front() else {
+                return pool.give(index);
+            };
+            drop(list);
+            pool.waiting.fetch_sub(1, Ordering::Relaxed);
+            let buffer = IobufBuf::new(self.clone(), index, node, class, Home::NONE);
+            // A thread that has exited waits no more; its message, refused,
+            // would put the buffer back while this loop looks for it.
+            if let Err(buffer) = thread.deliver(buffer, |buffer| {
+                Message::new(move || queue::arrived(buffer))
+            }) {
+                pool.give(buffer.into_index());
+            }
+        }
+    }
+
+    fn free_counts(&self) -> [usize; 2] {
+        Class::ALL.map(|class| {
+            let pools = self.pools.iter();
+            pools.map(|pools| pools[class as usize].free.len()).sum()
+        })
+    }
+}
+
+/// Pools of I/O buffers (`spdk_iobuf`): a handle, good on every thread.
+///
+/// Made on a SpdkThread, and used on threads of its library instance. They last
+/// until [`Iobuf::finish`] and the end of the last buffer.
+#[derive(Clone)]
+pub struct Iobuf {
+    pub(super) inner: Arc<Inner>,
+    counts: [usize; 2],
+}
+
+/// Settings of the pools; SPDK's defaults.
+#[derive(Clone, Debug)]
+#[must_use = "call `build`"]
+pub struct IobufBuilder {
+    small: (usize, usize),
+    large: (usize, usize),
+    numa: bool,
+}
+
+impl IobufBuilder {
+    /// How many small buffers there are, 64 at least, and how many bytes each
+    /// has, 4,096 at least, rounded up to 4 KiB; 8,192 of 8 KiB unless set.
+    pub fn small(mut self, count: usize, size: usize) -> Self {
+        self.small = (count, size);
+        self
+    }
+
+    /// The same of the large buffers: 8 at least, of 8 KiB at least; 1,024 of
+    /// 132 KiB unless set.
+    pub fn large(mut self, count: usize, size: usize) -> Self {
+        self.large = (count, size);
+        self
+    }
+
+    /// As many buffers again for each memory node of the machine, near to it; a
+    /// thread uses those of the node that it opened its channel on.
+    pub fn numa(mut self, numa: bool) -> Self {
+        self.numa = numa;
+        self
+    }
+
+    /// Makes the pools, on the current SpdkThread. Memory is reserved only, and
+    /// used as buffers are touched.
+    ///
+    /// # Errors
+    ///
+    /// [`IobufError`] when a setting is too small, when no SpdkThread is
+    /// current, or when the memory cannot be reserved.
+    pub fn build(self) -> Result<Iobuf, IobufError> {
+        let limits = [
+            ("the number of small buffers", MIN_SMALL.0, self.small.0),
+            ("the size of small buffers", MIN_SMALL.1, self.small.1),
+            ("the number of large buffers", MIN_LARGE.0, self.large.0),
+            ("the size of large buffers", MIN_LARGE.1, self.large.1),
+        ];
+        for (what, minimum, given) in limits {
+            if given < minimum {
+                return Err(IobufError::TooSmall {
+                    what,
+                    minimum,
+                    given,
+                });
+            }
+        }
+        self.build_unchecked()
+    }
+
+    /// [`IobufBuilder::build`] for tests, which run small pools dry.
+    pub(super) fn build_unchecked(self) -> Result<Iobuf, IobufError> {
+        let (small, large) = (self.small.0, self.large.0);
+        let sizes = [self.small.1, self.large.1].map(|size| size.next_multiple_of(PAGE));
+        let nodes = if self.numa { memory_nodes() } else { vec![] };
+        let pools = |node| {
+            let small = Pool::new(small, sizes[0], node)?;
+            Ok([small, Pool::new(large, sizes[1], node)?])
+        };
+        let pools = match &nodes[..] {
+            [] => vec![pools(None)?],
+            nodes => nodes
+                .iter()
+                .map(|&node| pools(Some(node)))
+                .collect::<Result<Vec<_>, IobufError>>()?,
+        };
+        let counts = [small, large].map(|count| count * pools.len());
+        let inner = Arc::new(Inner {
+            pools,
+            sizes,
+            modules: Mutex::default(),
+            device: OnceLock::new(),
+            ids: AtomicU64::new(1),
+        });
+        let for_threads = Arc::downgrade(&inner);
+        let device = IoDevice::builder().name("iobuf").register(move || {
+            let inner = for_threads.upgrade().ok_or("the pools are gone")?;
+            let thread = Local::with_current(|local| local.shared.clone());
+            let thread = thread.ok_or("no SpdkThread is current")?;
+            Ok::<_, &str>(ThreadState::new(inner, thread))
+        })?;
+        let _ = inner.device.set(device);
+        Ok(Iobuf { inner, counts })
+    }
+}
+
+/// The numbers of the machine's memory nodes, one for each index up to the
+/// highest.
+fn memory_nodes() -> Vec<usize> {
+    let online = std::fs::read_to_string("/sys/devices/system/node/online").unwrap_or_default();
+    let nodes = format!("[{}]", online.trim()).parse::<CpuSet>();
+    let highest = nodes.ok().and_then(|nodes| nodes.iter().last());
+    (0..=highest.unwrap_or(0)).collect()
+}
+
+impl Iobuf {
+    /// Settings of pools to be made.
+    pub fn builder() -> IobufBuilder {
+        IobufBuilder {
+            small: (8192, 8192),
+            large: (1024, 135_168),
+            numa: false,
+        }
+    }
+
+    /// Registers a module, whose channels and statistics go by this name
+    /// (`spdk_iobuf_register_module`). Any OS thread.
+    ///
+    /// # Errors
+    ///
+    /// [`IobufError::ModuleExists`].
+    pub fn register_module(&self, name: &str) -> Result<(), IobufError> {
+        let mut modules = lock(&self.inner.modules);
+        if modules.iter().any(|known| **known == *name) {
+            return Err(IobufError::ModuleExists(name.to_owned()));
+        }
+        modules.push(name.into());
+        Ok(())
+    }
+
+    /// Forgets a module; channels that it has stay good.
+    ///
+    /// # Errors
+    ///
+    /// [`IobufError::NoModule`].
+    pub fn unregister_module(&self, name: &str) -> Result<(), IobufError> {
+        let mut modules = lock(&self.inner.modules);
+        match modules.iter().position(|known| **known == *name) {
+            Some(index) => {
+                modules.remove(index);
+                Ok(())
+            }
+            None => Err(IobufError::NoModule(name.to_owned())),
+        }
+    }
+
+    /// Opens a channel of `module` on the current SpdkThread, and fills its
+    /// caches with so many small and large buffers (`spdk_iobuf_channel_init`).
+    ///
+    /// # Errors
+    ///
+    /// [`IobufError`] when the module is unknown, when the thread has 64
+    /// channels, when a cache cannot be filled, and when there is no thread for
+    /// it. Nothing is kept then.
+    pub fn channel(
+        &self,
+        module: &str,
+        small_cache: usize,
+        large_cache: usize,
+    ) -> Result<IobufChannel, IobufError> {
+        let name = {
+            let modules = lock(&self.inner.modules);
+            let known = modules.iter().find(|known| ***known == *module);
+            known.cloned()
+        };
+        let module = name.ok_or_else(|| IobufError::NoModule(module.to_owned()))?;
+        let device = self.inner.device.get().expect("set when built");
+        IobufChannel::open(device.channel()?, module, [small_cache, large_cache])
+    }
+
+    /// How many small and large buffers are in the pools now, those in caches
+    /// not counted. Stale at once.
+    pub fn free_counts(&self) -> [usize; 2] {
+        self.inner.free_counts()
+    }
+
+    /// Gathers the statistics of every module, over all threads
+    /// (`spdk_iobuf_get_stats`), and hands them to `done` on the current thread.
+    ///
+    /// # Errors
+    ///
+    /// [`WalkStartError`] off a SpdkThread.
+    pub fn stats(
+        &self,
+        done: impl FnOnce(Vec<ModuleStats>) + 'static,
+    ) -> Result<(), WalkStartError> {
+        let modules = lock(&self.inner.modules).clone();
+        let empty = |name: Arc<str>| (name, [PoolStats::default(); 2]);
+        let totals: BTreeMap<_, _> = modules.iter().cloned().map(empty).collect();
+        let totals = Arc::new(Mutex::new(totals));
+        let gathered = totals.clone();
+        let device = self.inner.device.get().expect("set when built");
+        device.for_each_channel(
+            move |thread: &ThreadState| {
+                let mut totals = lock(&gathered);
+                thread.for_each_channel(|channel| {
+                    if let Some(total) = totals.get_mut(&channel.module) {
+                        channel.add_stats(total);
+                    }
+                });
+                Ok::<_, std::convert::Infallible>(())
+            },
+            move |_| {
+                let totals = lock(&totals);
+                let of_module = |module: &Arc<str>| ModuleStats {
+                    module: module.to_string(),
+                    small: totals[module][0],
+                    large: totals[module][1],
+                };
+                done(modules.iter().map(of_module).collect());
+            },
+        )
+    }
+
+    /// Ends the pools (`spdk_iobuf_finish`): no new channel is opened, and when
+    /// the last one is closed the future completes. Buffers still out then are
+    /// logged; they stay good until dropped.
+    ///
+    /// # Errors
+    ///
+    /// [`UnregisterError`] off a SpdkThread, and when called twice.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future only stops the waiting.
+    pub fn finish(&self) -> Result<Finish, UnregisterError> {
+        let device = self.inner.device.get().expect("set when built");
+        Ok(Finish {
+            gone: device.unregister()?,
+            iobuf: RefCell::new(Some(self.clone())),
+        })
+    }
+}
+
+impl fmt::Debug for Iobuf {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Iobuf")
+            .field("counts", &self.counts)
+            .field("free", &self.free_counts())
+            .finish_non_exhaustive()
+    }
+}
+
+/// Completes when the last channel of the pools is closed; made by
+/// [`Iobuf::finish`].
+#[derive(Debug)]
+#[must_use = "futures do nothing unless awaited; the pools end without"]
+pub struct Finish {
+    gone: Unregister,
+    iobuf: RefCell<Option<Iobuf>>,
+}
+
+impl Future for Finish {
+    type Output = Result<(), UnregisterCancelled>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let result = std::task::ready!(Pin::new(&mut self.gone).poll(cx));
+        if let Some(iobuf) = self.iobuf.take() {
+            for (class, (free, count)) in Class::ALL
+                .into_iter()
+                .zip(iobuf.free_counts().into_iter().zip(iobuf.counts))
+            {
+                if free != count {
+                    tracing::error!(?class, free, count, "iobuf buffers are still out");
+                }
+            }
+        }
+        Poll::Ready(result)
+    }
+}
+
+/// How one class of buffers served a module.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PoolStats {
+    /// Gets that the cache served.
+    pub cache: u64,
+    /// Gets that the pool served.
+    pub main: u64,
+    /// Gets that had to wait: a growing number asks for a larger pool.
+    pub retry: u64,
+    /// The sizes of the caches, summed over the threads.
+    pub cache_size: usize,
+}
+
+/// The statistics of one module, summed over the threads.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ModuleStats {
+    /// Its name.
+    pub module: String,
+    /// The small buffers.
+    pub small: PoolStats,
+    /// The large buffers.
+    pub large: PoolStats,
+}

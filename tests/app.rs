@@ -1,0 +1,641 @@
+//! What the app framework guarantees: how an app starts, stops and fails, and
+//! what signals do. Tests about signals, and about what belongs to the whole
+//! process, run this test binary once more as a process of their own.
+
+mod app_harness;
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use app_harness::{app, must_end, wait_until};
+use corespun::app::{App, AppError, AppHandle};
+use corespun::cpu::{self, CpuSet};
+use corespun::reactor::ReactorMode;
+use corespun::thread::{Poller, SpdkThread, ThreadLib};
+use corespun::{task, time};
+use nix::sys::signal::{SigSet, Signal, kill, raise};
+use nix::unistd::Pid;
+
+const IDLE: ReactorMode = ReactorMode::Interrupt;
+
+fn thread_on(app: &AppHandle, core: usize) -> SpdkThread {
+    let cpumask = CpuSet::single(core);
+    app.thread().cpumask(cpumask).create().unwrap()
+}
+
+// Stopping.
+
+/// AP-007, T-X-16: of several codes the first that is not 0 is kept.
+#[test]
+fn the_first_exit_code_that_is_not_zero_is_kept() {
+    for (codes, kept) in [(vec![3, 5], 3), (vec![0, 4, 5], 4), (vec![0, 0], 0)] {
+        let code = app(1, IDLE).run(async move |app: AppHandle| {
+            for code in codes {
+                app.stop(code);
+            }
+            assert!(app.is_stopping());
+        });
+        assert_eq!(code.unwrap(), kept);
+    }
+}
+
+#[test]
+fn the_end_of_the_start_function_does_not_stop_the_app() {
+    must_end(|| {
+        let later = Arc::new(AtomicBool::new(false));
+        let witness = later.clone();
+        let code = app(1, IDLE).run(async move |app: AppHandle| {
+            drop(task::spawn_local(async move {
+                time::sleep(Duration::from_millis(1)).await;
+                witness.store(true, Ordering::Relaxed);
+                app.stop(2);
+            }));
+        });
+        assert_eq!(code.unwrap(), 2);
+        assert!(later.load(Ordering::Relaxed));
+    });
+}
+
+/// AP-007: any OS thread may stop an app, on a reactor or off.
+#[test]
+fn an_app_can_be_stopped_from_everywhere() {
+    type Stopper = fn(AppHandle);
+    let from: [(&str, Stopper); 6] = [
+        ("the start function", |app| app.stop(0)),
+        ("a poller", |app| {
+            let poller = Poller::timed(Duration::from_micros(100), move || app.stop(0));
+            // Ends with the exit of its task, as this closure would not.
+            drop(task::spawn_local(async move {
+                let _poller = poller.unwrap();
+                std::future::pending::<()>().await;
+            }));
+        }),
+        ("a thread of another reactor", |app| {
+            let other = thread_on(&app, 1);
+            other.send_msg(move || app.stop(0)).unwrap();
+        }),
+        ("an event", |app| {
+            let reactors = app.reactors();
+            reactors.send_event(1, move || app.stop(0)).unwrap();
+        }),
+        ("a foreign OS thread", |app| {
+            std::thread::spawn(move || app.stop(0));
+        }),
+        ("a shutdown", |app| app.start_shutdown()),
+    ];
+    for (whence, stop) in from {
+        eprintln!("from {whence}");
+        must_end(move || {
+            let code = app(2, IDLE).run(async move |app: AppHandle| stop(app));
+            assert_eq!(code.unwrap(), 0);
+        });
+    }
+}
+
+/// G7: what lives on any thread when the app stops is dropped there before
+/// `run` returns, and all threads have exited.
+#[test]
+fn everything_has_ended_where_it_lived_when_run_returns() {
+    struct Witness(Arc<Mutex<Vec<(String, String)>>>, String);
+    impl Drop for Witness {
+        fn drop(&mut self) {
+            let here = SpdkThread::current().unwrap().name().to_owned();
+            self.0.lock().unwrap().push((here, self.1.clone()));
+        }
+    }
+    must_end(|| {
+        let dropped = Arc::new(Mutex::new(Vec::new()));
+        let threads = Arc::new(Mutex::new(Vec::new()));
+        let (report, made) = (dropped.clone(), threads.clone());
+        app(2, IDLE)
+            .run(async move |app: AppHandle| {
+                let workers = app.reactors().thread_per_core("worker").unwrap();
+                for worker in &workers {
+                    let witness = Witness(report.clone(), worker.name().to_owned());
+                    let (running, runs) = futures::channel::oneshot::channel();
+                    drop(worker.spawn_with(async move || {
+                        running.send(()).unwrap();
+                        let _witness = witness;
+                        std::future::pending::<()>().await;
+                    }));
+                    runs.await.unwrap();
+                }
+                *made.lock().unwrap() = workers;
+                app.stop(0);
+            })
+            .unwrap();
+        let mut dropped = std::mem::take(&mut *dropped.lock().unwrap());
+        dropped.sort();
+        let own = |name: &str| (name.to_owned(), name.to_owned());
+        assert_eq!(dropped, [own("worker_0"), own("worker_1")]);
+        assert!(threads.lock().unwrap().iter().all(SpdkThread::is_exited));
+    });
+}
+
+// The start function and `block_on`.
+
+/// Neither at once nor later does a panic leave an app that nobody stops.
+#[test]
+fn a_start_function_that_panics_stops_the_app_and_is_reported() {
+    for later in [false, true] {
+        must_end(move || {
+            let ended = app(2, IDLE).run(async move |_app: AppHandle| {
+                if later {
+                    time::sleep(Duration::from_micros(100)).await;
+                }
+                panic!("no disk found");
+            });
+            let Err(AppError::StartPanicked { message }) = ended else {
+                panic!("not reported: {ended:?}");
+            };
+            assert!(message.contains("no disk found"), "{message}");
+        });
+    }
+}
+
+/// More messages than one poll runs wait on the thread when its main ends.
+#[test]
+fn block_on_returns_the_output_however_much_is_queued() {
+    must_end(|| {
+        let ran = Arc::new(AtomicUsize::new(0));
+        let count = ran.clone();
+        let output = app(1, IDLE).block_on(async move |app: AppHandle| {
+            for _ in 0..100 {
+                let count = count.clone();
+                let message = move || {
+                    count.fetch_add(1, Ordering::Relaxed);
+                };
+                app.app_thread().send_msg(message).unwrap();
+            }
+            "output"
+        });
+        assert_eq!(output.unwrap(), Some("output"));
+        assert_eq!(ran.load(Ordering::Relaxed), 100, "what was taken was run");
+    });
+}
+
+#[test]
+fn block_on_says_when_the_app_was_stopped_before_its_main_ended() {
+    must_end(|| {
+        let output = app(1, IDLE).block_on(async |app: AppHandle| {
+            app.stop(0);
+            std::future::pending::<()>().await;
+        });
+        assert_eq!(output.unwrap(), None);
+    });
+}
+
+// Panics elsewhere.
+
+/// G6: the policies. (Aborting is tested in a process of its own.)
+#[test]
+fn a_panic_on_a_thread_is_contained_or_stops_the_app() {
+    must_end(|| {
+        let output = app(2, IDLE).block_on(async |app: AppHandle| {
+            let other = thread_on(&app, 1);
+            other.send_msg(|| panic!("contained")).unwrap();
+            other.spawn(async { 1 }).await.unwrap()
+        });
+        assert_eq!(output.unwrap(), Some(1));
+
+        let code = app(2, IDLE).stop_on_panic(9).run(async |app: AppHandle| {
+            let other = thread_on(&app, 1);
+            other.send_msg(|| panic!("stops the app")).unwrap();
+            std::future::pending::<()>().await;
+        });
+        assert_eq!(code.unwrap(), 9);
+    });
+}
+
+// What cannot be started.
+
+/// Each names what was wrong, and the start function is not called.
+#[test]
+fn an_app_that_cannot_start_says_why() {
+    let cpu = cpu::available().unwrap().first().unwrap();
+    let builder = || App::builder().handle_signals(false);
+    let cases = [
+        (builder().cores(CpuSet::empty()), "no core was asked for"),
+        (
+            builder().cores(CpuSet::single(1023)),
+            "core 1023 does not exist",
+        ),
+        (builder().lcores([(0, 1023)]), "core 1023 does not exist"),
+        (builder().lcores([(4000, cpu)]), "core 4000 is too high"),
+        (
+            builder().lcores([(1, cpu), (1, cpu)]),
+            "core 1 is listed twice",
+        ),
+        (
+            builder().lcores([(1, cpu), (2, cpu)]).main_core(3),
+            "main core 3 is not among the cores asked for, [1-2]",
+        ),
+    ];
+    for (builder, part) in cases {
+        let error = builder
+            .run(async |_app: AppHandle| panic!("it was called"))
+            .unwrap_err();
+        assert!(error.to_string().contains(part), "{part} in: {error}");
+    }
+}
+
+#[test]
+fn an_app_inside_a_spdk_thread_is_an_error_that_names_it() {
+    let mut runner = ThreadLib::new()
+        .thread()
+        .name("host")
+        .build()
+        .unwrap()
+        .attach();
+    let ended = runner.enter(|| app(1, IDLE).run(async |_app: AppHandle| ()));
+    assert!(matches!(&ended, Err(AppError::InsideThread { thread }) if thread == "host"));
+}
+
+/// An event runs on a reactor with no SpdkThread current.
+#[test]
+fn an_app_inside_an_event_is_an_error() {
+    must_end(|| {
+        let refused = app(1, IDLE).block_on(async |outer: AppHandle| {
+            let (done, ended) = futures::channel::oneshot::channel();
+            let event = move || {
+                let inner = app(1, IDLE).run(async |_app: AppHandle| ());
+                done.send(matches!(inner, Err(AppError::InsideLoop)))
+                    .unwrap();
+            };
+            outer.reactors().send_event(0, event).unwrap();
+            ended.await.unwrap()
+        });
+        assert_eq!(refused.unwrap(), Some(true));
+    });
+}
+
+// Several apps.
+
+/// No process-wide state: each app has its own threads, ids and reactors.
+#[test]
+fn two_apps_at_once_know_nothing_of_each_other() {
+    must_end(|| {
+        let both = Arc::new(std::sync::Barrier::new(2));
+        let run = |code: i32| {
+            let both = both.clone();
+            std::thread::spawn(move || {
+                app(2, IDLE).run(async move |app: AppHandle| {
+                    both.wait();
+                    let other = thread_on(&app, 1);
+                    let names = app.library().threads();
+                    assert_eq!(names.len(), 2, "only its own: {names:?}");
+                    other.spawn(async {}).await.unwrap();
+                    both.wait();
+                    app.stop(code);
+                })
+            })
+        };
+        let apps = [run(1), run(2)];
+        let codes = apps.map(|app| app.join().unwrap().unwrap());
+        assert_eq!(codes, [1, 2]);
+    });
+}
+
+#[test]
+fn the_calling_os_thread_gets_its_affinity_and_name_back() {
+    let before = (
+        cpu::current_affinity().unwrap(),
+        nix::sys::prctl::get_name().unwrap(),
+    );
+    let inside = app(1, IDLE).block_on(async |_app: AppHandle| {
+        let name = nix::sys::prctl::get_name().unwrap();
+        (
+            cpu::current_affinity().unwrap().count(),
+            name.into_string().unwrap(),
+        )
+    });
+    assert_eq!(inside.unwrap(), Some((1, "reactor_0".to_owned())));
+    let after = (
+        cpu::current_affinity().unwrap(),
+        nix::sys::prctl::get_name().unwrap(),
+    );
+    assert_eq!(before, after);
+}
+
+// Processes of their own.
+
+/// Names the scenario that a process of its own plays.
+const SCENARIO: &str = "CORESPUN_TEST_SCENARIO";
+
+/// A process started by a test: this binary, playing one scenario.
+struct Scenario {
+    child: Child,
+    output: BufReader<std::process::ChildStdout>,
+}
+
+impl Scenario {
+    fn start(name: &str) -> Self {
+        Scenario::spawn(&mut Scenario::command(name))
+    }
+
+    /// Every OS thread of the process starts with SIGINT and SIGTERM blocked.
+    fn start_with_signals_blocked(name: &str) -> Self {
+        let mut command = Scenario::command(name);
+        let block = || {
+            SigSet::from_iter([Signal::SIGINT, Signal::SIGTERM]).thread_block()?;
+            Ok(())
+        };
+        // SAFETY: it makes one system call, which is async-signal-safe.
+        Scenario::spawn(unsafe { command.pre_exec(block) })
+    }
+
+    fn command(name: &str) -> Command {
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        command
+            .args(["--ignored", "--exact", "plays_a_scenario", "--nocapture"])
+            .env(SCENARIO, name)
+            .stdout(Stdio::piped());
+        command
+    }
+
+    fn spawn(command: &mut Command) -> Self {
+        let mut child = command.spawn().unwrap();
+        let output = BufReader::new(child.stdout.take().unwrap());
+        Scenario { child, output }
+    }
+
+    /// Waits until the process says `word` on a line of its own.
+    fn says(&mut self, word: &str) {
+        let mut line = String::new();
+        while line.trim_end() != word {
+            line.clear();
+            let read = self.output.read_line(&mut line).unwrap();
+            assert!(read > 0, "it ended before it said {word}");
+        }
+    }
+
+    fn send(&self, signal: Signal) {
+        let pid = Pid::from_raw(self.child.id().try_into().unwrap());
+        kill(pid, signal).unwrap();
+    }
+
+    /// How it ends.
+    fn end(mut self) -> ExitStatus {
+        let mut rest = String::new();
+        self.output.read_to_string(&mut rest).unwrap();
+        self.child.wait().unwrap()
+    }
+}
+
+impl Drop for Scenario {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn say(word: &str) {
+    // On a line of its own, whatever the test harness has begun.
+    println!("\n{word}");
+    std::io::stdout().flush().unwrap();
+}
+
+/// T-X-16, AP-006.
+#[test]
+fn sigint_and_sigterm_stop_the_app_with_code_0() {
+    for signal in [Signal::SIGINT, Signal::SIGTERM] {
+        let mut process = Scenario::start("waits");
+        process.says("ready");
+        process.send(signal);
+        assert_eq!(process.end().code(), Some(0), "{signal}");
+    }
+}
+
+/// T-X-16: while the app winds down, which takes until both have come.
+#[test]
+fn a_second_signal_is_ignored_while_the_app_winds_down() {
+    let mut process = Scenario::start("winds down");
+    process.says("ready");
+    process.send(Signal::SIGINT);
+    process.says("winding down");
+    for _ in 0..3 {
+        process.send(Signal::SIGINT);
+        process.send(Signal::SIGTERM);
+    }
+    assert_eq!(
+        process.end().code(),
+        Some(7),
+        "the shutdown function's code"
+    );
+}
+
+/// T-X-16: the main reactor has ended; a thread elsewhere takes its time.
+#[test]
+fn a_second_signal_is_ignored_until_the_last_reactor_has_ended() {
+    let mut process = Scenario::start("lingers elsewhere");
+    process.says("ready");
+    process.send(Signal::SIGINT);
+    process.says("main reactor has ended");
+    process.send(Signal::SIGINT);
+    assert_eq!(process.end().code(), Some(0));
+}
+
+/// T-X-16: the signal is there before the start function has run.
+#[test]
+fn a_signal_during_start_up_stops_the_app() {
+    assert_eq!(
+        Scenario::start("is signalled at start").end().code(),
+        Some(0)
+    );
+}
+
+/// AP-006: a process may inherit a mask that blocks them.
+#[test]
+fn signals_blocked_by_the_parent_reach_the_app() {
+    let mut process = Scenario::start_with_signals_blocked("waits");
+    process.says("ready");
+    process.send(Signal::SIGTERM);
+    assert_eq!(process.end().code(), Some(0));
+}
+
+/// AP-006: the option.
+#[test]
+fn signals_that_the_app_leaves_alone_do_what_they_did() {
+    let mut process = Scenario::start("leaves signals alone");
+    process.says("ready");
+    process.send(Signal::SIGTERM);
+    assert_eq!(process.end().signal(), Some(Signal::SIGTERM as i32));
+}
+
+#[test]
+fn signals_do_what_they_did_once_the_app_has_ended() {
+    let mut process = Scenario::start("has ended its app");
+    process.says("ended");
+    process.send(Signal::SIGINT);
+    assert_eq!(process.end().signal(), Some(Signal::SIGINT as i32));
+}
+
+/// AP-006: both are told.
+#[test]
+fn a_signal_stops_every_app_of_the_process() {
+    let mut process = Scenario::start("runs two apps");
+    process.says("ready");
+    process.says("ready");
+    process.send(Signal::SIGINT);
+    assert_eq!(process.end().code(), Some(0));
+}
+
+/// G6.
+#[test]
+fn a_panic_aborts_the_process_if_asked_to() {
+    let status = Scenario::start("aborts on panic").end();
+    assert_eq!(status.signal(), Some(Signal::SIGABRT as i32));
+}
+
+/// AP-008, T-AP-19: one app after the other, each leaving nothing behind.
+#[test]
+fn apps_one_after_the_other_leave_no_descriptor_or_os_thread() {
+    assert_eq!(Scenario::start("repeats").end().code(), Some(0));
+}
+
+/// A reactor that cannot be started takes the others with it, and the next app
+/// can start.
+#[test]
+fn a_reactor_that_fails_to_start_leaves_nothing_behind() {
+    assert_eq!(
+        Scenario::start("runs out of descriptors").end().code(),
+        Some(0)
+    );
+}
+
+fn entries(directory: &str) -> usize {
+    std::fs::read_dir(directory).unwrap().count()
+}
+
+/// What the tests above start in a process of its own; nothing otherwise.
+#[test]
+#[ignore = "is run by other tests, in a process of its own"]
+fn plays_a_scenario() {
+    let Ok(scenario) = std::env::var(SCENARIO) else {
+        return;
+    };
+    // If the test that started this is gone, or what is tested hangs.
+    std::thread::spawn(|| {
+        std::thread::sleep(Duration::from_secs(60));
+        std::process::exit(86);
+    });
+    let builder = || app(2, IDLE).handle_signals(true);
+    let wait = async |_app: AppHandle| say("ready");
+    let ended = match &*scenario {
+        "waits" => builder().run(wait),
+        "leaves signals alone" => builder().handle_signals(false).run(wait),
+        "is signalled at start" => builder().run(async |_app: AppHandle| {
+            raise(Signal::SIGINT).unwrap();
+            std::future::pending().await
+        }),
+        "winds down" => builder()
+            .on_shutdown(|app| {
+                assert!(app.app_thread().is_current());
+                let app = app.clone();
+                drop(task::spawn_local(async move {
+                    say("winding down");
+                    // Long enough for the signals to come; longer, or shorter,
+                    // changes nothing but what this would find.
+                    time::sleep(Duration::from_millis(200)).await;
+                    app.stop(7);
+                }));
+            })
+            .run(wait),
+        "lingers elsewhere" => builder().run(async |app: AppHandle| {
+            let lingering = thread_on(&app, 1);
+            let main = app.app_thread();
+            lingering
+                .send_msg(move || {
+                    // Keeps the exit waiting until it is unregistered.
+                    let mut turns = 0;
+                    let poller = std::rc::Rc::new(std::cell::Cell::new(None));
+                    let own = poller.clone();
+                    let registered = Poller::timed(Duration::from_millis(1), move || {
+                        if main.is_exited() {
+                            turns += 1;
+                        }
+                        match turns {
+                            1 => say("main reactor has ended"),
+                            200 => drop(own.take()),
+                            _ => {}
+                        }
+                    });
+                    poller.set(registered.ok());
+                })
+                .unwrap();
+            say("ready");
+        }),
+        "has ended its app" => {
+            builder().block_on(async |_app: AppHandle| ()).unwrap();
+            say("ended");
+            loop {
+                std::thread::park();
+            }
+        }
+        "runs two apps" => {
+            let other = std::thread::spawn(move || builder().run(wait));
+            let code = builder().run(wait);
+            assert_eq!(other.join().unwrap().unwrap(), 0);
+            code
+        }
+        "aborts on panic" => builder().abort_on_panic().run(async |app: AppHandle| {
+            let other = thread_on(&app, 1);
+            other.send_msg(|| panic!("fatal")).unwrap();
+            std::future::pending().await
+        }),
+        "repeats" => {
+            let round = |_| {
+                let code = builder().stop_on_panic(1).run(async |app: AppHandle| {
+                    let other = thread_on(&app, 1);
+                    other.spawn(async {}).await.unwrap();
+                    app.stop(0);
+                });
+                assert_eq!(code.unwrap(), 0);
+                (entries("/proc/self/fd"), entries("/proc/self/task"))
+            };
+            let counts: Vec<_> = (0..4).map(round).collect();
+            assert!(
+                counts.windows(2).all(|pair| pair[0] == pair[1]),
+                "{counts:?}"
+            );
+            Ok(0)
+        }
+        "runs out of descriptors" => runs_out_of_descriptors(),
+        unknown => panic!("no scenario {unknown:?}"),
+    };
+    std::process::exit(ended.unwrap());
+}
+
+/// Starts apps with more and more descriptors to spare, until one can.
+fn runs_out_of_descriptors() -> Result<i32, AppError> {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+    let before = (entries("/proc/self/fd"), entries("/proc/self/task"));
+    let mut failures = 0;
+    loop {
+        let limit = (before.0 + failures) as u64;
+        setrlimit(Resource::RLIMIT_NOFILE, limit, hard).unwrap();
+        let called = Arc::new(AtomicBool::new(false));
+        let witness = called.clone();
+        let ended = app(4, IDLE).run(async move |app: AppHandle| {
+            witness.store(true, Ordering::Relaxed);
+            app.stop(0);
+        });
+        setrlimit(Resource::RLIMIT_NOFILE, soft, hard).unwrap();
+        match ended {
+            Ok(code) => {
+                assert!(failures > 4, "it needs more than its eventfds");
+                return Ok(code);
+            }
+            Err(AppError::Start(_)) => failures += 1,
+            Err(error) => panic!("{error}"),
+        }
+        assert!(!called.load(Ordering::Relaxed));
+        wait_until(|| entries("/proc/self/task") == before.1);
+        assert_eq!(entries("/proc/self/fd"), before.0);
+    }
+}
