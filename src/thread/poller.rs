@@ -163,10 +163,10 @@ impl Local {
     /// the next pass.
     pub(crate) fn run_active_pollers(&self) -> Activity {
         let lists = &self.pollers;
-        let mut pass = lists.active.take();
-        if pass.is_empty() {
+        if lists.active_count.get() == 0 && !lists.stale.get() {
             return Activity::Idle;
         }
+        let mut pass = lists.active.take();
         let mut activity = Activity::Idle;
         for poller in pass.iter().rev() {
             let runs = poller.state.get() == PollerState::Waiting;
