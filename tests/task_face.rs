@@ -227,6 +227,25 @@ fn a_dropped_scope_has_dropped_its_children() {
     assert_eq!(trace.take(), ["started"]);
 }
 
+#[test]
+fn a_child_that_was_never_taken_in_goes_with_the_scope_though_it_holds_it() {
+    let trace = Trace::default();
+    let outside = RefCell::new(None);
+    let mut scope = Box::pin(task::scope(async |scope| {
+        outside.replace(Some(scope));
+        pending::<()>().await
+    }));
+    assert!(scope.as_mut().now_or_never().is_none());
+    let handle = outside.take().unwrap();
+    let (note, itself) = (DropNote(trace.clone(), "never polled"), handle.clone());
+    handle.spawn(async move {
+        let _kept = (note, itself);
+    });
+    drop(handle);
+    drop(scope);
+    assert_eq!(trace.take(), ["never polled"]);
+}
+
 async fn yield_once() {
     let mut yielded = false;
     std::future::poll_fn(|_| {
