@@ -157,7 +157,9 @@ fn values_of_each_sending_thread_arrive_in_order_across_a_full_channel() {
         })
     });
     drop(sender);
-    senders.map(|sender| sender.join().unwrap());
+    for sender in senders {
+        sender.join().unwrap();
+    }
     assert_eq!(block_on(received).unwrap(), [EACH, EACH]);
     block_on(thread.exit());
     poller.join().unwrap();

@@ -227,6 +227,25 @@ fn a_dropped_scope_has_dropped_its_children() {
     assert_eq!(trace.take(), ["started"]);
 }
 
+#[test]
+fn a_child_that_was_never_taken_in_goes_with_the_scope_though_it_holds_it() {
+    let trace = Trace::default();
+    let outside = RefCell::new(None);
+    let mut scope = Box::pin(task::scope(async |scope| {
+        outside.replace(Some(scope));
+        pending::<()>().await
+    }));
+    assert!(scope.as_mut().now_or_never().is_none());
+    let handle = outside.take().unwrap();
+    let (note, itself) = (DropNote(trace.clone(), "never polled"), handle.clone());
+    handle.spawn(async move {
+        let _kept = (note, itself);
+    });
+    drop(handle);
+    drop(scope);
+    assert_eq!(trace.take(), ["never polled"]);
+}
+
 async fn yield_once() {
     let mut yielded = false;
     std::future::poll_fn(|_| {
@@ -388,6 +407,22 @@ fn helper_threads_run_on_the_cores_they_were_given_though_their_starter_is_pinne
     });
     let seen: Result<CpuSet, CallError> = seen.join().unwrap();
     assert_eq!(seen.unwrap(), all);
+}
+
+/// Needs two cores to be told apart; with one, both share it.
+#[test]
+fn an_app_keeps_its_helper_threads_off_the_cores_of_its_reactors() {
+    let all = cpu::available().unwrap();
+    let reactor = all.first().unwrap();
+    let expected = all & !CpuSet::single(reactor);
+    let expected = if expected.is_empty() { all } else { expected };
+    let seen = corespun::app::App::builder()
+        .cores(CpuSet::single(reactor))
+        .mode(corespun::reactor::ReactorMode::Interrupt)
+        .handle_signals(false)
+        .block_on(async |_| task::spawn_blocking(|| cpu::current_affinity().unwrap()).await)
+        .unwrap();
+    assert_eq!(seen.unwrap().unwrap(), expected);
 }
 
 #[test]

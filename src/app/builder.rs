@@ -212,7 +212,11 @@ impl AppBuilder {
         let available = cpu::available()?;
         let places = self.places(&available)?;
         let stop_on_panic: Arc<OnceLock<Weak<AppShared>>> = Arc::default();
-        let library = self.library(stop_on_panic.clone());
+        let taken: CpuSet = places.iter().map(|place| place.cpu).collect();
+        let free = available & !taken;
+        // With a reactor on every core, helper threads have to share.
+        let helper_cpus = if free.is_empty() { available } else { free };
+        let library = self.library(stop_on_panic.clone(), helper_cpus);
         let driver = self.driver.helper_affinity(available);
         let group = Group::new(library.clone(), &places, self.mode, self.adaptive, driver)
             .map_err(StartError::from)?;
@@ -257,8 +261,8 @@ impl AppBuilder {
         }
     }
 
-    fn library(&self, app: Arc<OnceLock<Weak<AppShared>>>) -> ThreadLib {
-        let mut builder = ThreadLib::builder();
+    fn library(&self, app: Arc<OnceLock<Weak<AppShared>>>, helper_cpus: CpuSet) -> ThreadLib {
+        let mut builder = ThreadLib::builder().helper_cpus(helper_cpus);
         if let Some(clock) = &self.clock {
             builder = builder.clock(clock.clone());
         }

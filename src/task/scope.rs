@@ -215,7 +215,6 @@ impl fmt::Debug for Scope<'_> {
 
 /// Awaits the output of a child of a [`scope`]; dropping it leaves the child
 /// running.
-#[must_use = "the child runs without; drop this to say so"]
 pub struct ScopedHandle<T> {
     output: oneshot::Receiver<T>,
 }

@@ -45,6 +45,12 @@ impl ReadyQueue {
         self.open.set(self.messages.borrow().len());
     }
 
+    /// Whether the poll under way may run another.
+    #[inline]
+    pub(crate) fn has_open(&self) -> bool {
+        self.open.get() > 0
+    }
+
     /// The next that the poll under way may run.
     #[inline]
     pub(crate) fn pop_open(&self) -> Option<Message> {

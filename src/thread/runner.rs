@@ -333,9 +333,13 @@ impl Local {
             max => max.min(self.batch),
         };
         self.ready.begin();
-        let (mut own, mut foreign) = (true, true);
+        let mut foreign = true;
         let mut ran = 0;
-        while ran < limit && (foreign || own) {
+        while ran < limit {
+            let own = self.ready.has_open();
+            if !foreign && !own {
+                break;
+            }
             // Whose turn it is lasts beyond the poll: a batch may be 1.
             let from_mailbox = foreign && (!own || self.mailbox_next.get());
             let message = if from_mailbox {
@@ -345,16 +349,12 @@ impl Local {
                 foreign = message.is_some();
                 message
             } else {
-                let message = self.ready.pop_open();
-                own = message.is_some();
-                message
+                self.ready.pop_open()
             };
             if let Some(message) = message {
                 self.mailbox_next.set(!from_mailbox);
                 self.run_message(message);
                 ran += 1;
-                // It may have woken a task.
-                own = true;
             }
         }
         Activity::from(ran > 0)
