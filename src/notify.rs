@@ -58,7 +58,7 @@ impl Sleeper {
         struct Awake<'a>(&'a Sleeper);
         impl Drop for Awake<'_> {
             fn drop(&mut self) {
-                self.0.state.store(AWAKE, Ordering::Relaxed);
+                self.0.retract();
             }
         }
 
@@ -78,7 +78,9 @@ impl Sleeper {
         fence(Ordering::SeqCst);
     }
 
-    /// Takes the announcement back.
+    /// Takes the announcement back: at the end of a sleep that was announced
+    /// alone, or before `block` returns, so that what the rest of it publishes on
+    /// this thread wakes nobody who is awake. Only the owner may call this.
     pub(crate) fn retract(&self) {
         self.state.store(AWAKE, Ordering::Relaxed);
     }

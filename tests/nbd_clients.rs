@@ -42,7 +42,9 @@ fn run<'a>(
     directory: &Path,
 ) -> String {
     let arguments: Vec<_> = arguments.into_iter().collect();
-    let output = Command::new(program)
+    // A client that waits for ever fails instead.
+    let output = Command::new("timeout")
+        .args(["180", program])
         .args(&arguments)
         .current_dir(directory)
         .stdin(Stdio::null())

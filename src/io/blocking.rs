@@ -145,7 +145,7 @@ impl BlockingPool {
         shared.done.is_empty()
     }
 
-    pub(crate) fn end_sleep(&self) {
+    pub(crate) fn retract(&self) {
         if let Some(shared) = &self.shared {
             shared.asleep.store(false, Ordering::Relaxed);
         }
@@ -311,7 +311,7 @@ mod tests {
             std::thread::yield_now();
         }
         assert!(!pool.announce_sleep());
-        pool.end_sleep();
+        pool.retract();
         assert!(
             wake.read().is_err(),
             "the driver was awake: no eventfd is written"

@@ -131,9 +131,15 @@ impl Driver {
     ///
     /// A write to the eventfd that came before the call ends it at once.
     pub fn park(&self, timeout: Option<Duration>) -> usize {
+        self.park_then(timeout, || {})
+    }
+
+    /// As [`park`](Self::park), with `awake` called once the wait is over and before any task is
+    /// woken, for a loop that has to take back the announcement of its sleep first.
+    pub(crate) fn park_then(&self, timeout: Option<Duration>, awake: impl FnOnce()) -> usize {
         // A limit of centuries is none, and the kernel's clock could not hold it.
         let limit = timeout.filter(|timeout| timeout.as_secs() <= u32::MAX.into());
-        self.0.core.park(limit)
+        self.0.core.park(limit, awake)
     }
 
     /// How many operations and waits for readiness are in flight.

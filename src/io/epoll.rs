@@ -168,7 +168,7 @@ impl Epoll {
             Err(Errno::EINTR) => {}
             Err(error) => tracing::error!(%error, "epoll_wait failed"),
         }
-        blocking.end_sleep();
+        blocking.retract();
         if let Some(aio) = &mut self.aio {
             aio.reap(sink);
         }

@@ -91,11 +91,12 @@ impl Core {
         if self.in_flight.get() == 0 || self.is_quiet() {
             return 0;
         }
-        self.turn(Turn::Poll)
+        self.turn(Turn::Poll, || {})
     }
 
-    pub(crate) fn park(&self, limit: Option<Duration>) -> usize {
-        self.turn(Turn::Park(limit))
+    /// `awake` runs after the kernel's wait and before anything foreign.
+    pub(crate) fn park(&self, limit: Option<Duration>, awake: impl FnOnce()) -> usize {
+        self.turn(Turn::Park(limit), awake)
     }
 
     pub(crate) fn in_flight(&self) -> usize {
@@ -375,8 +376,8 @@ impl Core {
         }
     }
 
-    /// One turn of the back-end, then the foreign code it leads to.
-    fn turn(&self, turn: Turn) -> usize {
+    /// One turn of the back-end, `then`, and the foreign code it leads to.
+    fn turn(&self, turn: Turn, then: impl FnOnce()) -> usize {
         let mut effects = self.effects.take();
         let reaped = {
             let mut state = self.state.borrow_mut();
@@ -409,6 +410,7 @@ impl Core {
             self.in_flight.set(self.in_flight.get() - sink.finished);
             sink.reaped
         };
+        then();
         for effect in effects.drain(..) {
             effect.run();
         }

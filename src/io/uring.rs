@@ -161,7 +161,7 @@ impl Uring {
             self.wait(timeout);
             self.reap(sink);
         }
-        blocking.end_sleep();
+        blocking.retract();
         self.woken = false;
     }
 

@@ -225,13 +225,19 @@ impl Reactor {
         let clock = self.group.library.clock();
         let deadline = self.threads.iter().filter_map(|t| t.next_deadline()).min();
         let timeout = deadline.map(|tick| clock.duration_from(tick.saturating_sub(clock.now())));
-        self.shared().sleeper.sleep_unless(
+        let sleeper = &self.shared().sleeper;
+        sleeper.sleep_unless(
             || {
                 self.has_work()
                     || self.group.is_stopping() != self.stopping
                     || self.shared().mode() != mode
             },
-            || self.driver.driver().park(timeout),
+            // Tasks that the completions wake are this reactor's own: it is awake
+            // by then, and nobody has to write its eventfd.
+            || {
+                let driver = self.driver.driver();
+                driver.park_then(timeout, || sleeper.retract())
+            },
         );
         let now = clock.now();
         self.charge(now, false);
@@ -259,5 +265,58 @@ impl Reactor {
             self.closed = true;
             self.shared().events.close();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use futures::AsyncReadExt;
+
+    use super::*;
+    use crate::io::DriverConfig;
+    use crate::net::UnixStream;
+    use crate::reactor::{AdaptivePolling, Place};
+    use crate::thread::ThreadLib;
+
+    #[test]
+    fn a_completion_that_ends_a_sleep_writes_no_eventfd() {
+        let cpu = cpu::available().unwrap().first().unwrap();
+        let group = Group::new(
+            ThreadLib::new(),
+            &[Place { core: cpu, cpu }],
+            ReactorMode::Interrupt,
+            AdaptivePolling::default(),
+            DriverConfig::new(),
+        )
+        .unwrap();
+        let (mut peer, stream) = std::os::unix::net::UnixStream::pair().unwrap();
+        let shared = group.clone();
+        let reactor = std::thread::spawn(move || {
+            let mut reactor = Reactor::start(group.clone(), 0).unwrap();
+            let thread = group.library.thread().build().unwrap();
+            let task = reactor.arrive(thread).enter(|| {
+                crate::task::spawn_local(async move {
+                    let mut stream = UnixStream::from_std(stream).unwrap();
+                    stream.read_exact(&mut [0]).await.unwrap();
+                })
+            });
+            // The turn that polls the task, and the one that sleeps until the
+            // byte comes and wakes the task.
+            reactor.turn();
+            assert!(!task.is_finished());
+            reactor.turn();
+            let written = reactor.shared().wake.read();
+            reactor.turn();
+            assert!(task.is_finished());
+            written
+        });
+        while !shared.reactors[0].sleeper.is_asleep() {
+            std::thread::yield_now();
+        }
+        peer.write_all(b"x").unwrap();
+        let written = reactor.join().unwrap();
+        assert_eq!(written, Err(nix::errno::Errno::EAGAIN));
     }
 }

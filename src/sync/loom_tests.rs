@@ -406,6 +406,25 @@ fn loom_the_last_waker_drop_against_the_exit_queues_once() {
     });
 }
 
+/// R3: a wake from elsewhere against the exit never ends with a live future in
+/// a refused `Runnable`.
+#[test]
+fn loom_a_wake_against_the_exit_finds_the_future_gone() {
+    model(3, || {
+        let task = MiniTask::new(2 * REFERENCE);
+        let waker = {
+            let task = task.clone();
+            thread::spawn(move || task.wake_by_ref())
+        };
+        task.cancel();
+        task.mailbox.close();
+        task.run_queued();
+        waker.join().unwrap();
+        task.run_queued();
+        assert_eq!(task.runnables.load(Relaxed), 0);
+    });
+}
+
 /// R5: the same with a join handle that a third thread drops meanwhile.
 #[test]
 fn loom_a_detach_and_the_last_waker_drop_against_the_exit_queue_once() {

@@ -124,7 +124,7 @@ impl Client {
 
     /// Checks that the server closes, with nothing more said.
     #[track_caller]
-    pub(crate) fn is_cut_off(mut self) {
+    pub(crate) fn expect_cut_off(mut self) {
         match self.0.read(&mut [0; 64]) {
             Ok(0) => {}
             // What the server had not read when it closed comes back as this.
@@ -135,7 +135,7 @@ impl Client {
 
     /// Checks that the connection still serves, at its end of the disk.
     #[track_caller]
-    pub(crate) fn is_well(mut self) {
+    pub(crate) fn expect_well(mut self) {
         self.write(100, b"still here");
         assert_eq!(self.read(100, 10), b"still here");
     }
@@ -191,7 +191,7 @@ impl Bystanders {
     }
 
     /// Checks that none of them noticed anything.
-    pub(crate) fn are_well(self) {
+    pub(crate) fn expect_well(self) {
         self.stop.store(true, Ordering::Relaxed);
         for client in self.clients {
             assert!(client.join().unwrap() > 0);

@@ -37,7 +37,7 @@ fn killed_clients_leave_nothing(arguments: &[&str]) {
     // first ones.
     let others = Bystanders::start(&server);
     killed_clients(&server);
-    others.are_well();
+    others.expect_well();
     let idle = Client::transmitting(&server);
     drop(idle);
     let others = Bystanders::start(&server);
@@ -56,7 +56,7 @@ fn killed_clients_leave_nothing(arguments: &[&str]) {
     // One such client holds 24 MiB, and each of the eight rounds has two of them.
     let grown = server.memory().saturating_sub(memory);
     assert!(grown < 100 << 20, "{grown} bytes more than before");
-    others.are_well();
+    others.expect_well();
     // A task that was left behind would keep its thread from exiting.
     server.stop();
 }
@@ -82,8 +82,8 @@ fn a_client_silent_in_the_handshake_is_cut_off_and_an_idle_one_is_not() {
     let server = Server::start(["--memory", "8M"]);
     let silent = Client::haggling(&server);
     let idle = Client::transmitting(&server);
-    silent.is_cut_off();
-    idle.is_well();
+    silent.expect_cut_off();
+    idle.expect_well();
     server.stop();
 }
 

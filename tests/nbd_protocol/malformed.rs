@@ -19,7 +19,7 @@ fn amid_others(case: impl Fn(&Server)) {
         let server = Server::start(disk);
         let others = Bystanders::start(&server);
         case(&server);
-        others.are_well();
+        others.expect_well();
         server.stop();
     }
 }
@@ -31,7 +31,7 @@ fn a_bad_request_magic_ends_the_connection() {
         let mut bytes = request(READ, 0, 1, 0, 512);
         bytes[0] ^= 1;
         client.send(&bytes);
-        client.is_cut_off();
+        client.expect_cut_off();
     });
 }
 
@@ -42,7 +42,7 @@ fn a_bad_option_magic_ends_the_connection() {
         let mut bytes = option(3, b"");
         bytes[7] ^= 1;
         client.send(&bytes);
-        client.is_cut_off();
+        client.expect_cut_off();
     });
 }
 
@@ -51,7 +51,7 @@ fn unknown_client_flags_end_the_connection() {
     amid_others(|server| {
         let mut client = Client::greeted(server);
         client.send(&0x8000_0003u32.to_be_bytes());
-        client.is_cut_off();
+        client.expect_cut_off();
     });
 }
 
@@ -73,7 +73,7 @@ fn an_oversized_option_ends_the_connection() {
         let mut bytes = option(1, b"");
         bytes[12..].copy_from_slice(&u32::MAX.to_be_bytes());
         client.send(&bytes);
-        client.is_cut_off();
+        client.expect_cut_off();
     });
 }
 
@@ -82,7 +82,7 @@ fn an_unknown_export_by_the_old_option_ends_the_connection() {
     amid_others(|server| {
         let mut client = Client::haggling(server);
         client.send(&option(1, b"no such disk"));
-        client.is_cut_off();
+        client.expect_cut_off();
     });
 }
 
@@ -92,7 +92,7 @@ fn an_unknown_command_is_invalid() {
         let mut client = Client::transmitting(server);
         client.send(&request(4711, 0, 1, 0, 512));
         assert_eq!(client.reply(), (1, EINVAL));
-        client.is_well();
+        client.expect_well();
     });
 }
 
@@ -104,7 +104,7 @@ fn a_flag_that_was_not_agreed_on_is_invalid() {
         assert_eq!(client.reply(), (1, EINVAL));
         client.send(&request(FLUSH, 0x8000, 2, 0, 0));
         assert_eq!(client.reply(), (2, EINVAL));
-        client.is_well();
+        client.expect_well();
     });
 }
 
@@ -121,7 +121,7 @@ fn an_oversized_request_is_refused_or_ends_the_connection() {
         }
         assert_eq!(client.reply(), (2, EINVAL));
         client.send(&request(WRITE, 0, 3, 0, u32::MAX));
-        client.is_cut_off();
+        client.expect_cut_off();
 
         let mut client = Client::structured(server);
         client.send(&request(READ, 0, 4, 0, 33 << 20));
@@ -157,7 +157,7 @@ fn nothing_past_the_end_is_read_or_written() {
         if let Ok(file) = std::fs::metadata(server.directory.path().join("disk.img")) {
             assert_eq!(file.len(), SIZE);
         }
-        client.is_well();
+        client.expect_well();
     });
 }
 
@@ -184,14 +184,14 @@ fn half_a_header_keeps_only_its_sender_waiting() {
         let mut client = Client::transmitting(server);
         let whole = request(READ, 0, 9, BYSTANDERS, 16);
         client.send(&whole[..11]);
-        Client::transmitting(server).is_well();
+        Client::transmitting(server).expect_well();
         client.send(&whole[11..]);
         assert_eq!(client.reply(), (9, 0));
         let _data: [u8; 16] = client.take();
         // And one that never sends the rest, but says that it has ended.
         client.send(&whole[..11]);
         client.0.shutdown(std::net::Shutdown::Write).unwrap();
-        client.is_cut_off();
+        client.expect_cut_off();
     });
 }
 

@@ -86,7 +86,7 @@ fn a_second_server_leaves_the_socket_and_port_of_the_first_alone() {
     );
     assert!(line.contains("127.0.0.1"), "{line}");
     assert!(listing(directory.path()).is_empty());
-    crate::client::Client::transmitting(&first).is_well();
+    crate::client::Client::transmitting(&first).expect_well();
     first.stop();
 }
 
