@@ -209,11 +209,12 @@ fn a_wrapper_is_called_around_the_handlers_of_its_own_group() {
     let (mut here, there) = UnixStream::pair().unwrap();
     let seen = Rc::new(RefCell::new(Vec::new()));
     for group in [&parent, &child] {
-        let (inside, depth, seen) = (group.clone(), depth.clone(), seen.clone());
+        let (inside, depth, seen) = (Rc::downgrade(group), depth.clone(), seen.clone());
         let fd = Rc::new(there.try_clone().unwrap());
         let open = fd.clone();
         group
             .add(&fd.as_fd(), FdOptions::default(), move |event| {
+                let inside = inside.upgrade().unwrap();
                 assert_eq!(inside.current_event(), Some(event));
                 seen.borrow_mut().push(depth.get());
                 let _ = open.peer_addr();

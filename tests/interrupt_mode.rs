@@ -144,6 +144,30 @@ fn the_descriptor_is_readable_when_there_is_something_to_do() {
     assert!(!is_readable(runner, PollTimeout::ZERO));
 }
 
+/// The descriptor moves with its thread, once asked for there.
+#[test]
+fn the_descriptor_of_a_moved_thread_is_good() {
+    let mut runner = ThreadLib::new().thread().build().unwrap().attach();
+    runner.set_interrupt_mode(true).unwrap();
+    assert!(!is_readable(&mut runner, PollTimeout::ZERO));
+    let thread = runner.handle();
+    let parked = runner.park().unwrap();
+    thread.send_msg(|| ()).unwrap();
+    let moved = std::thread::spawn(move || {
+        let mut runner = parked.attach();
+        assert!(
+            is_readable(&mut runner, PollTimeout::ZERO),
+            "sent in between"
+        );
+        assert!(runner.poll(0, 0).is_busy());
+        assert!(!is_readable(&mut runner, PollTimeout::ZERO));
+        runner.handle().send_msg(|| ()).unwrap();
+        assert!(is_readable(&mut runner, PollTimeout::ZERO));
+        runner.poll(0, 0);
+    });
+    moved.join().unwrap();
+}
+
 /// TH-109, F.1 2506: the exit brings about the polls that it needs.
 #[test]
 fn an_exit_in_interrupt_mode_needs_nobody_to_poll_unasked() {

@@ -46,6 +46,9 @@ pub enum InterruptError {
     },
 }
 
+/// The interrupts of one thread. What is shared in it is shared within it only,
+/// and an [`Interrupt`] refers to the whole thread, so a thread without any may
+/// move to another OS thread with this.
 pub(crate) struct Interrupts {
     group: FdGroup,
     registered: Cell<usize>,
@@ -219,8 +222,11 @@ impl Local {
         let interrupts = self.interrupts_or_new().map_err(refused)?;
         if interrupts.pollable.get().is_none() {
             let made = Pollable::new(&interrupts.group).map_err(refused)?;
-            self.shared.set_host(Some(&made.sleeper));
             let _ = interrupts.pollable.set(made);
+        }
+        if let Some(pollable) = interrupts.pollable.get() {
+            // Also when it is not new: parking the thread took the host away.
+            self.shared.set_host(Some(&pollable.sleeper));
             self.interrupts_asleep();
         }
         Ok(interrupts.group.as_fd())

@@ -151,7 +151,8 @@ impl ThreadRunner {
     ///
     /// An active poller without an interrupt of its own keeps it readable. In
     /// poll mode it says nothing. This takes the place of
-    /// [`ThreadRunner::set_host`]: use one of the two.
+    /// [`ThreadRunner::set_host`]: use one of the two. Ask again on the OS thread
+    /// that a parked thread was moved to.
     ///
     /// # Errors
     ///
