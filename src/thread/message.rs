@@ -4,6 +4,8 @@
 
 use std::mem::{self, ManuallyDrop, MaybeUninit};
 
+use super::panic::{Payload as PanicPayload, contain};
+
 /// The content of a message, as its virtual table sees it.
 pub(crate) type Payload = [MaybeUninit<usize>; 2];
 
@@ -17,6 +19,8 @@ pub(crate) struct MessageVTable {
     pub(crate) name: fn() -> &'static str,
 }
 
+// In this order, so that a copy of a message loads what one store wrote.
+#[repr(C)]
 pub(crate) struct Message {
     payload: Payload,
     vtable: &'static MessageVTable,
@@ -27,7 +31,7 @@ pub(crate) struct Message {
 unsafe impl Send for Message {}
 
 impl Message {
-    #[inline]
+    #[inline(always)]
     pub(crate) fn new<F: FnOnce() + Send + 'static>(f: F) -> Self {
         // SAFETY: `F` is `Send`, and the virtual tables below read the payload
         // the way it is written here, decided by the same constant.
@@ -52,7 +56,7 @@ impl Message {
     /// `vtable`'s functions take exactly this payload, and may be called on
     /// the thread that the message is sent to; dropping it must be sound
     /// wherever the message may be dropped.
-    #[inline]
+    #[inline(always)]
     pub(crate) unsafe fn from_raw(payload: Payload, vtable: &'static MessageVTable) -> Self {
         Message { payload, vtable }
     }
@@ -73,12 +77,15 @@ impl Message {
         ManuallyDrop::new(self).payload
     }
 
+    /// Runs the message; a panic of its code comes back as its payload. The
+    /// content is not copied on the way: a load that spans two stores which are
+    /// still under way waits for both.
     #[inline]
-    pub(crate) fn run(self) {
+    pub(crate) fn run_contained(self) -> Result<(), PanicPayload> {
         let mut message = ManuallyDrop::new(self);
         // SAFETY: the payload is the one this table was made for, and it is
         // consumed once: `message` is not dropped.
-        unsafe { (message.vtable.run)(&mut message.payload) }
+        contain(|| unsafe { (message.vtable.run)(&mut message.payload) })
     }
 }
 
@@ -147,7 +154,7 @@ mod tests {
                     ran.fetch_add(filler.iter().sum::<usize>() + 1, Ordering::Relaxed);
                 })
             };
-            make().run();
+            make().run_contained().unwrap();
             assert_eq!(witness.load(Ordering::Relaxed), N + 1);
             drop(make());
             assert_eq!(witness.load(Ordering::Relaxed), N + 1);
@@ -168,6 +175,7 @@ mod tests {
             assert_eq!((&raw const value).addr() % 64, 0);
             assert_eq!(value.0, 7);
         })
-        .run();
+        .run_contained()
+        .unwrap();
     }
 }

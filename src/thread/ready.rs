@@ -20,7 +20,8 @@ pub(crate) struct ReadyQueue {
 }
 
 impl ReadyQueue {
-    #[inline]
+    // Inlined so that a message is written once, into its place.
+    #[inline(always)]
     pub(crate) fn push(&self, message: Message) {
         if message.is_limited() {
             self.limited.set(self.limited.get() + 1);
@@ -30,7 +31,7 @@ impl ReadyQueue {
 
     /// Queues a task that was woken, to be run by the poll under way if nothing
     /// that has to wait is before it.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn push_woken(&self, task: Message) {
         let mut messages = self.messages.borrow_mut();
         if self.open.get() == messages.len() {
