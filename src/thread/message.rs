@@ -7,7 +7,7 @@ use std::mem::{self, ManuallyDrop, MaybeUninit};
 use super::panic::{Payload as PanicPayload, contain};
 
 /// The content of a message, as its virtual table sees it.
-pub(crate) type Payload = [MaybeUninit<usize>; 2];
+pub(crate) type Payload = [MaybeUninit<*mut ()>; 2];
 
 /// How to run and how to drop a payload. Each consumes it.
 pub(crate) struct MessageVTable {
