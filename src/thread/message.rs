@@ -19,12 +19,17 @@ pub(crate) struct MessageVTable {
     pub(crate) name: fn() -> &'static str,
 }
 
+/// A message in a queue: what has no destructor can stay in registers on its way
+/// in. Whoever has it turns it back into a [`Message`], once.
 // In this order, so that a copy of a message loads what one store wrote.
+#[derive(Clone, Copy)]
 #[repr(C)]
-pub(crate) struct Message {
+pub(crate) struct Queued {
     payload: Payload,
     vtable: &'static MessageVTable,
 }
+
+pub(crate) struct Message(Queued);
 
 // SAFETY: the content of `Message::new` is `Send`; that of `Message::from_raw`
 // is sendable by that function's contract.
@@ -58,23 +63,36 @@ impl Message {
     /// wherever the message may be dropped.
     #[inline(always)]
     pub(crate) unsafe fn from_raw(payload: Payload, vtable: &'static MessageVTable) -> Self {
-        Message { payload, vtable }
+        Message(Queued { payload, vtable })
+    }
+
+    #[inline(always)]
+    pub(crate) fn into_queued(self) -> Queued {
+        ManuallyDrop::new(self).0
+    }
+
+    /// # Safety
+    ///
+    /// `queued` came from [`Message::into_queued`], and is turned back once.
+    #[inline(always)]
+    pub(crate) unsafe fn from_queued(queued: Queued) -> Self {
+        Message(queued)
     }
 
     /// Whether it counts against its thread's limit.
     #[inline]
     pub(crate) fn is_limited(&self) -> bool {
-        self.vtable.limited
+        self.0.vtable.limited
     }
 
     /// What the message is called in reports.
     pub(crate) fn name(&self) -> &'static str {
-        (self.vtable.name)()
+        (self.0.vtable.name)()
     }
 
     /// The content, to be consumed by who knows what it is.
     pub(crate) fn into_payload(self) -> Payload {
-        ManuallyDrop::new(self).payload
+        ManuallyDrop::new(self).0.payload
     }
 
     /// Runs the message; a panic of its code comes back as its payload. The
@@ -85,14 +103,14 @@ impl Message {
         let mut message = ManuallyDrop::new(self);
         // SAFETY: the payload is the one this table was made for, and it is
         // consumed once: `message` is not dropped.
-        contain(|| unsafe { (message.vtable.run)(&mut message.payload) })
+        contain(|| unsafe { (message.0.vtable.run)(&mut message.0.payload) })
     }
 }
 
 impl Drop for Message {
     fn drop(&mut self) {
         // SAFETY: as in `run`; a message that ran is never dropped.
-        unsafe { (self.vtable.drop)(&mut self.payload) }
+        unsafe { (self.0.vtable.drop)(&mut self.0.payload) }
     }
 }
 
