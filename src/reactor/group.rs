@@ -3,17 +3,21 @@
 use std::fmt;
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, OnceLock, Weak};
+use std::sync::{Arc, Mutex, OnceLock, Weak};
 
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
-use super::{AdaptivePolling, ReactorMode};
+use super::hosted;
+use super::stats::{IdleTicks, KeptAwake};
+use super::{AdaptivePolling, ReactorMode, ReactorStats};
 use crate::cpu::CpuSet;
 use crate::io::{Backend, DriverConfig};
 use crate::notify::Sleeper;
 use crate::sync::{Mailbox, PushError};
 use crate::thread::message::Message;
-use crate::thread::{CreateError, Framework, ParkedThread, SpdkThread, ThreadBuilder, ThreadLib};
+use crate::thread::{
+    CreateError, Framework, ParkedThread, SetCpumaskError, SpdkThread, ThreadBuilder, ThreadLib,
+};
 
 /// Outstanding events per reactor, as SPDK's event ring.
 const EVENT_LIMIT: usize = 65_536;
@@ -44,9 +48,11 @@ pub(super) struct Shared {
     pub(super) wake: Arc<EventFd>,
     mode: AtomicU8,
     pub(super) busy_ticks: AtomicU64,
-    pub(super) idle_ticks: AtomicU64,
+    pub(super) idle_ticks: IdleTicks,
     pub(super) threads: AtomicUsize,
     pub(super) backend: OnceLock<Backend>,
+    /// Written when it changes only.
+    pub(super) kept_awake_by: Mutex<Option<KeptAwake>>,
 }
 
 impl Shared {
@@ -65,9 +71,10 @@ impl Shared {
             wake,
             mode: AtomicU8::new(mode as u8),
             busy_ticks: AtomicU64::new(0),
-            idle_ticks: AtomicU64::new(0),
+            idle_ticks: IdleTicks::default(),
             threads: AtomicUsize::new(0),
             backend: OnceLock::new(),
+            kept_awake_by: Mutex::new(None),
         })
     }
 
@@ -140,7 +147,7 @@ impl Group {
         }
     }
 
-    fn send(&self, index: usize, event: Event) -> Result<(), Event> {
+    pub(super) fn send(&self, index: usize, event: Event) -> Result<(), Event> {
         let reactor = &self.reactors[index];
         reactor.events.push(event)?;
         reactor.sleeper.notify();
@@ -151,7 +158,7 @@ impl Group {
 impl Group {
     /// The next reactor whose core is in `mask`, counted from the one after
     /// the last chosen.
-    fn next_of(&self, mask: &CpuSet) -> Option<usize> {
+    pub(super) fn next_of(&self, mask: &CpuSet) -> Option<usize> {
         let count = self.reactors.len();
         let next = |start: usize| {
             (0..count)
@@ -197,6 +204,22 @@ impl Framework for Placement {
             Some(group) => group.place(thread),
             None => Err(CreateError::Stopping),
         }
+    }
+
+    fn reschedule(&self, thread: &SpdkThread, mask: &CpuSet) -> Result<(), SetCpumaskError> {
+        let name = || thread.name().to_owned();
+        let group = self.0.upgrade();
+        let group = group.ok_or_else(|| SetCpumaskError::NotSupported(name()))?;
+        let cores = group.cores();
+        if !mask.iter().any(|core| cores.contains(core)) {
+            return Err(SetCpumaskError::NoCore {
+                thread: name(),
+                cpumask: mask.as_list().to_string(),
+                available: cores.as_list().to_string(),
+            });
+        }
+        hosted::note_rescheduled();
+        Ok(())
     }
 }
 
@@ -310,7 +333,9 @@ impl Reactors {
     /// What every reactor is doing, in ascending order of the cores. Never
     /// stops the loops.
     pub fn stats(&self) -> Vec<ReactorStats> {
-        let mut stats: Vec<_> = self.0.reactors.iter().map(ReactorStats::of).collect();
+        let now = self.0.library.clock().now();
+        let reactors = self.0.reactors.iter();
+        let mut stats: Vec<_> = reactors.map(|one| ReactorStats::of(one, now)).collect();
         stats.sort_unstable_by_key(|stats| stats.core);
         stats
     }
@@ -326,43 +351,6 @@ impl fmt::Debug for Reactors {
         f.debug_struct("Reactors")
             .field("cores", &self.cores())
             .finish_non_exhaustive()
-    }
-}
-
-/// What a reactor is doing, at one moment.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct ReactorStats {
-    /// The reactor's core.
-    pub core: usize,
-    /// The processor that its OS thread is pinned to.
-    pub cpu: usize,
-    /// Ticks of turns that did something.
-    pub busy_ticks: u64,
-    /// Ticks of turns that did not, and of sleeping.
-    pub idle_ticks: u64,
-    /// How many threads it polls.
-    pub threads: usize,
-    /// What it does when idle.
-    pub mode: ReactorMode,
-    /// Whether it sleeps now.
-    pub asleep: bool,
-    /// Which I/O back-end it runs, once it has started.
-    pub backend: Option<Backend>,
-}
-
-impl ReactorStats {
-    fn of(reactor: &Shared) -> Self {
-        ReactorStats {
-            core: reactor.place.core,
-            cpu: reactor.place.cpu,
-            busy_ticks: reactor.busy_ticks.load(Ordering::Relaxed),
-            idle_ticks: reactor.idle_ticks.load(Ordering::Relaxed),
-            threads: reactor.threads.load(Ordering::Relaxed),
-            mode: reactor.mode(),
-            asleep: reactor.sleeper.is_asleep(),
-            backend: reactor.backend.get().copied(),
-        }
     }
 }
 

@@ -5,13 +5,16 @@
 //! of the loop is written in one function, `Reactor::turn`.
 
 mod group;
+mod hosted;
 mod idle;
+mod stats;
 mod turn;
 
 use std::time::Duration;
 
-pub use group::{EventError, ReactorStats, Reactors, StartError};
+pub use group::{EventError, Reactors, StartError};
 pub(crate) use group::{Group, Place, Placement};
+pub use stats::{KeptAwake, ReactorStats};
 pub(crate) use turn::Reactor;
 
 /// How a reactor spends its time when it has nothing to do.

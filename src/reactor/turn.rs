@@ -1,11 +1,13 @@
 //! One reactor: the loop of one core, and everything that only its OS thread
 //! touches.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
 
 use super::group::{Event, Group, Shared};
+use super::hosted::{self, Hosted};
 use super::idle::Spin;
+use super::stats::KeptAwake;
 use super::{ReactorMode, StartError};
 use crate::cpu;
 use crate::io::{Driver, EnterGuard};
@@ -16,16 +18,23 @@ use crate::thread::{ParkedThread, ThreadRunner};
 /// Events run in one turn, as SPDK's `SPDK_EVENT_BATCH_SIZE`.
 const EVENT_BATCH: usize = 8;
 
+/// Of so many turns with work, one looks at what keeps the reactor awake.
+const KEEPER_TURNS: u32 = 256;
+
 pub(crate) struct Reactor {
     group: Arc<Group>,
     index: usize,
-    threads: Vec<ThreadRunner>,
+    threads: Vec<Hosted>,
     driver: EnterGuard,
     spin: Spin,
     /// Up to where time is accounted for.
     tick: u64,
     /// The tick at which the last work was done, while there is none.
     waiting_since: Option<u64>,
+    /// What keeps the reactor awake, as the statistics say, by number.
+    kept_awake_by: Option<(u64, Option<u64>)>,
+    /// Turns with work since that was looked at.
+    worked_turns: u32,
     /// Every thread here was asked to exit.
     stopping: bool,
     /// Nothing can be sent here any more.
@@ -54,6 +63,8 @@ impl Reactor {
             spin,
             tick,
             waiting_since: None,
+            kept_awake_by: None,
+            worked_turns: 0,
             stopping: false,
             closed: false,
         })
@@ -83,6 +94,10 @@ impl Reactor {
         }
         if worked {
             self.end_wait(start);
+            self.worked_turns += 1;
+            if self.worked_turns >= KEEPER_TURNS {
+                self.note_keeper();
+            }
         } else if !self.is_done() {
             self.rest();
         }
@@ -118,11 +133,16 @@ impl Reactor {
 
     /// Takes a thread in, to be polled from now on.
     pub(crate) fn arrive(&mut self, thread: ParkedThread) -> &mut ThreadRunner {
+        let hosted = self.host(thread);
+        self.threads.push(hosted);
+        self.count_threads();
+        &mut self.threads.last_mut().expect("it was pushed").runner
+    }
+
+    fn host(&self, thread: ParkedThread) -> Hosted {
         let mut runner = thread.attach();
         runner.set_host(Some(&self.shared().sleeper));
-        self.threads.push(runner);
-        self.count_threads();
-        self.threads.last_mut().expect("it was pushed")
+        Hosted::new(runner)
     }
 
     fn count_threads(&self) {
@@ -133,22 +153,63 @@ impl Reactor {
     /// Each thread once, in the order of arrival. Time is chained from poll to
     /// poll, so that none of it goes unaccounted for.
     fn poll_threads(&mut self) -> bool {
+        if hosted::take_rescheduled() {
+            // Outside of a poll: it may be any of them.
+            self.threads.iter_mut().for_each(|one| one.moves = true);
+        }
         let mut worked = false;
         let mut index = 0;
-        while let Some(runner) = self.threads.get_mut(index) {
+        while let Some(hosted) = self.threads.get_mut(index) {
+            let runner = &mut hosted.runner;
             let busy = runner.poll(0, self.tick).is_busy();
             let end = runner.last_tick();
             let exited = runner.is_exited();
+            hosted.moves |= hosted::take_rescheduled();
+            let moves = hosted.moves;
             self.charge(end, busy);
             worked |= busy;
             if exited {
                 drop(self.threads.remove(index));
                 self.count_threads();
-            } else {
+            } else if !(moves && self.leaves(index)) {
                 index += 1;
             }
         }
         worked
+    }
+
+    /// Sends the thread at `index` to a core of its mask, if this is none and it
+    /// may leave; says whether it has left.
+    #[cold]
+    fn leaves(&mut self, index: usize) -> bool {
+        let group = self.group.clone();
+        let hosted = &mut self.threads[index];
+        let mask = hosted.runner.handle().cpumask();
+        let stays = mask.contains(group.reactors[self.index].place.core)
+            || group.is_stopping()
+            || !hosted.runner.is_running();
+        hosted.moves = !stays;
+        if stays || hosted.runner.is_bound() {
+            return false;
+        }
+        let Some(target) = group.next_of(&mask) else {
+            hosted.moves = false;
+            return false;
+        };
+        let hosted = match self.threads.remove(index).park() {
+            Ok(parked) => match group.send(target, Event::Arrival(parked)) {
+                Ok(()) => {
+                    self.count_threads();
+                    return true;
+                }
+                // That reactor has ended, and soon this one does.
+                Err(Event::Arrival(parked)) => self.host(parked),
+                Err(Event::Call(_)) => unreachable!("what is refused comes back"),
+            },
+            Err(hosted) => hosted,
+        };
+        self.threads.insert(index, hosted);
+        false
     }
 
     fn run_io(&mut self) -> bool {
@@ -163,17 +224,15 @@ impl Reactor {
     /// Accounts for the time up to `now`.
     fn charge(&mut self, now: u64, busy: bool) {
         let shared = self.shared();
-        let total: &AtomicU64 = if busy {
-            &shared.busy_ticks
-        } else {
-            &shared.idle_ticks
-        };
         let spent = now.saturating_sub(self.tick);
-        // This OS thread is the only writer.
-        total.store(
-            total.load(Ordering::Relaxed).wrapping_add(spent),
-            Ordering::Relaxed,
-        );
+        // This OS thread is the only writer of either total.
+        if busy {
+            let total = shared.busy_ticks.load(Ordering::Relaxed);
+            let total = total.wrapping_add(spent);
+            shared.busy_ticks.store(total, Ordering::Relaxed);
+        } else {
+            shared.idle_ticks.add(spent);
+        }
         self.tick = now;
     }
 
@@ -191,7 +250,11 @@ impl Reactor {
     fn rest(&mut self) {
         let since = *self.waiting_since.get_or_insert(self.tick);
         let mode = self.shared().mode();
+        if mode != ReactorMode::Poll || self.group.oversubscribed {
+            self.threads.iter_mut().for_each(Hosted::watch_interrupts);
+        }
         if self.has_work() {
+            self.note_keeper();
             return self.pause();
         }
         match mode {
@@ -222,10 +285,17 @@ impl Reactor {
     /// longer the one that led here, or the earliest timer of the threads here
     /// is due.
     fn sleep(&mut self, mode: ReactorMode) {
+        if self.threads.iter_mut().any(Hosted::has_ready_interrupts) {
+            return;
+        }
+        self.note_keeper();
         let clock = self.group.library.clock();
-        let deadline = self.threads.iter().filter_map(|t| t.next_deadline()).min();
+        let runners = self.threads.iter().map(|hosted| &hosted.runner);
+        let deadline = runners.filter_map(ThreadRunner::next_deadline).min();
         let timeout = deadline.map(|tick| clock.duration_from(tick.saturating_sub(clock.now())));
         let sleeper = &self.shared().sleeper;
+        let idle_ticks = &self.shared().idle_ticks;
+        idle_ticks.start_sleep(self.tick);
         sleeper.sleep_unless(
             || {
                 self.has_work()
@@ -240,14 +310,38 @@ impl Reactor {
             },
         );
         let now = clock.now();
-        self.charge(now, false);
+        idle_ticks.end_sleep(now);
+        self.tick = now;
+    }
+
+    /// Tells the statistics what keeps this reactor awake although its mode lets
+    /// it sleep.
+    fn note_keeper(&mut self) {
+        self.worked_turns = 0;
+        let keeper = match self.shared().mode() {
+            ReactorMode::Poll => None,
+            _ => self.threads.iter().find_map(Hosted::keeper),
+        };
+        if keeper == self.kept_awake_by {
+            return;
+        }
+        self.kept_awake_by = keeper;
+        let named = keeper.and_then(|(id, _)| {
+            let hosted = self.threads.iter().find(|one| one.runner.id() == id)?;
+            Some(KeptAwake {
+                thread: hosted.runner.name().to_owned(),
+                poller: hosted.runner.active_poller_name(),
+            })
+        });
+        let told = self.shared().kept_awake_by.lock();
+        *told.unwrap_or_else(PoisonError::into_inner) = named;
     }
 
     /// Whether the next turn would find something to run, timers and I/O apart.
     fn has_work(&self) -> bool {
         // SAFETY: a reactor is the only consumer of its events.
         (unsafe { self.shared().events.has_messages() })
-            || self.threads.iter().any(ThreadRunner::needs_poll)
+            || self.threads.iter().any(Hosted::needs_poll)
     }
 
     /// One step of the end: asks every thread that was not asked yet to exit;
@@ -255,7 +349,7 @@ impl Reactor {
     /// its way here before that still arrives, runs its messages, and exits.
     fn stop(&mut self) {
         self.stopping = true;
-        for runner in &mut self.threads {
+        for Hosted { runner, .. } in &mut self.threads {
             if runner.is_running() {
                 tracing::debug!(thread = runner.name(), "exits because the app stops");
                 drop(runner.exit());

@@ -136,8 +136,13 @@ impl ThreadBuilder {
             .ok_or(CreateError::NoFramework)?;
         let parked = self.build()?;
         let handle = parked.handle();
-        framework.place(parked)?;
-        Ok(handle)
+        match framework.place(parked) {
+            Ok(()) => Ok(handle),
+            Err(error) => {
+                handle.shared.library.withdraw_thread(&handle.shared);
+                Err(error)
+            }
+        }
     }
 }
 

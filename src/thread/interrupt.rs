@@ -52,6 +52,8 @@ pub enum InterruptError {
 pub(crate) struct Interrupts {
     group: FdGroup,
     registered: Cell<usize>,
+    /// The reactor waits for the group's descriptor.
+    watched: Cell<bool>,
     mode: Cell<bool>,
     /// What the handlers of one wait did.
     activity: Rc<Cell<Activity>>,
@@ -136,6 +138,7 @@ impl Interrupts {
         Ok(Interrupts {
             group: FdGroup::new()?,
             registered: Cell::new(0),
+            watched: Cell::new(false),
             mode: Cell::new(false),
             activity: Rc::default(),
             pollable: OnceCell::new(),
@@ -161,7 +164,24 @@ impl Local {
     /// Whether handlers are registered and nobody waits for their descriptors.
     pub(super) fn has_unwatched_interrupts(&self) -> bool {
         let interrupts = self.interrupts.get();
-        interrupts.is_some_and(|i| i.registered.get() > 0 && i.pollable.get().is_none())
+        interrupts.is_some_and(|i| {
+            i.registered.get() > 0 && i.pollable.get().is_none() && !i.watched.get()
+        })
+    }
+
+    /// The descriptor that is readable when a handler is to be called, while
+    /// there are any.
+    pub(super) fn handlers_fd(&self) -> Option<BorrowedFd<'_>> {
+        let interrupts = self.interrupts.get();
+        let interrupts = interrupts.filter(|interrupts| interrupts.registered.get() > 0)?;
+        Some(interrupts.group.as_fd())
+    }
+
+    /// Says whether somebody waits for that descriptor.
+    pub(super) fn set_handlers_watched(&self, watched: bool) {
+        if let Some(interrupts) = self.interrupts.get() {
+            interrupts.watched.set(watched);
+        }
     }
 
     /// A poll begins: senders need write nothing until it ends.

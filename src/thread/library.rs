@@ -66,7 +66,7 @@ pub(crate) struct LibraryInner {
     /// look at the one it was hosted by before.
     sleepers: Mutex<Vec<Arc<Sleeper>>>,
     framework: OnceLock<Arc<dyn Framework>>,
-    app_thread: OnceLock<Weak<Shared>>,
+    app_thread: Mutex<Option<Weak<Shared>>>,
     /// The registry of io_devices, kept by their own floor.
     pub(crate) devices: OnceLock<Arc<dyn Any + Send + Sync>>,
     panic_policy: PanicPolicy,
@@ -95,7 +95,17 @@ impl LibraryInner {
 
     pub(super) fn add_thread(&self, thread: &Arc<Shared>) {
         lock(&self.threads).insert(thread.id, Arc::downgrade(thread));
-        let _ = self.app_thread.set(Arc::downgrade(thread));
+        lock(&self.app_thread).get_or_insert_with(|| Arc::downgrade(thread));
+    }
+
+    /// A thread that no framework took was never there: the next one may be the
+    /// app thread.
+    pub(super) fn withdraw_thread(&self, thread: &Arc<Shared>) {
+        let mut app_thread = lock(&self.app_thread);
+        let first = app_thread.as_ref().map(Weak::as_ptr);
+        if first == Some(Arc::as_ptr(thread)) {
+            *app_thread = None;
+        }
     }
 
     /// The quoted name of the thread whose shared part is at `address`.
@@ -255,11 +265,11 @@ impl ThreadLib {
             .find(|thread| thread.state() == ThreadState::Running)
     }
 
-    /// The first thread this instance ever made (`spdk_thread_get_app_thread`).
+    /// The first thread this instance ever made (`spdk_thread_get_app_thread`),
+    /// apart from those that the framework refused; until it is gone.
     pub fn app_thread(&self) -> Option<SpdkThread> {
-        self.inner
-            .app_thread
-            .get()
+        lock(&self.inner.app_thread)
+            .as_ref()
             .and_then(Weak::upgrade)
             .map(SpdkThread::from_shared)
     }
@@ -362,7 +372,7 @@ impl ThreadLibBuilder {
                 threads: Mutex::new(BTreeMap::new()),
                 sleepers: Mutex::new(Vec::new()),
                 framework: OnceLock::new(),
-                app_thread: OnceLock::new(),
+                app_thread: Mutex::new(None),
                 devices: OnceLock::new(),
                 panic_policy: self.panic_policy,
                 panic_hook: self.panic_hook,

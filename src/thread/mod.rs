@@ -27,6 +27,7 @@
 mod activity;
 mod builder;
 pub(crate) mod exit;
+mod hosting;
 mod interrupt;
 pub(crate) mod library;
 pub(crate) mod live;
@@ -251,6 +252,8 @@ impl SpdkThread {
     /// takes that back (`spdk_thread_bind`). The mask is not touched.
     pub fn bind(&self, bind: bool) {
         self.shared.bound.store(bind, Ordering::Release);
+        // Whoever polls it may have waited for that to move it.
+        self.shared.notify_host();
     }
 
     /// Whether the framework was asked not to move the thread. See

@@ -108,6 +108,10 @@ impl PollerCore {
         }
     }
 
+    pub(super) fn id(&self) -> u64 {
+        self.id
+    }
+
     pub(crate) fn is_registered(&self) -> bool {
         self.state.get() != PollerState::Unregistered
     }
@@ -167,6 +171,18 @@ impl PollerLists {
                 stays
             });
         }
+    }
+
+    /// The newest poller that every poll runs, as `f` sees it.
+    pub(super) fn with_newest_active<R>(&self, f: impl FnOnce(&PollerCore) -> R) -> Option<R> {
+        let active = self.active.take();
+        let newest = active.iter().rev().find(|poller| {
+            let idle = [PollerState::Paused, PollerState::Unregistered];
+            !idle.contains(&poller.state.get()) && !poller.is_suspended()
+        });
+        let seen = newest.map(|poller| f(poller));
+        self.active.set(active);
+        seen
     }
 
     /// Every poller outside the timer queue.

@@ -36,7 +36,7 @@ use crate::notify::Sleeper;
 /// runner.enter(|| runner.poll(0, 0));
 /// ```
 pub struct ThreadRunner {
-    local: Rc<Local>,
+    pub(super) local: Rc<Local>,
 }
 
 impl ThreadRunner {
@@ -219,6 +219,7 @@ impl ThreadRunner {
             return Err(self);
         }
         self.set_host(None);
+        self.set_interrupts_watched(false);
         Ok(ParkedThread { runner: self })
     }
 

@@ -1,0 +1,151 @@
+//! A thread as the reactor that polls it keeps it: the right to poll it, whether
+//! it is to go elsewhere, and the wait for its interrupts.
+
+use std::cell::Cell;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::task::{Context, Poll, Waker};
+
+use nix::poll::{PollFlags, PollTimeout};
+
+use crate::io::PollFd;
+use crate::thread::{ParkedThread, ThreadRunner};
+
+thread_local! {
+    /// A SpdkThread has changed its mask on this OS thread.
+    static RESCHEDULED: Cell<bool> = const { Cell::new(false) };
+}
+
+/// The SpdkThread that is current on this OS thread asks for another mask.
+pub(super) fn note_rescheduled() {
+    RESCHEDULED.set(true);
+}
+
+/// Whether a SpdkThread asked for another mask on this OS thread since the last
+/// call.
+#[inline]
+pub(super) fn take_rescheduled() -> bool {
+    RESCHEDULED.take()
+}
+
+pub(super) struct Hosted {
+    pub(super) runner: ThreadRunner,
+    /// Its mask has changed and was not looked at since, or it does not allow
+    /// this core and the thread cannot leave yet.
+    pub(super) moves: bool,
+    watch: Watch,
+}
+
+/// The wait for the interrupts of one thread.
+enum Watch {
+    None,
+    /// Through the reactor's driver, which is woken by a descriptor of its own:
+    /// the thread may close its one at any time.
+    Waiting(PollFd<OwnedFd>),
+    /// The kernel or the driver refused; the reactor stays awake instead.
+    Refused,
+}
+
+impl Hosted {
+    pub(super) fn new(runner: ThreadRunner) -> Self {
+        Hosted {
+            runner,
+            moves: false,
+            watch: Watch::None,
+        }
+    }
+
+    /// Whether the next turn would find something to run here, timers and
+    /// interrupts that are waited for apart.
+    pub(super) fn needs_poll(&self) -> bool {
+        self.runner.needs_poll() || (self.moves && !self.runner.is_bound())
+    }
+
+    /// Gives the thread away; comes back when it cannot leave this OS thread.
+    pub(super) fn park(self) -> Result<ParkedThread, Hosted> {
+        let Hosted {
+            runner,
+            moves,
+            watch,
+        } = self;
+        match runner.park() {
+            Ok(parked) => Ok(parked),
+            Err(runner) => Err(Hosted {
+                runner,
+                moves,
+                watch,
+            }),
+        }
+    }
+
+    /// Before a sleep: makes sure that interrupts the thread has, if any, are
+    /// waited for, so that they need not keep the reactor awake.
+    pub(super) fn watch_interrupts(&mut self) {
+        match self.watch {
+            Watch::None if self.runner.has_unwatched_interrupts() => {
+                self.watch = match self.start_watch() {
+                    Ok(fd) => Watch::Waiting(fd),
+                    Err(error) => self.refuse(&error),
+                };
+                let watched = matches!(self.watch, Watch::Waiting(_));
+                self.runner.set_interrupts_watched(watched);
+            }
+            Watch::Waiting(_) | Watch::Refused if self.runner.interrupts().is_none() => {
+                self.watch = Watch::None;
+                self.runner.set_interrupts_watched(false);
+            }
+            _ => {}
+        }
+    }
+
+    fn start_watch(&self) -> io::Result<PollFd<OwnedFd>> {
+        let fd = self.runner.interrupts();
+        let fd = fd.ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))?;
+        PollFd::new(fd.try_clone_to_owned()?)
+    }
+
+    fn refuse(&self, error: &io::Error) -> Watch {
+        tracing::error!(
+            thread = self.runner.name(),
+            "its interrupts keep the reactor awake: {error}"
+        );
+        Watch::Refused
+    }
+
+    /// Whether an interrupt that is waited for is ready; if not, the driver ends
+    /// the next sleep when it is.
+    pub(super) fn has_ready_interrupts(&mut self) -> bool {
+        let Watch::Waiting(watch) = &self.watch else {
+            return false;
+        };
+        // The end of the driver's wait is all the waking that is needed.
+        let mut cx = Context::from_waker(Waker::noop());
+        match watch.poll_read_with(&mut cx, is_readable) {
+            Poll::Pending => false,
+            Poll::Ready(Ok(())) => true,
+            Poll::Ready(Err(error)) => {
+                self.watch = self.refuse(&error);
+                self.runner.set_interrupts_watched(false);
+                true
+            }
+        }
+    }
+
+    /// What keeps the reactor awake for good, by number: the thread, and its
+    /// active poller if it is one.
+    pub(super) fn keeper(&self) -> Option<(u64, Option<u64>)> {
+        let poller = self.runner.active_poller();
+        let keeps = poller.is_some() || self.runner.has_unwatched_interrupts();
+        keeps.then(|| (self.runner.id(), poller))
+    }
+}
+
+/// Whether `fd` is readable at this moment, or would block.
+fn is_readable(fd: &OwnedFd) -> io::Result<()> {
+    use std::os::fd::AsFd;
+    let mut fds = [nix::poll::PollFd::new(fd.as_fd(), PollFlags::POLLIN)];
+    match nix::poll::poll(&mut fds, PollTimeout::ZERO)? {
+        0 => Err(io::ErrorKind::WouldBlock.into()),
+        _ => Ok(()),
+    }
+}

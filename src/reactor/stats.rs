@@ -1,0 +1,122 @@
+//! What the reactors tell of themselves while they run. Any OS thread reads it,
+//! and no reactor waits for that.
+
+use std::sync::PoisonError;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::ReactorMode;
+use super::group::Shared;
+use crate::io::Backend;
+
+/// What a reactor is doing, at one moment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ReactorStats {
+    /// The reactor's core.
+    pub core: usize,
+    /// The processor that its OS thread is pinned to.
+    pub cpu: usize,
+    /// Ticks of turns that did something.
+    pub busy_ticks: u64,
+    /// Ticks of turns that did not, and of sleeping, up to now.
+    pub idle_ticks: u64,
+    /// How many threads it polls.
+    pub threads: usize,
+    /// What it does when idle.
+    pub mode: ReactorMode,
+    /// Whether it sleeps now.
+    pub asleep: bool,
+    /// What keeps it from sleeping, though its mode lets it.
+    pub kept_awake_by: Option<KeptAwake>,
+    /// Which I/O back-end it runs, once it has started.
+    pub backend: Option<Backend>,
+}
+
+/// What keeps a reactor in a sleeping mode awake all the time.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct KeptAwake {
+    /// A thread that wants to be polled again and again: the first of them in
+    /// the order that the reactor polls its threads.
+    pub thread: String,
+    /// The newest of its active pollers that have no interrupt of their own.
+    /// `None` when it has [`Interrupt`](crate::thread::Interrupt)s for which
+    /// the reactor was refused a descriptor to wait with.
+    pub poller: Option<String>,
+}
+
+impl ReactorStats {
+    pub(super) fn of(reactor: &Shared, now: u64) -> Self {
+        let kept_awake_by = reactor.kept_awake_by.lock();
+        let kept_awake_by = kept_awake_by.unwrap_or_else(PoisonError::into_inner);
+        ReactorStats {
+            core: reactor.place.core,
+            cpu: reactor.place.cpu,
+            busy_ticks: reactor.busy_ticks.load(Ordering::Relaxed),
+            idle_ticks: reactor.idle_ticks.at(now),
+            threads: reactor.threads.load(Ordering::Relaxed),
+            mode: reactor.mode(),
+            asleep: reactor.sleeper.is_asleep(),
+            kept_awake_by: kept_awake_by.clone(),
+            backend: reactor.backend.get().copied(),
+        }
+    }
+}
+
+/// A total of idle ticks that goes on during a sleep, when its only writer does
+/// not run. It is one word, so that no reader sees a sleep twice or not at all:
+/// the total, or during a sleep the tick of its start minus the total, marked.
+#[derive(Debug, Default)]
+pub(super) struct IdleTicks(AtomicU64);
+
+const SLEEPS: u64 = 1 << 63;
+
+impl IdleTicks {
+    /// The total at tick `now`.
+    pub(super) fn at(&self, now: u64) -> u64 {
+        match self.0.load(Ordering::Relaxed) {
+            word if word & SLEEPS != 0 => now.saturating_sub(word ^ SLEEPS),
+            total => total,
+        }
+    }
+
+    /// Adds ticks that were not slept. The writer only.
+    pub(super) fn add(&self, ticks: u64) {
+        let total = self.0.load(Ordering::Relaxed);
+        self.0
+            .store(total.wrapping_add(ticks) & !SLEEPS, Ordering::Relaxed);
+    }
+
+    /// From tick `now` on all time is idle. The writer only.
+    pub(super) fn start_sleep(&self, now: u64) {
+        let total = self.0.load(Ordering::Relaxed);
+        self.0
+            .store(now.wrapping_sub(total) | SLEEPS, Ordering::Relaxed);
+    }
+
+    /// Until tick `now` all time was idle. The writer only.
+    pub(super) fn end_sleep(&self, now: u64) {
+        self.0.store(self.at(now), Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn idle_ticks_go_on_during_a_sleep_and_are_counted_once() {
+        let idle = IdleTicks::default();
+        idle.add(30);
+        assert_eq!(idle.at(1_000), 30);
+        idle.start_sleep(1_000);
+        assert_eq!(idle.at(1_000), 30);
+        assert_eq!(idle.at(1_500), 530);
+        // Another core's clock may be a little behind.
+        assert_eq!(idle.at(990), 20);
+        idle.end_sleep(2_000);
+        assert_eq!(idle.at(9_000), 1_030);
+        idle.add(1);
+        assert_eq!(idle.at(9_000), 1_031);
+    }
+}

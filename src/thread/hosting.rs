@@ -1,0 +1,44 @@
+//! What the reactors ask of a thread that they host, besides polling it: whether
+//! its interrupts have to be waited for, and what keeps it from sleeping.
+
+use std::os::fd::BorrowedFd;
+
+use super::runner::ThreadRunner;
+
+impl ThreadRunner {
+    pub(crate) fn id(&self) -> u64 {
+        self.local.shared.id
+    }
+
+    /// The descriptor that is readable when an [`Interrupt`](super::Interrupt) of
+    /// the thread is ready, while it has any.
+    pub(crate) fn interrupts(&self) -> Option<BorrowedFd<'_>> {
+        self.local.handlers_fd()
+    }
+
+    /// Says that the caller waits for [`ThreadRunner::interrupts`] from now on,
+    /// or does so no longer: interrupts that nobody waits for make
+    /// [`ThreadRunner::needs_poll`] say yes.
+    pub(crate) fn set_interrupts_watched(&self, watched: bool) {
+        self.local.set_handlers_watched(watched);
+    }
+
+    /// Whether there are interrupts, and nobody waits for them.
+    pub(crate) fn has_unwatched_interrupts(&self) -> bool {
+        self.local.has_unwatched_interrupts()
+    }
+
+    /// The number of the newest active poller, unique within the thread.
+    pub(crate) fn active_poller(&self) -> Option<u64> {
+        match self.has_active_pollers() {
+            true => self.local.pollers.with_newest_active(|poller| poller.id()),
+            false => None,
+        }
+    }
+
+    /// The name of the newest active poller.
+    pub(crate) fn active_poller_name(&self) -> Option<String> {
+        let pollers = &self.local.pollers;
+        pollers.with_newest_active(|poller| poller.name())
+    }
+}
