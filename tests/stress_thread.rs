@@ -368,7 +368,12 @@ fn operate(world: &Arc<World>) {
             let channel = world.device().and_then(|device| device.channel().ok());
             if let Some(channel) = channel {
                 channel.touch();
-                holdings(|held| held.channels.push(channel));
+                holdings(|held| {
+                    let device = channel.device();
+                    let mut others = held.channels.iter().filter(|c| c.device() == device);
+                    assert!(others.all(|c| c.same_channel(&channel)));
+                    held.channels.push(channel);
+                });
             }
         }
         9 => holdings(|held| {
