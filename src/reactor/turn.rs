@@ -369,10 +369,43 @@ mod tests {
     use futures::AsyncReadExt;
 
     use super::*;
+    use crate::cpu::CpuSet;
     use crate::io::DriverConfig;
     use crate::net::UnixStream;
-    use crate::reactor::{AdaptivePolling, Place};
+    use crate::reactor::{AdaptivePolling, Place, Placement};
     use crate::thread::ThreadLib;
+
+    /// What a move meets when the app stops between its look at that and its
+    /// arrival.
+    #[test]
+    fn a_thread_that_the_other_reactor_refuses_stays_whole() {
+        let cpu = cpu::available().unwrap().first().unwrap();
+        let places = [0, 1].map(|core| Place { core, cpu });
+        let (mode, polling) = (ReactorMode::Poll, AdaptivePolling::default());
+        let library = ThreadLib::new();
+        let group = Group::new(library, &places, mode, polling, DriverConfig::new()).unwrap();
+        let placement = Placement(Arc::downgrade(&group));
+        group.library.set_framework(Arc::new(placement)).unwrap();
+        group.reactors[1].events.close();
+        let mut reactor = Reactor::start(group.clone(), 0).unwrap();
+        let thread = group.library.thread().build().unwrap();
+        let handle = thread.handle();
+        let there = CpuSet::single(1);
+        let moved = reactor.arrive(thread).enter(|| handle.set_cpumask(&there));
+        moved.unwrap();
+        let (done, ended) = std::sync::mpsc::channel();
+        handle.send_msg(move || done.send(1).unwrap()).unwrap();
+        reactor.turn();
+        assert_eq!(ended.try_recv(), Ok(1));
+        assert_eq!(reactor.threads.len(), 1);
+        let (done, ended) = std::sync::mpsc::channel();
+        handle.send_msg(move || done.send(2).unwrap()).unwrap();
+        reactor.turn();
+        assert_eq!(ended.try_recv(), Ok(2));
+        group.stop();
+        reactor.run();
+        assert!(handle.is_exited());
+    }
 
     #[test]
     fn a_completion_that_ends_a_sleep_writes_no_eventfd() {
