@@ -10,12 +10,14 @@
 //! cache-line round trip between two pinned OS threads. Run it on a quiet
 //! machine, and compare only figures that one run printed together.
 
+mod measure;
+
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::hint::{black_box, spin_loop};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
@@ -23,6 +25,7 @@ use corespun::cpu;
 use corespun::task as ours;
 use corespun::thread::{SpdkThread, ThreadLib, ThreadRunner};
 use futures::task::noop_waker_ref;
+use measure::{Elsewhere, line_round_trip, per_op};
 
 const RUNS: usize = 9;
 
@@ -112,7 +115,7 @@ fn main() {
         row(
             "floor: bare cache-line round trip",
             [
-                &|| line_round_trip(there, 500 * scale),
+                &|| line_round_trip(here, there, 500 * scale),
                 &|| f64::NAN,
                 &|| f64::NAN,
             ],
@@ -163,10 +166,6 @@ fn row(name: &str, peers: [&dyn Fn() -> f64; 3]) {
         }
     });
     println!("{name:<44} {:>10} {:>10} {:>10}", text[0], text[1], text[2]);
-}
-
-fn per_op(start: Instant, operations: usize) -> f64 {
-    start.elapsed().as_nanos() as f64 / operations as f64
 }
 
 /// A single-threaded executor under measurement.
@@ -511,50 +510,11 @@ fn tokio_many_sleeps(count: usize, within: Duration) -> (f64, f64) {
 
 // Between cores.
 
-#[repr(align(256))]
-struct Line(AtomicU64);
-
-fn line_round_trip(there: usize, rounds: usize) -> f64 {
-    let lines = Arc::new([Line(AtomicU64::new(0)), Line(AtomicU64::new(0))]);
-    let echo = lines.clone();
-    let rounds = rounds as u64;
-    let thread = std::thread::spawn(move || {
-        cpu::pin_current_thread(there).expect("pinning");
-        for round in 1..=rounds {
-            while echo[0].0.load(Ordering::Acquire) != round {
-                spin_loop();
-            }
-            echo[1].0.store(round, Ordering::Release);
-        }
-    });
-    let start = Instant::now();
-    for round in 1..=rounds {
-        lines[0].0.store(round, Ordering::Release);
-        while lines[1].0.load(Ordering::Acquire) != round {
-            spin_loop();
-        }
-    }
-    let figure = per_op(start, rounds as usize);
-    thread.join().expect("the echo");
-    figure
-}
-
 /// Runs `f` with a SpdkThread that another core polls.
 fn with_elsewhere<R>(core: usize, f: impl FnOnce(SpdkThread) -> R) -> R {
-    let parked = ThreadLib::new().thread().build().expect("a thread");
-    let thread = parked.handle();
-    let stop = Arc::new(AtomicBool::new(false));
-    let stopped = stop.clone();
-    let os_thread = std::thread::spawn(move || {
-        cpu::pin_current_thread(core).expect("pinning");
-        let mut runner = parked.attach();
-        while !stopped.load(Ordering::Relaxed) {
-            runner.poll(0, 0);
-        }
-    });
-    let result = f(thread);
-    stop.store(true, Ordering::Relaxed);
-    os_thread.join().expect("the other core");
+    let elsewhere = Elsewhere::start(core, |_| ());
+    let result = f(elsewhere.thread.clone());
+    elsewhere.stop();
     result
 }
 

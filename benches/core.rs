@@ -8,15 +8,16 @@
 //! 256 bytes apart bouncing between two spinning OS threads. Run it on a quiet
 //! machine, and compare only figures that one run printed together.
 
-use std::hint::{black_box, spin_loop};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+mod measure;
+
+use std::hint::black_box;
 use std::task::Poll;
 use std::time::Instant;
 
 use corespun::cpu::{self, CpuSet};
 use corespun::task::{spawn_local, yield_now};
-use corespun::thread::{Activity, SpdkThread, ThreadLib, ThreadRunner};
+use corespun::thread::ThreadRunner;
+use measure::{Elsewhere, flood, idle_poll, line_round_trip, per_op, runner, self_messages};
 
 const RUNS: usize = 7;
 
@@ -74,60 +75,10 @@ fn row(name: &str, measure: impl Fn() -> f64) {
     );
 }
 
-fn per_op(start: Instant, operations: usize) -> f64 {
-    start.elapsed().as_nanos() as f64 / operations as f64
-}
-
-fn runner() -> ThreadRunner {
-    ThreadLib::new()
-        .thread()
-        .build()
-        .expect("a thread")
-        .attach()
-}
-
 fn run_until(runner: &mut ThreadRunner, mut done: impl FnMut() -> bool) {
     while !done() {
         runner.poll(0, 0);
     }
-}
-
-#[repr(align(256))]
-struct Line(AtomicU64);
-
-fn line_round_trip(here: usize, there: usize, rounds: usize) -> f64 {
-    let lines = Arc::new([Line(AtomicU64::new(0)), Line(AtomicU64::new(0))]);
-    let echo = lines.clone();
-    let rounds = rounds as u64;
-    let thread = std::thread::spawn(move || {
-        cpu::pin_current_thread(there).expect("pinning");
-        for round in 1..=rounds {
-            while echo[0].0.load(Ordering::Acquire) != round {
-                spin_loop();
-            }
-            echo[1].0.store(round, Ordering::Release);
-        }
-    });
-    cpu::pin_current_thread(here).expect("pinning");
-    let start = Instant::now();
-    for round in 1..=rounds {
-        lines[0].0.store(round, Ordering::Release);
-        while lines[1].0.load(Ordering::Acquire) != round {
-            spin_loop();
-        }
-    }
-    let figure = per_op(start, rounds as usize);
-    thread.join().expect("the echo");
-    figure
-}
-
-fn idle_poll(polls: usize) -> f64 {
-    let mut runner = runner();
-    let start = Instant::now();
-    for tick in 1..=polls as u64 {
-        black_box(runner.poll(0, tick));
-    }
-    per_op(start, polls)
 }
 
 fn spawn_join(tasks: usize) -> f64 {
@@ -194,64 +145,12 @@ fn local_wake(rounds: usize) -> f64 {
     per_op(start, rounds)
 }
 
-fn self_messages(batches: usize) -> f64 {
-    let mut runner = runner();
-    let thread = runner.handle();
-    let start = Instant::now();
-    for batch in 0..batches {
-        runner.enter(|| {
-            for message in 0..8 {
-                thread
-                    .send_msg(move || _ = black_box(batch + message))
-                    .expect("room for eight");
-            }
-        });
-        runner.poll(0, 1);
-    }
-    per_op(start, batches * 8)
-}
-
-/// A SpdkThread polled in a loop by an OS thread of its own.
-struct Elsewhere {
-    thread: SpdkThread,
-    stop: Arc<AtomicBool>,
-    os_thread: std::thread::JoinHandle<()>,
-}
-
-impl Elsewhere {
-    fn start(core: usize) -> Self {
-        let parked = ThreadLib::new().thread().build().expect("a thread");
-        let thread = parked.handle();
-        let stop = Arc::new(AtomicBool::new(false));
-        let stopped = stop.clone();
-        let os_thread = std::thread::spawn(move || {
-            cpu::pin_current_thread(core).expect("pinning");
-            let mut runner = parked.attach();
-            while !stopped.load(Ordering::Relaxed) {
-                if runner.poll(0, 0) == Activity::Idle {
-                    spin_loop();
-                }
-            }
-        });
-        Elsewhere {
-            thread,
-            stop,
-            os_thread,
-        }
-    }
-
-    fn stop(self) {
-        self.stop.store(true, Ordering::Relaxed);
-        self.os_thread.join().expect("the other core");
-    }
-}
-
 /// A task here that spawns a task there and is woken by it.
 fn cross_wake(here: usize, there: usize, rounds: usize) -> f64 {
     use futures::StreamExt;
     use futures::channel::mpsc;
     cpu::pin_current_thread(here).expect("pinning");
-    let elsewhere = Elsewhere::start(there);
+    let elsewhere = Elsewhere::start(there, |_| ());
     let mut runner = runner();
     let (mut to_there, mut there_rx) = mpsc::channel::<u64>(1);
     let (mut to_here, mut here_rx) = mpsc::channel::<u64>(1);
@@ -274,41 +173,4 @@ fn cross_wake(here: usize, there: usize, rounds: usize) -> f64 {
     drop(echo);
     elsewhere.stop();
     figure
-}
-
-fn flood(here: usize, there: usize, messages: usize) -> f64 {
-    cpu::pin_current_thread(here).expect("pinning");
-    let elsewhere = Elsewhere::start(there);
-    let received = Arc::new(AtomicU64::new(0));
-    let start = Instant::now();
-    for sent in 0..messages as u64 {
-        while sent - received.load(Ordering::Relaxed) >= 32_768 {
-            spin_loop();
-        }
-        let received = Counter(Arc::as_ptr(&received));
-        elsewhere
-            .thread
-            .send_msg(move || received.add())
-            .expect("fewer than 65,536 outstanding");
-    }
-    while received.load(Ordering::Relaxed) < messages as u64 {
-        spin_loop();
-    }
-    let figure = per_op(start, messages);
-    elsewhere.stop();
-    figure
-}
-
-/// The receiver's counter, which only it writes and which outlives the flood.
-struct Counter(*const AtomicU64);
-
-// SAFETY: `flood` keeps the counter alive until every message has run.
-unsafe impl Send for Counter {}
-
-impl Counter {
-    fn add(self) {
-        // SAFETY: as above.
-        let counter = unsafe { &*self.0 };
-        counter.store(counter.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
-    }
 }

@@ -10,18 +10,20 @@
 //! threads, is measured here. Run it on a quiet machine. A filter (a part of a
 //! row's name) as argument selects rows.
 
+mod measure;
+
 use std::cell::Cell;
 use std::convert::Infallible;
 use std::hint::{black_box, spin_loop};
 use std::rc::Rc;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use corespun::channel::IoDevice;
 use corespun::clock::Clock;
 use corespun::cpu::{self, CpuSet};
 use corespun::thread::{Activity, Poller, SpdkThread, ThreadLib, ThreadRunner};
+use measure::{Elsewhere, flood, idle_poll, line_round_trip, per_op, runner, self_messages};
 
 const RUNS: usize = 7;
 
@@ -136,61 +138,6 @@ impl Bench {
     }
 }
 
-fn per_op(start: Instant, operations: usize) -> f64 {
-    start.elapsed().as_nanos() as f64 / operations as f64
-}
-
-fn runner() -> ThreadRunner {
-    let parked = ThreadLib::new().thread().build().expect("a thread");
-    parked.attach()
-}
-
-#[repr(align(256))]
-struct Line(AtomicU64);
-
-fn line_round_trip(here: usize, there: usize, rounds: usize) -> f64 {
-    let lines = Arc::new([Line(AtomicU64::new(0)), Line(AtomicU64::new(0))]);
-    let echo = lines.clone();
-    let rounds = rounds as u64;
-    let thread = std::thread::spawn(move || {
-        cpu::pin_current_thread(there).expect("pinning");
-        for round in 1..=rounds {
-            while echo[0].0.load(Ordering::Acquire) != round {
-                spin_loop();
-            }
-            echo[1].0.store(round, Ordering::Release);
-        }
-    });
-    cpu::pin_current_thread(here).expect("pinning");
-    let start = Instant::now();
-    for round in 1..=rounds {
-        lines[0].0.store(round, Ordering::Release);
-        while lines[1].0.load(Ordering::Acquire) != round {
-            spin_loop();
-        }
-    }
-    let figure = per_op(start, rounds as usize);
-    thread.join().expect("the echo");
-    figure
-}
-
-fn self_messages(batches: usize) -> f64 {
-    let mut runner = runner();
-    let thread = runner.handle();
-    let start = Instant::now();
-    for batch in 0..batches {
-        runner.enter(|| {
-            for message in 0..8 {
-                thread
-                    .send_msg(move || _ = black_box(batch + message))
-                    .expect("room for eight");
-            }
-        });
-        runner.poll(0, 1);
-    }
-    per_op(start, batches * 8)
-}
-
 /// Where a ball is thrown: two threads, and how often the first got it back.
 struct Court {
     threads: [SpdkThread; 2],
@@ -249,90 +196,6 @@ fn cross_round_trip(here: usize, there: usize, rounds: usize) -> f64 {
     let figure = per_op(start, rounds);
     elsewhere.stop();
     figure
-}
-
-/// A SpdkThread polled in a loop by an OS thread of its own.
-struct Elsewhere {
-    thread: SpdkThread,
-    stop: Arc<AtomicBool>,
-    os_thread: std::thread::JoinHandle<()>,
-}
-
-impl Elsewhere {
-    fn start<T>(core: usize, setup: impl FnOnce(&mut ThreadRunner) -> T + Send + 'static) -> Self {
-        Elsewhere::start_in(&ThreadLib::new(), core, setup)
-    }
-
-    fn start_in<T>(
-        library: &ThreadLib,
-        core: usize,
-        setup: impl FnOnce(&mut ThreadRunner) -> T + Send + 'static,
-    ) -> Self {
-        let parked = library.thread().build().expect("a thread");
-        let thread = parked.handle();
-        let stop = Arc::new(AtomicBool::new(false));
-        let stopped = stop.clone();
-        let (ready, is_ready) = std::sync::mpsc::channel();
-        let os_thread = std::thread::spawn(move || {
-            cpu::pin_current_thread(core).expect("pinning");
-            let mut runner = parked.attach();
-            let _kept = setup(&mut runner);
-            ready.send(()).expect("the starter waits");
-            while !stopped.load(Ordering::Relaxed) {
-                if runner.poll(0, 1) == Activity::Idle {
-                    spin_loop();
-                }
-            }
-        });
-        is_ready.recv().expect("it starts");
-        Elsewhere {
-            thread,
-            stop,
-            os_thread,
-        }
-    }
-
-    fn stop(self) {
-        self.stop.store(true, Ordering::Relaxed);
-        self.os_thread.join().expect("the other core");
-    }
-}
-
-fn flood(here: usize, there: usize, messages: usize) -> f64 {
-    cpu::pin_current_thread(here).expect("pinning");
-    let elsewhere = Elsewhere::start(there, |_| ());
-    let received: &'static Line = Box::leak(Box::new(Line(AtomicU64::new(0))));
-    let start = Instant::now();
-    let mut known = 0;
-    for sent in 0..messages as u64 {
-        while sent - known >= 32_768 {
-            known = received.0.load(Ordering::Relaxed);
-            spin_loop();
-        }
-        let count = || {
-            let before = received.0.load(Ordering::Relaxed);
-            received.0.store(before + 1, Ordering::Relaxed);
-        };
-        elsewhere
-            .thread
-            .send_msg(count)
-            .expect("fewer than 65,536 outstanding");
-    }
-    while received.0.load(Ordering::Relaxed) < messages as u64 {
-        spin_loop();
-    }
-    let figure = per_op(start, messages);
-    elsewhere.stop();
-    figure
-}
-
-fn idle_poll(polls: usize) -> f64 {
-    let mut runner = runner();
-    let start = Instant::now();
-    for tick in 1..=polls as u64 {
-        black_box(runner.poll(0, tick));
-    }
-    per_op(start, polls)
 }
 
 fn active_pollers(pollers: usize, polls: usize) -> f64 {

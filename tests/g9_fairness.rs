@@ -122,3 +122,61 @@ fn a_flood_of_messages_lets_pollers_run_every_batch() {
     drop(poller);
     threads.free();
 }
+
+/// Timers that are due already: each loop gives way after a budget's worth.
+#[test]
+fn a_loop_over_timers_that_are_due_lets_pollers_run() {
+    let mut threads = Threads::allocate(1);
+    let active = Runs::default();
+    let (loops, poller) = threads.on(0, || {
+        let sleeps = task::spawn_local(async {
+            loop {
+                time::sleep(us(0)).await;
+            }
+        });
+        let timeouts = task::spawn_local(async {
+            loop {
+                let _ = time::timeout(us(0), std::future::pending::<()>()).await;
+            }
+        });
+        let ticks = task::spawn_local(async {
+            // A burst that it takes long to catch up with.
+            let mut ticks = time::interval_at(1, us(1));
+            loop {
+                ticks.tick().await;
+            }
+        });
+        let poller = Poller::active(active.idle()).unwrap();
+        ([sleeps, timeouts, ticks], poller)
+    });
+    for _ in 0..10 {
+        threads.runner(0).poll(0, 0);
+    }
+    assert_eq!(active.get(), 10);
+    for handle in &loops {
+        assert!(!handle.is_finished());
+        handle.abort();
+    }
+    threads.on(0, || drop(poller));
+    threads.free();
+}
+
+/// A deadline is met although what it limits is ready without end.
+#[test]
+fn a_timeout_over_a_future_that_takes_the_whole_budget_elapses() {
+    let mut threads = Threads::allocate(1);
+    let limited = threads.on(0, || {
+        task::spawn_local(time::timeout(us(5), async {
+            loop {
+                task::consume_budget().await;
+            }
+        }))
+    });
+    threads.runner(0).poll(0, 0);
+    threads.delay_us(5);
+    for _ in 0..2 {
+        threads.runner(0).poll(0, 0);
+    }
+    assert!(limited.is_finished());
+    threads.free();
+}

@@ -767,3 +767,28 @@ fn off_a_thread_every_call_says_what_it_needs() {
         "{refused}"
     );
 }
+
+/// IO-022: who asked is dropped between the end of the last walk and the message
+/// that tells of it; the device goes all the same.
+#[test]
+fn a_deferred_unregistration_outlives_who_asked_for_it() {
+    let mut threads = Threads::allocate(2);
+    let mut asker = threads.library.thread().build().unwrap().attach();
+    let device = threads.on(0, plain_device);
+    let channel = threads.on(0, || device.channel()).unwrap();
+    threads.on(1, || {
+        device
+            .for_each_channel(|_| Ok::<_, Infallible>(()), |_| ())
+            .unwrap();
+    });
+    asker.enter(|| device.unregister_with(|| ())).unwrap();
+    threads.poll_threads();
+    assert!(device.is_registered(), "its message was not run yet");
+    drop(asker);
+    assert!(!device.is_registered());
+    assert!(threads.on(0, || device.channel()).is_err());
+    drop(channel);
+    threads.poll_threads();
+    assert_eq!(channel::devices(&threads.library).len(), 0);
+    threads.free();
+}

@@ -5,17 +5,16 @@
 //! has been destroyed, the thread that unregistered it is told by message.
 
 use std::any::type_name;
-use std::collections::BTreeMap;
 use std::fmt;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, Weak};
+use std::sync::{Arc, Weak};
 use std::task::{Context, Poll};
 
 use futures::channel::oneshot;
 
 use super::io_channel::{self, IoChannel};
-use super::registry::{DeviceInfo, Registered, Registry, lock};
+use super::lifetime::{Lifetime, Requested};
+use super::registry::{DeviceInfo, Registered, Registry};
 use super::{
     BoxError, ChannelError, FindError, RegisterError, UnregisterCancelled, UnregisterError,
 };
@@ -37,20 +36,13 @@ pub(super) struct DeviceCore {
     pub(super) serial: u64,
     pub(super) name: Arc<str>,
     pub(super) key: Option<u64>,
-    registered: AtomicBool,
     registry: Weak<Registry>,
-    state: Mutex<State>,
-}
-
-#[derive(Default)]
-struct State {
-    /// Threads that have a channel, by thread id, which is the order created.
-    channels: BTreeMap<u64, Arc<Shared>>,
-    walks: usize,
-    unregister: Option<Request>,
+    /// Holders are threads, by id, which is the order created.
+    lifetime: Lifetime<Arc<Shared>, Request>,
 }
 
 /// Who is to be told that the device is gone.
+#[derive(Clone)]
 struct Request {
     origin: Arc<Shared>,
     key: PendingKey,
@@ -68,6 +60,16 @@ impl Request {
     }
 }
 
+/// Goes on with an unregistration that waited for walks, when dropped: so it is
+/// not lost with a message.
+struct Close(Arc<DeviceCore>);
+
+impl Drop for Close {
+    fn drop(&mut self) {
+        self.0.unregister_now();
+    }
+}
+
 impl DeviceCore {
     pub(super) fn name(&self) -> String {
         self.name.to_string()
@@ -76,7 +78,7 @@ impl DeviceCore {
     /// Whether new channels may be opened.
     #[inline]
     pub(super) fn is_registered(&self) -> bool {
-        self.registered.load(Ordering::Acquire)
+        self.lifetime.is_registered()
     }
 
     pub(super) fn belongs_to(&self, local: &Local) -> bool {
@@ -87,27 +89,12 @@ impl DeviceCore {
     /// Counts the channel that the thread is about to make, unless the device
     /// is gone.
     pub(super) fn add_channel(&self, thread: &Arc<Shared>) -> bool {
-        let mut state = lock(&self.state);
-        if !self.is_registered() {
-            return false;
-        }
-        state.channels.insert(thread.id, thread.clone());
-        true
+        self.lifetime.add_channel(thread.id, thread.clone())
     }
 
     /// The thread's channel is destroyed, or was not made after all.
     pub(super) fn remove_channel(&self, thread: u64) {
-        let mut state = lock(&self.state);
-        state.channels.remove(&thread);
-        self.complete_if_gone(state);
-    }
-
-    fn complete_if_gone(&self, mut state: MutexGuard<'_, State>) {
-        if self.is_registered() || !state.channels.is_empty() {
-            return;
-        }
-        if let Some(request) = state.unregister.take() {
-            drop(state);
+        if let Some(request) = self.lifetime.remove_channel(thread) {
             request.complete();
         }
     }
@@ -115,46 +102,34 @@ impl DeviceCore {
     /// The first thread after `cursor` that has a channel. If there is none, the
     /// walk that asks has ended.
     pub(super) fn next_channel(self: &Arc<Self>, cursor: u64) -> Option<Arc<Shared>> {
-        let state = lock(&self.state);
-        let mut later = state.channels.range(cursor.saturating_add(1)..);
-        let next = later.next().map(|(_, thread)| thread.clone());
-        if next.is_none() {
-            self.end_walk_locked(state);
+        match self.lifetime.next_channel(cursor) {
+            Ok(thread) => Some(thread),
+            Err(request) => {
+                self.walks_ended(request);
+                None
+            }
         }
-        next
     }
 
     /// Counts a walk, unless the device is gone or about to be.
     pub(super) fn begin_walk(&self) -> bool {
-        let mut state = lock(&self.state);
-        if !self.is_registered() || state.unregister.is_some() {
-            return false;
-        }
-        state.walks += 1;
-        true
+        self.lifetime.begin_walk()
     }
 
     /// The last thing a walk does to its device.
     pub(super) fn end_walk(self: &Arc<Self>) {
-        self.end_walk_locked(lock(&self.state));
+        self.walks_ended(self.lifetime.end_walk());
     }
 
-    fn end_walk_locked(self: &Arc<Self>, mut state: MutexGuard<'_, State>) {
-        state.walks -= 1;
-        if state.walks > 0 || !self.is_registered() {
-            return;
-        }
-        let Some(request) = &state.unregister else {
+    /// Has who asked for the end, if it waited for walks, go on with it.
+    fn walks_ended(self: &Arc<Self>, request: Option<Request>) {
+        let Some(request) = request else {
             return;
         };
-        let origin = request.origin.clone();
-        drop(state);
-        let refused = origin.deliver(self.clone(), |core| {
-            Message::new(move || core.unregister_now())
+        // Refused or dropped unrun, it closes the device all the same.
+        let _ = request.origin.deliver(Close(self.clone()), |close| {
+            Message::new(move || drop(close))
         });
-        if let Err(core) = refused {
-            core.unregister_now();
-        }
     }
 
     fn unregister(self: &Arc<Self>, done: Box<dyn FnOnce()>) -> Result<(), UnregisterError> {
@@ -168,20 +143,18 @@ impl DeviceCore {
                     device: self.name(),
                 });
             }
-            let mut state = lock(&self.state);
-            if !self.is_registered() || state.unregister.is_some() {
-                return Err(UnregisterError::Twice(self.name()));
-            }
-            let what = Pending::Unregister(self.name.clone());
-            let key = local.insert_pending(what, true, Box::new(move |_| done()));
-            state.unregister = Some(Request {
-                origin: local.shared.clone(),
-                key,
+            let requested = self.lifetime.request(|| {
+                let what = Pending::Unregister(self.name.clone());
+                let key = local.insert_pending(what, true, Box::new(move |_| done()));
+                Request {
+                    origin: local.shared.clone(),
+                    key,
+                }
             });
-            let walks = state.walks;
-            drop(state);
-            if walks == 0 {
-                self.unregister_now();
+            match requested {
+                Requested::CloseNow => self.unregister_now(),
+                Requested::AfterWalks => {}
+                Requested::Twice => return Err(UnregisterError::Twice(self.name())),
             }
             Ok(())
         })
@@ -189,29 +162,28 @@ impl DeviceCore {
     }
 
     fn unregister_now(&self) {
-        let state = lock(&self.state);
-        self.registered.store(false, Ordering::Release);
-        self.complete_if_gone(state);
+        if let Some(request) = self.lifetime.close() {
+            request.complete();
+        }
         if let Some(registry) = self.registry.upgrade() {
             registry.remove(self);
         }
     }
 
     pub(super) fn info(&self) -> DeviceInfo {
-        let state = lock(&self.state);
+        let counts = self.lifetime.counts();
         DeviceInfo {
             name: self.name(),
             key: self.key,
-            holders: threads(&state),
-            walks: state.walks,
-            unregistering: state.unregister.is_some(),
+            holders: threads(counts.holders),
+            walks: counts.walks,
+            unregistering: counts.unregistering,
         }
     }
 }
 
-fn threads(state: &State) -> Vec<SpdkThread> {
-    let threads = state.channels.values().cloned();
-    threads.map(SpdkThread::from_shared).collect()
+fn threads(holders: Vec<Arc<Shared>>) -> Vec<SpdkThread> {
+    holders.into_iter().map(SpdkThread::from_shared).collect()
 }
 
 /// Something that SpdkThreads have channels to (`struct io_device`): a handle
@@ -357,7 +329,7 @@ impl<C: 'static> IoDevice<C> {
     /// The threads that have a channel, in the order created: what a leak
     /// report names. Stale at once.
     pub fn holders(&self) -> Vec<SpdkThread> {
-        threads(&lock(&self.device.core.state))
+        threads(self.device.core.lifetime.counts().holders)
     }
 }
 
@@ -429,9 +401,8 @@ impl IoDeviceBuilder {
                 serial,
                 name: name.into(),
                 key: self.key,
-                registered: AtomicBool::new(true),
                 registry: Arc::downgrade(&registry),
-                state: Mutex::default(),
+                lifetime: Lifetime::new(),
             });
             let device = Arc::new(Device {
                 core: core.clone(),

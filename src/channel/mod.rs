@@ -31,6 +31,9 @@
 
 mod device;
 mod io_channel;
+mod lifetime;
+#[cfg(all(test, corespun_loom))]
+mod loom_tests;
 mod registry;
 mod walk;
 

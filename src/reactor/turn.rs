@@ -12,7 +12,7 @@ use super::{ReactorMode, StartError};
 use crate::cpu;
 use crate::io::{Driver, EnterGuard};
 use crate::thread::message::Message;
-use crate::thread::panic::{PanicSource, contain};
+use crate::thread::panic::PanicSource;
 use crate::thread::{ParkedThread, ThreadRunner};
 
 /// Events run in one turn, as SPDK's `SPDK_EVENT_BATCH_SIZE`.
@@ -124,7 +124,7 @@ impl Reactor {
     }
 
     fn run_call(&self, call: Message) {
-        if let Err(payload) = contain(|| call.run()) {
+        if let Err(payload) = call.run_contained() {
             let name = format!("reactor {}", self.shared().place.core);
             let library = &self.group.library.inner;
             library.report_panic(&name, PanicSource::Message, None, payload);

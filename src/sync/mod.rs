@@ -15,10 +15,19 @@ pub(crate) use mailbox::{Mailbox, PushError};
 
 pub(crate) mod atomic {
     #[cfg(corespun_loom)]
-    pub(crate) use loom::sync::atomic::{AtomicPtr, AtomicU32, AtomicUsize, Ordering, fence};
+    pub(crate) use loom::sync::atomic::{
+        AtomicBool, AtomicPtr, AtomicU32, AtomicUsize, Ordering, fence,
+    };
     #[cfg(not(corespun_loom))]
-    pub(crate) use std::sync::atomic::{AtomicPtr, AtomicU32, AtomicUsize, Ordering, fence};
+    pub(crate) use std::sync::atomic::{
+        AtomicBool, AtomicPtr, AtomicU32, AtomicUsize, Ordering, fence,
+    };
 }
+
+#[cfg(corespun_loom)]
+pub(crate) use loom::sync::{Mutex, MutexGuard};
+#[cfg(not(corespun_loom))]
+pub(crate) use std::sync::{Mutex, MutexGuard};
 
 /// The unbounded queue behind the mailbox's ring. crossbeam-queue has no loom
 /// support, so the models run on a locked stand-in with the same contract:

@@ -2,7 +2,7 @@
 //! way after so many items, without its author having thought of it.
 //!
 //! Each poll of a task starts with a budget. Every leaf of this crate that can be
-//! ready without end (channels, semaphores, streams) takes one unit for each item
+//! ready without end (channels, semaphores, streams, timers that are due) takes one unit for each item
 //! it hands out, and once there is none left it wakes the task and is pending,
 //! so that the task goes behind the others. A future polled outside of a task has
 //! no limit.
@@ -60,6 +60,12 @@ pub(crate) fn poll_budget(cx: &mut Context<'_>) -> Poll<Spent> {
         Some(restore) => Poll::Ready(Spent { restore }),
         None => Poll::Ready(Spent { restore: UNLIMITED }),
     }
+}
+
+/// Whether the poll of the current task has budget left. Outside of a task it
+/// has.
+pub(crate) fn has_budget() -> bool {
+    Local::with_current(|local| local.budget.get()) != Some(0)
 }
 
 /// Takes one unit of the task's budget for this poll; once there is none left,

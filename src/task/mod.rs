@@ -5,6 +5,12 @@
 //! whoever wakes it from wherever. [`spawn_local`] is for code
 //! on a thread; [`SpdkThread::spawn`] and [`SpdkThread::spawn_with`] reach a
 //! thread from elsewhere.
+//!
+//! With the feature `tracing-spans` each task is a `tracing` span, of level
+//! debug and target `corespun::task`, that names the task, its thread and where
+//! it was spawned, and is entered for each poll and for the drop of the future.
+//! It follows from the span that was current at the spawn. Without the feature
+//! nothing of this is compiled.
 
 mod block_on;
 mod blocking;
@@ -16,6 +22,7 @@ mod list;
 mod movable;
 mod raw;
 mod scope;
+mod span;
 mod spawner;
 mod yield_now;
 
@@ -26,8 +33,8 @@ use std::sync::atomic::Ordering;
 
 pub use block_on::block_on;
 pub use blocking::{Blocking, spawn_blocking};
-pub(crate) use budget::poll_budget;
 pub use budget::{Unconstrained, consume_budget, unconstrained};
+pub(crate) use budget::{has_budget, poll_budget};
 pub use call::{Call, CallAsync, CallError};
 pub use join::{AbortHandle, JoinError, JoinHandle};
 pub use join_set::JoinSet;
@@ -210,6 +217,8 @@ impl TaskBuilder {
         let location = Location::caller();
         let spawned = Local::with_current(|local| {
             let id = TaskId::local(local);
+            let name = self.name.as_deref();
+            let future = span::traced(future, &local.shared, id, name, location);
             let meta = TaskMeta::new(local.shared.clone(), id, location, self.name, kind);
             // SAFETY: the current thread's owner is the caller, and the bounds
             // ask for `'static`.
@@ -260,12 +269,14 @@ impl TaskBuilder {
     {
         if let Some(local) = thread.current_local() {
             let id = TaskId::local(local);
+            let future = span::traced(future, thread, id, self.name.as_deref(), location);
             let meta = TaskMeta::new(thread.clone(), id, location, self.name, kind);
             // SAFETY: the target is the current thread, so its owner is the
             // caller.
             return unsafe { raw::spawn(Origin::Local(local), meta, future) };
         }
         let id = TaskId::remote(thread);
+        let future = span::traced(future, thread, id, self.name.as_deref(), location);
         let meta = TaskMeta::new(thread.clone(), id, location, self.name, kind);
         // SAFETY: the two callers see to it that what the future holds before
         // its first poll is `Send`; the output is, by the bound.

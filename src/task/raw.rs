@@ -604,6 +604,7 @@ unsafe fn take(payload: &mut Payload) -> Runnable<TaskMeta> {
     }
 }
 
+#[inline(always)]
 fn message(runnable: Runnable<TaskMeta>) -> Message {
     const VTABLE: MessageVTable = MessageVTable {
         run: |payload| {
@@ -619,14 +620,9 @@ fn message(runnable: Runnable<TaskMeta>) -> Message {
         name: || "task",
     };
 
-    let mut payload: Payload = [MaybeUninit::uninit(); 2];
-    // SAFETY: the payload has room for one pointer; a `Runnable` may be sent to
-    // its thread, and dropped where R3 lets it be dropped.
-    unsafe {
-        payload
-            .as_mut_ptr()
-            .cast::<NonNull<()>>()
-            .write(runnable.into_raw());
-        Message::from_raw(payload, &VTABLE)
-    }
+    let raw = runnable.into_raw().as_ptr();
+    let payload = [MaybeUninit::new(raw), MaybeUninit::uninit()];
+    // SAFETY: a `Runnable` may be sent to its thread, and dropped where R3 lets
+    // it be dropped.
+    unsafe { Message::from_raw(payload, &VTABLE) }
 }

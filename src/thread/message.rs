@@ -4,8 +4,10 @@
 
 use std::mem::{self, ManuallyDrop, MaybeUninit};
 
+use super::panic::{Payload as PanicPayload, contain};
+
 /// The content of a message, as its virtual table sees it.
-pub(crate) type Payload = [MaybeUninit<usize>; 2];
+pub(crate) type Payload = [MaybeUninit<*mut ()>; 2];
 
 /// How to run and how to drop a payload. Each consumes it.
 pub(crate) struct MessageVTable {
@@ -17,17 +19,24 @@ pub(crate) struct MessageVTable {
     pub(crate) name: fn() -> &'static str,
 }
 
-pub(crate) struct Message {
+/// A message in a queue: what has no destructor can stay in registers on its way
+/// in. Whoever has it turns it back into a [`Message`], once.
+// In this order, so that a copy of a message loads what one store wrote.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub(crate) struct Queued {
     payload: Payload,
     vtable: &'static MessageVTable,
 }
+
+pub(crate) struct Message(Queued);
 
 // SAFETY: the content of `Message::new` is `Send`; that of `Message::from_raw`
 // is sendable by that function's contract.
 unsafe impl Send for Message {}
 
 impl Message {
-    #[inline]
+    #[inline(always)]
     pub(crate) fn new<F: FnOnce() + Send + 'static>(f: F) -> Self {
         // SAFETY: `F` is `Send`, and the virtual tables below read the payload
         // the way it is written here, decided by the same constant.
@@ -52,40 +61,56 @@ impl Message {
     /// `vtable`'s functions take exactly this payload, and may be called on
     /// the thread that the message is sent to; dropping it must be sound
     /// wherever the message may be dropped.
-    #[inline]
+    #[inline(always)]
     pub(crate) unsafe fn from_raw(payload: Payload, vtable: &'static MessageVTable) -> Self {
-        Message { payload, vtable }
+        Message(Queued { payload, vtable })
+    }
+
+    #[inline(always)]
+    pub(crate) fn into_queued(self) -> Queued {
+        ManuallyDrop::new(self).0
+    }
+
+    /// # Safety
+    ///
+    /// `queued` came from [`Message::into_queued`], and is turned back once.
+    #[inline(always)]
+    pub(crate) unsafe fn from_queued(queued: Queued) -> Self {
+        Message(queued)
     }
 
     /// Whether it counts against its thread's limit.
     #[inline]
     pub(crate) fn is_limited(&self) -> bool {
-        self.vtable.limited
+        self.0.vtable.limited
     }
 
     /// What the message is called in reports.
     pub(crate) fn name(&self) -> &'static str {
-        (self.vtable.name)()
+        (self.0.vtable.name)()
     }
 
     /// The content, to be consumed by who knows what it is.
     pub(crate) fn into_payload(self) -> Payload {
-        ManuallyDrop::new(self).payload
+        ManuallyDrop::new(self).0.payload
     }
 
+    /// Runs the message; a panic of its code comes back as its payload. The
+    /// content is not copied on the way: a load that spans two stores which are
+    /// still under way waits for both.
     #[inline]
-    pub(crate) fn run(self) {
+    pub(crate) fn run_contained(self) -> Result<(), PanicPayload> {
         let mut message = ManuallyDrop::new(self);
         // SAFETY: the payload is the one this table was made for, and it is
         // consumed once: `message` is not dropped.
-        unsafe { (message.vtable.run)(&mut message.payload) }
+        contain(|| unsafe { (message.0.vtable.run)(&mut message.0.payload) })
     }
 }
 
 impl Drop for Message {
     fn drop(&mut self) {
         // SAFETY: as in `run`; a message that ran is never dropped.
-        unsafe { (self.vtable.drop)(&mut self.payload) }
+        unsafe { (self.0.vtable.drop)(&mut self.0.payload) }
     }
 }
 
@@ -147,7 +172,7 @@ mod tests {
                     ran.fetch_add(filler.iter().sum::<usize>() + 1, Ordering::Relaxed);
                 })
             };
-            make().run();
+            make().run_contained().unwrap();
             assert_eq!(witness.load(Ordering::Relaxed), N + 1);
             drop(make());
             assert_eq!(witness.load(Ordering::Relaxed), N + 1);
@@ -168,6 +193,7 @@ mod tests {
             assert_eq!((&raw const value).addr() % 64, 0);
             assert_eq!(value.0, 7);
         })
-        .run();
+        .run_contained()
+        .unwrap();
     }
 }

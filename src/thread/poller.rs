@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use super::activity::Activity;
 use super::local::Local;
-use super::panic::{PanicSource, contain};
+use super::panic::{PanicSource, Payload, contain};
 use super::stall::StallSource;
 use super::timer_queue::TimerKey;
 
@@ -240,14 +240,10 @@ impl Local {
     }
 
     /// Runs the callback of a poller whose turn it is.
+    #[inline(always)]
     pub(crate) fn run_poller(&self, poller: &Rc<PollerCore>) -> Activity {
-        match poller.state.get() {
-            PollerState::Waiting => {}
-            PollerState::Pausing => {
-                self.pause_now(poller);
-                return Activity::Ignored;
-            }
-            _ => return Activity::Ignored,
+        if poller.state.get() != PollerState::Waiting {
+            return self.pass_over(poller);
         }
         let Some(mut callback) = poller.callback.take() else {
             return Activity::Ignored;
@@ -261,26 +257,48 @@ impl Local {
             self.watch_stall(StallSource::Poller, ticks, || poller.name());
         }
         poller.run_count.set(poller.run_count.get() + 1);
-        let activity = outcome.unwrap_or_else(|payload| {
-            self.report_panic(PanicSource::Poller, Some(&poller.name()), payload);
-            self.unregister_poller(poller);
-            Activity::Busy
-        });
+        let activity = match outcome {
+            Ok(activity) => activity,
+            Err(payload) => self.end_panicked(poller, payload),
+        };
         if activity == Activity::Busy {
             poller.busy_count.set(poller.busy_count.get() + 1);
         }
-        match poller.state.get() {
-            PollerState::Unregistered => self.drop_contained(callback),
-            state => {
-                poller.callback.set(Some(callback));
-                match state {
-                    PollerState::Running => poller.state.set(PollerState::Waiting),
-                    PollerState::Pausing => self.pause_now(poller),
-                    _ => {}
-                }
-            }
+        if poller.state.get() == PollerState::Running {
+            poller.state.set(PollerState::Waiting);
+            poller.callback.set(Some(callback));
+        } else {
+            self.settle(poller, callback);
         }
         activity
+    }
+
+    /// The turn of a poller that does not run.
+    #[cold]
+    fn pass_over(&self, poller: &Rc<PollerCore>) -> Activity {
+        if poller.state.get() == PollerState::Pausing {
+            self.pause_now(poller);
+        }
+        Activity::Ignored
+    }
+
+    #[cold]
+    fn end_panicked(&self, poller: &Rc<PollerCore>, payload: Payload) -> Activity {
+        self.report_panic(PanicSource::Poller, Some(&poller.name()), payload);
+        self.unregister_poller(poller);
+        Activity::Busy
+    }
+
+    /// Does what a callback asked for its own poller, once it has returned.
+    #[cold]
+    fn settle(&self, poller: &Rc<PollerCore>, callback: Callback) {
+        if poller.state.get() == PollerState::Unregistered {
+            return self.drop_contained(callback);
+        }
+        poller.callback.set(Some(callback));
+        if poller.state.get() == PollerState::Pausing {
+            self.pause_now(poller);
+        }
     }
 
     fn pause_now(&self, poller: &Rc<PollerCore>) {

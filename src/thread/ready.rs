@@ -9,29 +9,32 @@
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 
-use super::message::Message;
+use super::message::{Message, Queued};
 
 #[derive(Default)]
 pub(crate) struct ReadyQueue {
-    messages: RefCell<VecDeque<Message>>,
+    messages: RefCell<VecDeque<Queued>>,
     limited: Cell<usize>,
     /// How many from the front the poll under way may run.
     open: Cell<usize>,
 }
 
 impl ReadyQueue {
-    #[inline]
+    // Inlined so that a message is written once, into its place.
+    #[inline(always)]
     pub(crate) fn push(&self, message: Message) {
         if message.is_limited() {
             self.limited.set(self.limited.get() + 1);
         }
+        let message = message.into_queued();
         self.messages.borrow_mut().push_back(message);
     }
 
     /// Queues a task that was woken, to be run by the poll under way if nothing
     /// that has to wait is before it.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn push_woken(&self, task: Message) {
+        let task = task.into_queued();
         let mut messages = self.messages.borrow_mut();
         if self.open.get() == messages.len() {
             self.open.set(messages.len() + 1);
@@ -64,7 +67,9 @@ impl ReadyQueue {
 
     #[inline]
     pub(crate) fn pop(&self) -> Option<Message> {
-        let message = self.messages.borrow_mut().pop_front()?;
+        let queued = self.messages.borrow_mut().pop_front()?;
+        // SAFETY: only `push` and `push_woken` queue, and this took it out.
+        let message = unsafe { Message::from_queued(queued) };
         if message.is_limited() {
             self.limited.set(self.limited.get() - 1);
         }
@@ -80,5 +85,11 @@ impl ReadyQueue {
     #[inline]
     pub(crate) fn limited(&self) -> usize {
         self.limited.get()
+    }
+}
+
+impl Drop for ReadyQueue {
+    fn drop(&mut self) {
+        while self.pop().is_some() {}
     }
 }

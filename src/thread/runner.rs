@@ -343,18 +343,19 @@ impl Local {
                 break;
             }
             // Whose turn it is lasts beyond the poll: a batch may be 1.
-            let from_mailbox = foreign && (!own || self.mailbox_next.get());
-            let message = if from_mailbox {
+            if foreign && (!own || self.mailbox_next.get()) {
                 // SAFETY: this `Local` is the owner's, so the caller is the
                 // only consumer; `pop` runs no user code, so it is not nested.
-                let message = unsafe { self.shared.mailbox.pop() };
-                foreign = message.is_some();
-                message
-            } else {
-                self.ready.pop_open()
-            };
-            if let Some(message) = message {
-                self.mailbox_next.set(!from_mailbox);
+                match unsafe { self.shared.mailbox.pop() } {
+                    Some(message) => {
+                        self.mailbox_next.set(false);
+                        self.run_message(message);
+                        ran += 1;
+                    }
+                    None => foreign = false,
+                }
+            } else if let Some(message) = self.ready.pop_open() {
+                self.mailbox_next.set(true);
                 self.run_message(message);
                 ran += 1;
             }
@@ -362,12 +363,12 @@ impl Local {
         Activity::from(ran > 0)
     }
 
-    #[inline]
+    #[inline(always)]
     fn run_message(&self, message: super::message::Message) {
         // A task measures itself.
         let watched = self.stall_limit > 0 && message.is_limited();
         let watch = watched.then(|| (self.shared.library.clock.now(), message.name()));
-        if let Err(payload) = contain(|| message.run()) {
+        if let Err(payload) = message.run_contained() {
             self.report_panic(PanicSource::Message, None, payload);
         }
         self.check_held_locks();

@@ -4,9 +4,10 @@
 use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use crate::task::poll_budget;
 use crate::thread::local::{Local, TimerTarget};
 use crate::thread::message::Message;
 use crate::thread::shared::Shared;
@@ -16,7 +17,12 @@ use crate::thread::timer_queue::TimerKey;
 /// the first poll elsewhere.
 ///
 /// It completes in the first poll of the thread that begins at or after the
-/// deadline: in poll mode that is a fraction of a microsecond late.
+/// deadline: in poll mode that is a fraction of a microsecond late. One that is
+/// due when it is first polled completes at once, but takes a unit of its task's
+/// budget as any source that is always ready ([`consume_budget`]), so that a loop
+/// over `sleep(Duration::ZERO)` gives way.
+///
+/// [`consume_budget`]: crate::task::consume_budget
 ///
 /// # Cancel safety
 ///
@@ -160,6 +166,19 @@ impl Sleep {
         }
     }
 
+    /// Whether the deadline has passed; if not, `cx` hears of it. Takes no
+    /// budget.
+    ///
+    /// # Panics
+    ///
+    /// When no SpdkThread is current.
+    pub(super) fn poll_elapsed(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        match Local::with_current(|local| self.poll_on(local, cx)) {
+            Some(ready) => ready,
+            None => panic!("a Sleep must be polled on a SpdkThread: spawn the task on one"),
+        }
+    }
+
     fn poll_on(&mut self, local: &Local, cx: &mut Context<'_>) -> Poll<()> {
         if let Some(armed) = &self.armed {
             if std::ptr::eq(&*armed.thread, &*local.shared) {
@@ -219,10 +238,10 @@ impl Future for Sleep {
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        match Local::with_current(|local| self.poll_on(local, cx)) {
-            Some(ready) => ready,
-            None => panic!("a Sleep must be polled on a SpdkThread: spawn the task on one"),
-        }
+        ready!(self.poll_elapsed(cx));
+        // What has elapsed stays so, should the budget make it wait.
+        ready!(poll_budget(cx)).progressed();
+        Poll::Ready(())
     }
 }
 

@@ -1,12 +1,13 @@
 //! A future with a deadline.
 
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use pin_project::pin_project;
 
 use super::sleep::{Sleep, sleep, sleep_until};
+use crate::task::has_budget;
 
 /// Gives `future` until `duration` from now; then it is over with [`Elapsed`].
 ///
@@ -102,9 +103,17 @@ impl<F: Future> Future for Timeout<F> {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
+        let had_budget = has_budget();
         if let Poll::Ready(output) = this.future.poll(cx) {
             return Poll::Ready(Ok(output));
         }
-        Pin::new(this.deadline).poll(cx).map(|()| Err(Elapsed))
+        if had_budget && !has_budget() {
+            // A future that takes the whole budget each time must not keep its
+            // deadline from being looked at.
+            ready!(this.deadline.poll_elapsed(cx));
+        } else {
+            ready!(Pin::new(this.deadline).poll(cx));
+        }
+        Poll::Ready(Err(Elapsed))
     }
 }

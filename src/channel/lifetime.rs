@@ -1,0 +1,164 @@
+//! How long a device lives: the count of its channels and walks, and the steps
+//! in which it goes.
+//!
+//! Threads add and remove their channels, walks begin and end, and one thread
+//! asks for the end, all at once. Each change is made under the lock, and the
+//! one after which nothing is left is the one that gets the request to complete,
+//! so that it is completed once. Completing it is the caller's, without the
+//! lock. Model-checked with loom.
+
+use std::collections::BTreeMap;
+use std::sync::PoisonError;
+
+use crate::sync::atomic::{AtomicBool, Ordering};
+use crate::sync::{Mutex, MutexGuard};
+
+/// `T` is what holds a channel, by its id; `R` is who is told of the end.
+pub(super) struct Lifetime<T, R> {
+    /// Changed under the lock, read without.
+    registered: AtomicBool,
+    state: Mutex<State<T, R>>,
+}
+
+struct State<T, R> {
+    channels: BTreeMap<u64, T>,
+    walks: usize,
+    request: Option<R>,
+}
+
+/// What [`Lifetime::request`] led to.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Requested {
+    /// No walk is under way: [`Lifetime::close`] is to be called.
+    CloseNow,
+    /// The last walk will hand the request out.
+    AfterWalks,
+    /// There was a request before.
+    Twice,
+}
+
+/// A snapshot.
+pub(super) struct Counts<T> {
+    pub(super) holders: Vec<T>,
+    pub(super) walks: usize,
+    pub(super) unregistering: bool,
+}
+
+impl<T: Clone, R: Clone> Lifetime<T, R> {
+    pub(super) fn new() -> Self {
+        Lifetime {
+            registered: AtomicBool::new(true),
+            state: Mutex::new(State {
+                channels: BTreeMap::new(),
+                walks: 0,
+                request: None,
+            }),
+        }
+    }
+
+    /// No user code runs under the lock, so that a poisoned one is whole.
+    fn lock(&self) -> MutexGuard<'_, State<T, R>> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether new channels may be opened.
+    #[inline]
+    pub(super) fn is_registered(&self) -> bool {
+        self.registered.load(Ordering::Acquire)
+    }
+
+    /// Counts the channel that holder `id` is about to make, unless the device
+    /// is gone.
+    pub(super) fn add_channel(&self, id: u64, holder: T) -> bool {
+        let mut state = self.lock();
+        let registered = self.is_registered();
+        if registered {
+            state.channels.insert(id, holder);
+        }
+        registered
+    }
+
+    /// The channel of `id` is destroyed, or was not made after all. With the
+    /// last one of a closed device comes the request to be completed.
+    #[must_use]
+    pub(super) fn remove_channel(&self, id: u64) -> Option<R> {
+        let mut state = self.lock();
+        state.channels.remove(&id);
+        self.take_if_gone(&mut state)
+    }
+
+    fn take_if_gone(&self, state: &mut State<T, R>) -> Option<R> {
+        if self.is_registered() || !state.channels.is_empty() {
+            return None;
+        }
+        state.request.take()
+    }
+
+    /// Counts a walk, unless the device is gone or about to be.
+    pub(super) fn begin_walk(&self) -> bool {
+        let mut state = self.lock();
+        if !self.is_registered() || state.request.is_some() {
+            return false;
+        }
+        state.walks += 1;
+        true
+    }
+
+    /// For a walk under way: the first holder after `cursor`. If there is none
+    /// the walk has ended, as by [`end_walk`](Lifetime::end_walk).
+    pub(super) fn next_channel(&self, cursor: u64) -> Result<T, Option<R>> {
+        let mut state = self.lock();
+        let mut later = state.channels.range(cursor.saturating_add(1)..);
+        match later.next() {
+            Some((_, holder)) => Ok(holder.clone()),
+            None => Err(self.end_walk_locked(&mut state)),
+        }
+    }
+
+    /// A walk has ended. With the last one comes the request that waited for
+    /// it: who made it is to [`close`](Lifetime::close).
+    #[must_use]
+    pub(super) fn end_walk(&self) -> Option<R> {
+        self.end_walk_locked(&mut self.lock())
+    }
+
+    fn end_walk_locked(&self, state: &mut State<T, R>) -> Option<R> {
+        state.walks -= 1;
+        if state.walks > 0 || !self.is_registered() {
+            return None;
+        }
+        state.request.clone()
+    }
+
+    /// Asks for the end; `make` is called, under the lock, for the first one
+    /// who does.
+    pub(super) fn request(&self, make: impl FnOnce() -> R) -> Requested {
+        let mut state = self.lock();
+        if !self.is_registered() || state.request.is_some() {
+            return Requested::Twice;
+        }
+        state.request = Some(make());
+        match state.walks {
+            0 => Requested::CloseNow,
+            _ => Requested::AfterWalks,
+        }
+    }
+
+    /// Lets nobody in any more. If there is no channel, the request to be
+    /// completed.
+    #[must_use]
+    pub(super) fn close(&self) -> Option<R> {
+        let mut state = self.lock();
+        self.registered.store(false, Ordering::Release);
+        self.take_if_gone(&mut state)
+    }
+
+    pub(super) fn counts(&self) -> Counts<T> {
+        let state = self.lock();
+        Counts {
+            holders: state.channels.values().cloned().collect(),
+            walks: state.walks,
+            unregistering: state.request.is_some(),
+        }
+    }
+}
