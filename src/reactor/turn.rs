@@ -31,6 +31,8 @@ pub(crate) struct Reactor {
     tick: u64,
     /// The tick at which the last work was done, while there is none.
     waiting_since: Option<u64>,
+    /// The mode that the threads here were told.
+    followed: ReactorMode,
     /// What keeps the reactor awake, as the statistics say, by number.
     kept_awake_by: Option<(u64, Option<u64>)>,
     /// Turns with work since that was looked at.
@@ -63,6 +65,7 @@ impl Reactor {
             spin,
             tick,
             waiting_since: None,
+            followed: ReactorMode::Poll,
             kept_awake_by: None,
             worked_turns: 0,
             stopping: false,
@@ -250,6 +253,7 @@ impl Reactor {
     fn rest(&mut self) {
         let since = *self.waiting_since.get_or_insert(self.tick);
         let mode = self.shared().mode();
+        self.follow_mode(mode);
         if mode != ReactorMode::Poll || self.group.oversubscribed {
             self.threads.iter_mut().for_each(Hosted::watch_interrupts);
         }
@@ -263,6 +267,16 @@ impl Reactor {
                 self.spin.give_way(self.group.library.clock());
             }
             _ => self.sleep(mode),
+        }
+    }
+
+    /// Has the threads here follow `mode`: into one that sleeps whenever one of
+    /// them may have come to need that, out of it once.
+    fn follow_mode(&mut self, mode: ReactorMode) {
+        if mode != ReactorMode::Poll || self.followed != mode {
+            self.followed = mode;
+            let threads = self.threads.iter_mut();
+            threads.for_each(|hosted| hosted.follow_mode(mode));
         }
     }
 
