@@ -39,8 +39,10 @@
 //! | [`net`], [`fs`] | sockets and files |
 //! | [`io`] | the I/O driver of an OS thread, buffers, raw operations |
 //! | [`task`], [`time`], [`stream`], [`local`] | the async face of a thread: tasks, timers, pollers as streams, channels and locks |
-//! | [`channel`] | io_devices and io_channels |
+//! | [`mpsc`], [`sharded`] | a queue from any thread to one SpdkThread; one value per SpdkThread |
+//! | [`channel`], [`iobuf`] | io_devices and io_channels; pools of I/O buffers |
 //! | [`thread`] | SpdkThread: handle, poll, pollers, exit; the library instance |
+//! | [`interrupt`] | groups of file descriptors with handlers |
 //! | [`notify`] | the sleep/wake handshake |
 //! | [`cpu`], [`clock`] | core sets and pinning; ticks, real or virtual |
 //!

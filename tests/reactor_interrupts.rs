@@ -250,6 +250,71 @@ fn wait_until_yielding(mut happened: impl FnMut() -> bool) {
     }
 }
 
+/// RE-015, RE-022, IN-010: the reactor takes a thread whose active poller has an
+/// interrupt into interrupt mode when it may sleep itself, and out of it.
+#[test]
+fn a_poller_with_an_interrupt_lets_its_reactor_sleep() {
+    on_each_kind_of_app(async |app: AppHandle| {
+        let reactors = app.reactors();
+        let sleeping = reactors.mode(1).unwrap();
+        reactors.set_mode(1, ReactorMode::Poll);
+        let doorbell = Doorbell::new();
+        let (runs, switches) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
+        let thread = thread_on(&app, 1);
+        let (answering, count, hook) = (doorbell.clone(), runs.clone(), switches.clone());
+        let (keep, kept) = futures::channel::oneshot::channel::<()>();
+        let task = thread.spawn_with(async move || {
+            let run = move || {
+                count.fetch_add(1, Ordering::Relaxed);
+                Activity::Idle
+            };
+            let poller = Poller::active(run).unwrap();
+            poller.set_interrupt(move |on| {
+                hook.fetch_add(if on { 1 } else { 100 }, Ordering::Relaxed);
+            });
+            let _interrupt = answering.answer();
+            let _ = kept.await;
+        });
+        until(|| runs.load(Ordering::Relaxed) > 10).await;
+        assert_eq!(switches.load(Ordering::Relaxed), 0);
+        reactors.set_mode(1, sleeping);
+        asleep(&app, 1).await;
+        assert_eq!(switches.load(Ordering::Relaxed), 1);
+        let before = runs.load(Ordering::Relaxed);
+        doorbell.ring();
+        until(|| doorbell.rung() == 1).await;
+        assert_eq!(runs.load(Ordering::Relaxed), before);
+        reactors.set_mode(1, ReactorMode::Poll);
+        until(|| runs.load(Ordering::Relaxed) > before + 10).await;
+        assert_eq!(switches.load(Ordering::Relaxed), 101);
+        // What binds it gone, it leaves in poll mode.
+        reactors.set_mode(1, sleeping);
+        asleep(&app, 1).await;
+        assert_eq!(switches.load(Ordering::Relaxed), 102);
+        drop(keep);
+        task.await.unwrap();
+        let change = thread.spawn(async {
+            let thread = SpdkThread::current().unwrap();
+            thread.set_cpumask(&CpuSet::single(2)).unwrap();
+        });
+        change.await.unwrap();
+        until(|| stats(&reactors, 2).threads == 1).await;
+        let told = switches.clone();
+        let polled = thread.spawn_with(async move || {
+            let (done, ended) = futures::channel::oneshot::channel::<()>();
+            let mut done = Some(done);
+            let poller = Poller::timed(Duration::from_micros(1), move || drop(done.take()));
+            let poller = poller.unwrap();
+            poller.set_interrupt(move |_| {
+                told.fetch_add(10_000, Ordering::Relaxed);
+            });
+            let _ = ended.await;
+        });
+        polled.await.unwrap();
+        assert_eq!(switches.load(Ordering::Relaxed), 102);
+    });
+}
+
 /// DESIGN's G12 and 4.4: the poller is named while it keeps the reactor awake,
 /// busy or idle, and only then.
 #[test]

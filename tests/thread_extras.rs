@@ -139,6 +139,35 @@ impl Framework for TwoCores {
     }
 }
 
+/// A framework that takes only threads that may run on core 0.
+struct OneCore(TwoCores);
+
+impl Framework for OneCore {
+    fn place(&self, thread: ParkedThread) -> Result<(), CreateError> {
+        match thread.cpumask().contains(0) {
+            true => self.0.place(thread),
+            false => Err(CreateError::Stopping),
+        }
+    }
+}
+
+/// The app thread is the first that was made: one that was refused was not.
+#[test]
+fn a_refused_thread_is_not_the_app_thread() {
+    let library = ThreadLib::new();
+    library
+        .set_framework(Arc::new(OneCore(TwoCores::default())))
+        .unwrap();
+    let elsewhere = || library.thread().cpumask(CpuSet::single(7)).create();
+    elsewhere().unwrap_err();
+    assert_eq!(library.app_thread(), None);
+    let first = library.thread().create().unwrap();
+    assert_eq!(library.app_thread(), Some(first.clone()));
+    elsewhere().unwrap_err();
+    library.thread().create().unwrap();
+    assert_eq!(library.app_thread(), Some(first));
+}
+
 /// TH-021, 043, A.3 row 15: the last mask of a poll wins, and a mask that
 /// matches no core is an error at the call.
 #[test]

@@ -8,6 +8,7 @@ use std::task::{Context, Poll, Waker};
 
 use nix::poll::{PollFlags, PollTimeout};
 
+use super::ReactorMode;
 use crate::io::PollFd;
 use crate::thread::{ParkedThread, ThreadRunner};
 
@@ -34,6 +35,9 @@ pub(super) struct Hosted {
     /// this core and the thread cannot leave yet.
     pub(super) moves: bool,
     watch: Watch,
+    /// In interrupt mode because its reactor may sleep; whoever else switches a
+    /// thread is not overruled.
+    switched: bool,
 }
 
 /// The wait for the interrupts of one thread.
@@ -52,6 +56,24 @@ impl Hosted {
             runner,
             moves: false,
             watch: Watch::None,
+            switched: false,
+        }
+    }
+
+    /// Has the thread follow its reactor into a mode that sleeps, or out of it,
+    /// where that makes a difference: it has active pollers with interrupts.
+    pub(super) fn follow_mode(&mut self, mode: ReactorMode) {
+        let on = mode != ReactorMode::Poll;
+        let due = if on {
+            self.runner.gains_by_interrupt_mode()
+        } else {
+            self.switched
+        };
+        if due {
+            self.switched = on;
+            if let Err(error) = self.runner.set_interrupt_mode(on) {
+                tracing::error!("its pollers keep the reactor awake: {error}");
+            }
         }
     }
 
@@ -64,18 +86,22 @@ impl Hosted {
     /// Gives the thread away; comes back when it cannot leave this OS thread.
     pub(super) fn park(self) -> Result<ParkedThread, Hosted> {
         let Hosted {
+            mut runner,
+            moves,
+            watch,
+            switched,
+        } = self;
+        if switched {
+            // Its next reactor may be in another mode. Nothing is made here that
+            // was not there, so nothing is refused.
+            let _ = runner.set_interrupt_mode(false);
+        }
+        runner.park().map_err(|runner| Hosted {
             runner,
             moves,
             watch,
-        } = self;
-        match runner.park() {
-            Ok(parked) => Ok(parked),
-            Err(runner) => Err(Hosted {
-                runner,
-                moves,
-                watch,
-            }),
-        }
+            switched: false,
+        })
     }
 
     /// Before a sleep: makes sure that interrupts the thread has, if any, are

@@ -18,6 +18,12 @@ pub use stats::{KeptAwake, ReactorStats};
 pub(crate) use turn::Reactor;
 
 /// How a reactor spends its time when it has nothing to do.
+///
+/// In the modes that sleep, it waits for the [`Interrupt`](crate::thread::Interrupt)s
+/// of its threads too, and takes threads whose active pollers have interrupts
+/// ([`Poller::set_interrupt`](crate::thread::Poller::set_interrupt)) into interrupt
+/// mode. Any other active poller keeps it awake:
+/// [`ReactorStats::kept_awake_by`] names it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum ReactorMode {

@@ -31,6 +31,8 @@ pub(crate) struct Reactor {
     tick: u64,
     /// The tick at which the last work was done, while there is none.
     waiting_since: Option<u64>,
+    /// The mode that the threads here were told.
+    followed: ReactorMode,
     /// What keeps the reactor awake, as the statistics say, by number.
     kept_awake_by: Option<(u64, Option<u64>)>,
     /// Turns with work since that was looked at.
@@ -63,6 +65,7 @@ impl Reactor {
             spin,
             tick,
             waiting_since: None,
+            followed: ReactorMode::Poll,
             kept_awake_by: None,
             worked_turns: 0,
             stopping: false,
@@ -250,6 +253,7 @@ impl Reactor {
     fn rest(&mut self) {
         let since = *self.waiting_since.get_or_insert(self.tick);
         let mode = self.shared().mode();
+        self.follow_mode(mode);
         if mode != ReactorMode::Poll || self.group.oversubscribed {
             self.threads.iter_mut().for_each(Hosted::watch_interrupts);
         }
@@ -263,6 +267,16 @@ impl Reactor {
                 self.spin.give_way(self.group.library.clock());
             }
             _ => self.sleep(mode),
+        }
+    }
+
+    /// Has the threads here follow `mode`: into one that sleeps whenever one of
+    /// them may have come to need that, out of it once.
+    fn follow_mode(&mut self, mode: ReactorMode) {
+        if mode != ReactorMode::Poll || self.followed != mode {
+            self.followed = mode;
+            let threads = self.threads.iter_mut();
+            threads.for_each(|hosted| hosted.follow_mode(mode));
         }
     }
 
@@ -369,10 +383,43 @@ mod tests {
     use futures::AsyncReadExt;
 
     use super::*;
+    use crate::cpu::CpuSet;
     use crate::io::DriverConfig;
     use crate::net::UnixStream;
-    use crate::reactor::{AdaptivePolling, Place};
+    use crate::reactor::{AdaptivePolling, Place, Placement};
     use crate::thread::ThreadLib;
+
+    /// What a move meets when the app stops between its look at that and its
+    /// arrival.
+    #[test]
+    fn a_thread_that_the_other_reactor_refuses_stays_whole() {
+        let cpu = cpu::available().unwrap().first().unwrap();
+        let places = [0, 1].map(|core| Place { core, cpu });
+        let (mode, polling) = (ReactorMode::Poll, AdaptivePolling::default());
+        let library = ThreadLib::new();
+        let group = Group::new(library, &places, mode, polling, DriverConfig::new()).unwrap();
+        let placement = Placement(Arc::downgrade(&group));
+        group.library.set_framework(Arc::new(placement)).unwrap();
+        group.reactors[1].events.close();
+        let mut reactor = Reactor::start(group.clone(), 0).unwrap();
+        let thread = group.library.thread().build().unwrap();
+        let handle = thread.handle();
+        let there = CpuSet::single(1);
+        let moved = reactor.arrive(thread).enter(|| handle.set_cpumask(&there));
+        moved.unwrap();
+        let (done, ended) = std::sync::mpsc::channel();
+        handle.send_msg(move || done.send(1).unwrap()).unwrap();
+        reactor.turn();
+        assert_eq!(ended.try_recv(), Ok(1));
+        assert_eq!(reactor.threads.len(), 1);
+        let (done, ended) = std::sync::mpsc::channel();
+        handle.send_msg(move || done.send(2).unwrap()).unwrap();
+        reactor.turn();
+        assert_eq!(ended.try_recv(), Ok(2));
+        group.stop();
+        reactor.run();
+        assert!(handle.is_exited());
+    }
 
     #[test]
     fn a_completion_that_ends_a_sleep_writes_no_eventfd() {

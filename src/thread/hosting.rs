@@ -28,6 +28,14 @@ impl ThreadRunner {
         self.local.has_unwatched_interrupts()
     }
 
+    /// Whether interrupt mode would stop an active poller that has an interrupt
+    /// of its own.
+    pub(crate) fn gains_by_interrupt_mode(&self) -> bool {
+        self.has_active_pollers()
+            && self.local.pollers.has_interrupts()
+            && !self.is_in_interrupt_mode()
+    }
+
     /// The number of the newest active poller, unique within the thread.
     pub(crate) fn active_poller(&self) -> Option<u64> {
         match self.has_active_pollers() {

@@ -173,6 +173,11 @@ impl PollerLists {
         }
     }
 
+    /// Whether a poller has an interrupt of its own.
+    pub(super) fn has_interrupts(&self) -> bool {
+        !self.with_interrupt.borrow().is_empty()
+    }
+
     /// The newest poller that every poll runs, as `f` sees it.
     pub(super) fn with_newest_active<R>(&self, f: impl FnOnce(&PollerCore) -> R) -> Option<R> {
         let active = self.active.take();
