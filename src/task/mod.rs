@@ -24,6 +24,7 @@ mod raw;
 mod scope;
 mod span;
 mod spawner;
+mod walk;
 mod yield_now;
 
 use std::fmt;
