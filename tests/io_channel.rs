@@ -792,3 +792,83 @@ fn a_deferred_unregistration_outlives_who_asked_for_it() {
     assert_eq!(channel::devices(&threads.library).len(), 0);
     threads.free();
 }
+
+/// Walks of all registered devices.
+fn walks(threads: &Threads) -> usize {
+    let devices = channel::devices(&threads.library);
+    devices.iter().map(|device| device.walks).sum()
+}
+
+/// Every channel has its task before one has ended, and the device stays
+/// registered until the last has; the first error in thread order is the walk's.
+#[test]
+fn a_concurrent_walk_is_on_all_channels_at_once_and_holds_the_device() {
+    let mut threads = Threads::allocate(3);
+    let device = threads.on(0, plain_device);
+    let mut channels: Vec<_> = (0..3)
+        .map(|index| Some(threads.on(index, || device.channel()).unwrap()))
+        .collect();
+    let visits = SharedRuns::default();
+    let seen = visits.clone();
+    let visit = async move |channel: IoChannel<Context>| {
+        seen.add();
+        task::yield_now().await;
+        match channel.thread().id() {
+            1 => Ok(()),
+            id => Err(id),
+        }
+    };
+    // The channel is destroyed before the task looks for it: passed over.
+    let walk = threads.on(1, || {
+        drop(channels[1].take());
+        device.walk_channels_concurrent(visit)
+    });
+    let gone = SharedRuns::default();
+    let ended = gone.clone();
+    threads
+        .on(0, || device.unregister_with(move || ended.add()))
+        .unwrap();
+    assert_eq!(walks(&threads), 1);
+    for index in [2, 1] {
+        threads.poll_thread(index);
+    }
+    assert_eq!(visits.get(), 1);
+    assert_eq!(walks(&threads), 1, "thread 1 was not polled");
+    threads.poll_thread(0);
+    assert_eq!((visits.get(), walks(&threads)), (2, 0));
+    let result = futures::executor::block_on(walk);
+    assert_eq!(result, Err(WalkError::Stopped(3)));
+    let late = device.walk_channels_concurrent(async |_| Ok::<_, Infallible>(()));
+    let late = futures::executor::block_on(late);
+    assert!(matches!(late, Err(WalkError::Unregistered(_))));
+    for (index, channel) in channels.into_iter().enumerate() {
+        threads.on(index, || drop(channel));
+    }
+    threads.poll_threads();
+    assert_eq!(gone.get(), 1);
+    threads.free();
+}
+
+/// A thread that exits with the walk's task is passed over; a panic is reported
+/// and is the walk's error.
+#[test]
+fn a_concurrent_walk_outlives_an_exit_and_a_panic() {
+    let mut threads = Threads::allocate(2);
+    let device = threads.on(0, plain_device);
+    let _channel = threads.on(0, || device.channel()).unwrap();
+    let other = threads.on(1, || device.channel()).unwrap();
+    let walk = device.walk_channels_concurrent(async |channel: IoChannel<Context>| {
+        if channel.thread().id() == 1 {
+            panic!("contained");
+        }
+        std::future::pending::<Result<(), Infallible>>().await
+    });
+    threads.poll_threads();
+    assert_eq!(walks(&threads), 1);
+    threads.on(1, || drop(other));
+    threads.exit(1);
+    threads.poll_threads();
+    assert_eq!(walks(&threads), 0);
+    let result = futures::executor::block_on(walk);
+    assert_eq!(result, Err(WalkError::Panicked("thread 1".to_owned())));
+}

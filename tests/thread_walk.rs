@@ -4,6 +4,7 @@ mod harness;
 
 use std::sync::{Arc, Mutex};
 
+use corespun::task;
 use corespun::thread::{ExitHolder, Poller, SpdkThread, ThreadWalkError};
 use harness::{SharedRuns, Threads};
 
@@ -133,5 +134,103 @@ fn a_walk_may_be_awaited_anywhere_and_survives_a_panic() {
     threads.poll_threads();
     assert_eq!(futures::executor::block_on(walk.unwrap()), Ok(()));
     assert_eq!(visits.get(), 2);
+    threads.free();
+}
+
+/// The asynchronous walk holds one thread at a time, passes over one that was
+/// asked to exit, visits one made meanwhile, and goes on after a panic and after
+/// an exit during a turn.
+#[test]
+fn an_async_walk_is_in_order_and_outlives_what_ends_on_the_way() {
+    let mut threads = Threads::allocate(4);
+    let library = threads.library.clone();
+    let visits = SharedRuns::default();
+    let seen = visits.clone();
+    let walk = threads.on(0, || {
+        task::spawn_local(async move {
+            let walk = library.walk_threads_async(async move |thread| {
+                seen.add();
+                task::yield_now().await;
+                match thread.id() {
+                    2 => panic!("contained"),
+                    3 => std::future::pending().await,
+                    id => id,
+                }
+            });
+            walk.await
+        })
+    });
+    threads.poll_thread(0);
+    assert_eq!(visits.get(), 1, "thread 2 has its turn, but was not polled");
+    threads.poll_thread(1);
+    threads.poll_thread(2);
+    assert_eq!(visits.get(), 2, "the walk's own thread sends it on");
+    let mut late = threads.library.thread().build().unwrap().attach();
+    threads.exit(3);
+    threads.poll_thread(3);
+    threads.poll_threads();
+    assert_eq!(visits.get(), 3, "thread 3 holds the walk");
+    threads.exit(2);
+    threads.poll_threads();
+    while !walk.is_finished() {
+        late.poll(0, 0);
+        threads.poll_threads();
+    }
+    let results = futures::executor::block_on(walk).unwrap();
+    let ids: Vec<_> = results.iter().map(|(thread, _)| thread.id()).collect();
+    assert_eq!(ids, [1, 2, 3, late.handle().id()]);
+    assert_eq!(*results[0].1.as_ref().unwrap(), 1);
+    assert!(results[1].1.as_ref().unwrap_err().is_panic());
+    assert!(results[2].1.as_ref().unwrap_err().is_thread_exited());
+    assert!(results[3].1.is_ok());
+    drop(late);
+    threads.free();
+}
+
+/// Dropped, it ends after the thread that it is at.
+#[test]
+fn a_dropped_async_walk_visits_no_further_thread() {
+    let mut threads = Threads::allocate(2);
+    let library = threads.library.clone();
+    let visits = SharedRuns::default();
+    let seen = visits.clone();
+    let walk = threads.on(1, || {
+        task::spawn_local(
+            async move { library.walk_threads_async(async move |_| seen.add()).await },
+        )
+    });
+    threads.poll_thread(1);
+    walk.abort();
+    threads.poll_threads();
+    assert!(walk.is_finished());
+    assert_eq!(visits.get(), 1);
+    threads.free();
+}
+
+/// Nobody waits for a turn; the results are in creation order.
+#[test]
+fn a_concurrent_walk_is_on_all_threads_at_once() {
+    let mut threads = Threads::allocate(3);
+    let visits = SharedRuns::default();
+    let seen = visits.clone();
+    // From no thread.
+    let walk = threads
+        .library
+        .walk_threads_concurrent(async move |thread| {
+            seen.add();
+            task::yield_now().await;
+            assert_ne!(thread.id(), 2, "contained");
+            thread.id()
+        });
+    for index in [2, 1, 0] {
+        assert_eq!(visits.get(), 2 - index as i64);
+        threads.poll_thread(index);
+    }
+    let results = futures::executor::block_on(walk);
+    let ids: Vec<_> = results.iter().map(|(thread, _)| thread.id()).collect();
+    assert_eq!(ids, [1, 2, 3]);
+    assert_eq!(*results[0].1.as_ref().unwrap(), 1);
+    assert!(results[1].1.as_ref().unwrap_err().is_panic());
+    assert_eq!(*results[2].1.as_ref().unwrap(), 3);
     threads.free();
 }

@@ -111,6 +111,11 @@ impl DeviceCore {
         }
     }
 
+    /// The threads that have a channel, in the order they were created.
+    pub(super) fn channel_threads(&self) -> Vec<Arc<Shared>> {
+        lock(&self.state).channels.values().cloned().collect()
+    }
+
     /// Counts a walk, unless the device is gone or about to be.
     pub(super) fn begin_walk(&self) -> bool {
         self.lifetime.begin_walk()

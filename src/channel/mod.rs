@@ -29,6 +29,7 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+mod concurrent;
 mod device;
 mod io_channel;
 mod lifetime;

@@ -6,6 +6,8 @@
 
 mod critical;
 #[cfg(all(test, corespun_loom))]
+mod hop_loom_tests;
+#[cfg(all(test, corespun_loom))]
 mod loom_tests;
 mod mailbox;
 mod ring;

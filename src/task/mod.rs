@@ -24,6 +24,7 @@ mod raw;
 mod scope;
 mod span;
 mod spawner;
+mod walk;
 mod yield_now;
 
 use std::fmt;
@@ -126,6 +127,18 @@ where
 /// # Panics
 ///
 /// When no SpdkThread is current.
+///
+/// # Examples
+///
+/// ```
+/// use corespun::{task, thread::ThreadLib};
+///
+/// let mut runner = ThreadLib::new().thread().build()?.attach();
+/// let answer = runner.enter(|| task::spawn(async { 42 }));
+/// runner.poll(0, 0);
+/// assert_eq!(futures::executor::block_on(answer).unwrap(), 42);
+/// # Ok::<(), corespun::thread::CreateError>(())
+/// ```
 #[track_caller]
 pub fn spawn<F>(future: F) -> JoinHandle<F::Output>
 where

@@ -265,6 +265,11 @@ impl ThreadLib {
             .find(|thread| thread.state() == ThreadState::Running)
     }
 
+    /// As [`ThreadLib::next_running`], for the floors above.
+    pub(crate) fn running_after(&self, cursor: u64) -> Option<SpdkThread> {
+        self.next_running(cursor).map(SpdkThread::from_shared)
+    }
+
     /// The first thread this instance ever made (`spdk_thread_get_app_thread`),
     /// apart from those that the framework refused; until it is gone.
     pub fn app_thread(&self) -> Option<SpdkThread> {

@@ -63,6 +63,22 @@ pub fn sleep(duration: Duration) -> Sleep {
 /// # Panics
 ///
 /// The future panics when polled outside of a SpdkThread.
+///
+/// # Examples
+///
+/// ```
+/// use corespun::{task, thread::ThreadLib, time};
+///
+/// let (clock, hand) = corespun::clock::Clock::virtual_at(1_000_000);
+/// let mut runner = ThreadLib::builder().clock(clock).build().thread().build()?.attach();
+/// let nap = runner.enter(|| task::spawn_local(time::sleep_until(5)));
+/// runner.poll(0, 0);
+/// hand.advance(5);
+/// runner.poll(0, 0);
+/// runner.poll(0, 0);
+/// assert!(nap.is_finished());
+/// # Ok::<(), corespun::thread::CreateError>(())
+/// ```
 pub fn sleep_until(tick: u64) -> Sleep {
     Sleep {
         when: When::At(tick),

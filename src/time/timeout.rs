@@ -48,6 +48,24 @@ pub fn timeout<F: IntoFuture>(duration: Duration, future: F) -> Timeout<F::IntoF
 }
 
 /// [`timeout`] at a tick of the library's clock.
+///
+/// # Examples
+///
+/// ```
+/// use corespun::{task, thread::ThreadLib, time};
+///
+/// let (clock, hand) = corespun::clock::Clock::virtual_at(1_000_000);
+/// let mut runner = ThreadLib::builder().clock(clock).build().thread().build()?.attach();
+/// let never = runner.enter(|| {
+///     task::spawn_local(time::timeout_at(5, std::future::pending::<()>()))
+/// });
+/// runner.poll(0, 0);
+/// hand.advance(5);
+/// runner.poll(0, 0);
+/// runner.poll(0, 0);
+/// assert!(never.is_finished());
+/// # Ok::<(), corespun::thread::CreateError>(())
+/// ```
 pub fn timeout_at<F: IntoFuture>(tick: u64, future: F) -> Timeout<F::IntoFuture> {
     Timeout {
         future: future.into_future(),
