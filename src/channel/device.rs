@@ -113,7 +113,7 @@ impl DeviceCore {
 
     /// The threads that have a channel, in the order they were created.
     pub(super) fn channel_threads(&self) -> Vec<Arc<Shared>> {
-        lock(&self.state).channels.values().cloned().collect()
+        self.lifetime.counts().holders
     }
 
     /// Counts a walk, unless the device is gone or about to be.
