@@ -6,7 +6,7 @@ mod harness;
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
-use corespun::thread::{Activity, Poller, PollerState, SpdkThread};
+use corespun::thread::{Activity, Polled, Poller, PollerState, SpdkThread};
 use harness::{Runs, Threads, us};
 
 fn register(threads: &mut Threads, period: u64, runs: &Runs) -> Poller {
@@ -555,4 +555,39 @@ fn a_poller_may_unregister_itself_and_others() {
         assert!(!threads.runner(0).has_pollers());
         threads.free();
     }
+}
+
+/// A poller registered by value is one registered by closure, under the name of
+/// its type or the one given, and dropped as soon as it is unregistered.
+#[test]
+fn a_value_that_polls_is_registered_under_the_name_of_its_type() {
+    struct Counter(Runs);
+
+    impl Polled for Counter {
+        fn poll(&mut self) -> Activity {
+            self.0.add();
+            Activity::Busy
+        }
+    }
+
+    let mut threads = Threads::allocate(1);
+    let runs = Runs::default();
+    let unnamed = threads.on(0, || {
+        Poller::builder()
+            .register_polled(Counter(runs.clone()))
+            .unwrap()
+    });
+    let named = threads.on(0, || {
+        let builder = Poller::builder().name("named").period(us(10));
+        builder.register_polled(Counter(runs.clone())).unwrap()
+    });
+    assert!(unnamed.name().ends_with("Counter"), "{}", unnamed.name());
+    assert_eq!(named.name(), "named");
+    assert!(threads.poll_thread_times(0, 1));
+    assert_eq!(runs.take(), 1);
+    assert_eq!(unnamed.stats().busy_count, 1);
+    threads.on(0, || drop((unnamed, named)));
+    threads.poll_threads();
+    assert_eq!(runs.get(), 0);
+    threads.free();
 }

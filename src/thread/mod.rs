@@ -57,7 +57,7 @@ pub use interrupt::{Interrupt, InterruptError, set_interrupt_mode};
 pub use library::{Framework, FrameworkSet, PanicPolicy, ThreadLib, ThreadLibBuilder};
 pub use local_key::{LocalKey, LocalKeyError};
 pub use panic::{ContainedPanic, PanicSource};
-pub use poller::{Poller, PollerBuilder, PollerError, PollerState, PollerStats};
+pub use poller::{Polled, Poller, PollerBuilder, PollerError, PollerState, PollerStats};
 pub use post_poller::{PostPollerError, register_post_poller_handler};
 pub use runner::{ParkedThread, ThreadRunner};
 pub use spinlock::{SpinMutex, SpinMutexGuard, Spinlock, SpinlockError, SpinlockMisuse};

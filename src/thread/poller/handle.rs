@@ -1,0 +1,295 @@
+//! The handle of a poller, and its registration.
+
+use std::any::type_name;
+use std::cell::OnceCell;
+use std::fmt;
+use std::rc::{Rc, Weak};
+use std::time::Duration;
+
+use super::{PollerCore, PollerError, PollerState, PollerStats};
+use crate::thread::activity::Activity;
+use crate::thread::cut_name;
+use crate::thread::local::Local;
+
+/// A registered poller: unregistered when dropped.
+///
+/// The handle belongs to the SpdkThread that registered it and cannot leave
+/// its OS thread. It mirrors `struct spdk_poller *`; what SPDK's calls do to a
+/// poller in each of its states is what these methods do.
+///
+/// # Examples
+///
+/// ```
+/// use std::{cell::Cell, rc::Rc, time::Duration};
+/// use corespun::thread::{Poller, ThreadLib};
+///
+/// let (clock, time) = corespun::clock::Clock::virtual_at(1_000_000);
+/// let library = ThreadLib::builder().clock(clock).build();
+/// let mut thread = library.thread().build()?.attach();
+/// let runs = Rc::new(Cell::new(0));
+/// let counter = runs.clone();
+/// let poller = thread.enter(|| {
+///     Poller::timed(Duration::from_micros(10), move || counter.set(counter.get() + 1))
+/// })?;
+/// thread.poll(0, 0);
+/// assert_eq!(runs.get(), 0);
+/// time.advance(10);
+/// thread.poll(0, 0);
+/// assert_eq!(runs.get(), 1);
+/// drop(poller);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+///
+/// It stays on its OS thread:
+///
+/// ```compile_fail,E0277
+/// fn crosses<T: Send>() {}
+/// crosses::<corespun::thread::Poller>();
+/// ```
+#[must_use = "dropping a Poller unregisters it; call `detach` to keep it until the thread exits"]
+pub struct Poller {
+    core: Rc<PollerCore>,
+    local: Rc<Local>,
+    detached: bool,
+}
+
+impl Poller {
+    /// Registers an active poller: `callback` runs once in every poll of the
+    /// current SpdkThread, newest registered first (`spdk_poller_register`
+    /// with period 0).
+    ///
+    /// # Errors
+    ///
+    /// [`PollerError`] when no SpdkThread is current or it has exited.
+    pub fn active<A: Into<Activity>>(
+        callback: impl FnMut() -> A + 'static,
+    ) -> Result<Poller, PollerError> {
+        Poller::builder().register(callback)
+    }
+
+    /// Registers a timed poller: `callback` runs once per `period`, first one
+    /// full period from now. A late poller runs once and is re-armed from the
+    /// poll that ran it: it drifts, and never catches up in a burst.
+    ///
+    /// # Errors
+    ///
+    /// [`PollerError`] when no SpdkThread is current or it has exited.
+    pub fn timed<A: Into<Activity>>(
+        period: Duration,
+        callback: impl FnMut() -> A + 'static,
+    ) -> Result<Poller, PollerError> {
+        Poller::builder().period(period).register(callback)
+    }
+
+    /// A poller with a name.
+    pub fn builder() -> PollerBuilder {
+        PollerBuilder::default()
+    }
+
+    /// Pauses the poller (`spdk_poller_pause`): it takes effect at its next
+    /// turn, a timed one's expiry; from inside its own callback, when that
+    /// returns.
+    pub fn pause(&self) {
+        self.local.pause_poller(&self.core);
+    }
+
+    /// Resumes the poller (`spdk_poller_resume`): a timed one waits a full
+    /// period from now; a pause that has not taken effect is cancelled.
+    pub fn resume(&self) {
+        self.local.resume_poller(&self.core);
+    }
+
+    /// Unregisters the poller at once: a callback that waits is dropped now,
+    /// one that runs when it returns. The same as dropping the handle.
+    pub fn unregister(self) {}
+
+    /// Leaves the poller registered for as long as its thread lives. It keeps
+    /// the thread from exiting until the exit is forced.
+    pub fn detach(mut self) {
+        self.detached = true;
+    }
+
+    /// Tells that something of the caller's, an [`Interrupt`](super::Interrupt)
+    /// usually, does this poller's work in interrupt mode
+    /// (`spdk_poller_register_interrupt`): it is not run there. `hook` is called
+    /// with the new mode at each switch, `true` for interrupt mode, to arm and
+    /// disarm that; and at once if the thread is in interrupt mode.
+    ///
+    /// A timed poller goes on, when poll mode comes back, with what was left of
+    /// its period.
+    pub fn set_interrupt(&self, hook: impl FnMut(bool) + 'static) {
+        self.local.set_poller_interrupt(&self.core, Box::new(hook));
+    }
+
+    /// Where the poller stands.
+    pub fn state(&self) -> PollerState {
+        self.core.state.get()
+    }
+
+    /// The name given, or one made of the id.
+    pub fn name(&self) -> String {
+        self.core.name()
+    }
+
+    /// A number unique on its thread, starting at 1.
+    pub fn id(&self) -> u64 {
+        self.core.id
+    }
+
+    /// The period in ticks; 0 for an active poller.
+    pub fn period_ticks(&self) -> u64 {
+        self.core.period
+    }
+
+    /// How often it ran.
+    pub fn stats(&self) -> PollerStats {
+        PollerStats {
+            run_count: self.core.run_count.get(),
+            busy_count: self.core.busy_count.get(),
+        }
+    }
+}
+
+/// A poller seen from inside: does not keep it registered.
+pub(crate) struct WeakPoller {
+    core: Weak<PollerCore>,
+    local: Weak<Local>,
+}
+
+impl WeakPoller {
+    fn with(&self, f: impl FnOnce(&Local, &Rc<PollerCore>)) {
+        if let (Some(local), Some(core)) = (self.local.upgrade(), self.core.upgrade()) {
+            f(&local, &core);
+        }
+    }
+
+    pub(crate) fn pause(&self) {
+        self.with(|local, core| local.pause_poller(core));
+    }
+
+    pub(crate) fn unregister(&self) {
+        self.with(Local::unregister_poller);
+    }
+}
+
+impl Drop for Poller {
+    fn drop(&mut self) {
+        if !self.detached {
+            self.local.unregister_poller(&self.core);
+        }
+    }
+}
+
+impl fmt::Debug for Poller {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Poller")
+            .field("name", &self.name())
+            .field("state", &self.state())
+            .field("period_ticks", &self.period_ticks())
+            .finish_non_exhaustive()
+    }
+}
+
+/// A value that can be a poller, as a closure can: see
+/// [`PollerBuilder::register_polled`].
+pub trait Polled: 'static {
+    /// Does what there is to do, without blocking, and says whether that was
+    /// anything. Called on the thread that registered the value.
+    fn poll(&mut self) -> Activity;
+}
+
+/// Settings of a poller to be registered.
+#[derive(Clone, Debug, Default)]
+#[must_use = "call `register`"]
+pub struct PollerBuilder {
+    name: Option<String>,
+    period: Duration,
+}
+
+impl PollerBuilder {
+    /// A name for introspection, cut at 256 bytes.
+    pub fn name(mut self, name: impl Into<String>) -> Self {
+        self.name = Some(cut_name(name.into()));
+        self
+    }
+
+    /// Makes it a timed poller, unless `period` is zero. A period is rounded
+    /// to ticks, to one tick at least.
+    pub fn period(mut self, period: Duration) -> Self {
+        self.period = period;
+        self
+    }
+
+    /// Registers `callback` on the current SpdkThread.
+    ///
+    /// # Errors
+    ///
+    /// [`PollerError`] when no SpdkThread is current or it has exited.
+    pub fn register<A: Into<Activity>>(
+        self,
+        mut callback: impl FnMut() -> A + 'static,
+    ) -> Result<Poller, PollerError> {
+        let local = Local::current_rc().ok_or(PollerError::NotOnThread)?;
+        let callback = Box::new(move || callback().into());
+        let core = local.register_poller(self.name, self.period, callback)?;
+        Ok(Poller {
+            core,
+            local,
+            detached: false,
+        })
+    }
+
+    /// Registers a value that polls, under the name of its type unless another
+    /// was given.
+    ///
+    /// # Errors
+    ///
+    /// As [`PollerBuilder::register`].
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use corespun::thread::{Activity, Polled, Poller, ThreadLib};
+    ///
+    /// struct Countdown(u32);
+    ///
+    /// impl Polled for Countdown {
+    ///     fn poll(&mut self) -> Activity {
+    ///         self.0 = self.0.saturating_sub(1);
+    ///         Activity::from(self.0 > 0)
+    ///     }
+    /// }
+    ///
+    /// let mut thread = ThreadLib::new().thread().build()?.attach();
+    /// let poller = thread.enter(|| Poller::builder().register_polled(Countdown(2)))?;
+    /// assert!(poller.name().ends_with("Countdown"));
+    /// assert_eq!(thread.poll(0, 0), Activity::Busy);
+    /// assert_eq!(thread.poll(0, 0), Activity::Idle);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn register_polled<P: Polled>(mut self, mut value: P) -> Result<Poller, PollerError> {
+        let name = self.name.take();
+        let name = name.unwrap_or_else(|| cut_name(type_name::<P>().to_owned()));
+        self.name(name).register(move || value.poll())
+    }
+
+    /// [`PollerBuilder::register`] for a callback that pauses or unregisters
+    /// itself.
+    pub(crate) fn register_with(
+        self,
+        mut callback: impl FnMut(&WeakPoller) -> Activity + 'static,
+    ) -> Result<Poller, PollerError> {
+        let place = Rc::new(OnceCell::new());
+        let itself = place.clone();
+        let poller = self.register(move || match itself.get() {
+            Some(poller) => callback(poller),
+            // Registering runs nothing.
+            None => Activity::Ignored,
+        })?;
+        let _ = place.set(WeakPoller {
+            core: Rc::downgrade(&poller.core),
+            local: Rc::downgrade(&poller.local),
+        });
+        Ok(poller)
+    }
+}
