@@ -109,7 +109,7 @@ impl Poller {
         self.detached = true;
     }
 
-    /// Tells that something of the caller's, an [`Interrupt`](super::Interrupt)
+    /// Tells that something of the caller's, an [`Interrupt`](crate::thread::Interrupt)
     /// usually, does this poller's work in interrupt mode
     /// (`spdk_poller_register_interrupt`): it is not run there. `hook` is called
     /// with the new mode at each switch, `true` for interrupt mode, to arm and
