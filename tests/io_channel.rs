@@ -660,6 +660,7 @@ fn a_walk_ends_whatever_becomes_of_its_message() {
     walked.threads.poll_threads();
     assert_eq!(walked.count.get(), 4);
     drop(channel);
+    assert_eq!(walked.threads.take_panics(), ["contained"]);
     walked.finish();
 }
 
@@ -733,7 +734,8 @@ fn a_forced_exit_leaves_no_dangling_channel() {
 /// G5: a channel keeps its thread on its OS thread.
 #[test]
 fn a_thread_with_a_channel_is_bound() {
-    let library = Threads::allocate(0).library;
+    let threads = Threads::allocate(0);
+    let library = &threads.library;
     let mut runner = library.thread().build().unwrap().attach();
     let device = runner.enter(plain_device);
     assert!(!runner.is_bound());
@@ -871,4 +873,5 @@ fn a_concurrent_walk_outlives_an_exit_and_a_panic() {
     assert_eq!(walks(&threads), 0);
     let result = futures::executor::block_on(walk);
     assert_eq!(result, Err(WalkError::Panicked("thread 1".to_owned())));
+    assert_eq!(threads.take_panics(), ["contained"]);
 }

@@ -134,6 +134,7 @@ fn a_walk_may_be_awaited_anywhere_and_survives_a_panic() {
     threads.poll_threads();
     assert_eq!(futures::executor::block_on(walk.unwrap()), Ok(()));
     assert_eq!(visits.get(), 2);
+    assert_eq!(threads.take_panics().len(), 1);
     threads.free();
 }
 

@@ -7,8 +7,8 @@
 
 use std::cell::Cell;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use corespun::clock::{Clock, VirtualClock};
@@ -21,13 +21,19 @@ pub(crate) struct Threads {
     pub(crate) library: ThreadLib,
     pub(crate) time: VirtualClock,
     runners: Vec<ThreadRunner>,
+    panics: Arc<Mutex<Vec<String>>>,
 }
 
 impl Threads {
     /// A library instance with `n` unnamed threads; none is current afterwards.
     pub(crate) fn allocate(n: usize) -> Self {
         let (clock, time) = Clock::virtual_at(1_000_000);
-        let library = ThreadLib::builder().clock(clock).build();
+        let panics: Arc<Mutex<Vec<String>>> = Arc::default();
+        let seen = panics.clone();
+        let library = ThreadLib::builder()
+            .clock(clock)
+            .panic_hook(move |panic| seen.lock().unwrap().push(panic.message.to_owned()))
+            .build();
         let runners = (0..n)
             .map(|_| library.thread().build().unwrap().attach())
             .collect();
@@ -35,7 +41,13 @@ impl Threads {
             library,
             time,
             runners,
+            panics,
         }
+    }
+
+    /// The panics that the threads have contained, which are then expected.
+    pub(crate) fn take_panics(&self) -> Vec<String> {
+        std::mem::take(&mut *self.panics.lock().unwrap())
     }
 
     pub(crate) fn handle(&self, thread: usize) -> SpdkThread {
@@ -117,6 +129,17 @@ impl Threads {
         }
         let left: Vec<_> = self.runners.iter().map(|r| r.exit_holders()).collect();
         panic!("threads do not exit; held by {left:?}");
+    }
+}
+
+/// An assertion that fails inside a message, poller or task is contained there,
+/// so it fails the test here.
+impl Drop for Threads {
+    fn drop(&mut self) {
+        self.runners.clear();
+        if !std::thread::panicking() {
+            assert_eq!(self.take_panics(), [""; 0], "contained panics");
+        }
     }
 }
 
