@@ -10,9 +10,10 @@ use std::task::{Context, Poll, ready};
 use futures::channel::oneshot;
 
 use super::{JoinHandle, TaskBuilder};
+use crate::thread::local::Local;
 use crate::thread::message::Message;
 use crate::thread::panic::{Payload, contain, payload_text};
-use crate::thread::{SendError, SpdkThread};
+use crate::thread::{ExitHolder, SendError, SpdkThread};
 
 /// What carries a reply back. Dropped unanswered, which only the end of the
 /// thread does, it says so by itself.
@@ -69,6 +70,32 @@ impl SpdkThread {
             reply,
             thread: self.clone(),
         }
+    }
+
+    /// What would keep this thread from exiting now: pollers, channels, walks and
+    /// tasks, by name, and messages. Asked by a message, as [`SpdkThread::call`].
+    ///
+    /// # Errors
+    ///
+    /// As [`SpdkThread::call`].
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use corespun::thread::{ExitHolder, Poller, ThreadLib};
+    ///
+    /// let mut runner = ThreadLib::new().thread().build()?.attach();
+    /// let poller = runner.enter(|| Poller::builder().name("watch").register(|| false))?;
+    /// let exit = runner.exit();
+    /// let holders = runner.handle().exit_holders();
+    /// runner.poll(0, 0);
+    /// let holders = futures::executor::block_on(holders)?;
+    /// assert_eq!(holders, [ExitHolder::Poller("watch".to_owned())]);
+    /// # drop((poller, exit));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn exit_holders(&self) -> Call<Vec<ExitHolder>> {
+        self.call(|| Local::with_current(Local::exit_holders).unwrap_or_default())
     }
 
     /// [`SpdkThread::call`], unless the thread has as many messages outstanding
