@@ -307,7 +307,8 @@ mod tests {
             },
         )
         .unwrap();
-        while pool.is_quiet() {
+        // The result is here, and the helper thread has looked whether somebody sleeps.
+        while pool.is_quiet() || pool.shared.as_ref().unwrap().idle.load(Ordering::SeqCst) == 0 {
             std::thread::yield_now();
         }
         assert!(!pool.announce_sleep());
