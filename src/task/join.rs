@@ -269,6 +269,11 @@ impl<T> Future for JoinHandle<T> {
         let trusted = with_running(|meta| meta.is_waker(cx.waker()));
         let mut polled = Poll::Pending;
         if trusted == Some(true) {
+            // SAFETY: the join handle keeps the task alive, and the waker of a
+            // task of ours does not panic.
+            if unsafe { this.meta.as_ref().join_here(cx.waker()) } {
+                return Poll::Pending;
+            }
             polled = Pin::new(task).poll(cx);
         } else {
             if task.is_finished() {
@@ -291,6 +296,10 @@ impl<T> Future for JoinHandle<T> {
 impl<T> Drop for JoinHandle<T> {
     fn drop(&mut self) {
         if let Some(task) = self.task.take() {
+            if !task.is_finished() {
+                // SAFETY: `task` keeps the allocation alive.
+                unsafe { self.meta().forget_joiner() };
+            }
             task.detach();
         }
     }

@@ -232,7 +232,7 @@ impl TaskBuilder {
             let id = TaskId::local(local);
             let name = self.name.as_deref();
             let future = span::traced(future, &local.shared, id, name, location);
-            let meta = TaskMeta::new(local.shared.clone(), id, location, self.name, kind);
+            let meta = TaskMeta::new(local.lend_shared(), id, location, self.name, kind);
             // SAFETY: the current thread's owner is the caller, and the bounds
             // ask for `'static`.
             unsafe { raw::spawn(Origin::Local(local), meta, future) }
@@ -283,7 +283,7 @@ impl TaskBuilder {
         if let Some(local) = thread.current_local() {
             let id = TaskId::local(local);
             let future = span::traced(future, thread, id, self.name.as_deref(), location);
-            let meta = TaskMeta::new(thread.clone(), id, location, self.name, kind);
+            let meta = TaskMeta::new(local.lend_shared(), id, location, self.name, kind);
             // SAFETY: the target is the current thread, so its owner is the
             // caller.
             return unsafe { raw::spawn(Origin::Local(local), meta, future) };

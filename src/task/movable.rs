@@ -35,6 +35,11 @@ impl Hop {
     }
 
     #[inline]
+    pub(super) fn is_movable(&self) -> bool {
+        self.0.is_some()
+    }
+
+    #[inline]
     pub(super) fn take_wanted(&self) -> Option<Arc<Shared>> {
         self.0.as_ref()?.wanted.take()
     }

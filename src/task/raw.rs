@@ -31,7 +31,12 @@
 //!   only inside it, by who has its `Runnable`, or by the owner of a thread that
 //!   lists it. While a task runs, its wakes only mark it; async-task schedules it
 //!   when the poll returns. So nobody reads the thread while it changes, and the
-//!   one `Runnable` goes where it says.
+//!   one `Runnable` goes where it says. The thread of a task that is not movable
+//!   never changes, so that whoever keeps the task alive may read it.
+//! - **R7** The joiner of a task is touched by the owner of its thread only, while
+//!   that is the current one, and movable tasks have none. Who drops the future
+//!   elsewhere (R3) does so before anybody could have joined it: the handle is
+//!   given out after that.
 
 use std::cell::{Cell, UnsafeCell};
 use std::marker::PhantomPinned;
@@ -61,7 +66,7 @@ pub(crate) type RawTask<T> = FallibleTask<Outcome<T>, TaskMeta>;
 pub(crate) struct TaskMeta {
     /// Owner of the thread only, except before the task is first scheduled.
     pub(super) node: LiveNode,
-    thread: UnsafeCell<Arc<Shared>>,
+    thread: UnsafeCell<ManuallyDrop<Arc<Shared>>>,
     pub(super) aborted: AtomicBool,
     pub(super) finished: AtomicBool,
     /// Whether the future may be `!Send`. Owner only.
@@ -71,6 +76,8 @@ pub(crate) struct TaskMeta {
     /// Whether a counted waker is set aside (R5). For whoever may drop the
     /// future only.
     kept: Cell<bool>,
+    /// The task of the same thread that waits for this one's end (R7).
+    joiner: Cell<Option<Waker>>,
     pub(super) hop: Hop,
     /// The parts of the task's waker, not counted as a reference. Written once,
     /// before the task is first scheduled.
@@ -78,9 +85,9 @@ pub(crate) struct TaskMeta {
     waker_vtable: Cell<Option<&'static RawWakerVTable>>,
 }
 
-// SAFETY: `node`, `stays`, `counted` and `kept` are touched by the owner of the
-// thread only, or by whoever drops the only `Runnable` of a task that was never
-// polled (R1, R2, R3), `thread` and `hop` by those whom R6 names; the waker
+// SAFETY: `node`, `stays`, `counted`, `kept` and `joiner` are touched by the owner
+// of the thread only, or by whoever drops the only `Runnable` of a task that was
+// never polled (R1, R2, R3, R7), `thread` and `hop` by those whom R6 names; the waker
 // parts are written before the task is shared and only read
 // afterwards; the rest is `Send + Sync`.
 unsafe impl Send for TaskMeta {}
@@ -97,12 +104,13 @@ impl TaskMeta {
     ) -> Self {
         TaskMeta {
             node: LiveNode::new(location, name, id.into()),
-            thread: UnsafeCell::new(thread),
+            thread: UnsafeCell::new(ManuallyDrop::new(thread)),
             aborted: AtomicBool::new(false),
             finished: AtomicBool::new(false),
             stays: Cell::new(kind == TaskKind::Bound),
             counted: Cell::new(false),
             kept: Cell::new(false),
+            joiner: Cell::new(None),
             hop: Hop::new(kind == TaskKind::Movable),
             waker_data: Cell::new(ptr::null()),
             waker_vtable: Cell::new(None),
@@ -131,7 +139,8 @@ impl TaskMeta {
     /// As R6 says for a change; or the caller has the `Runnable`.
     pub(super) unsafe fn set_thread(&self, thread: Arc<Shared>) -> Arc<Shared> {
         // SAFETY: by this function's contract nobody else reads or writes.
-        std::mem::replace(unsafe { &mut *self.thread.get() }, thread)
+        let place = unsafe { &mut *self.thread.get() };
+        ManuallyDrop::into_inner(std::mem::replace(place, ManuallyDrop::new(thread)))
     }
 
     /// The task's waker, borrowed.
@@ -174,6 +183,64 @@ impl TaskMeta {
         Some(ManuallyDrop::into_inner(unsafe { self.waker() }))
     }
 
+    /// Whether the current thread is the task's, and always was.
+    ///
+    /// # Safety
+    ///
+    /// The caller keeps the task alive.
+    #[inline]
+    unsafe fn stays_here(&self) -> bool {
+        // SAFETY: the thread of a task that is not movable never changes (R6).
+        !self.hop.is_movable() && unsafe { self.thread() }.is_current()
+    }
+
+    /// Has `waker`, of a task, woken when the future of this one is gone, without
+    /// synchronisation. False where that cannot be done.
+    ///
+    /// # Safety
+    ///
+    /// The caller keeps the task alive; `waker` does not panic.
+    #[inline]
+    pub(super) unsafe fn join_here(&self, waker: &Waker) -> bool {
+        // SAFETY: passed on.
+        if !unsafe { self.stays_here() } || self.finished.load(Ordering::Relaxed) {
+            return false;
+        }
+        // This is the owner, on the task's thread (R7).
+        match self.joiner.take() {
+            Some(joiner) if joiner.will_wake(waker) => self.joiner.set(Some(joiner)),
+            other => {
+                self.joiner.set(Some(waker.clone()));
+                drop(other);
+            }
+        }
+        true
+    }
+
+    /// Forgets who joins the task on its own thread, if the caller is there.
+    ///
+    /// # Safety
+    ///
+    /// The caller keeps the task alive.
+    pub(super) unsafe fn forget_joiner(&self) {
+        // SAFETY: passed on.
+        if unsafe { self.stays_here() } {
+            drop(self.joiner.take());
+        }
+    }
+
+    /// Says that the future is gone. For who has just dropped it.
+    #[inline]
+    fn finish(&self) {
+        self.finished.store(true, Ordering::Release);
+        // async-task says so only when the poll has returned. The joiner runs
+        // after that, or, if it has gone to another thread, asks async-task
+        // itself.
+        if let Some(joiner) = self.joiner.take() {
+            joiner.wake();
+        }
+    }
+
     /// Counts the task among what keeps its thread here. Owner only.
     fn count(&self, local: &Local) {
         if self.stays.get() && !self.counted.replace(true) {
@@ -199,6 +266,15 @@ impl TaskMeta {
         // both cases its next poll sees what was stored before.
         // SAFETY: passed on.
         unsafe { self.waker() }.wake_by_ref();
+    }
+}
+
+impl Drop for TaskMeta {
+    #[inline]
+    fn drop(&mut self) {
+        // SAFETY: taken once, here.
+        let thread = unsafe { ManuallyDrop::take(self.thread.get_mut()) };
+        Local::give_back_shared(thread);
     }
 }
 
@@ -246,7 +322,7 @@ impl<F: Future> TaskFuture<F> {
                 // The assignment stored `None` although the old value's
                 // destructor unwound; the drop is not tried again.
             }
-            meta.finished.store(true, Ordering::Release);
+            meta.finish();
         }
         // SAFETY: the caller is the owner, and a task is only ever listed on its
         // own thread.
@@ -465,7 +541,7 @@ impl<F> Drop for TaskFuture<F> {
             let library = &thread.library;
             library.report_panic(thread.name(), PanicSource::Drop, Some(&name), payload);
         }
-        meta.finished.store(true, Ordering::Release);
+        meta.finish();
         // What is listed or counted is dropped by the owner (R2, R3).
         if meta.node.is_listed() || meta.counted.get() {
             Local::with_current(|local| {

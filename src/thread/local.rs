@@ -48,6 +48,8 @@ pub(crate) enum ExitPhase {
 
 pub(crate) struct Local {
     pub(crate) shared: Arc<Shared>,
+    /// How many counted references to `shared` lie here for tasks to come.
+    spare_shared: Cell<usize>,
     pub(crate) ready: ReadyQueue,
     pub(crate) pollers: PollerLists,
     pub(crate) timers: RefCell<TimerQueue<TimerTarget>>,
@@ -122,6 +124,14 @@ impl Drop for Entered<'_> {
     }
 }
 
+impl Drop for Local {
+    fn drop(&mut self) {
+        while self.spare_shared.get() > 0 {
+            drop(self.lend_shared());
+        }
+    }
+}
+
 impl Local {
     pub(super) fn new(shared: Arc<Shared>, batch: usize, exit_timeout: Duration) -> Rc<Self> {
         let stall_limit = shared.library.stall_ticks;
@@ -131,6 +141,7 @@ impl Local {
             running: Cell::new(ptr::null()),
             budget: Cell::new(u32::MAX),
             shared,
+            spare_shared: Cell::new(0),
             ready: ReadyQueue::default(),
             pollers: PollerLists::default(),
             timers: RefCell::new(TimerQueue::new()),
@@ -158,6 +169,29 @@ impl Local {
         // SAFETY: `CURRENT` is only non-null while an `Entered` on this OS
         // thread borrows the `Rc` it came from.
         Some(f(unsafe { &*current }))
+    }
+
+    /// A counted reference to `shared`, of those given back if there are any: a
+    /// task that comes and goes on its thread counts without atomics.
+    #[inline]
+    pub(crate) fn lend_shared(&self) -> Arc<Shared> {
+        let spare = self.spare_shared.get();
+        if spare == 0 {
+            return self.shared.clone();
+        }
+        self.spare_shared.set(spare - 1);
+        // SAFETY: the count in `spare_shared` is of references forgotten by
+        // `give_back_shared`, to this very object.
+        unsafe { Arc::from_raw(Arc::as_ptr(&self.shared)) }
+    }
+
+    /// Takes a reference back for the next task, if its thread is the current one.
+    #[inline]
+    pub(crate) fn give_back_shared(shared: Arc<Shared>) {
+        if let Some(local) = shared.current_local() {
+            local.spare_shared.set(local.spare_shared.get() + 1);
+            std::mem::forget(shared);
+        }
     }
 
     pub(crate) fn current_rc() -> Option<Rc<Local>> {
