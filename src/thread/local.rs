@@ -30,6 +30,10 @@ pub(crate) enum TimerTarget {
     Waker(Waker),
 }
 
+/// How many references a thread keeps for tasks to come: the end of the thread
+/// gives each back by itself.
+const SPARE_LIMIT: usize = 16_384;
+
 /// How far the exit of a thread has come.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum ExitPhase {
@@ -188,7 +192,9 @@ impl Local {
     /// Takes a reference back for the next task, if its thread is the current one.
     #[inline]
     pub(crate) fn give_back_shared(shared: Arc<Shared>) {
-        if let Some(local) = shared.current_local() {
+        if let Some(local) = shared.current_local()
+            && local.spare_shared.get() < SPARE_LIMIT
+        {
             local.spare_shared.set(local.spare_shared.get() + 1);
             std::mem::forget(shared);
         }

@@ -213,7 +213,7 @@ impl Sleep {
         }
         let key = local.insert_timer(deadline, TimerTarget::Waker(cx.waker().clone()));
         self.armed = Some(Armed {
-            thread: local.shared.clone(),
+            thread: local.lend_shared(),
             key,
         });
         Poll::Pending
@@ -240,6 +240,7 @@ impl Sleep {
         };
         if let Some(local) = thread.current_local() {
             local.cancel_timer(key);
+            Local::give_back_shared(thread);
             return;
         }
         // Dropped off its thread: the thread takes the entry out itself. If it
