@@ -2,7 +2,7 @@
 //! and half the spread of the runs in percent.
 //!
 //! ```text
-//! cargo run --release --manifest-path benches/peers/Cargo.toml -- [PART OF A ROW'S NAME...] [--rounds N]
+//! cargo run --release --manifest-path benches/peers/Cargo.toml -- [PART OF A ROW'S NAME...] [--rounds N] [--columns A,B...]
 //! ```
 //!
 //! In each round every runtime is measured once, in turn, on a fresh OS thread
@@ -49,6 +49,9 @@ struct Options {
     /// How often each runtime is measured.
     #[arg(long, default_value_t = 9, value_parser = clap::value_parser!(u32).range(1..))]
     rounds: u32,
+    /// Columns to measure, comma-separated, as for a profile; all without this.
+    #[arg(long, value_delimiter = ',', value_parser = COLUMNS)]
+    columns: Vec<String>,
 }
 
 /// What one runtime does for one row; `None` for what it cannot do.
@@ -96,6 +99,7 @@ macro_rules! row {
 
 fn main() {
     let options = Options::parse();
+    keep_freed_memory();
     let available: Vec<usize> = cpu::available()
         .expect("the cores of this process")
         .iter()
@@ -111,16 +115,20 @@ fn main() {
     let columns = COLUMNS.map(|column| format!("{column:>15}")).concat();
     println!("{:<48}{columns}{:>9}", "ns (medians)", "× bare");
     for row in rows.iter().filter(|row| wanted(row)) {
-        row.measure(options.rounds as usize);
+        row.measure(&options);
     }
 }
 
 impl Row {
-    fn measure(&self, rounds: usize) {
+    fn measure(&self, options: &Options) {
+        let is_wanted = |column: &str| {
+            options.columns.is_empty() || options.columns.iter().any(|wanted| wanted == column)
+        };
         let mut figures = [(); COLUMNS.len()].map(|()| Vec::new());
-        for _ in 0..rounds {
-            for (cell, figures) in self.cells.iter().zip(&mut figures) {
-                if let Some(measure) = cell {
+        for _ in 0..options.rounds {
+            let cells = COLUMNS.iter().zip(&self.cells).zip(&mut figures);
+            for ((column, cell), figures) in cells {
+                if let Some(measure) = cell.as_ref().filter(|_| is_wanted(column)) {
                     figures.push(on_fresh_thread(measure));
                 }
             }
@@ -138,6 +146,22 @@ impl Row {
                 format!("{:.2}", ours / bare)
             });
         println!("{:<48}{}{times_bare:>9}", self.name, text.concat());
+    }
+}
+
+/// Keeps freed memory in the process. glibc gives it back at once where an arena is
+/// not the main thread's, and then each batch of tasks would measure page faults.
+fn keep_freed_memory() {
+    let settings = [
+        (libc::M_TRIM_THRESHOLD, libc::c_int::MAX),
+        // The highest that glibc takes.
+        (libc::M_MMAP_THRESHOLD, 32 << 20),
+    ];
+    for (setting, value) in settings {
+        // SAFETY: it takes two numbers, locks the arena it changes, and refuses
+        // what it does not know.
+        let taken = unsafe { libc::mallopt(setting, value) };
+        assert_eq!(taken, 1, "glibc knows these settings");
     }
 }
 
