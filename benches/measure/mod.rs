@@ -3,6 +3,8 @@
 
 #![allow(dead_code, unreachable_pub, reason = "each bench uses a part of it")]
 
+pub mod tasks;
+
 use std::hint::{black_box, spin_loop};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};

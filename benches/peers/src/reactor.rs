@@ -1,0 +1,123 @@
+//! corespun on its reactors, as an app runs it.
+
+use std::hint::black_box;
+use std::time::{Duration, Instant};
+
+use corespun::app::{App, AppBuilder, AppHandle};
+use corespun::cpu::CpuSet;
+use corespun::reactor::ReactorMode;
+use corespun::task;
+use corespun::thread::SpdkThread;
+use nix::sched::sched_getcpu;
+
+use crate::cores::{self, Court};
+use crate::measure::per_op;
+use crate::measure::tasks::{self, Ended, Executor, Timers};
+
+fn app(mode: ReactorMode, cores: impl IntoIterator<Item = usize>) -> AppBuilder {
+    App::builder()
+        .handle_signals(false)
+        .mode(mode)
+        .cores(cores.into_iter().collect())
+}
+
+/// Runs `main` on the app thread.
+fn block_on<T: 'static>(app: AppBuilder, main: impl AsyncFnOnce(AppHandle) -> T + 'static) -> T {
+    app.block_on(main)
+        .expect("an app")
+        .expect("only its end stops it")
+}
+
+/// An app with one reactor, in poll mode, on the core that the caller is pinned
+/// to.
+pub struct Reactor;
+
+fn here() -> AppBuilder {
+    app(
+        ReactorMode::Poll,
+        [sched_getcpu().expect("the current core")],
+    )
+}
+
+impl Executor for Reactor {
+    type Handle<T: 'static> = Ended<task::JoinHandle<T>>;
+
+    fn run<T: 'static>(main: impl Future<Output = T> + 'static) -> T {
+        block_on(here(), async move |_| main.await)
+    }
+
+    fn spawn<T: 'static>(future: impl Future<Output = T> + 'static) -> Self::Handle<T> {
+        Ended(task::spawn_local(future))
+    }
+
+    async fn give_way() {
+        task::yield_now().await
+    }
+}
+
+impl Timers for Reactor {
+    fn sleep(duration: Duration) -> impl Future<Output = ()> {
+        corespun::time::sleep(duration)
+    }
+}
+
+/// The time of the turns that did something, per sleep.
+pub fn spread_sleeps_busy(count: usize, within: Duration) -> f64 {
+    block_on(here(), async move |app| {
+        let busy = || app.reactors().stats()[0].busy_ticks;
+        let before = busy();
+        tasks::spread_sleeps::<Reactor>(count, within).await;
+        let clock = app.library().clock().clone();
+        clock.duration_from(busy() - before).as_nanos() as f64 / count as f64
+    })
+}
+
+/// Runs `main`, on the reactor of `here`, with a SpdkThread on that of `there`.
+fn with_thread<T: 'static>(
+    mode: ReactorMode,
+    here: usize,
+    there: usize,
+    main: impl AsyncFnOnce(SpdkThread) -> T + 'static,
+) -> T {
+    let app = app(mode, [here, there]).main_core(here);
+    block_on(app, async move |app| {
+        let thread = app.thread().cpumask(CpuSet::single(there)).create();
+        main(thread.expect("a thread on that core")).await
+    })
+}
+
+/// A wake there and one back, between two reactors.
+pub fn wakes(mode: ReactorMode, here: usize, there: usize, rounds: usize) -> f64 {
+    with_thread(mode, here, there, async move |thread| {
+        let court = Court::new();
+        let other = court.clone();
+        let reply = thread.spawn(async move { other.reply(rounds).await });
+        let figure = court.serve(rounds).await;
+        reply.await.expect("it ends");
+        figure
+    })
+}
+
+/// A task on the other reactor, from a task here.
+pub fn remote_spawns(here: usize, there: usize, count: usize) -> f64 {
+    with_thread(ReactorMode::Poll, here, there, async move |thread| {
+        cores::spawns(count, |ran| {
+            drop(thread.spawn(async move { cores::count(&ran) }));
+        })
+    })
+}
+
+/// A closure run on the other reactor, and its answer awaited.
+pub fn calls(here: usize, there: usize, rounds: usize) -> f64 {
+    with_thread(ReactorMode::Poll, here, there, async move |thread| {
+        let calls = async |rounds: usize| {
+            for round in 0..rounds {
+                black_box(thread.call(move || round).await.expect("it answers"));
+            }
+        };
+        calls(rounds / 10).await;
+        let start = Instant::now();
+        calls(rounds).await;
+        per_op(start, rounds)
+    })
+}
