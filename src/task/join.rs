@@ -627,7 +627,6 @@ impl JoinError {
     /// Lets the panic of a task go on in whoever waits for it:
     ///
     /// ```
-    ///
     /// use corespun::{task, thread::ThreadLib};
     ///
     /// let mut runner = ThreadLib::new().thread().build()?.attach();
