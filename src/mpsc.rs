@@ -165,6 +165,23 @@ pub fn channel<T: Send + 'static>(capacity: usize) -> (Sender<T>, Receiver<T>) {
 }
 
 /// Sends to a SpdkThread, from any thread; clone it for more senders.
+///
+/// # Examples
+///
+/// ```
+/// use corespun::{mpsc, thread::ThreadLib};
+///
+/// let mut runner = ThreadLib::new().thread().build()?.attach();
+/// let (sender, mut receiver) = runner.enter(|| mpsc::channel(8));
+/// let senders = [sender.clone(), sender].map(|sender| {
+///     std::thread::spawn(move || sender.try_send(std::thread::current().id()).unwrap())
+/// });
+/// senders.map(|sender| sender.join().unwrap());
+/// // The values are messages to the thread: they arrive when it is polled.
+/// runner.poll(0, 0);
+/// assert_ne!(receiver.try_recv().unwrap(), receiver.try_recv().unwrap());
+/// # Ok::<(), corespun::thread::CreateError>(())
+/// ```
 pub struct Sender<T: Send + 'static> {
     channel: Arc<Channel<T>>,
 }
@@ -176,6 +193,22 @@ impl<T: Send + 'static> Sender<T> {
     ///
     /// [`TrySendError`] with the value when there is none, or the receiver or its
     /// thread is gone.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use corespun::{mpsc::{self, TrySendError}, thread::ThreadLib};
+    ///
+    /// let mut runner = ThreadLib::new().thread().build()?.attach();
+    /// let (sender, mut receiver) = runner.enter(|| mpsc::channel(1));
+    /// sender.try_send(1).unwrap();
+    /// // Full, also while the value is on its way.
+    /// assert_eq!(sender.try_send(2), Err(TrySendError::Full(2)));
+    /// runner.poll(0, 0);
+    /// assert_eq!(receiver.try_recv(), Ok(1));
+    /// assert_eq!(sender.try_send(2), Ok(()));
+    /// # Ok::<(), corespun::thread::CreateError>(())
+    /// ```
     pub fn try_send(&self, value: T) -> Result<(), TrySendError<T>> {
         let channel = &self.channel;
         if self.is_closed() {
@@ -197,6 +230,32 @@ impl<T: Send + 'static> Sender<T> {
     /// # Cancel safety
     ///
     /// Cancelled, the value is not sent and is dropped.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use corespun::{mpsc, task, thread::ThreadLib};
+    /// use futures::StreamExt;
+    ///
+    /// let library = ThreadLib::new();
+    /// let mut disk = library.thread().build()?.attach();
+    /// let mut client = library.thread().build()?.attach();
+    /// let (sender, receiver) = disk.enter(|| mpsc::channel(1));
+    /// let sent = client.enter(|| task::spawn(async move {
+    ///     for block in 0..3 {
+    ///         // Waits while the other thread is behind.
+    ///         sender.send(block).await.unwrap();
+    ///     }
+    /// }));
+    /// let received = disk.enter(|| task::spawn_local(receiver.collect::<Vec<_>>()));
+    /// while !received.is_finished() {
+    ///     client.poll(0, 0);
+    ///     disk.poll(0, 0);
+    /// }
+    /// assert!(sent.is_finished());
+    /// assert_eq!(futures::executor::block_on(received).unwrap(), [0, 1, 2]);
+    /// # Ok::<(), corespun::thread::CreateError>(())
+    /// ```
     pub async fn send(&self, value: T) -> Result<(), SendError<T>> {
         poll_fn(|cx| poll_budget(cx).map(|budget| budget.progressed())).await;
         let channel = &self.channel;
@@ -235,11 +294,35 @@ impl<T: Send + 'static> Sender<T> {
     }
 
     /// Whether the receiver is known to be gone.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use corespun::{mpsc, thread::ThreadLib};
+    ///
+    /// let mut runner = ThreadLib::new().thread().build()?.attach();
+    /// let (sender, receiver) = runner.enter(|| mpsc::channel::<u8>(1));
+    /// assert!(!sender.is_closed());
+    /// drop(receiver);
+    /// assert!(sender.is_closed());
+    /// # Ok::<(), corespun::thread::CreateError>(())
+    /// ```
     pub fn is_closed(&self) -> bool {
         self.channel.closed.load(Ordering::Acquire)
     }
 
     /// The thread that receives.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use corespun::{mpsc, thread::ThreadLib};
+    ///
+    /// let mut runner = ThreadLib::new().thread().name("disk").build()?.attach();
+    /// let (sender, _receiver) = runner.enter(|| mpsc::channel::<u8>(1));
+    /// assert_eq!(sender.thread().name(), "disk");
+    /// # Ok::<(), corespun::thread::CreateError>(())
+    /// ```
     pub fn thread(&self) -> SpdkThread {
         SpdkThread::from_shared(self.channel.thread.clone())
     }
@@ -280,6 +363,26 @@ impl<T: Send + 'static> fmt::Debug for Sender<T> {
 
 /// Receives on the SpdkThread that made it; also a `Stream`, which ends when every
 /// sender is gone and what they sent was taken.
+///
+/// # Examples
+///
+/// ```
+/// use corespun::{mpsc, task, thread::ThreadLib};
+/// use futures::StreamExt;
+///
+/// let mut runner = ThreadLib::new().thread().build()?.attach();
+/// let (sender, receiver) = runner.enter(|| mpsc::channel(8));
+/// std::thread::spawn(move || (1..=3).for_each(|value| sender.try_send(value).unwrap()))
+///     .join()
+///     .unwrap();
+/// let doubled = receiver.map(|value| value * 2).collect::<Vec<_>>();
+/// let doubled = runner.enter(|| task::spawn_local(doubled));
+/// while !doubled.is_finished() {
+///     runner.poll(0, 0);
+/// }
+/// assert_eq!(futures::executor::block_on(doubled).unwrap(), [2, 4, 6]);
+/// # Ok::<(), corespun::thread::CreateError>(())
+/// ```
 pub struct Receiver<T: Send + 'static> {
     channel: Arc<Channel<T>>,
     /// Keeps the thread where the receiver is.
@@ -292,11 +395,46 @@ impl<T: Send + 'static> Receiver<T> {
     /// # Cancel safety
     ///
     /// Cancelled, no value is lost.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use corespun::{mpsc, task, thread::ThreadLib};
+    ///
+    /// let mut runner = ThreadLib::new().thread().build()?.attach();
+    /// let (sender, mut receiver) = runner.enter(|| mpsc::channel(1));
+    /// let both = runner.enter(|| {
+    ///     task::spawn_local(async move { (receiver.recv().await, receiver.recv().await) })
+    /// });
+    /// sender.try_send("last").unwrap();
+    /// drop(sender);
+    /// while !both.is_finished() {
+    ///     runner.poll(0, 0);
+    /// }
+    /// assert_eq!(futures::executor::block_on(both).unwrap(), (Some("last"), None));
+    /// # Ok::<(), corespun::thread::CreateError>(())
+    /// ```
     pub async fn recv(&mut self) -> Option<T> {
         poll_fn(|cx| self.poll_recv(cx)).await
     }
 
     /// The form of [`Receiver::recv`] for hand-written futures.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::task::{Context, Poll, Waker};
+    /// use corespun::{mpsc, thread::ThreadLib};
+    ///
+    /// let mut runner = ThreadLib::new().thread().build()?.attach();
+    /// let (sender, mut receiver) = runner.enter(|| mpsc::channel(1));
+    /// let mut cx = Context::from_waker(Waker::noop());
+    /// assert_eq!(receiver.poll_recv(&mut cx), Poll::Pending);
+    /// sender.try_send(5).unwrap();
+    /// runner.poll(0, 0);
+    /// assert_eq!(receiver.poll_recv(&mut cx), Poll::Ready(Some(5)));
+    /// # Ok::<(), corespun::thread::CreateError>(())
+    /// ```
     pub fn poll_recv(&mut self, cx: &mut Context<'_>) -> Poll<Option<T>> {
         let budget = ready!(poll_budget(cx));
         match self.try_recv() {
@@ -324,6 +462,21 @@ impl<T: Send + 'static> Receiver<T> {
     /// # Errors
     ///
     /// [`TryRecvError`] if not.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use corespun::{mpsc::{self, TryRecvError}, thread::ThreadLib};
+    ///
+    /// let mut runner = ThreadLib::new().thread().build()?.attach();
+    /// let (sender, mut receiver) = runner.enter(|| mpsc::channel(1));
+    /// sender.try_send(5).unwrap();
+    /// assert_eq!(receiver.try_recv(), Err(TryRecvError::Empty));
+    /// // Now the message that carries it runs.
+    /// runner.poll(0, 0);
+    /// assert_eq!(receiver.try_recv(), Ok(5));
+    /// # Ok::<(), corespun::thread::CreateError>(())
+    /// ```
     pub fn try_recv(&mut self) -> Result<T, TryRecvError> {
         let value = self.channel.inbox.borrow_mut().values.pop_front();
         match value {

@@ -25,6 +25,27 @@ const ASLEEP: u32 = 1;
 ///
 /// Used by every sleeper of the crate: a reactor, a stand-alone loop over
 /// threads polled by hand, `block_on`.
+///
+/// # Examples
+///
+/// ```
+/// use std::sync::{Arc, atomic::{AtomicBool, Ordering}};
+/// use std::thread;
+/// use corespun::notify::Sleeper;
+///
+/// let this = thread::current();
+/// let sleeper = Arc::new(Sleeper::new(move || this.unpark()));
+/// let work = Arc::new(AtomicBool::new(false));
+/// let (waker, published) = (sleeper.clone(), work.clone());
+/// let other = thread::spawn(move || {
+///     published.store(true, Ordering::Release);
+///     waker.notify();
+/// });
+/// while !work.load(Ordering::Acquire) {
+///     sleeper.sleep_unless(|| work.load(Ordering::Acquire), thread::park);
+/// }
+/// other.join().unwrap();
+/// ```
 pub struct Sleeper {
     state: AtomicU32,
     unpark: Box<dyn Fn() + Send + Sync>,
@@ -36,6 +57,24 @@ impl Sleeper {
     /// once per announced sleep. It must not panic, and must be
     /// async-signal-safe (a write to an eventfd is) if critical messages are
     /// sent from signal handlers.
+    ///
+    /// # Examples
+    ///
+    /// With an eventfd, for a loop that sleeps in epoll; one that is full is readable:
+    ///
+    /// ```
+    ///
+    /// use std::sync::Arc;
+    /// use corespun::notify::Sleeper;
+    /// use nix::sys::eventfd::EventFd;
+    ///
+    /// let wake = Arc::new(EventFd::new()?);
+    /// let written = wake.clone();
+    /// let sleeper = Sleeper::new(move || _ = written.write(1));
+    /// sleeper.sleep_unless(|| false, || sleeper.notify());
+    /// assert_eq!(wake.read()?, 1);
+    /// # Ok::<(), nix::errno::Errno>(())
+    /// ```
     pub fn new(unpark: impl Fn() + Send + Sync + 'static) -> Self {
         Sleeper {
             state: AtomicU32::new(AWAKE),
@@ -49,6 +88,19 @@ impl Sleeper {
     ///
     /// Only the thread that owns the sleeper may call this. `has_work` must
     /// look at everything that a notifier may publish.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use corespun::notify::Sleeper;
+    ///
+    /// let sleeper = Sleeper::new(|| ());
+    /// let mut queue = vec!["request"];
+    /// // There is work: it does not sleep.
+    /// assert_eq!(sleeper.sleep_unless(|| !queue.is_empty(), || "slept"), None);
+    /// queue.clear();
+    /// assert_eq!(sleeper.sleep_unless(|| !queue.is_empty(), || "slept"), Some("slept"));
+    /// ```
     pub fn sleep_unless<R>(
         &self,
         has_work: impl FnOnce() -> bool,
@@ -87,6 +139,23 @@ impl Sleeper {
 
     /// Wakes the sleeper if it sleeps or is about to. Call it after the work
     /// was published. Any thread, and signal handlers; never blocks.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::sync::{Arc, atomic::{AtomicU32, Ordering}};
+    /// use corespun::notify::Sleeper;
+    ///
+    /// let wakes = Arc::new(AtomicU32::new(0));
+    /// let counter = wakes.clone();
+    /// let sleeper = Sleeper::new(move || _ = counter.fetch_add(1, Ordering::Relaxed));
+    /// // Awake: nothing has to be done.
+    /// sleeper.notify();
+    /// assert_eq!(wakes.load(Ordering::Relaxed), 0);
+    /// // Once per sleep.
+    /// sleeper.sleep_unless(|| false, || (sleeper.notify(), sleeper.notify()));
+    /// assert_eq!(wakes.load(Ordering::Relaxed), 1);
+    /// ```
     #[inline]
     pub fn notify(&self) {
         fence(Ordering::SeqCst);
@@ -114,6 +183,16 @@ impl Sleeper {
     }
 
     /// Whether a sleep is announced: a hint, stale at once.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use corespun::notify::Sleeper;
+    ///
+    /// let sleeper = Sleeper::new(|| ());
+    /// assert!(!sleeper.is_asleep());
+    /// assert_eq!(sleeper.sleep_unless(|| false, || sleeper.is_asleep()), Some(true));
+    /// ```
     pub fn is_asleep(&self) -> bool {
         self.state.load(Ordering::Relaxed) == ASLEEP
     }

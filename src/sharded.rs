@@ -110,6 +110,32 @@ impl<T: 'static> Sharded<T> {
     /// # Cancel safety
     ///
     /// Cancelled, what was made is dropped.
+    ///
+    /// # Examples
+    ///
+    /// A value may be made by async code, and need not be `Send`:
+    ///
+    /// ```
+    ///
+    /// use std::{cell::RefCell, rc::Rc};
+    /// use corespun::{sharded::Sharded, task, thread::ThreadLib};
+    ///
+    /// let mut runner = ThreadLib::new().thread().build()?.attach();
+    /// let threads = [runner.handle()];
+    /// let caches = runner.enter(|| task::spawn_local(async move {
+    ///     Sharded::start(&threads, async |index| {
+    ///         task::yield_now().await;
+    ///         Rc::new(RefCell::new(vec![index]))
+    ///     })
+    ///     .await
+    /// }));
+    /// while !caches.is_finished() {
+    ///     runner.poll(0, 0);
+    /// }
+    /// let caches = futures::executor::block_on(caches).unwrap().unwrap();
+    /// assert_eq!(*runner.enter(|| caches.local()).unwrap().borrow(), [0]);
+    /// # Ok::<(), corespun::thread::CreateError>(())
+    /// ```
     pub async fn start<'a, F>(
         threads: impl IntoIterator<Item = &'a SpdkThread>,
         make: F,
@@ -149,11 +175,37 @@ impl<T: 'static> Sharded<T> {
     }
 
     /// How many shards there are.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use corespun::{sharded::Sharded, task, thread::ThreadLib};
+    ///
+    /// let mut runner = ThreadLib::new().thread().build()?.attach();
+    /// let threads = [runner.handle()];
+    /// let set = runner.enter(|| task::spawn_local(async move {
+    ///     Sharded::start(&threads, async |_| ()).await.unwrap()
+    /// }));
+    /// while !set.is_finished() {
+    ///     runner.poll(0, 0);
+    /// }
+    /// assert_eq!(futures::executor::block_on(set).unwrap().len(), 1);
+    /// # Ok::<(), corespun::thread::CreateError>(())
+    /// ```
     pub fn len(&self) -> usize {
         self.shards.len()
     }
 
     /// Whether there are none.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use corespun::sharded::Sharded;
+    ///
+    /// let nowhere = Sharded::start([], async |_| ());
+    /// assert!(futures::executor::block_on(nowhere).unwrap().is_empty());
+    /// ```
     pub fn is_empty(&self) -> bool {
         self.shards.is_empty()
     }
@@ -163,12 +215,61 @@ impl<T: 'static> Sharded<T> {
     /// # Panics
     ///
     /// When there is no such shard.
+    ///
+    /// # Examples
+    ///
+    /// To place what works on a shard's value where that is:
+    ///
+    /// ```
+    ///
+    /// use corespun::{sharded::Sharded, task, thread::ThreadLib};
+    ///
+    /// let mut runner = ThreadLib::new().thread().build()?.attach();
+    /// let threads = [runner.handle()];
+    /// let ran = runner.enter(|| task::spawn_local(async move {
+    ///     let set = Sharded::start(&threads, async |_| 7).await.unwrap();
+    ///     let there = set.clone();
+    ///     set.thread(0).spawn_with(async move || *there.local().unwrap()).await
+    /// }));
+    /// while !ran.is_finished() {
+    ///     runner.poll(0, 0);
+    /// }
+    /// assert_eq!(futures::executor::block_on(ran).unwrap().unwrap(), 7);
+    /// # Ok::<(), corespun::thread::CreateError>(())
+    /// ```
     #[track_caller]
     pub fn thread(&self, shard: usize) -> &SpdkThread {
         &self.shards[shard].slot.thread
     }
 
     /// The current thread's value.
+    ///
+    /// # Examples
+    ///
+    /// The way of code that runs on the threads already; it sends no message:
+    ///
+    /// ```
+    ///
+    /// use std::cell::Cell;
+    /// use corespun::{sharded::Sharded, task, thread::ThreadLib};
+    ///
+    /// let mut runner = ThreadLib::new().thread().build()?.attach();
+    /// let threads = [runner.handle()];
+    /// let set = runner.enter(|| task::spawn_local(async move {
+    ///     let hits = Sharded::start(&threads, async |_| Cell::new(0)).await.unwrap();
+    ///     let here = hits.local().unwrap();
+    ///     here.set(here.get() + 1);
+    ///     hits
+    /// }));
+    /// while !set.is_finished() {
+    ///     runner.poll(0, 0);
+    /// }
+    /// let hits = futures::executor::block_on(set).unwrap();
+    /// assert_eq!(runner.enter(|| hits.local().unwrap().get()), 1);
+    /// // No shard is here, outside of the threads.
+    /// assert!(hits.local().is_none());
+    /// # Ok::<(), corespun::thread::CreateError>(())
+    /// ```
     pub fn local(&self) -> Option<Rc<T>> {
         self.shards.iter().find_map(|shard| shard.slot.get())
     }
@@ -186,6 +287,31 @@ impl<T: 'static> Sharded<T> {
     /// # Cancel safety
     ///
     /// As [`SpdkThread::call`].
+    ///
+    /// # Examples
+    ///
+    /// A key's home is one shard, so that its accesses need no lock:
+    ///
+    /// ```
+    ///
+    /// use std::{cell::RefCell, collections::HashMap};
+    /// use corespun::{sharded::Sharded, task, thread::ThreadLib};
+    ///
+    /// let mut runner = ThreadLib::new().thread().build()?.attach();
+    /// let threads = [runner.handle()];
+    /// let found = runner.enter(|| task::spawn_local(async move {
+    ///     let table = Sharded::start(&threads, async |_| RefCell::new(HashMap::new())).await?;
+    ///     let (key, value) = (7, "seven");
+    ///     let home = key % table.len();
+    ///     table.invoke_on(home, move |part| part.borrow_mut().insert(key, value)).await?;
+    ///     table.invoke_on(home, move |part| part.borrow().get(&key).copied()).await
+    /// }));
+    /// while !found.is_finished() {
+    ///     runner.poll(0, 0);
+    /// }
+    /// assert_eq!(futures::executor::block_on(found).unwrap().unwrap(), Some("seven"));
+    /// # Ok::<(), corespun::thread::CreateError>(())
+    /// ```
     pub async fn invoke_on<R: Send + 'static>(
         &self,
         shard: usize,
@@ -214,6 +340,29 @@ impl<T: 'static> Sharded<T> {
     /// # Cancel safety
     ///
     /// As [`SpdkThread::call_async`].
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use corespun::{local::Semaphore, sharded::Sharded, task, thread::ThreadLib};
+    ///
+    /// let mut runner = ThreadLib::new().thread().build()?.attach();
+    /// let threads = [runner.handle()];
+    /// let left = runner.enter(|| task::spawn_local(async move {
+    ///     let slots = Sharded::start(&threads, async |_| Semaphore::new(2)).await?;
+    ///     slots.invoke_on_async(0, async |slots| {
+    ///         // Waits over there.
+    ///         let _slot = slots.acquire(1).await.unwrap();
+    ///         slots.available_permits()
+    ///     })
+    ///     .await
+    /// }));
+    /// while !left.is_finished() {
+    ///     runner.poll(0, 0);
+    /// }
+    /// assert_eq!(futures::executor::block_on(left).unwrap().unwrap(), 1);
+    /// # Ok::<(), corespun::thread::CreateError>(())
+    /// ```
     pub async fn invoke_on_async<R, F>(&self, shard: usize, f: F) -> Result<R, ShardError>
     where
         R: Send + 'static,
@@ -241,6 +390,30 @@ impl<T: 'static> Sharded<T> {
     /// # Cancel safety
     ///
     /// As [`SpdkThread::call`].
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::cell::Cell;
+    /// use corespun::{sharded::Sharded, task, thread::ThreadLib};
+    ///
+    /// let library = ThreadLib::new();
+    /// let mut runners = [library.thread().build()?.attach(), library.thread().build()?.attach()];
+    /// let threads: Vec<_> = runners.iter().map(|runner| runner.handle()).collect();
+    /// let set = runners[0].enter(|| task::spawn_local(async move {
+    ///     let levels = Sharded::start(&threads, async |_| Cell::new("info")).await.unwrap();
+    ///     levels.invoke_on_all(|level| level.set("debug")).await.unwrap();
+    ///     levels
+    /// }));
+    /// while !set.is_finished() {
+    ///     runners.iter_mut().for_each(|runner| _ = runner.poll(0, 0));
+    /// }
+    /// let levels = futures::executor::block_on(set).unwrap();
+    /// for runner in &mut runners {
+    ///     assert_eq!(runner.enter(|| levels.local().unwrap().get()), "debug");
+    /// }
+    /// # Ok::<(), corespun::thread::CreateError>(())
+    /// ```
     pub async fn invoke_on_all(
         &self,
         f: impl FnOnce(&T) + Clone + Send + 'static,
@@ -258,6 +431,25 @@ impl<T: 'static> Sharded<T> {
     /// # Cancel safety
     ///
     /// As [`SpdkThread::call`].
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use corespun::{sharded::Sharded, task, thread::ThreadLib};
+    ///
+    /// let library = ThreadLib::new();
+    /// let mut runners = [library.thread().build()?.attach(), library.thread().build()?.attach()];
+    /// let threads: Vec<_> = runners.iter().map(|runner| runner.handle()).collect();
+    /// let longest = runners[0].enter(|| task::spawn_local(async move {
+    ///     let queues = Sharded::start(&threads, async |index| vec![0; 3 + index]).await?;
+    ///     queues.map_reduce(Vec::len, 0, usize::max).await
+    /// }));
+    /// while !longest.is_finished() {
+    ///     runners.iter_mut().for_each(|runner| _ = runner.poll(0, 0));
+    /// }
+    /// assert_eq!(futures::executor::block_on(longest).unwrap().unwrap(), 4);
+    /// # Ok::<(), corespun::thread::CreateError>(())
+    /// ```
     pub async fn map_reduce<M, R, A>(
         &self,
         map: M,
@@ -280,6 +472,26 @@ impl<T: 'static> Sharded<T> {
     /// # Cancel safety
     ///
     /// Cancelled, those that were not told yet go on.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use corespun::{sharded::{ShardError, Sharded}, task, thread::ThreadLib};
+    ///
+    /// let mut runner = ThreadLib::new().thread().build()?.attach();
+    /// let threads = [runner.handle()];
+    /// let late = runner.enter(|| task::spawn_local(async move {
+    ///     let set = Sharded::start(&threads, async |_| 7).await?;
+    ///     set.stop().await;
+    ///     set.invoke_on(0, |value| *value).await
+    /// }));
+    /// while !late.is_finished() {
+    ///     runner.poll(0, 0);
+    /// }
+    /// let late = futures::executor::block_on(late).unwrap();
+    /// assert!(matches!(late, Err(ShardError::Stopped { .. })));
+    /// # Ok::<(), corespun::thread::CreateError>(())
+    /// ```
     pub async fn stop(&self) {
         let owners = self.shards.iter().filter_map(Shard::tell_to_stop);
         let owners: Vec<_> = owners.collect();
@@ -318,6 +530,30 @@ impl<T> fmt::Debug for Sharded<T> {
 }
 
 /// Why a shard could not be used.
+///
+/// # Examples
+///
+/// Tells a closure that panicked from a set that was stopped:
+///
+/// ```
+///
+/// use corespun::{sharded::{ShardError, Sharded}, task, thread::ThreadLib};
+///
+/// let mut runner = ThreadLib::new().thread().build()?.attach();
+/// let threads = [runner.handle()];
+/// let failed = runner.enter(|| task::spawn_local(async move {
+///     let set = Sharded::start(&threads, async |_| 0).await?;
+///     set.invoke_on(0, |divisor| 1 / divisor).await
+/// }));
+/// while !failed.is_finished() {
+///     runner.poll(0, 0);
+/// }
+/// match futures::executor::block_on(failed).unwrap() {
+///     Err(ShardError::Call(error)) => assert!(error.is_panic()),
+///     other => panic!("{other:?}"),
+/// }
+/// # Ok::<(), corespun::thread::CreateError>(())
+/// ```
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ShardError {

@@ -239,6 +239,20 @@ impl<C: 'static> Clone for IoDevice<C> {
 
 impl IoDevice<()> {
     /// Settings of a device to be registered.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::convert::Infallible;
+    /// use corespun::{channel::IoDevice, thread::ThreadLib};
+    ///
+    /// let mut runner = ThreadLib::new().thread().build()?.attach();
+    /// let device = runner.enter(|| {
+    ///     IoDevice::builder().name("null0").key(7).register(|| Ok::<_, Infallible>(()))
+    /// })?;
+    /// assert_eq!((device.name(), device.key()), ("null0", Some(7)));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn builder() -> IoDeviceBuilder {
         IoDeviceBuilder::default()
     }
@@ -251,6 +265,25 @@ impl<C: 'static> IoDevice<C> {
     /// # Errors
     ///
     /// [`FindError`] when there is none, or one of other channels.
+    ///
+    /// # Examples
+    ///
+    /// By a key that was agreed on, from anywhere:
+    ///
+    /// ```
+    ///
+    /// use std::{cell::Cell, convert::Infallible};
+    /// use corespun::{channel::IoDevice, thread::ThreadLib};
+    ///
+    /// let library = ThreadLib::new();
+    /// let mut runner = library.thread().build()?.attach();
+    /// let device = runner.enter(|| {
+    ///     IoDevice::builder().key(0xacce1).register(|| Ok::<_, Infallible>(Cell::new(0u32)))
+    /// })?;
+    /// assert_eq!(IoDevice::<Cell<u32>>::find(&library, 0xacce1)?, device);
+    /// assert!(IoDevice::<Cell<u32>>::find(&library, 0xbad).is_err());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn find(library: &ThreadLib, key: u64) -> Result<Self, FindError> {
         let registered = Registry::of(&library.inner)
             .find(key)
@@ -271,6 +304,28 @@ impl<C: 'static> IoDevice<C> {
     ///
     /// [`ChannelError`] when no SpdkThread is current or it has exited, when
     /// the device is unregistered, and when the constructor fails.
+    ///
+    /// # Examples
+    ///
+    /// Every user of a thread gets the same channel; another thread has its own:
+    ///
+    /// ```
+    ///
+    /// use std::sync::atomic::{AtomicU32, Ordering};
+    /// use corespun::{channel::IoDevice, thread::ThreadLib};
+    ///
+    /// let library = ThreadLib::new();
+    /// let (mut a, mut b) = (library.thread().build()?.attach(), library.thread().build()?.attach());
+    /// let queues = AtomicU32::new(1);
+    /// let device = a.enter(|| {
+    ///     IoDevice::builder()
+    ///         .register(move || Ok::<_, std::io::Error>(queues.fetch_add(1, Ordering::Relaxed)))
+    /// })?;
+    /// let (protocol, health) = a.enter(|| (device.channel(), device.channel()));
+    /// let of_b = b.enter(|| device.channel())?;
+    /// assert_eq!((*protocol?, *health?, *of_b), (1, 1, 2));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[inline]
     pub fn channel(&self) -> Result<IoChannel<C>, ChannelError> {
         io_channel::get(&self.device)
@@ -297,6 +352,26 @@ impl<C: 'static> IoDevice<C> {
     /// # Cancel safety
     ///
     /// Dropping the future only stops the waiting.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::convert::Infallible;
+    /// use corespun::{channel::IoDevice, task, thread::ThreadLib};
+    ///
+    /// let mut runner = ThreadLib::new().thread().build()?.attach();
+    /// let device = runner.enter(|| IoDevice::builder().register(|| Ok::<_, Infallible>(())))?;
+    /// let removed = runner.enter(|| {
+    ///     let gone = device.unregister()?;
+    ///     Ok::<_, corespun::channel::UnregisterError>(task::spawn_local(gone))
+    /// })?;
+    /// while !removed.is_finished() {
+    ///     runner.poll(0, 0);
+    /// }
+    /// assert!(!device.is_registered());
+    /// assert_eq!(futures::executor::block_on(removed)?, Ok(()));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn unregister(&self) -> Result<Unregister, UnregisterError> {
         let (sender, receiver) = oneshot::channel();
         self.unregister_with(move || {
@@ -312,27 +387,101 @@ impl<C: 'static> IoDevice<C> {
     /// # Errors
     ///
     /// As [`IoDevice::unregister`].
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::{cell::Cell, convert::Infallible, rc::Rc};
+    /// use corespun::{channel::IoDevice, thread::ThreadLib};
+    ///
+    /// let mut runner = ThreadLib::new().thread().build()?.attach();
+    /// let device = runner.enter(|| IoDevice::builder().register(|| Ok::<_, Infallible>(())))?;
+    /// let gone = Rc::new(Cell::new(false));
+    /// let told = gone.clone();
+    /// runner.enter(|| device.unregister_with(move || told.set(true)))?;
+    /// // Never before the call has returned.
+    /// assert!(!gone.get());
+    /// runner.poll(0, 0);
+    /// assert!(gone.get());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn unregister_with(&self, done: impl FnOnce() + 'static) -> Result<(), UnregisterError> {
         self.device.core.unregister(Box::new(done))
     }
 
     /// The name given, or one made of a number.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use std::convert::Infallible;
+    /// use corespun::{channel::IoDevice, thread::ThreadLib};
+    ///
+    /// let mut runner = ThreadLib::new().thread().build()?.attach();
+    /// let device = runner.enter(|| {
+    ///     IoDevice::builder().name("malloc0").register(|| Ok::<_, Infallible>(()))
+    /// })?;
+    /// assert_eq!(device.name(), "malloc0");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn name(&self) -> &str {
         &self.device.core.name
     }
 
     /// The key it was registered under.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use std::convert::Infallible;
+    /// use corespun::{channel::IoDevice, thread::ThreadLib};
+    ///
+    /// let mut runner = ThreadLib::new().thread().build()?.attach();
+    /// let device = runner.enter(|| IoDevice::builder().register(|| Ok::<_, Infallible>(())))?;
+    /// // Without one, it is known to those only who have a handle.
+    /// assert_eq!(device.key(), None);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn key(&self) -> Option<u64> {
         self.device.core.key
     }
 
     /// Whether it is registered: channels can be had.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use std::convert::Infallible;
+    /// use corespun::{channel::IoDevice, thread::ThreadLib};
+    ///
+    /// let mut runner = ThreadLib::new().thread().build()?.attach();
+    /// let device = runner.enter(|| IoDevice::builder().register(|| Ok::<_, Infallible>(())))?;
+    /// assert!(device.is_registered());
+    /// runner.enter(|| device.unregister_with(|| ()))?;
+    /// assert!(!device.is_registered());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn is_registered(&self) -> bool {
         self.device.core.is_registered()
     }
 
     /// The threads that have a channel, in the order created: what a leak
     /// report names. Stale at once.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use std::convert::Infallible;
+    /// use corespun::{channel::IoDevice, thread::ThreadLib};
+    ///
+    /// let mut runner = ThreadLib::new().thread().build()?.attach();
+    /// let device = runner.enter(|| IoDevice::builder().register(|| Ok::<_, Infallible>(())))?;
+    /// assert!(device.holders().is_empty());
+    /// let channel = runner.enter(|| device.channel())?;
+    /// assert_eq!(device.holders(), [runner.handle()]);
+    /// # drop(channel);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn holders(&self) -> Vec<SpdkThread> {
         threads(self.device.core.lifetime.counts().holders)
     }
@@ -356,6 +505,25 @@ impl<C: 'static> fmt::Debug for IoDevice<C> {
 }
 
 /// Settings of a device to be registered.
+///
+/// # Examples
+///
+/// ```
+/// use std::{cell::RefCell, collections::VecDeque};
+/// use corespun::{channel::IoDeviceBuilder, thread::ThreadLib};
+///
+/// type Queue = RefCell<VecDeque<u64>>;
+///
+/// let mut runner = ThreadLib::new().thread().build()?.attach();
+/// let settings = IoDeviceBuilder::default().name("nvme0").key(1);
+/// let device = runner.enter(|| {
+///     settings.register(|| Ok::<_, std::io::Error>(Queue::new(VecDeque::with_capacity(128))))
+/// })?;
+/// let channel = runner.enter(|| device.channel())?;
+/// channel.borrow_mut().push_back(4096);
+/// assert_eq!(channel.borrow().len(), 1);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Debug, Default)]
 #[must_use = "call `register`"]
 pub struct IoDeviceBuilder {
@@ -365,6 +533,22 @@ pub struct IoDeviceBuilder {
 
 impl IoDeviceBuilder {
     /// A name for reports and introspection, cut at 256 bytes.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use std::convert::Infallible;
+    /// use corespun::{channel::{self, IoDevice}, thread::ThreadLib};
+    ///
+    /// let library = ThreadLib::new();
+    /// let mut runner = library.thread().build()?.attach();
+    /// let device = runner.enter(|| {
+    ///     IoDevice::builder().name("raid5").register(|| Ok::<_, Infallible>(()))
+    /// })?;
+    /// assert_eq!(channel::devices(&library)[0].name, "raid5");
+    /// # drop(device);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn name(mut self, name: impl Into<String>) -> Self {
         self.name = Some(crate::thread::cut_name(name.into()));
         self
@@ -373,6 +557,20 @@ impl IoDeviceBuilder {
     /// A number, unique among the registered devices of the library instance,
     /// by which [`IoDevice::find`] finds the device. Where SPDK takes an
     /// address, that may be it: it is never looked behind.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use std::convert::Infallible;
+    /// use corespun::{channel::{IoDevice, RegisterError}, thread::ThreadLib};
+    ///
+    /// let mut runner = ThreadLib::new().thread().build()?.attach();
+    /// let make = || IoDevice::builder().name("null0").key(7).register(|| Ok::<_, Infallible>(()));
+    /// let device = runner.enter(make)?;
+    /// let second = runner.enter(make).unwrap_err();
+    /// assert!(matches!(second, RegisterError::Duplicate { key: 7, .. }));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn key(mut self, key: u64) -> Self {
         self.key = Some(key);
         self
@@ -386,6 +584,28 @@ impl IoDeviceBuilder {
     /// # Errors
     ///
     /// [`RegisterError`] when no SpdkThread is current or the key is taken.
+    ///
+    /// # Examples
+    ///
+    /// A device on top of another one keeps that one's channel in its own:
+    ///
+    /// ```
+    ///
+    /// use std::convert::Infallible;
+    /// use corespun::{channel::IoDevice, thread::ThreadLib};
+    ///
+    /// let mut runner = ThreadLib::new().thread().build()?.attach();
+    /// let (base, cache) = runner.enter(|| {
+    ///     let base = IoDevice::builder().name("nvme0").register(|| Ok::<_, Infallible>(()))?;
+    ///     let below = base.clone();
+    ///     let cache = IoDevice::builder().name("cache0").register(move || below.channel())?;
+    ///     Ok::<_, corespun::channel::RegisterError>((base, cache))
+    /// })?;
+    /// let channel = runner.enter(|| cache.channel())?;
+    /// assert_eq!(base.holders(), [runner.handle()]);
+    /// # drop(channel);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn register<C, E>(
         self,
         construct: impl Fn() -> Result<C, E> + Send + Sync + 'static,
@@ -429,6 +649,25 @@ impl IoDeviceBuilder {
 
 /// Completes when an unregistered device has no channel left; made by
 /// [`IoDevice::unregister`].
+///
+/// # Examples
+///
+/// ```
+/// use std::convert::Infallible;
+/// use corespun::{channel::IoDevice, thread::ThreadLib};
+///
+/// let mut runner = ThreadLib::new().thread().build()?.attach();
+/// let device = runner.enter(|| IoDevice::builder().register(|| Ok::<_, Infallible>(())))?;
+/// let channel = runner.enter(|| device.channel())?;
+/// let mut gone = Box::pin(runner.enter(|| device.unregister())?);
+/// runner.poll(0, 0);
+/// // Somebody still has a channel.
+/// assert!(futures::FutureExt::now_or_never(gone.as_mut()).is_none());
+/// drop(channel);
+/// while runner.poll(0, 0).is_busy() {}
+/// assert_eq!(futures::executor::block_on(gone), Ok(()));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug)]
 #[must_use = "futures do nothing unless awaited; the device is unregistered without"]
 pub struct Unregister {

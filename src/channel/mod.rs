@@ -44,9 +44,37 @@ pub use registry::{DeviceInfo, devices};
 pub use walk::{ChannelWalk, WalkStep};
 
 /// The error of a channel's constructor, as the one who asked sees it.
+///
+/// # Examples
+///
+/// A constructor's error may be any, a text among them:
+///
+/// ```
+///
+/// use corespun::channel::BoxError;
+///
+/// fn open_queue(depth: u32) -> Result<u32, BoxError> {
+///     if depth == 0 {
+///         return Err("a queue needs a depth".into());
+///     }
+///     Ok(depth)
+/// }
+///
+/// assert_eq!(open_queue(0).unwrap_err().to_string(), "a queue needs a depth");
+/// ```
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// Why a device could not be registered.
+///
+/// # Examples
+///
+/// ```
+/// # use std::convert::Infallible;
+/// use corespun::channel::{IoDevice, RegisterError};
+///
+/// let error = IoDevice::builder().name("null0").register(|| Ok::<_, Infallible>(()));
+/// assert!(matches!(error, Err(RegisterError::NotOnThread(name)) if name == "null0"));
+/// ```
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum RegisterError {
@@ -66,6 +94,22 @@ pub enum RegisterError {
 }
 
 /// Why a device was not found.
+///
+/// # Examples
+///
+/// ```
+/// # use std::convert::Infallible;
+/// use corespun::{channel::{FindError, IoDevice}, thread::ThreadLib};
+///
+/// let library = ThreadLib::new();
+/// let mut runner = library.thread().build()?.attach();
+/// let device = runner.enter(|| IoDevice::builder().key(7).register(|| Ok::<_, Infallible>(1u8)))?;
+/// assert_eq!(IoDevice::<u8>::find(&library, 8), Err(FindError::Unknown(8)));
+/// let other = IoDevice::<String>::find(&library, 7);
+/// assert!(matches!(other, Err(FindError::WrongType { .. })));
+/// # drop(device);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum FindError {
@@ -83,6 +127,24 @@ pub enum FindError {
 }
 
 /// Why there is no channel.
+///
+/// # Examples
+///
+/// ```
+/// use corespun::{channel::{ChannelError, IoDevice}, thread::ThreadLib};
+///
+/// let mut runner = ThreadLib::new().thread().build()?.attach();
+/// let device = runner.enter(|| {
+///     IoDevice::builder().name("nvme0").register(|| Err::<(), _>("no queue pair is free"))
+/// })?;
+/// match runner.enter(|| device.channel()) {
+///     Err(ChannelError::Constructor { device, source }) => {
+///         assert_eq!((&device[..], &source.to_string()[..]), ("nvme0", "no queue pair is free"));
+///     }
+///     other => panic!("{other:?}"),
+/// }
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ChannelError {
@@ -126,6 +188,22 @@ pub enum ChannelError {
 }
 
 /// Why a device could not be unregistered.
+///
+/// # Examples
+///
+/// ```
+/// # use std::convert::Infallible;
+/// use corespun::{channel::{IoDevice, UnregisterError}, thread::ThreadLib};
+///
+/// let mut runner = ThreadLib::new().thread().build()?.attach();
+/// let device = runner.enter(|| {
+///     IoDevice::builder().name("null0").register(|| Ok::<_, Infallible>(()))
+/// })?;
+/// runner.enter(|| device.unregister_with(|| ()))?;
+/// let twice = runner.enter(|| device.unregister_with(|| ()));
+/// assert_eq!(twice, Err(UnregisterError::Twice("null0".to_owned())));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum UnregisterError {
@@ -148,6 +226,22 @@ pub enum UnregisterError {
 }
 
 /// Why a walk over the channels of a device could not be started.
+///
+/// # Examples
+///
+/// ```
+/// # use std::convert::Infallible;
+/// use corespun::{channel::{IoDevice, WalkStartError}, thread::ThreadLib};
+///
+/// let mut runner = ThreadLib::new().thread().build()?.attach();
+/// let device = runner.enter(|| {
+///     IoDevice::builder().name("null0").register(|| Ok::<_, Infallible>(()))
+/// })?;
+/// // It could not come back to here.
+/// let walk = device.for_each_channel(|_| Ok::<_, Infallible>(()), |_result| ());
+/// assert_eq!(walk, Err(WalkStartError::NotOnThread("null0".to_owned())));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum WalkStartError {
@@ -167,6 +261,28 @@ pub enum WalkStartError {
 }
 
 /// Why a walk over the channels of a device ended before the last of them.
+///
+/// # Examples
+///
+/// The first channel that fails ends the walk:
+///
+/// ```
+///
+/// use std::{cell::RefCell, convert::Infallible, rc::Rc};
+/// use corespun::{channel::{IoDevice, WalkError}, thread::ThreadLib};
+///
+/// let mut runner = ThreadLib::new().thread().build()?.attach();
+/// let device = runner.enter(|| IoDevice::builder().register(|| Ok::<_, Infallible>(())))?;
+/// let _channel = runner.enter(|| device.channel())?;
+/// let result = Rc::new(RefCell::new(None));
+/// let told = result.clone();
+/// runner.enter(|| {
+///     device.for_each_channel(|_| Err("busy"), move |result| *told.borrow_mut() = Some(result))
+/// })?;
+/// while runner.poll(0, 0).is_busy() {}
+/// assert_eq!(*result.borrow(), Some(Err(WalkError::Stopped("busy"))));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum WalkError<E> {
@@ -185,6 +301,24 @@ pub enum WalkError<E> {
 }
 
 /// What awaiting [`IoDevice::unregister`] may fail with.
+///
+/// # Examples
+///
+/// ```
+/// # use std::convert::Infallible;
+/// use corespun::{channel::{IoDevice, UnregisterCancelled}, thread::ThreadLib};
+///
+/// let library = ThreadLib::new();
+/// let (mut a, mut b) = (library.thread().build()?.attach(), library.thread().build()?.attach());
+/// let device = a.enter(|| IoDevice::builder().register(|| Ok::<_, Infallible>(())))?;
+/// let channel = b.enter(|| device.channel())?;
+/// let gone = a.enter(|| device.unregister())?;
+/// // The thread that was to hear of it ends before.
+/// drop(a);
+/// assert_eq!(futures::executor::block_on(gone), Err(UnregisterCancelled));
+/// # drop(channel);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error(
     "the exit of the thread that unregistered the io_device was forced before the last channel was gone"

@@ -100,6 +100,28 @@ impl Drop for Registry {
 }
 
 /// One io_device as introspection sees it.
+///
+/// # Examples
+///
+/// What keeps a device from going:
+///
+/// ```
+///
+/// # use std::convert::Infallible;
+/// use corespun::{channel::{self, IoDevice}, thread::ThreadLib};
+///
+/// let library = ThreadLib::new();
+/// let mut runner = library.thread().name("holder").build()?.attach();
+/// let device = runner.enter(|| {
+///     IoDevice::builder().name("null0").key(7).register(|| Ok::<_, Infallible>(()))
+/// })?;
+/// let channel = runner.enter(|| device.channel())?;
+/// let info = &channel::devices(&library)[0];
+/// assert_eq!((&info.name[..], info.key, info.walks), ("null0", Some(7), 0));
+/// assert_eq!(info.holders[0].name(), "holder");
+/// # drop(channel);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct DeviceInfo {

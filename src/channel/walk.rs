@@ -165,6 +165,34 @@ impl<C: 'static, E: Send + 'static> Visit<C, E> for Stepwise<C, E> {
 ///
 /// Dropped without [`WalkStep::proceed`], it sends the walk on as if that had
 /// been called with `Ok`.
+///
+/// # Examples
+///
+/// It may be kept until what was started has ended:
+///
+/// ```
+///
+/// use std::{cell::Cell, convert::Infallible, rc::Rc};
+/// use corespun::{channel::IoDevice, task, thread::ThreadLib};
+///
+/// let mut runner = ThreadLib::new().thread().build()?.attach();
+/// let device = runner.enter(|| IoDevice::builder().register(|| Ok::<_, Infallible>(Cell::new(0))))?;
+/// let channel = runner.enter(|| device.channel())?;
+/// let ended = Rc::new(Cell::new(false));
+/// let told = ended.clone();
+/// runner.enter(|| device.for_each_channel_step(
+///     |step| drop(task::spawn_local(async move {
+///         task::yield_now().await;
+///         // It derefs to the context.
+///         step.set(1);
+///         step.proceed(Ok::<_, Infallible>(()));
+///     })),
+///     move |_result| told.set(true),
+/// ))?;
+/// while runner.poll(0, 0).is_busy() {}
+/// assert_eq!((channel.get(), ended.get()), (1, true));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[must_use = "the walk goes on when this is dropped"]
 pub struct WalkStep<C: 'static, E: Send + 'static> {
     parcel: Parcel<C, E, Stepwise<C, E>>,
@@ -173,17 +201,86 @@ pub struct WalkStep<C: 'static, E: Send + 'static> {
 
 impl<C: 'static, E: Send + 'static> WalkStep<C, E> {
     /// The channel, of the thread that the step is on.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use std::convert::Infallible;
+    /// use corespun::{channel::IoDevice, thread::ThreadLib};
+    ///
+    /// let mut runner = ThreadLib::new().thread().build()?.attach();
+    /// let device = runner.enter(|| IoDevice::builder().register(|| Ok::<_, Infallible>(())))?;
+    /// let channel = runner.enter(|| device.channel())?;
+    /// let (sender, counts) = std::sync::mpsc::channel();
+    /// runner.enter(|| device.for_each_channel_step(
+    ///     move |step| {
+    ///         // The step's own handle counts as well.
+    ///         sender.send(step.channel().ref_count()).unwrap();
+    ///         step.proceed(Ok::<_, Infallible>(()));
+    ///     },
+    ///     |_result| (),
+    /// ))?;
+    /// runner.poll(0, 0);
+    /// assert_eq!(counts.try_recv(), Ok(2));
+    /// # drop(channel);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn channel(&self) -> &IoChannel<C> {
         &self.channel
     }
 
     /// The device.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use std::convert::Infallible;
+    /// use corespun::{channel::IoDevice, thread::ThreadLib};
+    ///
+    /// let mut runner = ThreadLib::new().thread().build()?.attach();
+    /// let device = runner.enter(|| {
+    ///     IoDevice::builder().name("null0").register(|| Ok::<_, Infallible>(()))
+    /// })?;
+    /// let channel = runner.enter(|| device.channel())?;
+    /// let (sender, names) = std::sync::mpsc::channel();
+    /// runner.enter(|| device.for_each_channel_step(
+    ///     move |step| {
+    ///         sender.send(step.device().name().to_owned()).unwrap();
+    ///         step.proceed(Ok::<_, Infallible>(()));
+    ///     },
+    ///     |_result| (),
+    /// ))?;
+    /// runner.poll(0, 0);
+    /// assert_eq!(names.try_recv().as_deref(), Ok("null0"));
+    /// # drop(channel);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn device(&self) -> IoDevice<C> {
         self.channel.device()
     }
 
     /// Sends the walk on to the next channel, or with an error to its end
     /// (`spdk_for_each_channel_continue`).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::{cell::RefCell, convert::Infallible, rc::Rc};
+    /// use corespun::{channel::{IoDevice, WalkError}, thread::ThreadLib};
+    ///
+    /// let mut runner = ThreadLib::new().thread().build()?.attach();
+    /// let device = runner.enter(|| IoDevice::builder().register(|| Ok::<_, Infallible>(())))?;
+    /// let _channel = runner.enter(|| device.channel())?;
+    /// let result = Rc::new(RefCell::new(Ok(())));
+    /// let told = result.clone();
+    /// runner.enter(|| device.for_each_channel_step(
+    ///     |step| step.proceed(Err("queue not empty")),
+    ///     move |result| *told.borrow_mut() = result,
+    /// ))?;
+    /// while runner.poll(0, 0).is_busy() {}
+    /// assert_eq!(*result.borrow(), Err(WalkError::Stopped("queue not empty")));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn proceed(self, result: Result<(), E>) {
         let WalkStep { parcel, channel } = self;
         drop(channel);
@@ -265,6 +362,36 @@ impl<C: 'static> IoDevice<C> {
     /// # Errors
     ///
     /// As [`IoDevice::for_each_channel`].
+    ///
+    /// # Examples
+    ///
+    /// Each thread drains its queue before the next one's turn:
+    ///
+    /// ```
+    ///
+    /// use std::{cell::Cell, convert::Infallible};
+    /// use corespun::{channel::IoDevice, task, thread::ThreadLib};
+    ///
+    /// let library = ThreadLib::new();
+    /// let (mut a, mut b) = (library.thread().build()?.attach(), library.thread().build()?.attach());
+    /// let device = a.enter(|| IoDevice::builder().register(|| Ok::<_, Infallible>(Cell::new(3))))?;
+    /// let (of_a, of_b) = (a.enter(|| device.channel())?, b.enter(|| device.channel())?);
+    /// a.enter(|| device.for_each_channel_step(
+    ///     |step| drop(task::spawn_local(async move {
+    ///         while step.get() > 0 {
+    ///             step.set(step.get() - 1);
+    ///             task::yield_now().await;
+    ///         }
+    ///         step.proceed(Ok::<_, Infallible>(()));
+    ///     })),
+    ///     |result| assert!(result.is_ok()),
+    /// ))?;
+    /// a.poll(0, 0);
+    /// assert_eq!(of_b.get(), 3);
+    /// while a.poll(0, 0).max(b.poll(0, 0)).is_busy() {}
+    /// assert_eq!((of_a.get(), of_b.get()), (0, 0));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn for_each_channel_step<E, F, D>(&self, f: F, done: D) -> Result<(), WalkStartError>
     where
         E: Send + 'static,
@@ -374,6 +501,25 @@ impl<C: 'static> IoDevice<C> {
 
 /// Completes when a walk over the channels of a device has ended; made by
 /// [`IoDevice::walk_channels`].
+///
+/// # Examples
+///
+/// ```
+/// use std::{cell::Cell, convert::Infallible};
+/// use corespun::{channel::{IoDevice, WalkError}, task, thread::ThreadLib};
+///
+/// let mut runner = ThreadLib::new().thread().build()?.attach();
+/// let device = runner.enter(|| IoDevice::builder().register(|| Ok::<_, Infallible>(Cell::new(5))))?;
+/// let channel = runner.enter(|| device.channel())?;
+/// let walk = runner.enter(|| device.walk_channels(async |channel| match channel.get() {
+///     0 => Ok(()),
+///     in_flight => Err(in_flight),
+/// }))?;
+/// while runner.poll(0, 0).is_busy() {}
+/// assert_eq!(futures::executor::block_on(walk), Err(WalkError::Stopped(5)));
+/// # drop(channel);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[must_use = "futures do nothing unless awaited; the walk goes on without"]
 pub struct ChannelWalk<E> {
     receiver: oneshot::Receiver<Result<(), WalkError<E>>>,

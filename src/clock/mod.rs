@@ -54,6 +54,16 @@ enum Source {
 }
 
 /// Where a [`Clock`]'s ticks come from.
+///
+/// # Examples
+///
+/// ```
+/// use corespun::clock::{Clock, ClockSource};
+///
+/// let (clock, _hand) = Clock::virtual_at(1_000);
+/// assert_eq!(clock.source(), ClockSource::Virtual);
+/// assert_ne!(Clock::system().source(), ClockSource::Virtual);
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ClockSource {
@@ -76,6 +86,19 @@ impl Clock {
     ///
     /// Measuring the TSC's rate keeps the calling thread busy for 2 ms, so make
     /// one and clone it.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use corespun::clock::{Clock, ClockSource};
+    ///
+    /// let clock = Clock::system();
+    /// // What the TSC of this machine is good for.
+    /// match clock.source() {
+    ///     ClockSource::Tsc => assert!(clock.hz() > 1_000_000),
+    ///     _ => assert_eq!(clock.hz(), 1_000_000_000),
+    /// }
+    /// ```
     #[must_use]
     pub fn system() -> Self {
         match tsc::calibrated_hz() {
@@ -89,6 +112,16 @@ impl Clock {
 
     /// `CLOCK_MONOTONIC` in nanoseconds, whatever the machine has. Reading it
     /// costs about three times as much as the TSC (31 against 10 ns).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use corespun::clock::{Clock, ClockSource};
+    ///
+    /// let clock = Clock::monotonic();
+    /// assert_eq!((clock.source(), clock.hz()), (ClockSource::Monotonic, 1_000_000_000));
+    /// assert!(clock.now() <= clock.now());
+    /// ```
     #[must_use]
     pub fn monotonic() -> Self {
         Self {
@@ -122,6 +155,18 @@ impl Clock {
     }
 
     /// The current tick.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use corespun::clock::Clock;
+    ///
+    /// let clock = Clock::system();
+    /// let begin = clock.now();
+    /// let sum: u64 = (1..=100).sum();
+    /// let took = clock.duration_from(clock.now() - begin);
+    /// assert!(sum == 5050 && took < std::time::Duration::from_secs(60));
+    /// ```
     #[inline]
     #[must_use]
     pub fn now(&self) -> u64 {
@@ -133,6 +178,13 @@ impl Clock {
     }
 
     /// Ticks per second, at least 1.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let (clock, _hand) = corespun::clock::Clock::virtual_at(1_000_000);
+    /// assert_eq!(clock.hz(), 1_000_000);
+    /// ```
     #[inline]
     #[must_use]
     pub fn hz(&self) -> u64 {
@@ -140,6 +192,14 @@ impl Clock {
     }
 
     /// Where the ticks come from.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use corespun::clock::{Clock, ClockSource};
+    ///
+    /// assert_eq!(Clock::monotonic().source(), ClockSource::Monotonic);
+    /// ```
     #[must_use]
     pub fn source(&self) -> ClockSource {
         match self.source {
@@ -152,6 +212,15 @@ impl Clock {
     /// A poller period of `us` microseconds in ticks, rounded down as SPDK does
     /// (`us/10⁶·hz + us%10⁶·hz/10⁶`), so that 0 ticks can come out of a period
     /// shorter than one. A period beyond the tick counter becomes `u64::MAX`.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let (clock, _hand) = corespun::clock::Clock::virtual_at(1_500_000);
+    /// assert_eq!(clock.ticks_from_us(2), 3);
+    /// // Rounded down.
+    /// assert_eq!(clock.ticks_from_us(1), 1);
+    /// ```
     #[inline]
     #[must_use]
     pub fn ticks_from_us(&self, us: u64) -> u64 {
@@ -162,6 +231,17 @@ impl Clock {
     /// The fewest ticks that last at least `duration`, for timers: one that
     /// waits so many ticks is never early. A duration beyond the tick counter
     /// becomes `u64::MAX`.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// let (clock, _hand) = corespun::clock::Clock::virtual_at(1_500_000);
+    /// assert_eq!(clock.ticks_from(Duration::from_micros(2)), 3);
+    /// // Rounded up, so that nobody is woken early.
+    /// assert_eq!(clock.ticks_from(Duration::from_micros(1)), 2);
+    /// ```
     #[inline]
     #[must_use]
     pub fn ticks_from(&self, duration: Duration) -> u64 {
@@ -172,6 +252,17 @@ impl Clock {
 
     /// The shortest duration, in whole nanoseconds, that lasts at least `ticks`:
     /// who sleeps that long finds the ticks gone by. Every tick count fits.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// let (clock, _hand) = corespun::clock::Clock::virtual_at(3_000_000);
+    /// assert_eq!(clock.duration_from(3_000), Duration::from_millis(1));
+    /// // A third of a microsecond, rounded up.
+    /// assert_eq!(clock.duration_from(1), Duration::from_nanos(334));
+    /// ```
     #[inline]
     #[must_use]
     pub fn duration_from(&self, ticks: u64) -> Duration {

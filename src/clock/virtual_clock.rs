@@ -11,6 +11,24 @@ use super::{Clock, Source};
 ///
 /// Clones move the same time, from any thread. A move is visible to every read
 /// that happens after it, and publishes what the mover wrote before.
+///
+/// # Examples
+///
+/// ```
+/// use std::time::Duration;
+/// use corespun::{clock::VirtualClock, task, thread::ThreadLib, time};
+///
+/// let hand = VirtualClock::new(1_000_000);
+/// let library = ThreadLib::builder().clock(hand.clock()).build();
+/// let mut runner = library.thread().build()?.attach();
+/// let nap = runner.enter(|| task::spawn_local(time::sleep(Duration::from_secs(3600))));
+/// runner.poll(0, 0);
+/// // An hour passes.
+/// hand.advance_by(Duration::from_secs(3600));
+/// while runner.poll(0, 0).is_busy() {}
+/// assert!(nap.is_finished());
+/// # Ok::<(), corespun::thread::CreateError>(())
+/// ```
 #[derive(Clone, Debug)]
 pub struct VirtualClock {
     ticks: Arc<AtomicU64>,
@@ -23,6 +41,13 @@ impl VirtualClock {
     /// # Panics
     ///
     /// When `hz` is 0 or above [`Clock::MAX_HZ`].
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let hand = corespun::clock::VirtualClock::new(1_000_000);
+    /// assert_eq!(hand.now(), 0);
+    /// ```
     #[must_use]
     #[track_caller]
     pub fn new(hz: u64) -> Self {
@@ -38,6 +63,16 @@ impl VirtualClock {
     }
 
     /// A clock that shows this time.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let hand = corespun::clock::VirtualClock::new(1_000_000);
+    /// // Two libraries that share their time.
+    /// let (one, other) = (hand.clock(), hand.clock());
+    /// hand.advance(5);
+    /// assert_eq!((one.now(), other.now()), (5, 5));
+    /// ```
     #[must_use]
     pub fn clock(&self) -> Clock {
         Clock {
@@ -47,12 +82,28 @@ impl VirtualClock {
     }
 
     /// The current tick.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let (clock, hand) = corespun::clock::Clock::virtual_at(1_000);
+    /// hand.advance(3);
+    /// assert_eq!(hand.now(), clock.now());
+    /// ```
     #[must_use]
     pub fn now(&self) -> u64 {
         self.ticks.load(Ordering::Acquire)
     }
 
     /// Moves time forward and returns the new tick. Time stops at `u64::MAX`.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let hand = corespun::clock::VirtualClock::new(1_000);
+    /// assert_eq!(hand.advance(3), 3);
+    /// assert_eq!(hand.advance(4), 7);
+    /// ```
     pub fn advance(&self, ticks: u64) -> u64 {
         let before = self
             .ticks
@@ -65,12 +116,30 @@ impl VirtualClock {
 
     /// Moves time forward by the fewest ticks that last at least `duration`, and
     /// returns the new tick.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// let hand = corespun::clock::VirtualClock::new(1_000_000);
+    /// assert_eq!(hand.advance_by(Duration::from_millis(2)), 2_000);
+    /// ```
     pub fn advance_by(&self, duration: Duration) -> u64 {
         self.advance(self.clock().ticks_from(duration))
     }
 
     /// Sets the time to `tick`, which may lie in the past: a way to see how code
     /// takes a clock that jumps, since real ones do not go back.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let (clock, hand) = corespun::clock::Clock::virtual_at(1_000);
+    /// hand.set(100);
+    /// hand.set(90);
+    /// assert_eq!(clock.now(), 90);
+    /// ```
     pub fn set(&self, tick: u64) {
         self.ticks.store(tick, Ordering::Release);
     }

@@ -14,6 +14,15 @@ use super::CpuSet;
 const SELF: Pid = Pid::from_raw(0);
 
 /// Why the kernel's idea of where a thread may run could not be read or set.
+///
+/// # Examples
+///
+/// ```
+/// use corespun::cpu::{self, AffinityError, CpuSet};
+///
+/// let error = cpu::pin_current_thread(CpuSet::CAPACITY).unwrap_err();
+/// assert!(matches!(error, AffinityError::Pin { core: 1024, .. }));
+/// ```
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum AffinityError {
@@ -83,6 +92,20 @@ pub fn available() -> Result<CpuSet, AffinityError> {
 ///
 /// [`AffinityError::Pin`], naming the core, when it is not there, not allowed,
 /// or above 1023. The thread then runs where it ran before.
+///
+/// # Examples
+///
+/// ```
+/// use corespun::cpu::{self, CpuSet};
+///
+/// let core = cpu::available()?.first().unwrap();
+/// let pinned = std::thread::spawn(move || {
+///     cpu::pin_current_thread(core)?;
+///     cpu::current_affinity()
+/// });
+/// assert_eq!(pinned.join().unwrap()?, CpuSet::single(core));
+/// # Ok::<(), cpu::AffinityError>(())
+/// ```
 pub fn pin_current_thread(core: usize) -> Result<(), AffinityError> {
     // core_affinity indexes a 1024-bit mask with the id and panics beyond it.
     let pinned = if core >= CpuSet::CAPACITY {
@@ -137,6 +160,17 @@ pub fn set_current_affinity(cpus: &CpuSet) -> Result<(), AffinityError> {
 /// # Errors
 ///
 /// [`AffinityError::Read`] when the kernel refuses.
+///
+/// # Examples
+///
+/// ```
+/// use corespun::cpu;
+///
+/// let before = cpu::current_affinity()?;
+/// assert!(!before.is_empty());
+/// assert_eq!(before, cpu::available()?);
+/// # Ok::<(), cpu::AffinityError>(())
+/// ```
 pub fn current_affinity() -> Result<CpuSet, AffinityError> {
     let mask = sched_getaffinity(SELF).map_err(|errno| AffinityError::Read {
         source: errno.into(),

@@ -14,6 +14,16 @@ const DIGIT_BITS: usize = 4;
 
 /// Why a text is not a [`CpuSet`]. Positions count bytes from 0 in the text as
 /// it was given.
+///
+/// # Examples
+///
+/// ```
+/// use corespun::cpu::{CpuSet, ParseCpuSetError};
+///
+/// let error = "0xf0g".parse::<CpuSet>().unwrap_err();
+/// assert_eq!(error, ParseCpuSetError::NotHex { found: 'g', at: 4 });
+/// assert_eq!(error.to_string(), "'g' at byte 4 of the core mask is not a hex digit");
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum ParseCpuSetError {
@@ -281,6 +291,18 @@ impl CpuSet {
 }
 
 /// A [`CpuSet`] that displays as a list; made by [`CpuSet::as_list`].
+///
+/// # Examples
+///
+/// ```
+/// use corespun::cpu::CpuSet;
+///
+/// let cores = CpuSet::from_iter([0, 1, 2, 7]);
+/// let text = cores.as_list().to_string();
+/// assert_eq!(text, "[0-2,7]");
+/// // Which is read again.
+/// assert_eq!(text.parse(), Ok(cores));
+/// ```
 #[derive(Clone, Copy, Debug)]
 pub struct CpuList<'a>(&'a CpuSet);
 

@@ -18,6 +18,17 @@ use super::FdGroupError;
 use super::epoll::Epoll;
 
 /// What a descriptor is ready for: `EPOLL*` bits.
+///
+/// # Examples
+///
+/// ```
+/// use corespun::interrupt::Event;
+///
+/// let both = Event::READABLE | Event::WRITABLE;
+/// assert!(both.contains(Event::WRITABLE));
+/// // As epoll knows it.
+/// assert_eq!(Event::READABLE, Event(libc::EPOLLIN as u32));
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Event(pub u32);
 
@@ -30,6 +41,15 @@ impl Event {
     pub const ERROR: Event = Event(libc::EPOLLERR as u32);
 
     /// Whether all of `other` is in this.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use corespun::interrupt::Event;
+    ///
+    /// assert!((Event::READABLE | Event::ERROR).contains(Event::READABLE));
+    /// assert!(!Event::READABLE.contains(Event::READABLE | Event::WRITABLE));
+    /// ```
     pub fn contains(self, other: Event) -> bool {
         self.0 & other.0 == other.0
     }
@@ -44,6 +64,26 @@ impl std::ops::BitOr for Event {
 }
 
 /// What the group does with a ready descriptor before its handler is called.
+///
+/// # Examples
+///
+/// ```
+/// use std::{cell::Cell, rc::Rc, time::Duration};
+/// use corespun::interrupt::{FdGroup, FdKind, FdOptions};
+/// use nix::sys::eventfd::EventFd;
+///
+/// let (group, doorbell) = (FdGroup::new()?, EventFd::new()?);
+/// let rings = Rc::new(Cell::new(0));
+/// let counter = rings.clone();
+/// let options = FdOptions { kind: FdKind::EventFd, ..FdOptions::default() };
+/// group.add(&doorbell, options, move |_event| counter.set(counter.get() + 1))?;
+/// doorbell.write(1)?;
+/// group.wait(Some(Duration::ZERO))?;
+/// // Read by the group: it is not ready any more.
+/// assert_eq!(group.wait(Some(Duration::ZERO))?, 0);
+/// assert_eq!(rings.get(), 1);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum FdKind {
@@ -56,6 +96,19 @@ pub enum FdKind {
 }
 
 /// How a descriptor is to be watched.
+///
+/// # Examples
+///
+/// ```
+/// use corespun::interrupt::{Event, FdKind, FdOptions};
+///
+/// let options = FdOptions {
+///     events: Event::READABLE | Event::WRITABLE,
+///     name: "client 7".to_owned(),
+///     ..FdOptions::default()
+/// };
+/// assert_eq!(options.kind, FdKind::Plain);
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FdOptions {
     /// What for; readable unless set.
@@ -77,6 +130,27 @@ impl Default for FdOptions {
 }
 
 /// Where a handler stands.
+///
+/// # Examples
+///
+/// ```
+/// use std::{cell::Cell, os::unix::net::UnixStream, rc::Rc, time::Duration};
+/// use corespun::interrupt::{Event, FdGroup, FdHandlerState, FdOptions};
+///
+/// let group = Rc::new(FdGroup::new()?);
+/// let (_peer, socket) = UnixStream::pair()?;
+/// let socket = Rc::new(socket);
+/// let options = FdOptions { events: Event::WRITABLE, ..FdOptions::default() };
+/// let (here, fd) = (group.clone(), socket.clone());
+/// let inside = Rc::new(Cell::new(None));
+/// let seen = inside.clone();
+/// group.add(&socket, options, move |_event| seen.set(here.handler(&fd).map(|found| found.1)))?;
+/// assert_eq!(group.handler(&socket).unwrap().1, FdHandlerState::Waiting);
+/// group.wait(Some(Duration::ZERO))?;
+/// assert_eq!(inside.get(), Some(FdHandlerState::Running));
+/// # group.remove(&socket)?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum FdHandlerState {
@@ -233,6 +307,16 @@ impl FdGroup {
     /// # Errors
     ///
     /// The kernel's, when it gives no epoll descriptor.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use corespun::interrupt::FdGroup;
+    ///
+    /// let group = FdGroup::new()?;
+    /// assert_eq!(group.fd_count(), 0);
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
     pub fn new() -> io::Result<Self> {
         Ok(FdGroup {
             group: Rc::new(Group {
@@ -254,6 +338,25 @@ impl FdGroup {
     ///
     /// [`FdGroupError::Exists`] when the group has it, and the kernel's: when
     /// another group of the tree has it, or it cannot be waited for.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::{cell::RefCell, io::{Read, Write}, os::unix::net::UnixStream, rc::Rc};
+    /// use corespun::interrupt::{FdGroup, FdOptions};
+    ///
+    /// let (mut peer, socket) = UnixStream::pair()?;
+    /// let group = FdGroup::new()?;
+    /// let received = Rc::new(RefCell::new([0; 4]));
+    /// let (buffer, mut reader) = (received.clone(), socket.try_clone()?);
+    /// group.add(&socket, FdOptions::default(), move |_event| {
+    ///     reader.read_exact(&mut *buffer.borrow_mut()).unwrap();
+    /// })?;
+    /// peer.write_all(b"ping")?;
+    /// group.wait(None)?;
+    /// assert_eq!(&*received.borrow(), b"ping");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn add(
         &self,
         fd: &impl AsFd,
@@ -285,6 +388,21 @@ impl FdGroup {
     /// # Errors
     ///
     /// [`FdGroupError::Unknown`].
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::{io::Write, os::unix::net::UnixStream, time::Duration};
+    /// use corespun::interrupt::{FdGroup, FdOptions};
+    ///
+    /// let (mut peer, socket) = UnixStream::pair()?;
+    /// let group = FdGroup::new()?;
+    /// group.add(&socket, FdOptions::default(), |_event| unreachable!())?;
+    /// peer.write_all(b"x")?;
+    /// group.remove(&socket)?;
+    /// assert_eq!(group.wait(Some(Duration::ZERO))?, 0);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn remove(&self, fd: &impl AsFd) -> Result<(), FdGroupError> {
         self.remove_raw(fd.as_fd().as_raw_fd())
     }
@@ -304,6 +422,21 @@ impl FdGroup {
     /// # Errors
     ///
     /// [`FdGroupError::Unknown`], or the kernel's.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::{os::unix::net::UnixStream, time::Duration};
+    /// use corespun::interrupt::{Event, FdGroup, FdOptions};
+    ///
+    /// let (_peer, socket) = UnixStream::pair()?;
+    /// let group = FdGroup::new()?;
+    /// group.add(&socket, FdOptions::default(), |_event| ())?;
+    /// assert_eq!(group.wait(Some(Duration::ZERO))?, 0);
+    /// group.modify(&socket, Event::READABLE | Event::WRITABLE)?;
+    /// assert_eq!(group.wait(Some(Duration::ZERO))?, 1);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn modify(&self, fd: &impl AsFd, events: Event) -> Result<(), FdGroupError> {
         self.modify_raw(fd.as_fd().as_raw_fd(), events)
     }
@@ -318,6 +451,22 @@ impl FdGroup {
     }
 
     /// What a descriptor is watched for, where its handler stands, and its name.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::os::unix::net::UnixStream;
+    /// use corespun::interrupt::{Event, FdGroup, FdOptions};
+    ///
+    /// let (peer, socket) = UnixStream::pair()?;
+    /// let group = FdGroup::new()?;
+    /// let options = FdOptions { name: "client 7".to_owned(), ..FdOptions::default() };
+    /// group.add(&socket, options, |_event| ())?;
+    /// let (events, _state, name) = group.handler(&socket).unwrap();
+    /// assert_eq!((events, &name[..]), (Event::READABLE, "client 7"));
+    /// assert!(group.handler(&peer).is_none());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn handler(&self, fd: &impl AsFd) -> Option<(Event, FdHandlerState, String)> {
         let handlers = self.group.handlers.borrow();
         let handler = handlers.get(&fd.as_fd().as_raw_fd())?;
@@ -327,6 +476,21 @@ impl FdGroup {
 
     /// How many descriptors this group waits for: its own and those of nested
     /// groups, or none if it is nested itself.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::os::unix::net::UnixStream;
+    /// use corespun::interrupt::{FdGroup, FdOptions};
+    ///
+    /// let (one, other) = UnixStream::pair()?;
+    /// let (outer, inner) = (FdGroup::new()?, FdGroup::new()?);
+    /// outer.add(&one, FdOptions::default(), |_event| ())?;
+    /// inner.add(&other, FdOptions::default(), |_event| ())?;
+    /// outer.nest(&inner)?;
+    /// assert_eq!((outer.fd_count(), inner.fd_count()), (2, 0));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn fd_count(&self) -> usize {
         self.group.table.borrow().len()
     }
@@ -345,6 +509,25 @@ impl FdGroup {
     /// # Panics
     ///
     /// When a handler does; that one is not called again.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::{io::Write, os::unix::net::UnixStream, time::Duration};
+    /// use corespun::interrupt::{FdGroup, FdOptions};
+    ///
+    /// let pairs = [UnixStream::pair()?, UnixStream::pair()?];
+    /// let group = FdGroup::new()?;
+    /// for (_peer, socket) in &pairs {
+    ///     group.add(socket, FdOptions::default(), |_event| ())?;
+    /// }
+    /// assert_eq!(group.wait(Some(Duration::ZERO))?, 0);
+    /// for (mut peer, _socket) in pairs.each_ref().map(|(peer, socket)| (peer, socket)) {
+    ///     peer.write_all(b"x")?;
+    /// }
+    /// assert_eq!(group.wait(None)?, 2);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn wait(&self, timeout: Option<Duration>) -> Result<usize, FdGroupError> {
         let root = &self.group;
         if root.parent.borrow().is_some() {
@@ -399,6 +582,25 @@ impl FdGroup {
     }
 
     /// The event that the handler being called was called for.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::{cell::Cell, os::unix::net::UnixStream, rc::Rc};
+    /// use corespun::interrupt::{Event, FdGroup, FdOptions};
+    ///
+    /// let group = Rc::new(FdGroup::new()?);
+    /// let (_peer, socket) = UnixStream::pair()?;
+    /// let (here, seen) = (group.clone(), Rc::new(Cell::new(None)));
+    /// let inside = seen.clone();
+    /// let options = FdOptions { events: Event::WRITABLE, ..FdOptions::default() };
+    /// group.add(&socket, options, move |_event| inside.set(here.current_event()))?;
+    /// group.wait(None)?;
+    /// assert_eq!(seen.get(), Some(Event::WRITABLE));
+    /// assert_eq!(group.current_event(), None);
+    /// # group.remove(&socket)?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn current_event(&self) -> Option<Event> {
         self.group.root().current.get()
     }
@@ -410,6 +612,23 @@ impl FdGroup {
     ///
     /// When the child is nested already or this group is nested in it, when
     /// this group has a wrapper, and the kernel's; nothing has changed then.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::{io::Write, os::unix::net::UnixStream};
+    /// use corespun::interrupt::{FdGroup, FdGroupError, FdOptions};
+    ///
+    /// let (mut peer, socket) = UnixStream::pair()?;
+    /// let (reactor, thread) = (FdGroup::new()?, FdGroup::new()?);
+    /// thread.add(&socket, FdOptions::default(), |_event| ())?;
+    /// reactor.nest(&thread)?;
+    /// peer.write_all(b"x")?;
+    /// // One wait for the descriptors of both.
+    /// assert_eq!(reactor.wait(None)?, 1);
+    /// assert!(matches!(thread.wait(None), Err(FdGroupError::Nested)));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn nest(&self, child: &FdGroup) -> Result<(), FdGroupError> {
         let (parent, child) = (&self.group, &child.group);
         if child.parent.borrow().is_some() {
@@ -438,6 +657,24 @@ impl FdGroup {
     ///
     /// [`FdGroupError::NotNested`] when `child` is not nested in this very
     /// group, and the kernel's; nothing has changed then.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::{io::Write, os::unix::net::UnixStream};
+    /// use corespun::interrupt::{FdGroup, FdOptions};
+    ///
+    /// let (mut peer, socket) = UnixStream::pair()?;
+    /// let (from, thread, to) = (FdGroup::new()?, FdGroup::new()?, FdGroup::new()?);
+    /// thread.add(&socket, FdOptions::default(), |_event| ())?;
+    /// from.nest(&thread)?;
+    /// // The thread moves to another reactor.
+    /// from.unnest(&thread)?;
+    /// to.nest(&thread)?;
+    /// peer.write_all(b"x")?;
+    /// assert_eq!((from.fd_count(), to.wait(None)?), (0, 1));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn unnest(&self, child: &FdGroup) -> Result<(), FdGroupError> {
         let (parent, child) = (&self.group, &child.group);
         let nested = child.parent.borrow().clone();
@@ -460,6 +697,28 @@ impl FdGroup {
     /// # Errors
     ///
     /// When the group has a wrapper, or nested groups.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::{cell::RefCell, os::unix::net::UnixStream, rc::Rc};
+    /// use corespun::interrupt::{Event, FdGroup, FdOptions};
+    ///
+    /// let group = FdGroup::new()?;
+    /// let (_peer, socket) = UnixStream::pair()?;
+    /// let log = Rc::new(RefCell::new(Vec::new()));
+    /// let (outside, inside) = (log.clone(), log.clone());
+    /// group.set_wrapper(move |call| {
+    ///     outside.borrow_mut().push("enter");
+    ///     call();
+    ///     outside.borrow_mut().push("leave");
+    /// })?;
+    /// let options = FdOptions { events: Event::WRITABLE, ..FdOptions::default() };
+    /// group.add(&socket, options, move |_event| inside.borrow_mut().push("handle"))?;
+    /// group.wait(None)?;
+    /// assert_eq!(*log.borrow(), ["enter", "handle", "leave"]);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn set_wrapper(
         &self,
         wrapper: impl Fn(&mut dyn FnMut()) + 'static,
@@ -475,6 +734,22 @@ impl FdGroup {
     }
 
     /// Calls the handlers directly again.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::os::unix::net::UnixStream;
+    /// use corespun::interrupt::{Event, FdGroup, FdOptions};
+    ///
+    /// let group = FdGroup::new()?;
+    /// let (_peer, socket) = UnixStream::pair()?;
+    /// let options = FdOptions { events: Event::WRITABLE, ..FdOptions::default() };
+    /// group.add(&socket, options, |_event| ())?;
+    /// group.set_wrapper(|_call| panic!("wrapped"))?;
+    /// group.clear_wrapper();
+    /// assert_eq!(group.wait(None)?, 1);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn clear_wrapper(&self) {
         self.group.wrapper.take();
     }

@@ -15,6 +15,21 @@ use std::os::fd::RawFd;
 pub use group::{Event, FdGroup, FdHandlerState, FdKind, FdOptions};
 
 /// What may go wrong with a group of descriptors.
+///
+/// # Examples
+///
+/// ```
+/// use std::os::unix::net::UnixStream;
+/// use corespun::interrupt::{FdGroup, FdGroupError, FdOptions};
+///
+/// let (_peer, socket) = UnixStream::pair()?;
+/// let group = FdGroup::new()?;
+/// assert!(matches!(group.remove(&socket), Err(FdGroupError::Unknown(_))));
+/// group.add(&socket, FdOptions::default(), |_event| ())?;
+/// let twice = group.add(&socket, FdOptions::default(), |_event| ());
+/// assert!(matches!(twice, Err(FdGroupError::Exists(_))));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum FdGroupError {

@@ -18,6 +18,25 @@ use crate::io::{IoBuf, IoBufMut};
 /// thread, else to who waits elsewhere, else to the cache of the channel that it
 /// came from, else to the pool. It may be dropped on any thread, also after the
 /// pools were finished.
+///
+/// # Examples
+///
+/// ```
+/// use corespun::{iobuf::Iobuf, thread::ThreadLib};
+///
+/// let mut runner = ThreadLib::new().thread().build()?.attach();
+/// let iobuf = runner.enter(|| Iobuf::builder().small(64, 4096).large(8, 8192).build())?;
+/// iobuf.register_module("null")?;
+/// let channel = runner.enter(|| iobuf.channel("null", 0, 0))?;
+/// let free = iobuf.free_counts();
+/// let mut buffer = channel.try_get(512)?.unwrap();
+/// assert_eq!((buffer.len(), buffer.as_ptr().addr() % 4096), (4096, 0));
+/// buffer[..4].copy_from_slice(b"data");
+/// // It may be dropped on any thread.
+/// std::thread::spawn(move || drop(buffer)).join().unwrap();
+/// assert_eq!(iobuf.free_counts(), free);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 pub struct IobufBuf {
     inner: Arc<Inner>,
     index: u32,
@@ -72,6 +91,20 @@ impl IobufBuf {
     }
 
     /// Its class.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use corespun::{iobuf::{Class, Iobuf}, thread::ThreadLib};
+    ///
+    /// let mut runner = ThreadLib::new().thread().build()?.attach();
+    /// let iobuf = runner.enter(|| Iobuf::builder().small(64, 4096).large(8, 8192).build())?;
+    /// iobuf.register_module("null")?;
+    /// let channel = runner.enter(|| iobuf.channel("null", 0, 0))?;
+    /// assert_eq!(channel.try_get(4096)?.unwrap().class(), Class::Small);
+    /// assert_eq!(channel.try_get(4097)?.unwrap().class(), Class::Large);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn class(&self) -> Class {
         self.class
     }

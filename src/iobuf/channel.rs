@@ -143,11 +143,47 @@ impl Drop for ChannelCore {
 /// Dropping it takes back the requests of [`IobufChannel::get_with`] that wait,
 /// unserved, and gives its caches back. While there is one, its thread does not
 /// exit, and does not move to another OS thread.
+///
+/// # Examples
+///
+/// ```
+/// use corespun::{iobuf::Iobuf, task, thread::ThreadLib};
+///
+/// let mut runner = ThreadLib::new().thread().build()?.attach();
+/// let iobuf = runner.enter(|| Iobuf::builder().small(64, 4096).large(8, 8192).build())?;
+/// iobuf.register_module("null")?;
+/// let channel = runner.enter(|| iobuf.channel("null", 0, 0))?;
+/// let request = runner.enter(|| task::spawn_local(async move {
+///     let mut buffer = channel.get(8192).await?;
+///     buffer.fill(0xff);
+///     Ok::<_, corespun::iobuf::IobufError>(buffer.len())
+/// }));
+/// runner.poll(0, 0);
+/// assert_eq!(futures::executor::block_on(request)??, 8192);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 pub struct IobufChannel {
     core: Rc<ChannelCore>,
 }
 
 /// What [`IobufChannel::get_with`] came to.
+///
+/// # Examples
+///
+/// ```
+/// use corespun::{iobuf::{Got, Iobuf}, thread::ThreadLib};
+///
+/// let mut runner = ThreadLib::new().thread().build()?.attach();
+/// let iobuf = runner.enter(|| Iobuf::builder().small(64, 4096).large(8, 8192).build())?;
+/// iobuf.register_module("null")?;
+/// let channel = runner.enter(|| iobuf.channel("null", 0, 0))?;
+/// let all: Vec<_> = std::iter::from_fn(|| channel.try_get(8192).unwrap()).collect();
+/// match channel.get_with(8192, |_buffer| ())? {
+///     Got::Buffer(_buffer) => panic!("there are {} only", all.len()),
+///     Got::Waiting(waiter) => assert!(channel.abort(waiter)),
+/// }
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug)]
 pub enum Got {
     /// A buffer was free; the callback is not called.
@@ -157,6 +193,25 @@ pub enum Got {
 }
 
 /// Names a request that waits.
+///
+/// # Examples
+///
+/// ```
+/// use std::ops::ControlFlow;
+/// use corespun::{iobuf::{Got, Iobuf, WaiterId}, thread::ThreadLib};
+///
+/// let mut runner = ThreadLib::new().thread().build()?.attach();
+/// let iobuf = runner.enter(|| Iobuf::builder().small(64, 4096).large(8, 8192).build())?;
+/// iobuf.register_module("null")?;
+/// let channel = runner.enter(|| iobuf.channel("null", 0, 0))?;
+/// let all: Vec<_> = std::iter::from_fn(|| channel.try_get(8192).unwrap()).collect();
+/// let Got::Waiting(waiter) = channel.get_with(8192, |_buffer| ())? else {
+///     panic!("there are {} only", all.len());
+/// };
+/// let first: ControlFlow<WaiterId> = channel.for_each_waiter(ControlFlow::Break);
+/// assert_eq!(first, ControlFlow::Break(waiter));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct WaiterId {
     id: u64,
@@ -165,6 +220,23 @@ pub struct WaiterId {
 
 impl WaiterId {
     /// The class of buffer that it waits for.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use corespun::{iobuf::{Class, Got, Iobuf}, thread::ThreadLib};
+    ///
+    /// let mut runner = ThreadLib::new().thread().build()?.attach();
+    /// let iobuf = runner.enter(|| Iobuf::builder().small(64, 4096).large(8, 8192).build())?;
+    /// iobuf.register_module("null")?;
+    /// let channel = runner.enter(|| iobuf.channel("null", 0, 0))?;
+    /// let all: Vec<_> = std::iter::from_fn(|| channel.try_get(8192).unwrap()).collect();
+    /// let Got::Waiting(waiter) = channel.get_with(8192, |_buffer| ())? else {
+    ///     panic!("there are {} only", all.len());
+    /// };
+    /// assert_eq!(waiter.class(), Class::Large);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn class(&self) -> Class {
         self.class
     }
@@ -210,6 +282,23 @@ impl IobufChannel {
     /// # Errors
     ///
     /// [`IobufError::TooLong`].
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use corespun::{iobuf::{Iobuf, IobufError}, thread::ThreadLib};
+    ///
+    /// let mut runner = ThreadLib::new().thread().build()?.attach();
+    /// let iobuf = runner.enter(|| Iobuf::builder().small(64, 4096).large(8, 8192).build())?;
+    /// iobuf.register_module("null")?;
+    /// let channel = runner.enter(|| iobuf.channel("null", 0, 0))?;
+    /// let all: Vec<_> = std::iter::from_fn(|| channel.try_get(8192).unwrap()).collect();
+    /// assert_eq!(all.len(), 8);
+    /// assert!(channel.try_get(8192)?.is_none());
+    /// // Longer than any there is.
+    /// assert!(matches!(channel.try_get(8193), Err(IobufError::TooLong { largest: 8192, .. })));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn try_get(&self, len: usize) -> Result<Option<IobufBuf>, IobufError> {
         Ok(self.core.take(self.core.class_of(len)?))
     }
@@ -224,6 +313,27 @@ impl IobufChannel {
     /// # Errors
     ///
     /// [`IobufError::TooLong`].
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::{cell::Cell, rc::Rc};
+    /// use corespun::{iobuf::{Got, Iobuf}, thread::ThreadLib};
+    ///
+    /// let mut runner = ThreadLib::new().thread().build()?.attach();
+    /// let iobuf = runner.enter(|| Iobuf::builder().small(64, 4096).large(8, 8192).build())?;
+    /// iobuf.register_module("null")?;
+    /// let channel = runner.enter(|| iobuf.channel("null", 0, 0))?;
+    /// let mut all: Vec<_> = std::iter::from_fn(|| channel.try_get(8192).unwrap()).collect();
+    /// let got = Rc::new(Cell::new(0));
+    /// let length = got.clone();
+    /// let waits = channel.get_with(8192, move |buffer| length.set(buffer.len()))?;
+    /// assert!(matches!(waits, Got::Waiting(_)));
+    /// // Whoever gives one back serves the one who waits.
+    /// runner.enter(|| drop(all.pop()));
+    /// assert_eq!(got.get(), 8192);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn get_with(
         &self,
         len: usize,
@@ -246,6 +356,25 @@ impl IobufChannel {
     /// # Cancel safety
     ///
     /// Dropping the future gives up its place in the queue, or the buffer.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use corespun::{iobuf::Iobuf, task, thread::ThreadLib};
+    ///
+    /// let mut runner = ThreadLib::new().thread().build()?.attach();
+    /// let iobuf = runner.enter(|| Iobuf::builder().small(64, 4096).large(8, 8192).build())?;
+    /// iobuf.register_module("null")?;
+    /// let channel = runner.enter(|| iobuf.channel("null", 0, 0))?;
+    /// let mut all: Vec<_> = std::iter::from_fn(|| channel.try_get(8192).unwrap()).collect();
+    /// let waits = runner.enter(|| task::spawn_local(channel.get(8192)));
+    /// runner.poll(0, 0);
+    /// assert!(!waits.is_finished());
+    /// runner.enter(|| drop(all.pop()));
+    /// runner.poll(0, 0);
+    /// assert_eq!(futures::executor::block_on(waits)??.len(), 8192);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn get(&self, len: usize) -> GetBuf {
         GetBuf(self.get_many(len, 1))
     }
@@ -258,18 +387,76 @@ impl IobufChannel {
     /// # Cancel safety
     ///
     /// Dropping the future gives up its place in the queue, and the buffers.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use corespun::{iobuf::Iobuf, task, thread::ThreadLib};
+    ///
+    /// let mut runner = ThreadLib::new().thread().build()?.attach();
+    /// let iobuf = runner.enter(|| Iobuf::builder().small(64, 4096).large(8, 8192).build())?;
+    /// iobuf.register_module("null")?;
+    /// let channel = runner.enter(|| iobuf.channel("null", 0, 0))?;
+    /// // A stripe: all of it, or none.
+    /// let stripe = runner.enter(|| task::spawn_local(channel.get_many(8192, 5)));
+    /// runner.poll(0, 0);
+    /// assert_eq!(futures::executor::block_on(stripe)??.len(), 5);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn get_many(&self, len: usize, count: usize) -> GetMany {
         GetMany::new(self.core.clone(), self.core.class_of(len), count)
     }
 
     /// Takes back a request that waits (`spdk_iobuf_entry_abort`): its callback
     /// is dropped, uncalled. Says whether it still waited.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use corespun::{iobuf::{Got, Iobuf}, thread::ThreadLib};
+    ///
+    /// let mut runner = ThreadLib::new().thread().build()?.attach();
+    /// let iobuf = runner.enter(|| Iobuf::builder().small(64, 4096).large(8, 8192).build())?;
+    /// iobuf.register_module("null")?;
+    /// let channel = runner.enter(|| iobuf.channel("null", 0, 0))?;
+    /// let mut all: Vec<_> = std::iter::from_fn(|| channel.try_get(8192).unwrap()).collect();
+    /// let Got::Waiting(waiter) = channel.get_with(8192, |_buffer| panic!("was aborted"))? else {
+    ///     panic!("there are {} only", all.len());
+    /// };
+    /// assert!(channel.abort(waiter));
+    /// assert!(!channel.abort(waiter));
+    /// runner.enter(|| drop(all.pop()));
+    /// assert_eq!(iobuf.free_counts(), [64, 1]);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn abort(&self, waiter: WaiterId) -> bool {
         self.core.abort(waiter.class, waiter.id).is_some()
     }
 
     /// Calls `f` for each waiting request of this channel, those for small
     /// buffers first, until it breaks (`spdk_iobuf_for_each_entry`).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::ops::ControlFlow;
+    /// use corespun::{iobuf::Iobuf, thread::ThreadLib};
+    ///
+    /// let mut runner = ThreadLib::new().thread().build()?.attach();
+    /// let iobuf = runner.enter(|| Iobuf::builder().small(64, 4096).large(8, 8192).build())?;
+    /// iobuf.register_module("null")?;
+    /// let channel = runner.enter(|| iobuf.channel("null", 0, 0))?;
+    /// let all: Vec<_> = std::iter::from_fn(|| channel.try_get(8192).unwrap()).collect();
+    /// let waiting = [channel.get_with(8192, |_| ())?, channel.get_with(8192, |_| ())?];
+    /// // A reset gives up whatever waits.
+    /// let end = channel.for_each_waiter(|waiter| {
+    ///     assert!(channel.abort(waiter));
+    ///     ControlFlow::<()>::Continue(())
+    /// });
+    /// assert_eq!(end, ControlFlow::Continue(()));
+    /// # drop((all, waiting));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn for_each_waiter<B>(
         &self,
         mut f: impl FnMut(WaiterId) -> ControlFlow<B>,
@@ -281,6 +468,19 @@ impl IobufChannel {
     }
 
     /// The module.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use corespun::{iobuf::Iobuf, thread::ThreadLib};
+    ///
+    /// let mut runner = ThreadLib::new().thread().build()?.attach();
+    /// let iobuf = runner.enter(|| Iobuf::builder().small(64, 4096).large(8, 8192).build())?;
+    /// iobuf.register_module("null")?;
+    /// let channel = runner.enter(|| iobuf.channel("null", 0, 0))?;
+    /// assert_eq!(channel.module(), "null");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn module(&self) -> &str {
         &self.core.module
     }

@@ -41,6 +41,17 @@ pub use pool::{Finish, Iobuf, IobufBuilder, ModuleStats, PoolStats};
 pub use queue::{GetBuf, GetMany};
 
 /// Which of the two sizes.
+///
+/// # Examples
+///
+/// The length asked for decides it; the shorter buffers are sorted first:
+///
+/// ```
+///
+/// use corespun::iobuf::Class;
+///
+/// assert!(Class::Small < Class::Large);
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Class {
     /// The small buffers.
@@ -54,6 +65,21 @@ impl Class {
 }
 
 /// What may go wrong with pools of buffers.
+///
+/// # Examples
+///
+/// ```
+/// use corespun::{iobuf::{Iobuf, IobufError}, thread::ThreadLib};
+///
+/// let mut runner = ThreadLib::new().thread().build()?.attach();
+/// let error = runner.enter(|| Iobuf::builder().small(8, 4096).build()).unwrap_err();
+/// assert!(matches!(error, IobufError::TooSmall { minimum: 64, given: 8, .. }));
+/// assert_eq!(
+///     error.to_string(),
+///     "iobuf: the number of small buffers must be at least 64, not 8"
+/// );
+/// # Ok::<(), corespun::thread::CreateError>(())
+/// ```
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum IobufError {

@@ -189,6 +189,25 @@ impl Inner {
 ///
 /// Made on a SpdkThread, and used on threads of its library instance. They last
 /// until [`Iobuf::finish`] and the end of the last buffer.
+///
+/// # Examples
+///
+/// One handle serves all threads; each opens its own channel:
+///
+/// ```
+///
+/// use corespun::{iobuf::Iobuf, thread::ThreadLib};
+///
+/// let library = ThreadLib::new();
+/// let mut runners = [library.thread().build()?.attach(), library.thread().build()?.attach()];
+/// let iobuf = runners[0].enter(|| Iobuf::builder().small(64, 4096).large(8, 8192).build())?;
+/// iobuf.register_module("nbd")?;
+/// for runner in &mut runners {
+///     let channel = runner.enter(|| iobuf.channel("nbd", 0, 0))?;
+///     assert!(channel.try_get(4096)?.is_some());
+/// }
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone)]
 pub struct Iobuf {
     pub(super) inner: Arc<Inner>,
@@ -196,6 +215,18 @@ pub struct Iobuf {
 }
 
 /// Settings of the pools; SPDK's defaults.
+///
+/// # Examples
+///
+/// ```
+/// use corespun::{iobuf::Iobuf, thread::ThreadLib};
+///
+/// let mut runner = ThreadLib::new().thread().build()?.attach();
+/// let settings = Iobuf::builder().small(128, 4096).large(16, 65_536);
+/// let iobuf = runner.enter(|| settings.build())?;
+/// assert_eq!(iobuf.free_counts(), [128, 16]);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Debug)]
 #[must_use = "call `build`"]
 pub struct IobufBuilder {
@@ -207,6 +238,20 @@ pub struct IobufBuilder {
 impl IobufBuilder {
     /// How many small buffers there are, 64 at least, and how many bytes each
     /// has, 4,096 at least, rounded up to 4 KiB; 8,192 of 8 KiB unless set.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use corespun::{iobuf::{Iobuf, IobufError}, thread::ThreadLib};
+    ///
+    /// let mut runner = ThreadLib::new().thread().build()?.attach();
+    /// let iobuf = runner.enter(|| Iobuf::builder().small(64, 5000).build())?;
+    /// iobuf.register_module("null")?;
+    /// let channel = runner.enter(|| iobuf.channel("null", 0, 0))?;
+    /// // Whole pages.
+    /// assert_eq!(channel.try_get(1)?.unwrap().len(), 8192);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn small(mut self, count: usize, size: usize) -> Self {
         self.small = (count, size);
         self
@@ -214,6 +259,19 @@ impl IobufBuilder {
 
     /// The same of the large buffers: 8 at least, of 8 KiB at least; 1,024 of
     /// 132 KiB unless set.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use corespun::{iobuf::Iobuf, thread::ThreadLib};
+    ///
+    /// let mut runner = ThreadLib::new().thread().build()?.attach();
+    /// let iobuf = runner.enter(|| Iobuf::builder().large(8, 1 << 20).build())?;
+    /// iobuf.register_module("null")?;
+    /// let channel = runner.enter(|| iobuf.channel("null", 0, 0))?;
+    /// assert_eq!(channel.try_get(1_000_000)?.unwrap().len(), 1 << 20);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn large(mut self, count: usize, size: usize) -> Self {
         self.large = (count, size);
         self
@@ -221,6 +279,18 @@ impl IobufBuilder {
 
     /// As many buffers again for each memory node of the machine, near to it; a
     /// thread uses those of the node that it opened its channel on.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use corespun::{iobuf::Iobuf, thread::ThreadLib};
+    ///
+    /// let mut runner = ThreadLib::new().thread().build()?.attach();
+    /// let iobuf = runner.enter(|| Iobuf::builder().small(64, 4096).numa(true).build())?;
+    /// // So many times 64 as the machine has memory nodes.
+    /// assert_eq!(iobuf.free_counts()[0] % 64, 0);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn numa(mut self, numa: bool) -> Self {
         self.numa = numa;
         self
@@ -233,6 +303,19 @@ impl IobufBuilder {
     ///
     /// [`IobufError`] when a setting is too small, when no SpdkThread is
     /// current, or when the memory cannot be reserved.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use corespun::{iobuf::{Iobuf, IobufError}, thread::ThreadLib};
+    ///
+    /// let settings = Iobuf::builder().small(64, 4096).large(8, 8192);
+    /// // The pools are an io_device, which belongs to a library instance.
+    /// assert!(matches!(settings.clone().build(), Err(IobufError::Register(_))));
+    /// let mut runner = ThreadLib::new().thread().build()?.attach();
+    /// assert!(runner.enter(|| settings.build()).is_ok());
+    /// # Ok::<(), corespun::thread::CreateError>(())
+    /// ```
     pub fn build(self) -> Result<Iobuf, IobufError> {
         let limits = [
             ("the number of small buffers", MIN_SMALL.0, self.small.0),
@@ -299,6 +382,17 @@ fn memory_nodes() -> Vec<usize> {
 
 impl Iobuf {
     /// Settings of pools to be made.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use corespun::{iobuf::Iobuf, thread::ThreadLib};
+    ///
+    /// let mut runner = ThreadLib::new().thread().build()?.attach();
+    /// let iobuf = runner.enter(|| Iobuf::builder().build())?;
+    /// assert_eq!(iobuf.free_counts(), [8192, 1024]);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn builder() -> IobufBuilder {
         IobufBuilder {
             small: (8192, 8192),
@@ -313,6 +407,18 @@ impl Iobuf {
     /// # Errors
     ///
     /// [`IobufError::ModuleExists`].
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use corespun::{iobuf::IobufError, iobuf::Iobuf, thread::ThreadLib};
+    ///
+    /// let mut runner = ThreadLib::new().thread().build()?.attach();
+    /// let iobuf = runner.enter(|| Iobuf::builder().build())?;
+    /// iobuf.register_module("nbd")?;
+    /// assert!(matches!(iobuf.register_module("nbd"), Err(IobufError::ModuleExists(_))));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn register_module(&self, name: &str) -> Result<(), IobufError> {
         let mut modules = lock(&self.inner.modules);
         if modules.iter().any(|known| **known == *name) {
@@ -327,6 +433,20 @@ impl Iobuf {
     /// # Errors
     ///
     /// [`IobufError::NoModule`].
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use corespun::{iobuf::{Iobuf, IobufError}, thread::ThreadLib};
+    ///
+    /// let mut runner = ThreadLib::new().thread().build()?.attach();
+    /// let iobuf = runner.enter(|| Iobuf::builder().build())?;
+    /// iobuf.register_module("nbd")?;
+    /// iobuf.unregister_module("nbd")?;
+    /// let late = runner.enter(|| iobuf.channel("nbd", 0, 0));
+    /// assert!(matches!(late, Err(IobufError::NoModule(_))));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn unregister_module(&self, name: &str) -> Result<(), IobufError> {
         let mut modules = lock(&self.inner.modules);
         match modules.iter().position(|known| **known == *name) {
@@ -346,6 +466,24 @@ impl Iobuf {
     /// [`IobufError`] when the module is unknown, when the thread has 64
     /// channels, when a cache cannot be filled, and when there is no thread for
     /// it. Nothing is kept then.
+    ///
+    /// # Examples
+    ///
+    /// Its caches are filled when it is opened:
+    ///
+    /// ```
+    ///
+    /// use corespun::{iobuf::Iobuf, thread::ThreadLib};
+    ///
+    /// let mut runner = ThreadLib::new().thread().build()?.attach();
+    /// let iobuf = runner.enter(|| Iobuf::builder().small(64, 4096).large(8, 8192).build())?;
+    /// iobuf.register_module("nbd")?;
+    /// let channel = runner.enter(|| iobuf.channel("nbd", 16, 2))?;
+    /// assert_eq!(iobuf.free_counts(), [48, 6]);
+    /// runner.enter(|| drop(channel));
+    /// assert_eq!(iobuf.free_counts(), [64, 8]);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn channel(
         &self,
         module: &str,
@@ -364,6 +502,22 @@ impl Iobuf {
 
     /// How many small and large buffers are in the pools now, those in caches
     /// not counted. Stale at once.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use corespun::{iobuf::Iobuf, thread::ThreadLib};
+    ///
+    /// let mut runner = ThreadLib::new().thread().build()?.attach();
+    /// let iobuf = runner.enter(|| Iobuf::builder().small(64, 4096).large(8, 8192).build())?;
+    /// iobuf.register_module("null")?;
+    /// let channel = runner.enter(|| iobuf.channel("null", 0, 0))?;
+    /// let small = channel.try_get(512)?;
+    /// assert_eq!(iobuf.free_counts(), [63, 8]);
+    /// drop(small);
+    /// assert_eq!(iobuf.free_counts(), [64, 8]);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn free_counts(&self) -> [usize; 2] {
         self.inner.free_counts()
     }
@@ -374,6 +528,27 @@ impl Iobuf {
     /// # Errors
     ///
     /// [`WalkStartError`] off a SpdkThread.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::{cell::RefCell, rc::Rc};
+    /// use corespun::{iobuf::Iobuf, thread::ThreadLib};
+    ///
+    /// let mut runner = ThreadLib::new().thread().build()?.attach();
+    /// let iobuf = runner.enter(|| Iobuf::builder().small(64, 4096).large(8, 8192).build())?;
+    /// iobuf.register_module("null")?;
+    /// let channel = runner.enter(|| iobuf.channel("null", 0, 0))?;
+    /// let small = channel.try_get(512)?;
+    /// let gathered = Rc::new(RefCell::new(Vec::new()));
+    /// let result = gathered.clone();
+    /// runner.enter(|| iobuf.stats(move |stats| *result.borrow_mut() = stats))?;
+    /// while runner.poll(0, 0).is_busy() {}
+    /// let stats = &gathered.borrow()[0];
+    /// assert_eq!((&stats.module[..], stats.small.main), ("null", 1));
+    /// # drop(small);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn stats(
         &self,
         done: impl FnOnce(Vec<ModuleStats>) + 'static,
@@ -417,6 +592,25 @@ impl Iobuf {
     /// # Cancel safety
     ///
     /// Dropping the future only stops the waiting.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use corespun::{iobuf::Iobuf, task, thread::ThreadLib};
+    ///
+    /// let mut runner = ThreadLib::new().thread().build()?.attach();
+    /// let iobuf = runner.enter(|| Iobuf::builder().small(64, 4096).large(8, 8192).build())?;
+    /// iobuf.register_module("null")?;
+    /// let channel = runner.enter(|| iobuf.channel("null", 0, 0))?;
+    /// let finished = runner.enter(|| iobuf.finish().map(task::spawn_local))?;
+    /// while runner.poll(0, 0).is_busy() {}
+    /// // A channel is open.
+    /// assert!(!finished.is_finished());
+    /// runner.enter(|| drop(channel));
+    /// while runner.poll(0, 0).is_busy() {}
+    /// assert!(finished.is_finished());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn finish(&self) -> Result<Finish, UnregisterError> {
         let device = self.inner.device.get().expect("set when built");
         Ok(Finish {
@@ -437,6 +631,19 @@ impl fmt::Debug for Iobuf {
 
 /// Completes when the last channel of the pools is closed; made by
 /// [`Iobuf::finish`].
+///
+/// # Examples
+///
+/// ```
+/// use corespun::{iobuf::Iobuf, thread::ThreadLib};
+///
+/// let mut runner = ThreadLib::new().thread().build()?.attach();
+/// let iobuf = runner.enter(|| Iobuf::builder().build())?;
+/// let finish = runner.enter(|| iobuf.finish())?;
+/// while runner.poll(0, 0).is_busy() {}
+/// assert_eq!(futures::executor::block_on(finish), Ok(()));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug)]
 #[must_use = "futures do nothing unless awaited; the pools end without"]
 pub struct Finish {
@@ -464,6 +671,19 @@ impl Future for Finish {
 }
 
 /// How one class of buffers served a module.
+///
+/// # Examples
+///
+/// Whether a cache is large enough, and a pool:
+///
+/// ```
+///
+/// use corespun::iobuf::PoolStats;
+///
+/// let stats = PoolStats { cache: 900, main: 100, retry: 0, cache_size: 32 };
+/// let hits = stats.cache * 100 / (stats.cache + stats.main);
+/// assert!(hits == 90 && stats.retry == 0);
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PoolStats {
     /// Gets that the cache served.
@@ -477,6 +697,26 @@ pub struct PoolStats {
 }
 
 /// The statistics of one module, summed over the threads.
+///
+/// # Examples
+///
+/// ```
+/// use std::{cell::RefCell, rc::Rc};
+/// use corespun::{iobuf::{Iobuf, PoolStats}, thread::ThreadLib};
+///
+/// let mut runner = ThreadLib::new().thread().build()?.attach();
+/// let iobuf = runner.enter(|| Iobuf::builder().build())?;
+/// iobuf.register_module("nbd")?;
+/// let channel = runner.enter(|| iobuf.channel("nbd", 32, 0))?;
+/// drop(runner.enter(|| channel.try_get(4096))?);
+/// let gathered = Rc::new(RefCell::new(Vec::new()));
+/// let result = gathered.clone();
+/// runner.enter(|| iobuf.stats(move |stats| *result.borrow_mut() = stats))?;
+/// while runner.poll(0, 0).is_busy() {}
+/// let small = PoolStats { cache: 1, main: 0, retry: 0, cache_size: 32 };
+/// assert_eq!(gathered.borrow()[0].small, small);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ModuleStats {

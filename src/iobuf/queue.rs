@@ -284,6 +284,30 @@ enum GetState {
 
 /// Completes with several buffers of one class; made by
 /// [`IobufChannel::get_many`](super::IobufChannel::get_many).
+///
+/// # Examples
+///
+/// It keeps what has come while it waits for the rest:
+///
+/// ```
+///
+/// use corespun::{iobuf::Iobuf, task, thread::ThreadLib};
+///
+/// let mut runner = ThreadLib::new().thread().build()?.attach();
+/// let iobuf = runner.enter(|| Iobuf::builder().small(64, 4096).large(8, 8192).build())?;
+/// iobuf.register_module("null")?;
+/// let channel = runner.enter(|| iobuf.channel("null", 0, 0))?;
+/// let mut all: Vec<_> = std::iter::from_fn(|| channel.try_get(8192).unwrap()).collect();
+/// let two = runner.enter(|| task::spawn_local(channel.get_many(8192, 2)));
+/// runner.poll(0, 0);
+/// runner.enter(|| drop(all.pop()));
+/// runner.poll(0, 0);
+/// assert!(!two.is_finished() && channel.try_get(8192)?.is_none());
+/// runner.enter(|| drop(all.pop()));
+/// runner.poll(0, 0);
+/// assert_eq!(futures::executor::block_on(two)??.len(), 2);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[must_use = "futures do nothing unless awaited"]
 pub struct GetMany {
     channel: Rc<ChannelCore>,
@@ -380,6 +404,31 @@ impl fmt::Debug for GetMany {
 
 /// Completes with a buffer; made by
 /// [`IobufChannel::get`](super::IobufChannel::get).
+///
+/// # Examples
+///
+/// Dropped, it gives its place in the queue to the next:
+///
+/// ```
+///
+/// use corespun::{iobuf::Iobuf, task, thread::ThreadLib};
+///
+/// let mut runner = ThreadLib::new().thread().build()?.attach();
+/// let iobuf = runner.enter(|| Iobuf::builder().small(64, 4096).large(8, 8192).build())?;
+/// iobuf.register_module("null")?;
+/// let channel = runner.enter(|| iobuf.channel("null", 0, 0))?;
+/// let mut all: Vec<_> = std::iter::from_fn(|| channel.try_get(8192).unwrap()).collect();
+/// let (first, second) = runner.enter(|| {
+///     (task::spawn_local(channel.get(8192)), task::spawn_local(channel.get(8192)))
+/// });
+/// runner.poll(0, 0);
+/// first.abort();
+/// runner.poll(0, 0);
+/// runner.enter(|| drop(all.pop()));
+/// runner.poll(0, 0);
+/// assert!(second.is_finished());
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug)]
 #[must_use = "futures do nothing unless awaited"]
 pub struct GetBuf(pub(super) GetMany);

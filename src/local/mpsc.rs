@@ -103,6 +103,20 @@ fn make<T>(capacity: usize, bounded: bool) -> Rc<Inner<T>> {
 }
 
 /// The receiver is gone or closed; the value comes back.
+///
+/// # Examples
+///
+/// A value that cannot be delivered is not lost; retry it elsewhere, or drop it:
+///
+/// ```
+///
+/// use corespun::local::mpsc::{self, SendError};
+///
+/// let (sender, receiver) = mpsc::unbounded();
+/// drop(receiver);
+/// let SendError(request) = sender.send("write 7").unwrap_err();
+/// assert_eq!(request, "write 7");
+/// ```
 #[derive(Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the channel is closed")]
 pub struct SendError<T>(pub T);
@@ -114,6 +128,18 @@ impl<T> fmt::Debug for SendError<T> {
 }
 
 /// Why a value was not taken at once; it comes back.
+///
+/// # Examples
+///
+/// ```
+/// use corespun::local::mpsc::{self, TrySendError};
+///
+/// let (sender, mut receiver) = mpsc::channel(1);
+/// sender.try_send('a').unwrap();
+/// assert_eq!(sender.try_send('b'), Err(TrySendError::Full('b')));
+/// receiver.close();
+/// assert_eq!(sender.try_send('b'), Err(TrySendError::Closed('b')));
+/// ```
 #[derive(Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum TrySendError<T> {
@@ -127,6 +153,16 @@ pub enum TrySendError<T> {
 
 impl<T> TrySendError<T> {
     /// The value that was not sent.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let (sender, _receiver) = corespun::local::mpsc::channel(1);
+    /// sender.try_send(vec![1]).unwrap();
+    /// let refused = sender.try_send(vec![2]).unwrap_err();
+    /// // To be sent later, without having been cloned.
+    /// assert_eq!(refused.into_inner(), [2]);
+    /// ```
     pub fn into_inner(self) -> T {
         match self {
             TrySendError::Full(value) | TrySendError::Closed(value) => value,
@@ -144,6 +180,21 @@ impl<T> fmt::Debug for TrySendError<T> {
 }
 
 /// Sends into a bounded channel; clone it for more senders.
+///
+/// # Examples
+///
+/// ```
+/// use corespun::local::mpsc;
+/// use futures::StreamExt;
+///
+/// let (sender, receiver) = mpsc::channel(2);
+/// let other = sender.clone();
+/// sender.try_send(1).unwrap();
+/// other.try_send(2).unwrap();
+/// // The stream ends with the last sender.
+/// drop((sender, other));
+/// assert_eq!(futures::executor::block_on(receiver.collect::<Vec<_>>()), [1, 2]);
+/// ```
 pub struct Sender<T> {
     inner: Rc<Inner<T>>,
 }
@@ -158,6 +209,25 @@ impl<T> Sender<T> {
     /// # Cancel safety
     ///
     /// Cancelled, the value is not sent and is dropped.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use corespun::{local::mpsc, task};
+    ///
+    /// let (sender, mut receiver) = mpsc::channel(1);
+    /// let received = task::scope(async |scope| {
+    ///     let sent = scope.spawn(async move {
+    ///         sender.send(1).await.unwrap();
+    ///         // Waits until the first value was taken.
+    ///         sender.send(2).await
+    ///     });
+    ///     let received = (receiver.recv().await, receiver.recv().await);
+    ///     sent.await.unwrap().unwrap();
+    ///     received
+    /// });
+    /// assert_eq!(futures::executor::block_on(received), (Some(1), Some(2)));
+    /// ```
     pub async fn send(&self, value: T) -> Result<(), SendError<T>> {
         match self.inner.room.acquire(1).await {
             // Closed after it let this one through: nobody may look again.
@@ -176,6 +246,17 @@ impl<T> Sender<T> {
     /// # Errors
     ///
     /// [`TrySendError`] with the value if not.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let (sender, mut receiver) = corespun::local::mpsc::channel(1);
+    /// assert!(sender.try_send(1).is_ok());
+    /// assert!(sender.try_send(2).is_err());
+    /// // Taking one makes a place.
+    /// assert_eq!(receiver.try_recv(), Ok(1));
+    /// assert!(sender.try_send(2).is_ok());
+    /// ```
     pub fn try_send(&self, value: T) -> Result<(), TrySendError<T>> {
         match self.inner.room.take(1) {
             Ok(()) => {
@@ -188,12 +269,35 @@ impl<T> Sender<T> {
     }
 
     /// Whether the receiver is gone or closed.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let (sender, receiver) = corespun::local::mpsc::channel::<u8>(1);
+    /// assert!(!sender.is_closed());
+    /// drop(receiver);
+    /// assert!(sender.is_closed());
+    /// ```
     pub fn is_closed(&self) -> bool {
         self.inner.room.is_closed()
     }
 }
 
 /// Sends into an unbounded channel; clone it for more senders.
+///
+/// # Examples
+///
+/// It takes whatever comes, so something else must bound how much that is:
+///
+/// ```
+///
+/// let (log, mut lines) = corespun::local::mpsc::unbounded();
+/// for number in 0..100 {
+///     log.send(format!("line {number}")).unwrap();
+/// }
+/// assert_eq!(lines.len(), 100);
+/// assert_eq!(lines.try_recv().unwrap(), "line 0");
+/// ```
 pub struct UnboundedSender<T> {
     inner: Rc<Inner<T>>,
 }
@@ -204,6 +308,17 @@ impl<T> UnboundedSender<T> {
     /// # Errors
     ///
     /// [`SendError`] with the value when the receiver is gone or closed.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let (sender, mut receiver) = corespun::local::mpsc::unbounded();
+    /// // Never waits, so that a `Drop` or a poller can send.
+    /// sender.send(1).unwrap();
+    /// assert_eq!(receiver.try_recv(), Ok(1));
+    /// drop(receiver);
+    /// assert_eq!(sender.send(2).unwrap_err().0, 2);
+    /// ```
     pub fn send(&self, value: T) -> Result<(), SendError<T>> {
         if self.inner.room.is_closed() {
             return Err(SendError(value));
@@ -213,6 +328,14 @@ impl<T> UnboundedSender<T> {
     }
 
     /// Whether the receiver is gone or closed.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let (sender, mut receiver) = corespun::local::mpsc::unbounded::<u8>();
+    /// receiver.close();
+    /// assert!(sender.is_closed());
+    /// ```
     pub fn is_closed(&self) -> bool {
         self.inner.room.is_closed()
     }
@@ -252,11 +375,36 @@ sender_traits!(UnboundedSender);
 
 /// Receives from a channel; also a `Stream`, which ends when every sender is
 /// gone, or the channel is closed, and the queue is empty.
+///
+/// # Examples
+///
+/// ```
+/// use futures::{StreamExt, executor::block_on};
+///
+/// let (sender, mut receiver) = corespun::local::mpsc::unbounded();
+/// (1..=4).for_each(|number| sender.send(number).unwrap());
+/// drop(sender);
+/// assert_eq!(block_on(receiver.recv()), Some(1));
+/// // The rest, as a stream.
+/// let even = receiver.filter(|number| std::future::ready(number % 2 == 0));
+/// assert_eq!(block_on(even.collect::<Vec<_>>()), [2, 4]);
+/// ```
 pub struct Receiver<T> {
     inner: Rc<Inner<T>>,
 }
 
 /// Why there is no value.
+///
+/// # Examples
+///
+/// ```
+/// use corespun::local::mpsc::{self, TryRecvError};
+///
+/// let (sender, mut receiver) = mpsc::channel::<u8>(1);
+/// assert_eq!(receiver.try_recv(), Err(TryRecvError::Empty));
+/// drop(sender);
+/// assert_eq!(receiver.try_recv(), Err(TryRecvError::Closed));
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum TryRecvError {
@@ -274,11 +422,49 @@ impl<T> Receiver<T> {
     /// # Cancel safety
     ///
     /// Cancelled, no value is lost.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use futures::executor::block_on;
+    ///
+    /// let (sender, mut receiver) = corespun::local::mpsc::channel(8);
+    /// sender.try_send("read").unwrap();
+    /// sender.try_send("flush").unwrap();
+    /// drop(sender);
+    /// let mut requests = Vec::new();
+    /// block_on(async {
+    ///     while let Some(request) = receiver.recv().await {
+    ///         requests.push(request);
+    ///     }
+    /// });
+    /// assert_eq!(requests, ["read", "flush"]);
+    /// ```
     pub async fn recv(&mut self) -> Option<T> {
         poll_fn(|cx| self.poll_recv(cx)).await
     }
 
     /// The form of [`Receiver::recv`] for hand-written futures.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::future::poll_fn;
+    /// use std::task::Poll;
+    ///
+    /// let (sender, mut receiver) = corespun::local::mpsc::unbounded();
+    /// sender.send(1).unwrap();
+    /// sender.send(2).unwrap();
+    /// // Everything that is there, in one poll.
+    /// let batch = poll_fn(|cx| {
+    ///     let mut batch = Vec::new();
+    ///     while let Poll::Ready(Some(value)) = receiver.poll_recv(cx) {
+    ///         batch.push(value);
+    ///     }
+    ///     Poll::Ready(batch)
+    /// });
+    /// assert_eq!(futures::executor::block_on(batch), [1, 2]);
+    /// ```
     pub fn poll_recv(&mut self, cx: &mut Context<'_>) -> Poll<Option<T>> {
         let budget = ready!(poll_budget(cx));
         match self.try_recv() {
@@ -304,6 +490,15 @@ impl<T> Receiver<T> {
     /// # Errors
     ///
     /// [`TryRecvError`] if not.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let (sender, mut receiver) = corespun::local::mpsc::unbounded();
+    /// assert!(receiver.try_recv().is_err());
+    /// sender.send(5).unwrap();
+    /// assert_eq!(receiver.try_recv(), Ok(5));
+    /// ```
     pub fn try_recv(&mut self) -> Result<T, TryRecvError> {
         let value = self.inner.queue.borrow_mut().pop_front();
         match value {
@@ -319,16 +514,45 @@ impl<T> Receiver<T> {
     }
 
     /// Refuses what is sent from now on; what is in the queue can be received.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let (sender, mut receiver) = corespun::local::mpsc::unbounded();
+    /// sender.send("accepted").unwrap();
+    /// receiver.close();
+    /// assert!(sender.send("too late").is_err());
+    /// assert_eq!(receiver.try_recv(), Ok("accepted"));
+    /// ```
     pub fn close(&mut self) {
         self.inner.room.close();
     }
 
     /// How many values are in the queue.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let (sender, receiver) = corespun::local::mpsc::channel(4);
+    /// sender.try_send(1).unwrap();
+    /// sender.try_send(2).unwrap();
+    /// assert_eq!(receiver.len(), 2);
+    /// ```
     pub fn len(&self) -> usize {
         self.inner.queue.borrow().len()
     }
 
     /// Whether no value is in the queue.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let (sender, mut receiver) = corespun::local::mpsc::channel(4);
+    /// sender.try_send(1).unwrap();
+    /// assert!(!receiver.is_empty());
+    /// receiver.try_recv().unwrap();
+    /// assert!(receiver.is_empty());
+    /// ```
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }

@@ -40,6 +40,20 @@ pub struct Mutex<T> {
 
 impl<T> Mutex<T> {
     /// A mutex that nobody holds.
+    ///
+    /// # Examples
+    ///
+    /// As it is `const`, a thread-local may hold one:
+    ///
+    /// ```
+    ///
+    /// use corespun::local::Mutex;
+    ///
+    /// thread_local! {
+    ///     static NEXT_ID: Mutex<u64> = const { Mutex::new(1) };
+    /// }
+    /// assert_eq!(NEXT_ID.with(|next| *next.try_lock().unwrap()), 1);
+    /// ```
     pub const fn new(value: T) -> Self {
         Mutex {
             turn: Semaphore::new(1),
@@ -52,6 +66,28 @@ impl<T> Mutex<T> {
     /// # Cancel safety
     ///
     /// Cancelled, the lock is not held, and the place in the queue is lost.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use corespun::{local::Mutex, task};
+    ///
+    /// let log = Mutex::new(Vec::new());
+    /// let both = task::scope(async |scope| {
+    ///     for name in ["a", "b"] {
+    ///         let log = &log;
+    ///         scope.spawn(async move {
+    ///             let mut log = log.lock().await;
+    ///             log.push(format!("{name} begins"));
+    ///             task::yield_now().await;
+    ///             log.push(format!("{name} ends"));
+    ///         });
+    ///     }
+    /// });
+    /// futures::executor::block_on(both);
+    /// // Held across the wait, so that nothing comes between.
+    /// assert_eq!(log.into_inner(), ["a begins", "a ends", "b begins", "b ends"]);
+    /// ```
     pub async fn lock(&self) -> MutexGuard<'_, T> {
         let permit = self.turn.acquire(1).await;
         let permit = permit.expect("a mutex never closes its semaphore");
@@ -59,6 +95,16 @@ impl<T> Mutex<T> {
     }
 
     /// The lock, if nobody holds it or waits for it.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let table = corespun::local::Mutex::new([0; 4]);
+    /// let held = table.try_lock().unwrap();
+    /// assert!(table.try_lock().is_none());
+    /// drop(held);
+    /// assert!(table.try_lock().is_some());
+    /// ```
     pub fn try_lock(&self) -> Option<MutexGuard<'_, T>> {
         let permit = self.turn.try_acquire(1).ok()?;
         Some(self.guard(permit))
@@ -72,11 +118,28 @@ impl<T> Mutex<T> {
     }
 
     /// The value, which nobody can hold.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let mut table = corespun::local::Mutex::new(vec![1]);
+    /// // Borrowed mutably, nobody else can have it.
+    /// table.get_mut().push(2);
+    /// assert_eq!(*table.try_lock().unwrap(), [1, 2]);
+    /// ```
     pub fn get_mut(&mut self) -> &mut T {
         self.value.get_mut()
     }
 
     /// The value.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let table = corespun::local::Mutex::new(vec![1]);
+    /// table.try_lock().unwrap().push(2);
+    /// assert_eq!(table.into_inner(), [1, 2]);
+    /// ```
     pub fn into_inner(self) -> T {
         self.value.into_inner()
     }
@@ -89,6 +152,17 @@ impl<T: fmt::Debug> fmt::Debug for Mutex<T> {
 }
 
 /// The value of a [`Mutex`], held until this is dropped.
+///
+/// # Examples
+///
+/// ```
+/// let count = corespun::local::Mutex::new(1);
+/// let mut guard = count.try_lock().unwrap();
+/// *guard += 1;
+/// assert_eq!(*guard, 2);
+/// drop(guard);
+/// assert_eq!(count.into_inner(), 2);
+/// ```
 #[must_use = "dropping the guard gives the lock free"]
 pub struct MutexGuard<'a, T> {
     // Dropped before the permit, which lets the next one borrow it.

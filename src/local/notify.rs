@@ -45,6 +45,16 @@ enum How {
 
 impl Notify {
     /// Without a notification.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use corespun::local::Notify;
+    /// use futures::FutureExt;
+    ///
+    /// let idle = Notify::new();
+    /// assert_eq!(idle.notified().now_or_never(), None);
+    /// ```
     pub const fn new() -> Self {
         Notify {
             stored: Cell::new(false),
@@ -55,6 +65,20 @@ impl Notify {
 
     /// Wakes the task that has waited longest. If none waits, the next one to
     /// wait does not have to; several notifications that nobody took count once.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use corespun::local::Notify;
+    /// use futures::FutureExt;
+    ///
+    /// let work = Notify::new();
+    /// // Nobody waits: kept for the next one, once.
+    /// work.notify_one();
+    /// work.notify_one();
+    /// assert!(work.notified().now_or_never().is_some());
+    /// assert!(work.notified().now_or_never().is_none());
+    /// ```
     pub fn notify_one(&self) {
         let waker = self.waiters.borrow_mut().let_through(How::One);
         match waker {
@@ -65,6 +89,20 @@ impl Notify {
 
     /// Wakes all that wait, and all that hold a [`Notified`] made before, polled
     /// or not. Nothing is kept for later ones.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use corespun::local::Notify;
+    /// use futures::FutureExt;
+    ///
+    /// let reconfigured = Notify::new();
+    /// let (first, second) = (reconfigured.notified(), reconfigured.notified());
+    /// reconfigured.notify_waiters();
+    /// assert!(first.now_or_never().is_some());
+    /// assert!(second.now_or_never().is_some());
+    /// assert!(reconfigured.notified().now_or_never().is_none());
+    /// ```
     pub fn notify_waiters(&self) {
         self.round.set(self.round.get() + 1);
         loop {
@@ -82,6 +120,34 @@ impl Notify {
     ///
     /// A notification that a dropped waiter was given and had not seen goes to
     /// the next.
+    ///
+    /// # Examples
+    ///
+    /// Made before the condition is looked at, it misses no notification that comes
+    /// in between:
+    ///
+    /// ```
+    ///
+    /// use std::cell::Cell;
+    /// use corespun::{local::Notify, task};
+    ///
+    /// let (closed, open) = (Notify::new(), Cell::new(1));
+    /// let drained = task::scope(async |scope| {
+    ///     scope.spawn(async {
+    ///         open.set(open.get() - 1);
+    ///         closed.notify_waiters();
+    ///     });
+    ///     loop {
+    ///         let change = closed.notified();
+    ///         if open.get() == 0 {
+    ///             break;
+    ///         }
+    ///         change.await;
+    ///     }
+    /// });
+    /// futures::executor::block_on(drained);
+    /// assert_eq!(open.get(), 0);
+    /// ```
     pub fn notified(&self) -> Notified<'_> {
         Notified {
             notify: self,
@@ -112,6 +178,26 @@ enum State {
 }
 
 /// The future of [`Notify::notified`].
+///
+/// # Examples
+///
+/// Dropped with a notification that it has not seen, it passes that on:
+///
+/// ```
+///
+/// use corespun::local::Notify;
+/// use futures::{FutureExt, poll};
+///
+/// let work = Notify::new();
+/// let passed_on = async {
+///     let mut first = Box::pin(work.notified());
+///     assert!(poll!(&mut first).is_pending());
+///     work.notify_one();
+///     drop(first);
+///     work.notified().now_or_never()
+/// };
+/// assert_eq!(futures::executor::block_on(passed_on), Some(()));
+/// ```
 #[must_use = "futures do nothing unless awaited"]
 pub struct Notified<'a> {
     notify: &'a Notify,

@@ -54,6 +54,16 @@ fn keep(place: &Cell<Option<Waker>>, waker: &Waker) {
 }
 
 /// The sending half; dropped unsent, the receiver learns of it.
+///
+/// # Examples
+///
+/// ```
+/// use corespun::local::oneshot::{self, RecvError};
+///
+/// let (sender, receiver) = oneshot::channel::<u8>();
+/// drop(sender);
+/// assert_eq!(futures::executor::block_on(receiver), Err(RecvError));
+/// ```
 pub struct Sender<T> {
     inner: Rc<Inner<T>>,
 }
@@ -64,6 +74,20 @@ impl<T> Sender<T> {
     /// # Errors
     ///
     /// The value, when the receiver is gone or closed.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use corespun::local::oneshot;
+    ///
+    /// let (reply, receiver) = oneshot::channel();
+    /// assert_eq!(reply.send("done"), Ok(()));
+    /// assert_eq!(futures::executor::block_on(receiver), Ok("done"));
+    ///
+    /// let (reply, receiver) = oneshot::channel();
+    /// drop(receiver);
+    /// assert_eq!(reply.send("nobody waits"), Err("nobody waits"));
+    /// ```
     pub fn send(self, value: T) -> Result<(), T> {
         if self.inner.closed.get() {
             return Err(value);
@@ -74,6 +98,16 @@ impl<T> Sender<T> {
     }
 
     /// Whether the receiver is gone or closed.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let (reply, receiver) = corespun::local::oneshot::channel::<u8>();
+    /// assert!(!reply.is_closed());
+    /// // Whoever asked has gone: the work can be left.
+    /// drop(receiver);
+    /// assert!(reply.is_closed());
+    /// ```
     pub fn is_closed(&self) -> bool {
         self.inner.closed.get()
     }
@@ -83,6 +117,25 @@ impl<T> Sender<T> {
     /// # Cancel safety
     ///
     /// Cancelled, nothing is lost.
+    ///
+    /// # Examples
+    ///
+    /// Ends work that nobody wants any more:
+    ///
+    /// ```
+    ///
+    /// use corespun::local::oneshot;
+    /// use futures::future::{Either, pending, select};
+    ///
+    /// let (mut reply, receiver) = oneshot::channel::<u8>();
+    /// drop(receiver);
+    /// let abandoned = async {
+    ///     let work = Box::pin(pending::<u8>());
+    ///     let closed = Box::pin(reply.closed());
+    ///     matches!(select(work, closed).await, Either::Right(_))
+    /// };
+    /// assert!(futures::executor::block_on(abandoned));
+    /// ```
     pub async fn closed(&mut self) {
         poll_fn(|cx| {
             if self.inner.closed.get() {
@@ -115,17 +168,55 @@ impl<T> fmt::Debug for Sender<T> {
 /// # Cancel safety
 ///
 /// Awaiting `&mut receiver` may be cancelled and repeated.
+///
+/// # Examples
+///
+/// ```
+/// use corespun::{local::oneshot, task, thread::ThreadLib};
+///
+/// let mut runner = ThreadLib::new().thread().build()?.attach();
+/// let (reply, receiver) = oneshot::channel();
+/// let waiter = runner.enter(|| task::spawn_local(receiver));
+/// runner.poll(0, 0);
+/// assert!(!waiter.is_finished());
+/// reply.send(5).unwrap();
+/// runner.poll(0, 0);
+/// assert_eq!(futures::executor::block_on(waiter).unwrap(), Ok(5));
+/// # Ok::<(), corespun::thread::CreateError>(())
+/// ```
 #[must_use = "futures do nothing unless awaited"]
 pub struct Receiver<T> {
     inner: Rc<Inner<T>>,
 }
 
 /// The sender of a oneshot channel was dropped without sending.
+///
+/// # Examples
+///
+/// ```
+/// use corespun::local::oneshot;
+///
+/// let (sender, receiver) = oneshot::channel::<u8>();
+/// drop(sender);
+/// let error = futures::executor::block_on(receiver).unwrap_err();
+/// assert_eq!(error.to_string(), "the sender was dropped without sending a value");
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the sender was dropped without sending a value")]
 pub struct RecvError;
 
 /// Why there is no value.
+///
+/// # Examples
+///
+/// ```
+/// use corespun::local::oneshot::{self, TryRecvError};
+///
+/// let (sender, mut receiver) = oneshot::channel::<u8>();
+/// assert_eq!(receiver.try_recv(), Err(TryRecvError::Empty));
+/// drop(sender);
+/// assert_eq!(receiver.try_recv(), Err(TryRecvError::Closed));
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum TryRecvError {
@@ -143,6 +234,15 @@ impl<T> Receiver<T> {
     /// # Errors
     ///
     /// [`TryRecvError`] if not.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let (sender, mut receiver) = corespun::local::oneshot::channel();
+    /// assert!(receiver.try_recv().is_err());
+    /// sender.send(5).unwrap();
+    /// assert_eq!(receiver.try_recv(), Ok(5));
+    /// ```
     pub fn try_recv(&mut self) -> Result<T, TryRecvError> {
         match self.inner.value.take() {
             Some(value) => Ok(value),
@@ -153,6 +253,15 @@ impl<T> Receiver<T> {
     }
 
     /// Refuses a value that was not sent yet.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let (sender, mut receiver) = corespun::local::oneshot::channel();
+    /// receiver.close();
+    /// assert_eq!(sender.send(5), Err(5));
+    /// assert!(receiver.try_recv().is_err());
+    /// ```
     pub fn close(&mut self) {
         self.inner.closed.set(true);
         if let Some(waker) = self.inner.sender.take() {

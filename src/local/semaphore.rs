@@ -35,6 +35,16 @@ pub struct Semaphore {
 
 impl Semaphore {
     /// A semaphore with so many permits.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use corespun::local::Semaphore;
+    ///
+    /// // At most 32 requests in flight.
+    /// let in_flight = Semaphore::new(32);
+    /// assert_eq!(in_flight.available_permits(), 32);
+    /// ```
     pub const fn new(permits: usize) -> Self {
         Semaphore {
             permits: Cell::new(permits),
@@ -53,6 +63,28 @@ impl Semaphore {
     /// # Cancel safety
     ///
     /// Cancelled, no permit is taken, and the place in the queue is lost.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::cell::Cell;
+    /// use corespun::{local::Semaphore, task};
+    ///
+    /// let (slots, running, most) = (Semaphore::new(2), Cell::new(0), Cell::new(0));
+    /// let all = task::scope(async |scope| {
+    ///     for _ in 0..5 {
+    ///         scope.spawn(async {
+    ///             let _slot = slots.acquire(1).await.unwrap();
+    ///             running.set(running.get() + 1);
+    ///             most.set(most.get().max(running.get()));
+    ///             task::yield_now().await;
+    ///             running.set(running.get() - 1);
+    ///         });
+    ///     }
+    /// });
+    /// futures::executor::block_on(all);
+    /// assert_eq!(most.get(), 2);
+    /// ```
     pub fn acquire(&self, permits: usize) -> Acquire<&Semaphore> {
         Acquire::new(self, permits)
     }
@@ -62,6 +94,31 @@ impl Semaphore {
     /// # Errors
     ///
     /// As [`Semaphore::acquire`].
+    ///
+    /// # Examples
+    ///
+    /// For a task, which may not borrow:
+    ///
+    /// ```
+    ///
+    /// use std::rc::Rc;
+    /// use corespun::{local::Semaphore, task, thread::ThreadLib};
+    ///
+    /// let mut runner = ThreadLib::new().thread().build()?.attach();
+    /// let slots = Rc::new(Semaphore::new(2));
+    /// let mine = slots.clone();
+    /// let request = runner.enter(|| task::spawn_local(async move {
+    ///     let _slot = mine.acquire_owned(1).await.unwrap();
+    ///     std::future::pending::<()>().await
+    /// }));
+    /// runner.poll(0, 0);
+    /// assert_eq!(slots.available_permits(), 1);
+    /// // Given back when the task's future is dropped.
+    /// request.abort();
+    /// runner.poll(0, 0);
+    /// assert_eq!(slots.available_permits(), 2);
+    /// # Ok::<(), corespun::thread::CreateError>(())
+    /// ```
     pub fn acquire_owned(self: Rc<Self>, permits: usize) -> Acquire<Rc<Semaphore>> {
         Acquire::new(self, permits)
     }
@@ -71,6 +128,18 @@ impl Semaphore {
     /// # Errors
     ///
     /// [`TryAcquireError`] if not.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use corespun::local::{Semaphore, TryAcquireError};
+    ///
+    /// let slots = Semaphore::new(1);
+    /// let slot = slots.try_acquire(1).unwrap();
+    /// assert_eq!(slots.try_acquire(1).unwrap_err(), TryAcquireError::NoPermits);
+    /// drop(slot);
+    /// assert!(slots.try_acquire(1).is_ok());
+    /// ```
     pub fn try_acquire(&self, permits: usize) -> Result<Permit<&Semaphore>, TryAcquireError> {
         self.take(permits)?;
         Ok(Permit {
@@ -92,6 +161,17 @@ impl Semaphore {
     }
 
     /// Adds permits, or gives back those of a permit that was forgotten.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let credits = corespun::local::Semaphore::new(0);
+    /// assert!(credits.try_acquire(1).is_err());
+    /// // The peer grants three more.
+    /// credits.add_permits(3);
+    /// credits.try_acquire(1).unwrap().forget();
+    /// assert_eq!(credits.available_permits(), 2);
+    /// ```
     pub fn add_permits(&self, permits: usize) {
         self.permits.set(self.permits.get() + permits);
         self.hand_out();
@@ -115,6 +195,20 @@ impl Semaphore {
 
     /// Refuses everybody from now on, those who wait included. Permits that are
     /// out stay valid.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use corespun::local::{Closed, Semaphore};
+    ///
+    /// let slots = Semaphore::new(1);
+    /// let last = slots.try_acquire(1).unwrap();
+    /// let waits = slots.acquire(1);
+    /// slots.close();
+    /// assert_eq!(futures::executor::block_on(waits).unwrap_err(), Closed);
+    /// // What is in flight goes on.
+    /// assert_eq!(last.num_permits(), 1);
+    /// ```
     pub fn close(&self) {
         self.closed.set(true);
         loop {
@@ -127,11 +221,28 @@ impl Semaphore {
     }
 
     /// Whether [`Semaphore::close`] was called.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let slots = corespun::local::Semaphore::new(1);
+    /// assert!(!slots.is_closed());
+    /// slots.close();
+    /// assert!(slots.is_closed());
+    /// ```
     pub fn is_closed(&self) -> bool {
         self.closed.get()
     }
 
     /// How many permits are free.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let slots = corespun::local::Semaphore::new(8);
+    /// let _some = slots.try_acquire(3).unwrap();
+    /// assert_eq!(slots.available_permits(), 5);
+    /// ```
     pub fn available_permits(&self) -> usize {
         self.permits.get()
     }
@@ -147,11 +258,33 @@ impl fmt::Debug for Semaphore {
 }
 
 /// The semaphore was closed.
+///
+/// # Examples
+///
+/// ```
+/// use corespun::local::Semaphore;
+///
+/// let slots = Semaphore::new(0);
+/// slots.close();
+/// let error = futures::executor::block_on(slots.acquire(1)).unwrap_err();
+/// assert_eq!(error.to_string(), "the semaphore is closed");
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the semaphore is closed")]
 pub struct Closed;
 
 /// Why permits were not to be had at once.
+///
+/// # Examples
+///
+/// ```
+/// use corespun::local::{Semaphore, TryAcquireError};
+///
+/// let slots = Semaphore::new(0);
+/// assert_eq!(slots.try_acquire(1).unwrap_err(), TryAcquireError::NoPermits);
+/// slots.close();
+/// assert_eq!(slots.try_acquire(1).unwrap_err(), TryAcquireError::Closed);
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum TryAcquireError {
@@ -164,6 +297,26 @@ pub enum TryAcquireError {
 }
 
 /// The future of [`Semaphore::acquire`].
+///
+/// # Examples
+///
+/// Its place in the queue is that of its first poll:
+///
+/// ```
+///
+/// use corespun::local::Semaphore;
+/// use futures::poll;
+///
+/// let slots = Semaphore::new(0);
+/// futures::executor::block_on(async {
+///     let (mut made_first, mut polled_first) = (slots.acquire(1), slots.acquire(1));
+///     assert!(poll!(&mut polled_first).is_pending());
+///     assert!(poll!(&mut made_first).is_pending());
+///     slots.add_permits(1);
+///     assert!(poll!(&mut made_first).is_pending());
+///     assert!(poll!(&mut polled_first).is_ready());
+/// });
+/// ```
 #[must_use = "futures do nothing unless awaited"]
 pub struct Acquire<S: Deref<Target = Semaphore>> {
     /// `None` once complete.
@@ -249,6 +402,17 @@ impl<S: Deref<Target = Semaphore>> fmt::Debug for Acquire<S> {
 }
 
 /// Permits of a [`Semaphore`], given back when dropped.
+///
+/// # Examples
+///
+/// ```
+/// let slots = corespun::local::Semaphore::new(4);
+/// {
+///     let _slot = slots.try_acquire(4).unwrap();
+///     assert_eq!(slots.available_permits(), 0);
+/// }
+/// assert_eq!(slots.available_permits(), 4);
+/// ```
 #[must_use = "dropping a permit gives it back at once"]
 pub struct Permit<S: Deref<Target = Semaphore>> {
     /// `None` once given up.
@@ -258,11 +422,28 @@ pub struct Permit<S: Deref<Target = Semaphore>> {
 
 impl<S: Deref<Target = Semaphore>> Permit<S> {
     /// Gives the permits up for good; the semaphore has so many less.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let slots = corespun::local::Semaphore::new(4);
+    /// // One slot less, as its device was removed.
+    /// slots.try_acquire(1).unwrap().forget();
+    /// assert_eq!(slots.available_permits(), 3);
+    /// ```
     pub fn forget(mut self) {
         self.semaphore = None;
     }
 
     /// How many permits it stands for.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let slots = corespun::local::Semaphore::new(4);
+    /// let wide = slots.try_acquire(3).unwrap();
+    /// assert_eq!(wide.num_permits(), 3);
+    /// ```
     pub fn num_permits(&self) -> usize {
         self.permits
     }

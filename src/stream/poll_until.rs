@@ -68,6 +68,31 @@ impl<T> Drop for WakeOnDrop<T> {
 }
 
 /// The future of [`poll_until`].
+///
+/// # Examples
+///
+/// Waits for a flag that nobody signals, such as one in a device's memory:
+///
+/// ```
+///
+/// use std::{cell::Cell, rc::Rc, task::Poll};
+/// use corespun::{stream, task, thread::ThreadLib};
+///
+/// let mut runner = ThreadLib::new().thread().build()?.attach();
+/// let ready = Rc::new(Cell::new(false));
+/// let seen = ready.clone();
+/// let up = runner.enter(|| task::spawn_local(stream::poll_until(move || match seen.get() {
+///     true => Poll::Ready(()),
+///     false => Poll::Pending,
+/// })));
+/// runner.poll(0, 0);
+/// assert!(runner.has_active_pollers());
+/// ready.set(true);
+/// runner.poll(0, 0);
+/// runner.poll(0, 0);
+/// assert!(up.is_finished() && !runner.has_pollers());
+/// # Ok::<(), corespun::thread::CreateError>(())
+/// ```
 #[must_use = "futures do nothing unless awaited"]
 pub struct PollUntil<T, F> {
     f: Option<F>,

@@ -91,6 +91,27 @@ impl<T: 'static> PollerStream<T> {
     /// # Errors
     ///
     /// [`PollerError`] when no SpdkThread is current or it has exited.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::{cell::RefCell, collections::VecDeque, rc::Rc};
+    /// use corespun::{stream::PollerStream, task, thread::ThreadLib};
+    /// use futures::StreamExt;
+    ///
+    /// let mut runner = ThreadLib::new().thread().build()?.attach();
+    /// let device = Rc::new(RefCell::new(VecDeque::from(["read done", "write done"])));
+    /// let queue = device.clone();
+    /// let first = runner.enter(|| {
+    ///     let mut completions = PollerStream::active(move || queue.borrow_mut().pop_front()).unwrap();
+    ///     task::spawn_local(async move { completions.next().await })
+    /// });
+    /// while !first.is_finished() {
+    ///     runner.poll(0, 0);
+    /// }
+    /// assert_eq!(futures::executor::block_on(first).unwrap(), Some("read done"));
+    /// # Ok::<(), corespun::thread::CreateError>(())
+    /// ```
     pub fn active<R>(f: impl FnMut() -> R + 'static) -> Result<Self, PollerError>
     where
         R: PollerItem<Item = T>,
@@ -103,6 +124,26 @@ impl<T: 'static> PollerStream<T> {
     /// # Errors
     ///
     /// [`PollerError`] when no SpdkThread is current or it has exited.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use corespun::{stream::PollerStream, thread::ThreadLib, time};
+    ///
+    /// let (clock, hand) = corespun::clock::Clock::virtual_at(1_000_000);
+    /// let mut runner = ThreadLib::builder().clock(clock).build().thread().build()?.attach();
+    /// let samples = runner.enter(|| {
+    ///     PollerStream::timed(Duration::from_micros(10), || Some(time::now())).unwrap()
+    /// });
+    /// for _ in 0..25 {
+    ///     runner.poll(0, 0);
+    ///     hand.advance(1);
+    /// }
+    /// // At 10 and at 20.
+    /// assert_eq!(samples.queued(), 2);
+    /// # Ok::<(), corespun::thread::CreateError>(())
+    /// ```
     pub fn timed<R>(period: Duration, f: impl FnMut() -> R + 'static) -> Result<Self, PollerError>
     where
         R: PollerItem<Item = T>,
@@ -113,16 +154,62 @@ impl<T: 'static> PollerStream<T> {
 
 impl<T> PollerStream<T> {
     /// With a name, a period or another buffer.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use corespun::{stream::PollerStream, thread::ThreadLib};
+    ///
+    /// let mut runner = ThreadLib::new().thread().build()?.attach();
+    /// let link = runner
+    ///     .enter(|| PollerStream::<bool>::builder().name("link state").register(|| Some(true)))
+    ///     .unwrap();
+    /// assert_eq!(link.poller().unwrap().name(), "link state");
+    /// # Ok::<(), corespun::thread::CreateError>(())
+    /// ```
     pub fn builder() -> PollerStreamBuilder {
         PollerStreamBuilder::default()
     }
 
     /// The poller behind the stream, until the stream has ended.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use corespun::{stream::PollerStream, thread::ThreadLib};
+    ///
+    /// let mut runner = ThreadLib::new().thread().build()?.attach();
+    /// let numbers = runner.enter(|| PollerStream::active(|| Some(1))).unwrap();
+    /// // Nothing is looked for while it is paused.
+    /// numbers.poller().unwrap().pause();
+    /// runner.poll(0, 0);
+    /// assert_eq!(numbers.queued(), 0);
+    /// numbers.poller().unwrap().resume();
+    /// runner.poll(0, 0);
+    /// assert_eq!(numbers.queued(), 1);
+    /// # Ok::<(), corespun::thread::CreateError>(())
+    /// ```
     pub fn poller(&self) -> Option<&Poller> {
         self.poller.as_ref()
     }
 
     /// How many items wait to be taken.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use corespun::{stream::PollerStream, thread::ThreadLib};
+    /// use futures::{FutureExt, StreamExt};
+    ///
+    /// let mut runner = ThreadLib::new().thread().build()?.attach();
+    /// let mut numbers = runner.enter(|| PollerStream::active(|| Some(1))).unwrap();
+    /// runner.poll(0, 0);
+    /// runner.poll(0, 0);
+    /// assert_eq!(numbers.queued(), 2);
+    /// runner.enter(|| numbers.next().now_or_never());
+    /// assert_eq!(numbers.queued(), 1);
+    /// # Ok::<(), corespun::thread::CreateError>(())
+    /// ```
     pub fn queued(&self) -> usize {
         self.buffer.items.borrow().len()
     }
@@ -179,6 +266,23 @@ impl<T> fmt::Debug for PollerStream<T> {
 }
 
 /// Settings of a [`PollerStream`].
+///
+/// # Examples
+///
+/// ```
+/// use std::time::Duration;
+/// use corespun::{stream::PollerStreamBuilder, thread::ThreadLib};
+///
+/// let mut runner = ThreadLib::new().thread().build()?.attach();
+/// let beats = PollerStreamBuilder::default()
+///     .name("heartbeat")
+///     .period(Duration::from_millis(100))
+///     .capacity(1);
+/// let beats = runner.enter(|| beats.register(|| Some("alive"))).unwrap();
+/// assert!(runner.next_expiration().is_some());
+/// # drop(beats);
+/// # Ok::<(), corespun::thread::CreateError>(())
+/// ```
 #[derive(Clone, Debug)]
 #[must_use = "call `register`"]
 pub struct PollerStreamBuilder {
@@ -199,12 +303,42 @@ impl Default for PollerStreamBuilder {
 
 impl PollerStreamBuilder {
     /// A name for introspection, cut at 256 bytes.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use corespun::{stream::PollerStream, thread::ThreadLib};
+    ///
+    /// let mut runner = ThreadLib::new().thread().build()?.attach();
+    /// let builder = PollerStream::<u8>::builder().name("admin queue");
+    /// let queue = runner.enter(|| builder.register(|| None::<u8>)).unwrap();
+    /// assert_eq!(queue.poller().unwrap().name(), "admin queue");
+    /// # Ok::<(), corespun::thread::CreateError>(())
+    /// ```
     pub fn name(mut self, name: impl Into<String>) -> Self {
         self.name = Some(name.into());
         self
     }
 
     /// Calls the closure once per `period` only, unless that is zero.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use corespun::{stream::PollerStream, thread::ThreadLib};
+    ///
+    /// let (clock, hand) = corespun::clock::Clock::virtual_at(1_000_000);
+    /// let mut runner = ThreadLib::builder().clock(clock).build().thread().build()?.attach();
+    /// let builder = PollerStream::<u8>::builder().period(Duration::from_micros(10));
+    /// let health = runner.enter(|| builder.register(|| Some(100))).unwrap();
+    /// runner.poll(0, 0);
+    /// assert_eq!(health.queued(), 0);
+    /// hand.advance(10);
+    /// runner.poll(0, 0);
+    /// assert_eq!(health.queued(), 1);
+    /// # Ok::<(), corespun::thread::CreateError>(())
+    /// ```
     pub fn period(mut self, period: Duration) -> Self {
         self.period = period;
         self
@@ -212,6 +346,23 @@ impl PollerStreamBuilder {
 
     /// How many items wait for the consumer before the poller pauses itself; 16
     /// unless set, 1 at least.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use corespun::{stream::PollerStream, thread::ThreadLib};
+    ///
+    /// let mut runner = ThreadLib::new().thread().build()?.attach();
+    /// let builder = PollerStream::<u8>::builder().capacity(2);
+    /// let bytes = runner.enter(|| builder.register(|| Some(0))).unwrap();
+    /// for _ in 0..5 {
+    ///     runner.poll(0, 0);
+    /// }
+    /// // Full: the poller has paused itself, and nothing was dropped.
+    /// assert_eq!(bytes.queued(), 2);
+    /// assert!(!runner.has_active_pollers());
+    /// # Ok::<(), corespun::thread::CreateError>(())
+    /// ```
     pub fn capacity(mut self, items: usize) -> Self {
         self.capacity = items.max(1);
         self
@@ -222,6 +373,29 @@ impl PollerStreamBuilder {
     /// # Errors
     ///
     /// [`PollerError`] when no SpdkThread is current or it has exited.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::task::Poll;
+    /// use corespun::{stream::PollerStream, task, thread::ThreadLib};
+    /// use futures::StreamExt;
+    ///
+    /// let mut runner = ThreadLib::new().thread().build()?.attach();
+    /// let mut left = 3;
+    /// let countdown = runner.enter(|| {
+    ///     let numbers = PollerStream::<u32>::builder().register(move || {
+    ///         left -= 1;
+    ///         Poll::Ready((left > 0).then_some(left))
+    ///     });
+    ///     task::spawn_local(numbers.unwrap().collect::<Vec<_>>())
+    /// });
+    /// while !countdown.is_finished() {
+    ///     runner.poll(0, 0);
+    /// }
+    /// assert_eq!(futures::executor::block_on(countdown).unwrap(), [2, 1]);
+    /// # Ok::<(), corespun::thread::CreateError>(())
+    /// ```
     pub fn register<R>(
         self,
         mut f: impl FnMut() -> R + 'static,

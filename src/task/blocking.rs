@@ -152,6 +152,17 @@ impl ThreadLib {
     /// # Errors
     ///
     /// As there.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use corespun::thread::ThreadLib;
+    ///
+    /// let library = ThreadLib::new();
+    /// let here = std::thread::current().id();
+    /// let there = library.spawn_blocking(|| std::thread::current().id());
+    /// assert_ne!(futures::executor::block_on(there).unwrap(), here);
+    /// ```
     pub fn spawn_blocking<F, R>(&self, f: F) -> Blocking<R>
     where
         F: FnOnce() -> R + Send + 'static,
@@ -178,6 +189,25 @@ impl ThreadLib {
 }
 
 /// The future of [`spawn_blocking`].
+///
+/// # Examples
+///
+/// Calls run side by side, from when they were made:
+///
+/// ```
+///
+/// use std::sync::mpsc;
+/// use corespun::thread::ThreadLib;
+///
+/// let library = ThreadLib::new();
+/// let (sender, receiver) = mpsc::channel();
+/// let waits = library.spawn_blocking(move || receiver.recv().unwrap());
+/// let sends = library.spawn_blocking(move || sender.send(5).unwrap());
+/// futures::executor::block_on(async {
+///     assert_eq!(waits.await.unwrap(), 5);
+///     sends.await.unwrap();
+/// });
+/// ```
 #[must_use = "it runs without being awaited, but its result is lost"]
 pub struct Blocking<R> {
     reply: oneshot::Receiver<Result<R, Payload>>,

@@ -130,6 +130,29 @@ pub fn unconstrained<F: Future>(future: F) -> Unconstrained<F> {
 }
 
 /// The future of [`unconstrained`].
+///
+/// # Examples
+///
+/// ```
+/// use corespun::{task, thread::ThreadLib};
+///
+/// let mut runner = ThreadLib::new().thread().build()?.attach();
+/// let greedy = task::unconstrained(async {
+///     for _ in 0..1000 {
+///         task::consume_budget().await;
+///     }
+/// });
+/// let done = runner.enter(|| task::spawn_local(async {
+///     greedy.await;
+///     // Only what is inside is without a budget.
+///     for _ in 0..1000 {
+///         task::consume_budget().await;
+///     }
+/// }));
+/// runner.poll(0, 0);
+/// assert!(!done.is_finished());
+/// # Ok::<(), corespun::thread::CreateError>(())
+/// ```
 #[pin_project]
 #[derive(Debug)]
 #[must_use = "futures do nothing unless awaited"]

@@ -104,6 +104,24 @@ impl SpdkThread {
     /// # Errors
     ///
     /// [`SendError`] with `f`, which was not run.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use corespun::thread::ThreadLib;
+    ///
+    /// let mut worker = ThreadLib::new().thread().message_limit(2).build()?.attach();
+    /// let thread = worker.handle();
+    /// let accepted = [thread.try_call(|| 1).unwrap(), thread.try_call(|| 2).unwrap()];
+    /// // Full; the closure comes back.
+    /// let refused = thread.try_call(|| 3).unwrap_err();
+    /// worker.poll(0, 0);
+    /// let third = thread.try_call(refused.into_message()).unwrap();
+    /// worker.poll(0, 0);
+    /// assert_eq!(futures::executor::block_on(third).unwrap(), 3);
+    /// # drop(accepted);
+    /// # Ok::<(), corespun::thread::CreateError>(())
+    /// ```
     pub fn try_call<F, R>(&self, f: F) -> Result<Call<R>, SendError<F>>
     where
         F: FnOnce() -> R + Send + 'static,
@@ -161,6 +179,27 @@ impl SpdkThread {
     /// # Errors
     ///
     /// [`SendError`] with `make`, which was not run.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use corespun::{task, thread::ThreadLib};
+    ///
+    /// let mut runner = ThreadLib::new().thread().build()?.attach();
+    /// let thread = runner.handle();
+    /// let call = thread.try_call_async(async || {
+    ///     task::yield_now().await;
+    ///     5
+    /// });
+    /// let call = call.unwrap();
+    /// runner.poll(0, 0);
+    /// runner.poll(0, 0);
+    /// assert_eq!(futures::executor::block_on(call).unwrap(), 5);
+    /// // A thread that is gone says so at once.
+    /// drop(runner);
+    /// assert!(thread.try_call_async(async || 5).is_err());
+    /// # Ok::<(), corespun::thread::CreateError>(())
+    /// ```
     #[track_caller]
     pub fn try_call_async<M, F>(&self, make: M) -> Result<CallAsync<F::Output>, SendError<M>>
     where
@@ -189,6 +228,20 @@ impl SpdkThread {
 }
 
 /// Why a call has no result.
+///
+/// # Examples
+///
+/// ```
+/// use corespun::{task::CallError, thread::ThreadLib};
+///
+/// let runner = ThreadLib::new().thread().name("disk").build()?.attach();
+/// let call = runner.handle().call(|| 5);
+/// drop(runner);
+/// let error = futures::executor::block_on(call).unwrap_err();
+/// assert!(matches!(&error, CallError::Exited { thread } if thread == "disk"));
+/// assert_eq!(error.to_string(), r#"thread "disk" exited before it finished the call"#);
+/// # Ok::<(), corespun::thread::CreateError>(())
+/// ```
 #[derive(thiserror::Error)]
 #[non_exhaustive]
 pub enum CallError {
@@ -234,11 +287,37 @@ impl CallError {
     }
 
     /// Whether what was called panicked.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use corespun::thread::ThreadLib;
+    ///
+    /// let mut runner = ThreadLib::new().thread().build()?.attach();
+    /// let call = runner.handle().call(|| -> u8 { panic!("bad request") });
+    /// runner.poll(0, 0);
+    /// let error = futures::executor::block_on(call).unwrap_err();
+    /// assert!(error.is_panic());
+    /// assert!(error.to_string().ends_with("panicked: bad request"));
+    /// # Ok::<(), corespun::thread::CreateError>(())
+    /// ```
     pub fn is_panic(&self) -> bool {
         matches!(self, CallError::Panicked { .. })
     }
 
     /// Whether the thread exited before the call ended.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use corespun::thread::ThreadLib;
+    ///
+    /// let runner = ThreadLib::new().thread().build()?.attach();
+    /// let thread = runner.handle();
+    /// drop(runner);
+    /// assert!(futures::executor::block_on(thread.call(|| 5)).unwrap_err().is_exited());
+    /// # Ok::<(), corespun::thread::CreateError>(())
+    /// ```
     pub fn is_exited(&self) -> bool {
         matches!(self, CallError::Exited { .. })
     }
@@ -251,6 +330,24 @@ impl fmt::Debug for CallError {
 }
 
 /// The future of [`SpdkThread::call`].
+///
+/// # Examples
+///
+/// Several calls run on their threads at the same time:
+///
+/// ```
+///
+/// use corespun::thread::ThreadLib;
+/// use futures::future::try_join_all;
+///
+/// let library = ThreadLib::new();
+/// let mut runners = [library.thread().build()?.attach(), library.thread().build()?.attach()];
+/// let calls = runners.each_ref().map(|runner| runner.handle().call(|| 21));
+/// runners.iter_mut().for_each(|runner| _ = runner.poll(0, 0));
+/// let results = futures::executor::block_on(try_join_all(calls)).unwrap();
+/// assert_eq!(results.into_iter().sum::<i32>(), 42);
+/// # Ok::<(), corespun::thread::CreateError>(())
+/// ```
 #[must_use = "the call runs without being awaited, but its result is lost; `send_msg` is for that"]
 pub struct Call<R> {
     reply: Reply<R>,
@@ -279,6 +376,30 @@ impl<R> fmt::Debug for Call<R> {
 }
 
 /// The future of [`SpdkThread::call_async`]; dropping it aborts the call.
+///
+/// # Examples
+///
+/// What it started goes with it:
+///
+/// ```
+///
+/// use std::sync::Arc;
+/// use corespun::thread::ThreadLib;
+///
+/// let mut runner = ThreadLib::new().thread().build()?.attach();
+/// let request = Arc::new("read");
+/// let held = request.clone();
+/// let call = runner.handle().call_async(async move || {
+///     std::future::pending::<()>().await;
+///     drop(held);
+/// });
+/// runner.poll(0, 0);
+/// assert_eq!(Arc::strong_count(&request), 2);
+/// drop(call);
+/// runner.poll(0, 0);
+/// assert_eq!(Arc::strong_count(&request), 1);
+/// # Ok::<(), corespun::thread::CreateError>(())
+/// ```
 #[must_use = "dropping an async call aborts it; `spawn_with` starts something that lives on"]
 pub struct CallAsync<R> {
     handle: JoinHandle<R>,

@@ -231,12 +231,42 @@ impl<T> JoinHandle<T> {
     /// is dropped on its own thread, and joining it yields
     /// [`JoinError::is_cancelled`]. A task that ends before that ends as if
     /// nothing had happened. Any thread may call this.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use corespun::{task, thread::ThreadLib};
+    ///
+    /// let mut runner = ThreadLib::new().thread().build()?.attach();
+    /// let request = runner.enter(|| task::spawn_local(std::future::pending::<()>()));
+    /// request.abort();
+    /// runner.poll(0, 0);
+    /// assert!(futures::executor::block_on(request).unwrap_err().is_cancelled());
+    /// # Ok::<(), corespun::thread::CreateError>(())
+    /// ```
     pub fn abort(&self) {
         // SAFETY: the join handle keeps the allocation alive.
         unsafe { self.meta().abort() }
     }
 
     /// A handle that can only abort the task.
+    ///
+    /// # Examples
+    ///
+    /// One place waits for the task, another may end it:
+    ///
+    /// ```
+    ///
+    /// use corespun::{task, thread::ThreadLib};
+    ///
+    /// let mut runner = ThreadLib::new().thread().build()?.attach();
+    /// let request = runner.enter(|| task::spawn_local(std::future::pending::<()>()));
+    /// let abort = request.abort_handle();
+    /// std::thread::spawn(move || abort.abort()).join().unwrap();
+    /// runner.poll(0, 0);
+    /// assert!(futures::executor::block_on(request).unwrap_err().is_cancelled());
+    /// # Ok::<(), corespun::thread::CreateError>(())
+    /// ```
     pub fn abort_handle(&self) -> AbortHandle {
         let meta = self.meta();
         AbortHandle {
@@ -247,11 +277,38 @@ impl<T> JoinHandle<T> {
     }
 
     /// Whether the task has ended: awaiting the handle would not wait.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use corespun::{task, thread::ThreadLib};
+    ///
+    /// let mut runner = ThreadLib::new().thread().build()?.attach();
+    /// let flush = runner.enter(|| task::spawn_local(task::yield_now()));
+    /// let mut polls = 0;
+    /// while !flush.is_finished() {
+    ///     runner.poll(0, 0);
+    ///     polls += 1;
+    /// }
+    /// assert_eq!(polls, 2);
+    /// # Ok::<(), corespun::thread::CreateError>(())
+    /// ```
     pub fn is_finished(&self) -> bool {
         self.task.as_ref().is_none_or(|task| task.is_finished())
     }
 
     /// The task's id.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use corespun::{task, thread::ThreadLib};
+    ///
+    /// let mut runner = ThreadLib::new().thread().build()?.attach();
+    /// let request = runner.enter(|| task::spawn_local(std::future::pending::<()>()));
+    /// assert_eq!(runner.tasks()[0].id, request.id());
+    /// # Ok::<(), corespun::thread::CreateError>(())
+    /// ```
     pub fn id(&self) -> TaskId {
         self.meta().id()
     }
@@ -315,6 +372,25 @@ impl<T> fmt::Debug for JoinHandle<T> {
 }
 
 /// Aborts a task without being able to join it. Any thread may use it.
+///
+/// # Examples
+///
+/// Clones of it can be kept wherever the wish to cancel may come from:
+///
+/// ```
+///
+/// use corespun::{task, thread::ThreadLib};
+///
+/// let mut runner = ThreadLib::new().thread().build()?.attach();
+/// let request = runner.enter(|| task::spawn_local(std::future::pending::<()>()));
+/// let (on_timeout, on_disconnect) = (request.abort_handle(), request.abort_handle());
+/// // The task runs on by itself, as its handle is gone, until one of them is used.
+/// drop(request);
+/// on_disconnect.abort();
+/// runner.poll(0, 0);
+/// assert!(on_timeout.is_finished());
+/// # Ok::<(), corespun::thread::CreateError>(())
+/// ```
 pub struct AbortHandle {
     /// Keeps the task's allocation, and so `meta`, alive.
     waker: Waker,
@@ -333,17 +409,56 @@ impl AbortHandle {
     }
 
     /// As [`JoinHandle::abort`].
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use corespun::{task, thread::ThreadLib};
+    ///
+    /// let mut runner = ThreadLib::new().thread().build()?.attach();
+    /// let request = runner.enter(|| task::spawn_local(async { "done" }));
+    /// let abort = request.abort_handle();
+    /// runner.poll(0, 0);
+    /// // It has ended: too late to change anything.
+    /// abort.abort();
+    /// assert_eq!(futures::executor::block_on(request).unwrap(), "done");
+    /// # Ok::<(), corespun::thread::CreateError>(())
+    /// ```
     pub fn abort(&self) {
         // SAFETY: the waker keeps the allocation alive.
         unsafe { self.meta().abort() }
     }
 
     /// Whether the task's future is gone.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use corespun::{task, thread::ThreadLib};
+    ///
+    /// let mut runner = ThreadLib::new().thread().build()?.attach();
+    /// let abort = runner.enter(|| task::spawn_local(async {}).abort_handle());
+    /// assert!(!abort.is_finished());
+    /// runner.poll(0, 0);
+    /// assert!(abort.is_finished());
+    /// # Ok::<(), corespun::thread::CreateError>(())
+    /// ```
     pub fn is_finished(&self) -> bool {
         self.meta().finished.load(Ordering::Acquire)
     }
 
     /// The task's id.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use corespun::{task, thread::ThreadLib};
+    ///
+    /// let mut runner = ThreadLib::new().thread().build()?.attach();
+    /// let request = runner.enter(|| task::spawn_local(async {}));
+    /// assert_eq!(request.abort_handle().id(), request.id());
+    /// # Ok::<(), corespun::thread::CreateError>(())
+    /// ```
     pub fn id(&self) -> TaskId {
         self.meta().id()
     }
@@ -367,6 +482,20 @@ impl fmt::Debug for AbortHandle {
 }
 
 /// Why a task has no output.
+///
+/// # Examples
+///
+/// ```
+/// use corespun::{task, thread::ThreadLib};
+///
+/// let mut runner = ThreadLib::new().thread().build()?.attach();
+/// let request = runner.enter(|| task::spawn_local(std::future::pending::<()>()));
+/// // The thread ends, and its tasks with it.
+/// drop(runner);
+/// let error = futures::executor::block_on(request).unwrap_err();
+/// assert!(error.is_thread_exited() && !error.is_cancelled() && !error.is_panic());
+/// # Ok::<(), corespun::thread::CreateError>(())
+/// ```
 #[derive(thiserror::Error)]
 #[error("task {id} {cause}")]
 pub struct JoinError {
@@ -410,16 +539,57 @@ impl JoinError {
     }
 
     /// Whether the task panicked.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use corespun::{task, thread::ThreadLib};
+    ///
+    /// let mut runner = ThreadLib::new().thread().build()?.attach();
+    /// let parser = runner.enter(|| task::spawn_local(async { "5O".parse::<u8>().unwrap() }));
+    /// // The panic is the task's end, not the thread's.
+    /// runner.poll(0, 0);
+    /// assert!(futures::executor::block_on(parser).unwrap_err().is_panic());
+    /// # Ok::<(), corespun::thread::CreateError>(())
+    /// ```
     pub fn is_panic(&self) -> bool {
         matches!(self.cause, Cause::Panicked(_))
     }
 
     /// Whether the task was aborted.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use corespun::{task, thread::ThreadLib};
+    ///
+    /// let mut runner = ThreadLib::new().thread().build()?.attach();
+    /// let request = runner.enter(|| task::spawn_local(std::future::pending::<()>()));
+    /// request.abort();
+    /// runner.poll(0, 0);
+    /// let error = futures::executor::block_on(request).unwrap_err();
+    /// assert!(error.is_cancelled());
+    /// assert!(error.to_string().ends_with("was aborted"));
+    /// # Ok::<(), corespun::thread::CreateError>(())
+    /// ```
     pub fn is_cancelled(&self) -> bool {
         matches!(self.cause, Cause::Cancelled)
     }
 
     /// Whether the task's thread exited, or had exited, before it finished.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use corespun::{task, thread::ThreadLib};
+    ///
+    /// let runner = ThreadLib::new().thread().build()?.attach();
+    /// let thread = runner.handle();
+    /// drop(runner);
+    /// let late = thread.spawn(async { 5 });
+    /// assert!(futures::executor::block_on(late).unwrap_err().is_thread_exited());
+    /// # Ok::<(), corespun::thread::CreateError>(())
+    /// ```
     pub fn is_thread_exited(&self) -> bool {
         matches!(self.cause, Cause::Exited)
     }
@@ -429,6 +599,22 @@ impl JoinError {
     /// # Errors
     ///
     /// The error itself when the task did not panic.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use corespun::{task, thread::ThreadLib};
+    ///
+    /// let mut runner = ThreadLib::new().thread().build()?.attach();
+    /// let request = runner.enter(|| task::spawn_local(async { panic!("bad request") }));
+    /// runner.poll(0, 0);
+    /// let error = futures::executor::block_on(request).unwrap_err();
+    /// match error.try_into_panic() {
+    ///     Ok(payload) => assert_eq!(*payload.downcast::<&str>().unwrap(), "bad request"),
+    ///     Err(error) => panic!("aborted, not panicked: {error}"),
+    /// }
+    /// # Ok::<(), corespun::thread::CreateError>(())
+    /// ```
     pub fn try_into_panic(self) -> Result<Box<dyn Any + Send + 'static>, JoinError> {
         match self.cause {
             Cause::Panicked(payload) => {
@@ -444,6 +630,25 @@ impl JoinError {
     /// # Panics
     ///
     /// When the task did not panic.
+    ///
+    /// # Examples
+    ///
+    /// Lets the panic of a task go on in whoever waits for it:
+    ///
+    /// ```
+    /// use corespun::{task, thread::ThreadLib};
+    ///
+    /// let mut runner = ThreadLib::new().thread().build()?.attach();
+    /// let request = runner.enter(|| task::spawn_local(async { panic!("bad request") }));
+    /// runner.poll(0, 0);
+    /// let waiter = std::thread::spawn(move || {
+    ///     let error = futures::executor::block_on(request).unwrap_err();
+    ///     std::panic::resume_unwind(error.into_panic())
+    /// });
+    /// let payload = waiter.join().unwrap_err();
+    /// assert_eq!(*payload.downcast::<&str>().unwrap(), "bad request");
+    /// # Ok::<(), corespun::thread::CreateError>(())
+    /// ```
     #[track_caller]
     pub fn into_panic(self) -> Box<dyn Any + Send + 'static> {
         match self.try_into_panic() {
@@ -453,6 +658,20 @@ impl JoinError {
     }
 
     /// The task's id.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use corespun::{task, thread::ThreadLib};
+    ///
+    /// let mut runner = ThreadLib::new().thread().build()?.attach();
+    /// let request = runner.enter(|| task::spawn_local(std::future::pending::<()>()));
+    /// let id = request.id();
+    /// request.abort();
+    /// runner.poll(0, 0);
+    /// assert_eq!(futures::executor::block_on(request).unwrap_err().id(), id);
+    /// # Ok::<(), corespun::thread::CreateError>(())
+    /// ```
     pub fn id(&self) -> TaskId {
         self.id
     }

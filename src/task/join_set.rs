@@ -43,6 +43,13 @@ pub struct JoinSet<T> {
 
 impl<T> JoinSet<T> {
     /// An empty set.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let set = corespun::task::JoinSet::<u8>::new();
+    /// assert!(set.is_empty());
+    /// ```
     pub fn new() -> Self {
         JoinSet {
             tasks: FuturesUnordered::new(),
@@ -50,16 +57,63 @@ impl<T> JoinSet<T> {
     }
 
     /// How many tasks were not joined yet.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use corespun::{task::JoinSet, thread::ThreadLib};
+    ///
+    /// let mut runner = ThreadLib::new().thread().build()?.attach();
+    /// let mut set = JoinSet::new();
+    /// runner.enter(|| set.spawn_local(async { 1 }));
+    /// runner.poll(0, 0);
+    /// // It has ended, but was not joined.
+    /// assert_eq!(set.len(), 1);
+    /// assert_eq!(set.try_join_next().unwrap().unwrap(), 1);
+    /// assert_eq!(set.len(), 0);
+    /// # Ok::<(), corespun::thread::CreateError>(())
+    /// ```
     pub fn len(&self) -> usize {
         self.tasks.len()
     }
 
     /// Whether every task was joined.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use corespun::{task::JoinSet, thread::ThreadLib};
+    ///
+    /// let mut runner = ThreadLib::new().thread().build()?.attach();
+    /// let mut set = JoinSet::new();
+    /// assert!(set.is_empty());
+    /// runner.enter(|| set.spawn_local(async {}));
+    /// assert!(!set.is_empty());
+    /// # Ok::<(), corespun::thread::CreateError>(())
+    /// ```
     pub fn is_empty(&self) -> bool {
         self.tasks.is_empty()
     }
 
     /// Adds a task that was spawned before.
+    ///
+    /// # Examples
+    ///
+    /// For tasks that were made with a name, or on other threads:
+    ///
+    /// ```
+    ///
+    /// use corespun::{task::{JoinSet, TaskBuilder}, thread::ThreadLib};
+    ///
+    /// let mut runner = ThreadLib::new().thread().build()?.attach();
+    /// let mut set = JoinSet::new();
+    /// let flusher = runner.enter(|| TaskBuilder::new().name("flusher").spawn_local(async { 7 }));
+    /// set.insert(flusher);
+    /// set.insert(runner.handle().spawn(async { 8 }));
+    /// runner.poll(0, 0);
+    /// assert_eq!(futures::executor::block_on(set.join_all()), [7, 8]);
+    /// # Ok::<(), corespun::thread::CreateError>(())
+    /// ```
     pub fn insert(&mut self, task: JoinHandle<T>) -> AbortHandle {
         let abort = task.abort_handle();
         self.tasks.push(task);
@@ -71,6 +125,25 @@ impl<T> JoinSet<T> {
     /// # Panics
     ///
     /// When no SpdkThread is current.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::rc::Rc;
+    /// use corespun::{task::JoinSet, thread::ThreadLib};
+    ///
+    /// let mut runner = ThreadLib::new().thread().build()?.attach();
+    /// let (mut set, table) = (JoinSet::new(), Rc::new([10, 20]));
+    /// runner.enter(|| {
+    ///     for index in 0..table.len() {
+    ///         let table = table.clone();
+    ///         set.spawn_local(async move { table[index] });
+    ///     }
+    /// });
+    /// runner.poll(0, 0);
+    /// assert_eq!(futures::executor::block_on(set.join_all()), [10, 20]);
+    /// # Ok::<(), corespun::thread::CreateError>(())
+    /// ```
     #[track_caller]
     pub fn spawn_local<F>(&mut self, future: F) -> AbortHandle
     where
@@ -85,6 +158,20 @@ impl<T> JoinSet<T> {
     /// # Panics
     ///
     /// When no SpdkThread is current.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use corespun::{task::JoinSet, thread::ThreadLib};
+    ///
+    /// let mut runner = ThreadLib::new().thread().build()?.attach();
+    /// let mut set = JoinSet::new();
+    /// let abort = runner.enter(|| set.spawn(async { 5 }));
+    /// // Tasks that are `Send` leave the thread free to move.
+    /// assert!(!runner.is_bound());
+    /// # drop((set, abort));
+    /// # Ok::<(), corespun::thread::CreateError>(())
+    /// ```
     #[track_caller]
     pub fn spawn<F>(&mut self, future: F) -> AbortHandle
     where
@@ -95,6 +182,24 @@ impl<T> JoinSet<T> {
     }
 
     /// Adds a task made by [`SpdkThread::spawn`].
+    ///
+    /// # Examples
+    ///
+    /// One part of the work on each thread:
+    ///
+    /// ```
+    ///
+    /// use corespun::{task::JoinSet, thread::{SpdkThread, ThreadLib}};
+    ///
+    /// let library = ThreadLib::new();
+    /// let mut runners = ["a", "b"].map(|name| library.thread().name(name).build().unwrap().attach());
+    /// let mut set = JoinSet::new();
+    /// for runner in &runners {
+    ///     set.spawn_on(&runner.handle(), async { SpdkThread::current().unwrap().name().to_owned() });
+    /// }
+    /// runners.iter_mut().for_each(|runner| _ = runner.poll(0, 0));
+    /// assert_eq!(futures::executor::block_on(set.join_all()), ["a", "b"]);
+    /// ```
     #[track_caller]
     pub fn spawn_on<F>(&mut self, thread: &SpdkThread, future: F) -> AbortHandle
     where
@@ -109,16 +214,75 @@ impl<T> JoinSet<T> {
     /// # Cancel safety
     ///
     /// Cancelled, no task is taken out.
+    ///
+    /// # Examples
+    ///
+    /// The fastest first, and a failure of one as a value:
+    ///
+    /// ```
+    ///
+    /// use corespun::{task::{self, JoinSet}, thread::ThreadLib};
+    /// use futures::executor::block_on;
+    ///
+    /// let mut runner = ThreadLib::new().thread().build()?.attach();
+    /// let mut set = JoinSet::new();
+    /// runner.enter(|| {
+    ///     set.spawn_local(async {
+    ///         task::yield_now().await;
+    ///         "mirror"
+    ///     });
+    ///     set.spawn_local(async { "primary" });
+    ///     set.spawn_local(async { panic!("no such disk") });
+    /// });
+    /// runner.poll(0, 0);
+    /// assert_eq!(block_on(set.join_next()).unwrap().unwrap(), "primary");
+    /// assert!(block_on(set.join_next()).unwrap().unwrap_err().is_panic());
+    /// runner.poll(0, 0);
+    /// assert_eq!(block_on(set.join_next()).unwrap().unwrap(), "mirror");
+    /// assert!(block_on(set.join_next()).is_none());
+    /// # Ok::<(), corespun::thread::CreateError>(())
+    /// ```
     pub async fn join_next(&mut self) -> Option<Result<T, JoinError>> {
         poll_fn(|cx| self.poll_join_next(cx)).await
     }
 
     /// A task that has ended, if there is one that was not joined.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use corespun::{task::JoinSet, thread::ThreadLib};
+    ///
+    /// let mut runner = ThreadLib::new().thread().build()?.attach();
+    /// let mut set = JoinSet::new();
+    /// runner.enter(|| set.spawn_local(async { 5 }));
+    /// assert!(set.try_join_next().is_none());
+    /// runner.poll(0, 0);
+    /// assert_eq!(set.try_join_next().unwrap().unwrap(), 5);
+    /// # Ok::<(), corespun::thread::CreateError>(())
+    /// ```
     pub fn try_join_next(&mut self) -> Option<Result<T, JoinError>> {
         self.tasks.next().now_or_never()?
     }
 
     /// The form of [`JoinSet::join_next`] for hand-written futures.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::task::{Context, Poll, Waker};
+    /// use corespun::{task::JoinSet, thread::ThreadLib};
+    ///
+    /// let mut runner = ThreadLib::new().thread().build()?.attach();
+    /// let mut set = JoinSet::new();
+    /// runner.enter(|| set.spawn_local(async { 5 }));
+    /// let mut cx = Context::from_waker(Waker::noop());
+    /// assert!(set.poll_join_next(&mut cx).is_pending());
+    /// runner.poll(0, 0);
+    /// assert!(matches!(set.poll_join_next(&mut cx), Poll::Ready(Some(Ok(5)))));
+    /// assert!(matches!(set.poll_join_next(&mut cx), Poll::Ready(None)));
+    /// # Ok::<(), corespun::thread::CreateError>(())
+    /// ```
     pub fn poll_join_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<T, JoinError>>> {
         let budget = ready!(poll_budget(cx));
         let next = ready!(Pin::new(&mut self.tasks).poll_next(cx));
@@ -127,11 +291,43 @@ impl<T> JoinSet<T> {
     }
 
     /// Aborts every task. They stay in the set and are to be joined.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use corespun::{task::JoinSet, thread::ThreadLib};
+    ///
+    /// let mut runner = ThreadLib::new().thread().build()?.attach();
+    /// let mut set = JoinSet::new();
+    /// runner.enter(|| set.spawn_local(std::future::pending::<()>()));
+    /// set.abort_all();
+    /// runner.poll(0, 0);
+    /// assert!(set.try_join_next().unwrap().unwrap_err().is_cancelled());
+    /// # Ok::<(), corespun::thread::CreateError>(())
+    /// ```
     pub fn abort_all(&mut self) {
         self.tasks.iter().for_each(JoinHandle::abort);
     }
 
     /// Lets every task run on by itself.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use corespun::{task::{self, JoinSet}, thread::ThreadLib};
+    ///
+    /// let mut runner = ThreadLib::new().thread().build()?.attach();
+    /// let mut set = JoinSet::new();
+    /// let request = runner.enter(|| set.spawn_local(task::yield_now()));
+    /// runner.poll(0, 0);
+    /// set.detach_all();
+    /// // Nothing is left that dropping the set could abort.
+    /// drop(set);
+    /// assert_eq!(runner.tasks().len(), 1);
+    /// runner.poll(0, 0);
+    /// assert!(request.is_finished());
+    /// # Ok::<(), corespun::thread::CreateError>(())
+    /// ```
     pub fn detach_all(&mut self) {
         self.tasks = FuturesUnordered::new();
     }
@@ -141,6 +337,28 @@ impl<T> JoinSet<T> {
     /// # Cancel safety
     ///
     /// Cancelled, all are aborted, but some may not have ended.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use corespun::{task::{self, JoinSet}, thread::ThreadLib};
+    ///
+    /// let mut runner = ThreadLib::new().thread().build()?.attach();
+    /// let stopped = runner.enter(|| task::spawn_local(async {
+    ///     let mut connections = JoinSet::new();
+    ///     for _ in 0..3 {
+    ///         connections.spawn_local(std::future::pending::<()>());
+    ///     }
+    ///     connections.shutdown().await;
+    ///     connections.len()
+    /// }));
+    /// while !stopped.is_finished() {
+    ///     runner.poll(0, 0);
+    /// }
+    /// assert_eq!(futures::executor::block_on(stopped).unwrap(), 0);
+    /// assert!(runner.tasks().is_empty());
+    /// # Ok::<(), corespun::thread::CreateError>(())
+    /// ```
     pub async fn shutdown(&mut self) {
         self.abort_all();
         while self.join_next().await.is_some() {}
@@ -156,6 +374,26 @@ impl<T> JoinSet<T> {
     /// # Cancel safety
     ///
     /// Cancelled, every task is aborted.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use corespun::{task::{self, JoinSet}, thread::ThreadLib};
+    ///
+    /// let mut runner = ThreadLib::new().thread().build()?.attach();
+    /// let sum = runner.enter(|| task::spawn_local(async {
+    ///     let mut reads = JoinSet::new();
+    ///     for block in 0..4 {
+    ///         reads.spawn_local(async move { block * 10 });
+    ///     }
+    ///     reads.join_all().await.into_iter().sum::<i32>()
+    /// }));
+    /// while !sum.is_finished() {
+    ///     runner.poll(0, 0);
+    /// }
+    /// assert_eq!(futures::executor::block_on(sum).unwrap(), 60);
+    /// # Ok::<(), corespun::thread::CreateError>(())
+    /// ```
     pub async fn join_all(mut self) -> Vec<T> {
         let mut outputs = Vec::with_capacity(self.len());
         while let Some(joined) = self.join_next().await {

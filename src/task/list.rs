@@ -8,6 +8,20 @@ use crate::thread::local::Local;
 use crate::thread::{SpdkThread, ThreadRunner};
 
 /// What a task is doing.
+///
+/// # Examples
+///
+/// ```
+/// use corespun::{task::{self, TaskState}, thread::ThreadLib};
+///
+/// let mut runner = ThreadLib::new().thread().build()?.attach();
+/// let request = runner.enter(|| task::spawn_local(std::future::pending::<()>()));
+/// assert_eq!(runner.tasks()[0].state, TaskState::Scheduled);
+/// runner.poll(0, 0);
+/// assert_eq!(runner.tasks()[0].state, TaskState::Idle);
+/// # drop(request);
+/// # Ok::<(), corespun::thread::CreateError>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum TaskState {
@@ -20,6 +34,34 @@ pub enum TaskState {
 }
 
 /// A live task, as [`SpdkThread::tasks`] saw it.
+///
+/// # Examples
+///
+/// Who has been polled how often, for how long, and where it comes from:
+///
+/// ```
+///
+/// use std::time::Duration;
+/// use corespun::{task, thread::ThreadLib};
+///
+/// let (clock, hand) = corespun::clock::Clock::virtual_at(1_000_000);
+/// let library = ThreadLib::builder().clock(clock).task_times(true).build();
+/// let mut runner = library.thread().build()?.attach();
+/// let busy = runner.enter(|| task::spawn_local(async move {
+///     loop {
+///         hand.advance(3);
+///         task::yield_now().await;
+///     }
+/// }));
+/// runner.poll(0, 0);
+/// runner.poll(0, 0);
+/// let info = &runner.tasks()[0];
+/// assert_eq!((info.polls, info.total), (2, Duration::from_micros(6)));
+/// assert_eq!(info.longest, Duration::from_micros(3));
+/// assert_eq!(info.location.file(), file!());
+/// # drop(busy);
+/// # Ok::<(), corespun::thread::CreateError>(())
+/// ```
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct TaskInfo {
@@ -106,6 +148,22 @@ impl SpdkThread {
 
 impl ThreadRunner {
     /// [`SpdkThread::tasks`] for who polls the thread.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use corespun::{task::TaskBuilder, thread::ThreadLib};
+    ///
+    /// let mut runner = ThreadLib::new().thread().build()?.attach();
+    /// let request = runner.enter(|| {
+    ///     TaskBuilder::new().name("read 7").spawn_local(std::future::pending::<()>())
+    /// });
+    /// // No message, so no poll is needed.
+    /// let names: Vec<_> = runner.tasks().into_iter().map(|task| task.name.unwrap()).collect();
+    /// assert_eq!(names, ["read 7"]);
+    /// # drop(request);
+    /// # Ok::<(), corespun::thread::CreateError>(())
+    /// ```
     pub fn tasks(&mut self) -> Vec<TaskInfo> {
         self.enter(|| Local::with_current(Local::tasks).unwrap_or_default())
     }

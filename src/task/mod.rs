@@ -51,6 +51,21 @@ use crate::thread::local::Local;
 use crate::thread::shared::Shared;
 
 /// Identifies a task within its library instance.
+///
+/// # Examples
+///
+/// ```
+/// use std::collections::HashMap;
+/// use corespun::{task, thread::ThreadLib};
+///
+/// let mut runner = ThreadLib::new().thread().build()?.attach();
+/// let (read, write) = runner.enter(|| (task::spawn_local(async {}), task::spawn_local(async {})));
+/// let started = HashMap::from([(read.id(), "read"), (write.id(), "write")]);
+/// assert_eq!(started[&read.id()], "read");
+/// // As it is shown in errors and logs: thread and serial number.
+/// assert_eq!(read.id().to_string(), "1.0");
+/// # Ok::<(), corespun::thread::CreateError>(())
+/// ```
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct TaskId {
     thread: u64,
@@ -111,7 +126,25 @@ impl fmt::Debug for TaskId {
 ///
 /// # Examples
 ///
-/// See [`JoinHandle`].
+/// ```
+/// use std::{cell::RefCell, rc::Rc};
+/// use corespun::{task, thread::ThreadLib};
+///
+/// let mut runner = ThreadLib::new().thread().build()?.attach();
+/// let log = Rc::new(RefCell::new(Vec::new()));
+/// let lines = log.clone();
+/// let writer = runner.enter(|| task::spawn_local(async move {
+///     lines.borrow_mut().push("one");
+///     task::yield_now().await;
+///     lines.borrow_mut().push("two");
+/// }));
+/// runner.poll(0, 0);
+/// assert_eq!(*log.borrow(), ["one"]);
+/// runner.poll(0, 0);
+/// assert_eq!(*log.borrow(), ["one", "two"]);
+/// # drop(writer);
+/// # Ok::<(), corespun::thread::CreateError>(())
+/// ```
 #[track_caller]
 pub fn spawn_local<F>(future: F) -> JoinHandle<F::Output>
 where
@@ -169,11 +202,35 @@ pub struct TaskBuilder {
 
 impl TaskBuilder {
     /// A task without a name.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use corespun::{task::TaskBuilder, thread::ThreadLib};
+    ///
+    /// let mut runner = ThreadLib::new().thread().build()?.attach();
+    /// let task = runner.enter(|| TaskBuilder::new().spawn_local(async {}));
+    /// assert_eq!(runner.tasks()[0].name, None);
+    /// # drop(task);
+    /// # Ok::<(), corespun::thread::CreateError>(())
+    /// ```
     pub fn new() -> Self {
         TaskBuilder::default()
     }
 
     /// A name for reports and introspection, cut at 256 bytes.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use corespun::{task::TaskBuilder, thread::ThreadLib};
+    ///
+    /// let mut runner = ThreadLib::new().thread().build()?.attach();
+    /// let task = runner.enter(|| TaskBuilder::new().name("scrubber").spawn_local(async {}));
+    /// assert_eq!(runner.tasks()[0].name.as_deref(), Some("scrubber"));
+    /// # drop(task);
+    /// # Ok::<(), corespun::thread::CreateError>(())
+    /// ```
     pub fn name(mut self, name: impl Into<String>) -> Self {
         self.name = Some(crate::thread::cut_name(name.into()).into_boxed_str());
         self
@@ -184,6 +241,20 @@ impl TaskBuilder {
     /// # Panics
     ///
     /// When no SpdkThread is current.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::rc::Rc;
+    /// use corespun::{task::TaskBuilder, thread::ThreadLib};
+    ///
+    /// let mut runner = ThreadLib::new().thread().build()?.attach();
+    /// let not_send = Rc::new(5);
+    /// let task = runner.enter(|| TaskBuilder::new().name("sum").spawn_local(async move { *not_send }));
+    /// runner.poll(0, 0);
+    /// assert_eq!(futures::executor::block_on(task).unwrap(), 5);
+    /// # Ok::<(), corespun::thread::CreateError>(())
+    /// ```
     #[track_caller]
     pub fn spawn_local<F>(self, future: F) -> JoinHandle<F::Output>
     where
@@ -198,6 +269,20 @@ impl TaskBuilder {
     /// # Panics
     ///
     /// When no SpdkThread is current.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use corespun::{task::TaskBuilder, thread::ThreadLib};
+    ///
+    /// let mut runner = ThreadLib::new().thread().build()?.attach();
+    /// let task = runner.enter(|| TaskBuilder::new().name("checksum").spawn(async { 0xcafe }));
+    /// // The thread may move to another OS thread before the task is first polled.
+    /// let parked = runner.park().unwrap();
+    /// std::thread::spawn(move || _ = parked.attach().poll(0, 0)).join().unwrap();
+    /// assert_eq!(futures::executor::block_on(task).unwrap(), 0xcafe);
+    /// # Ok::<(), corespun::thread::CreateError>(())
+    /// ```
     #[track_caller]
     pub fn spawn<F>(self, future: F) -> JoinHandle<F::Output>
     where
@@ -212,6 +297,26 @@ impl TaskBuilder {
     /// # Panics
     ///
     /// When no SpdkThread is current.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use corespun::{task::{self, TaskBuilder}, thread::ThreadLib};
+    ///
+    /// let library = ThreadLib::new();
+    /// let mut front = library.thread().build()?.attach();
+    /// let mut back = library.thread().build()?.attach();
+    /// let target = back.handle();
+    /// let task = front.enter(|| TaskBuilder::new().name("hopper").spawn_movable(async move {
+    ///     task::move_to(&target).await
+    /// }));
+    /// front.poll(0, 0);
+    /// // It is the other thread's now.
+    /// assert!(front.tasks().is_empty());
+    /// back.poll(0, 0);
+    /// assert!(futures::executor::block_on(task).unwrap().is_ok());
+    /// # Ok::<(), corespun::thread::CreateError>(())
+    /// ```
     #[track_caller]
     pub fn spawn_movable<F>(self, future: F) -> JoinHandle<F::Output>
     where
@@ -246,6 +351,18 @@ impl TaskBuilder {
     }
 
     /// As [`SpdkThread::spawn`].
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use corespun::{task::TaskBuilder, thread::ThreadLib};
+    ///
+    /// let mut runner = ThreadLib::new().thread().build()?.attach();
+    /// let task = TaskBuilder::new().name("audit").spawn_on(&runner.handle(), async { 5 });
+    /// runner.poll(0, 0);
+    /// assert_eq!(futures::executor::block_on(task).unwrap(), 5);
+    /// # Ok::<(), corespun::thread::CreateError>(())
+    /// ```
     #[track_caller]
     pub fn spawn_on<F>(self, thread: &SpdkThread, future: F) -> JoinHandle<F::Output>
     where
@@ -256,6 +373,22 @@ impl TaskBuilder {
     }
 
     /// As [`SpdkThread::spawn_with`].
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::rc::Rc;
+    /// use corespun::{task::TaskBuilder, thread::ThreadLib};
+    ///
+    /// let mut runner = ThreadLib::new().thread().build()?.attach();
+    /// let task = TaskBuilder::new().name("audit").spawn_with_on(&runner.handle(), async || {
+    ///     let not_send = Rc::new(5);
+    ///     *not_send
+    /// });
+    /// runner.poll(0, 0);
+    /// assert_eq!(futures::executor::block_on(task).unwrap(), 5);
+    /// # Ok::<(), corespun::thread::CreateError>(())
+    /// ```
     #[track_caller]
     pub fn spawn_with_on<M, F>(self, thread: &SpdkThread, make: M) -> JoinHandle<F::Output>
     where
@@ -301,6 +434,18 @@ impl TaskBuilder {
 impl SpdkThread {
     /// Spawns a `Send` future on this thread, from any OS thread. If the thread
     /// has exited, joining the task says so.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use corespun::thread::{SpdkThread, ThreadLib};
+    ///
+    /// let mut runner = ThreadLib::new().thread().name("disk").build()?.attach();
+    /// let task = runner.handle().spawn(async { SpdkThread::current().unwrap().name().to_owned() });
+    /// runner.poll(0, 0);
+    /// assert_eq!(futures::executor::block_on(task).unwrap(), "disk");
+    /// # Ok::<(), corespun::thread::CreateError>(())
+    /// ```
     #[track_caller]
     pub fn spawn<F>(&self, future: F) -> JoinHandle<F::Output>
     where

@@ -82,7 +82,20 @@ fn take_if_same(place: &Cell<Option<Arc<Shared>>>, thread: &Arc<Shared>) -> bool
 ///
 /// # Examples
 ///
-/// See [`move_to`].
+/// Without a hop it is a task like any other, and `Send` all its life, so that the
+/// thread stays free to move as well:
+///
+/// ```
+///
+/// use corespun::{task, thread::ThreadLib};
+///
+/// let mut runner = ThreadLib::new().thread().build()?.attach();
+/// let task = runner.enter(|| task::spawn_movable(async { 5 }));
+/// assert!(!runner.is_bound());
+/// runner.poll(0, 0);
+/// assert_eq!(futures::executor::block_on(task).unwrap(), 5);
+/// # Ok::<(), corespun::thread::CreateError>(())
+/// ```
 #[track_caller]
 pub fn spawn_movable<F>(future: F) -> JoinHandle<F::Output>
 where
@@ -133,6 +146,32 @@ pub fn move_to(thread: &SpdkThread) -> MoveTo {
 }
 
 /// The future of [`move_to`].
+///
+/// # Examples
+///
+/// Awaited again, it brings the task back:
+///
+/// ```
+///
+/// use corespun::{task, thread::{SpdkThread, ThreadLib}};
+///
+/// let library = ThreadLib::new();
+/// let mut home = library.thread().name("home").build()?.attach();
+/// let mut disk = library.thread().name("disk").build()?.attach();
+/// let (start, target) = (home.handle(), disk.handle());
+/// let visited = home.enter(|| task::spawn_movable(async move {
+///     task::move_to(&target).await.unwrap();
+///     let there = SpdkThread::current().unwrap();
+///     task::move_to(&start).await.unwrap();
+///     let back = SpdkThread::current().unwrap();
+///     [there.name().to_owned(), back.name().to_owned()]
+/// }));
+/// home.poll(0, 0);
+/// disk.poll(0, 0);
+/// home.poll(0, 0);
+/// assert_eq!(futures::executor::block_on(visited).unwrap(), ["disk", "home"]);
+/// # Ok::<(), corespun::thread::CreateError>(())
+/// ```
 #[derive(Debug)]
 #[must_use = "futures do nothing unless awaited"]
 pub struct MoveTo {
@@ -190,6 +229,23 @@ impl Drop for MoveTo {
 }
 
 /// Why a task cannot go to another thread.
+///
+/// # Examples
+///
+/// ```
+/// use corespun::{task::{self, MoveError}, thread::ThreadLib};
+///
+/// let library = ThreadLib::new();
+/// let mut here = library.thread().build()?.attach();
+/// let gone = library.thread().name("gone").build()?.attach().handle();
+/// let stays = here.enter(|| task::spawn_movable(async move { task::move_to(&gone).await }));
+/// here.poll(0, 0);
+/// assert_eq!(
+///     futures::executor::block_on(stays).unwrap(),
+///     Err(MoveError::Exited { thread: "gone".to_owned() })
+/// );
+/// # Ok::<(), corespun::thread::CreateError>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum MoveError {

@@ -134,6 +134,28 @@ struct Inner<'env> {
 
 /// Starts children in a [`scope`]. Children may have clones of it, to start
 /// others.
+///
+/// # Examples
+///
+/// Children may start others:
+///
+/// ```
+///
+/// use std::cell::Cell;
+/// use corespun::task::{self, Scope};
+///
+/// fn visit<'env>(scope: Scope<'env>, depth: u32, visited: &'env Cell<u32>) {
+///     visited.set(visited.get() + 1);
+///     if depth > 0 {
+///         let child = scope.clone();
+///         scope.spawn(async move { visit(child, depth - 1, visited) });
+///     }
+/// }
+///
+/// let visited = Cell::new(0);
+/// futures::executor::block_on(task::scope(async |scope| visit(scope, 3, &visited)));
+/// assert_eq!(visited.get(), 4);
+/// ```
 #[derive(Clone)]
 pub struct Scope<'env> {
     inner: Rc<Inner<'env>>,
@@ -151,6 +173,23 @@ impl<'env> Scope<'env> {
 
     /// Starts a child. It is polled for the first time after the body has given
     /// way or ended. After [`Scope::cancel`] it is dropped right away.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use corespun::task;
+    ///
+    /// let blocks = [vec![1, 2], vec![3]];
+    /// let total = task::scope(async |scope| {
+    ///     let sums = blocks.each_ref().map(|block| scope.spawn(async { block.iter().sum::<u32>() }));
+    ///     let mut total = 0;
+    ///     for sum in sums {
+    ///         total += sum.await.unwrap();
+    ///     }
+    ///     total
+    /// });
+    /// assert_eq!(futures::executor::block_on(total), 6);
+    /// ```
     pub fn spawn<F>(&self, future: F) -> ScopedHandle<F::Output>
     where
         F: Future + 'env,
@@ -170,11 +209,41 @@ impl<'env> Scope<'env> {
 
     /// Cancels every child, those that are started later included. The body goes
     /// on.
+    ///
+    /// # Examples
+    ///
+    /// The first answer is enough:
+    ///
+    /// ```
+    ///
+    /// use corespun::task::{self, ScopeCancelled};
+    ///
+    /// let answer = task::scope(async |scope| {
+    ///     let slow = scope.spawn(std::future::pending::<u8>());
+    ///     let fast = scope.spawn(async { 5 }).await;
+    ///     scope.cancel();
+    ///     (fast, slow.await)
+    /// });
+    /// assert_eq!(futures::executor::block_on(answer), (Ok(5), Err(ScopeCancelled)));
+    /// ```
     pub fn cancel(&self) {
         self.inner.cancelled.set(true);
     }
 
     /// Whether [`Scope::cancel`] was called.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use corespun::task;
+    ///
+    /// let states = task::scope(async |scope| {
+    ///     let before = scope.is_cancelled();
+    ///     scope.cancel();
+    ///     (before, scope.is_cancelled())
+    /// });
+    /// assert_eq!(futures::executor::block_on(states), (false, true));
+    /// ```
     pub fn is_cancelled(&self) -> bool {
         self.inner.cancelled.get()
     }
@@ -215,11 +284,40 @@ impl fmt::Debug for Scope<'_> {
 
 /// Awaits the output of a child of a [`scope`]; dropping it leaves the child
 /// running.
+///
+/// # Examples
+///
+/// ```
+/// use std::cell::Cell;
+/// use corespun::task;
+///
+/// let flushed = Cell::new(false);
+/// let all = task::scope(async |scope| {
+///     let read = scope.spawn(async { 5 });
+///     // Not waited for here; the scope waits for the child.
+///     drop(scope.spawn(async { flushed.set(true) }));
+///     read.await
+/// });
+/// assert_eq!(futures::executor::block_on(all), Ok(5));
+/// assert!(flushed.get());
+/// ```
 pub struct ScopedHandle<T> {
     output: oneshot::Receiver<T>,
 }
 
 /// A child was cancelled by its [`Scope`].
+///
+/// # Examples
+///
+/// ```
+/// use corespun::task::{self, ScopeCancelled};
+///
+/// let late = task::scope(async |scope| {
+///     scope.cancel();
+///     scope.spawn(async { 5 }).await
+/// });
+/// assert_eq!(futures::executor::block_on(late), Err(ScopeCancelled));
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the child was cancelled by its scope")]
 pub struct ScopeCancelled;

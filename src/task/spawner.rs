@@ -52,17 +52,56 @@ pub struct LocalSpawner {
 
 impl LocalSpawner {
     /// For the current SpdkThread, if there is one.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use corespun::{task::LocalSpawner, thread::ThreadLib};
+    ///
+    /// let mut runner = ThreadLib::new().thread().build()?.attach();
+    /// assert!(LocalSpawner::current().is_none());
+    /// let spawner = runner.enter(LocalSpawner::current);
+    /// assert!(spawner.is_some());
+    /// # Ok::<(), corespun::thread::CreateError>(())
+    /// ```
     pub fn current() -> Option<LocalSpawner> {
         Local::current_rc().map(|local| LocalSpawner { local })
     }
 
     /// The thread that it spawns on.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use corespun::{task::LocalSpawner, thread::ThreadLib};
+    ///
+    /// let mut runner = ThreadLib::new().thread().name("disk").build()?.attach();
+    /// let spawner = runner.enter(LocalSpawner::current).unwrap();
+    /// assert_eq!(spawner.thread().name(), "disk");
+    /// # Ok::<(), corespun::thread::CreateError>(())
+    /// ```
     pub fn thread(&self) -> SpdkThread {
         SpdkThread::from_shared(self.local.shared.clone())
     }
 
     /// As [`spawn_local`](super::spawn_local), on its own thread, whichever is
     /// current.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::rc::Rc;
+    /// use corespun::{task::LocalSpawner, thread::ThreadLib};
+    ///
+    /// let mut runner = ThreadLib::new().thread().build()?.attach();
+    /// let spawner = runner.enter(LocalSpawner::current).unwrap();
+    /// let not_send = Rc::new(5);
+    /// // Here no thread is current.
+    /// let task = spawner.spawn_local(async move { *not_send });
+    /// runner.poll(0, 0);
+    /// assert_eq!(futures::executor::block_on(task).unwrap(), 5);
+    /// # Ok::<(), corespun::thread::CreateError>(())
+    /// ```
     #[track_caller]
     pub fn spawn_local<F>(&self, future: F) -> JoinHandle<F::Output>
     where

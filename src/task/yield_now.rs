@@ -24,6 +24,30 @@ pub fn yield_now() -> YieldNow {
 }
 
 /// The future of [`yield_now`].
+///
+/// # Examples
+///
+/// ```
+/// use std::{cell::RefCell, rc::Rc};
+/// use corespun::{task, thread::ThreadLib};
+///
+/// let mut runner = ThreadLib::new().thread().build()?.attach();
+/// let order = Rc::new(RefCell::new(Vec::new()));
+/// let both = runner.enter(|| ["a", "b"].map(|name| {
+///     let order = order.clone();
+///     task::spawn_local(async move {
+///         for round in [1, 2] {
+///             order.borrow_mut().push((name, round));
+///             task::yield_now().await;
+///         }
+///     })
+/// }));
+/// while !both.iter().all(|task| task.is_finished()) {
+///     runner.poll(0, 0);
+/// }
+/// assert_eq!(*order.borrow(), [("a", 1), ("b", 1), ("a", 2), ("b", 2)]);
+/// # Ok::<(), corespun::thread::CreateError>(())
+/// ```
 #[derive(Debug)]
 #[must_use = "futures do nothing unless awaited"]
 pub struct YieldNow {

@@ -3,6 +3,21 @@
 /// What a poller callback, or a whole poll, did: SPDK's poller return code.
 ///
 /// Ordered, so that the result of several is their maximum.
+///
+/// # Examples
+///
+/// The result of several is their maximum, and a callback may as well return
+/// `bool` or nothing:
+///
+/// ```
+///
+/// use corespun::thread::Activity;
+///
+/// let queues = [Activity::Idle, Activity::Busy, Activity::Ignored];
+/// assert_eq!(queues.into_iter().max(), Some(Activity::Busy));
+/// assert_eq!(Activity::from(false), Activity::Idle);
+/// assert_eq!(Activity::from(()), Activity::Busy);
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub enum Activity {
     /// Says nothing: neither idle nor busy (a negative return code in SPDK).
@@ -16,6 +31,22 @@ pub enum Activity {
 
 impl Activity {
     /// Whether this is [`Activity::Busy`].
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use corespun::thread::ThreadLib;
+    ///
+    /// let mut runner = ThreadLib::new().thread().build()?.attach();
+    /// runner.handle().send_msg(|| ()).unwrap();
+    /// // Polls until there is nothing left to do.
+    /// let mut polls = 0;
+    /// while runner.poll(0, 0).is_busy() {
+    ///     polls += 1;
+    /// }
+    /// assert_eq!(polls, 1);
+    /// # Ok::<(), corespun::thread::CreateError>(())
+    /// ```
     pub fn is_busy(self) -> bool {
         self == Activity::Busy
     }

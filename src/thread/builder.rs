@@ -21,6 +21,23 @@ const DEFAULT_RING: usize = 64;
 
 /// Settings of a SpdkThread to be made; from
 /// [`ThreadLib::thread`](super::ThreadLib::thread).
+///
+/// # Examples
+///
+/// ```
+/// use std::time::Duration;
+/// use corespun::{cpu::CpuSet, thread::ThreadLib};
+///
+/// let builder = ThreadLib::new().thread()
+///     .name("nvme0 queue 3")
+///     .cpumask(CpuSet::single(3))
+///     .batch(32)
+///     .message_limit(1024)
+///     .exit_timeout(Duration::from_secs(30));
+/// let runner = builder.build()?.attach();
+/// assert_eq!(runner.name(), "nvme0 queue 3");
+/// # Ok::<(), corespun::thread::CreateError>(())
+/// ```
 #[must_use = "call `build` or `create`"]
 pub struct ThreadBuilder {
     library: Arc<LibraryInner>,
@@ -48,12 +65,35 @@ impl ThreadBuilder {
     }
 
     /// The name, cut at 256 bytes; one is made of the id otherwise.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use corespun::thread::ThreadLib;
+    ///
+    /// let library = ThreadLib::new();
+    /// assert_eq!(library.thread().name("journal").build()?.handle().name(), "journal");
+    /// assert_eq!(library.thread().build()?.handle().name(), "thread 2");
+    /// # Ok::<(), corespun::thread::CreateError>(())
+    /// ```
     pub fn name(mut self, name: impl Into<String>) -> Self {
         self.name = Some(cut_name(name.into()));
         self
     }
 
     /// The cores that the thread may be placed on; all unless set.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use corespun::{cpu::CpuSet, thread::ThreadLib};
+    ///
+    /// let mask: CpuSet = [2, 3].into_iter().collect();
+    /// let parked = ThreadLib::new().thread().cpumask(mask).build()?;
+    /// // For the framework that places the thread.
+    /// assert_eq!(parked.cpumask(), mask);
+    /// # Ok::<(), corespun::thread::CreateError>(())
+    /// ```
     pub fn cpumask(mut self, cpumask: CpuSet) -> Self {
         self.cpumask = cpumask;
         self
@@ -61,6 +101,25 @@ impl ThreadBuilder {
 
     /// The most messages and ready tasks that one poll runs; 8 unless set, 1
     /// at least.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::sync::mpsc;
+    /// use corespun::thread::ThreadLib;
+    ///
+    /// let mut runner = ThreadLib::new().thread().batch(2).build()?.attach();
+    /// let (sender, done) = mpsc::channel();
+    /// for request in 0..3 {
+    ///     let sender = sender.clone();
+    ///     runner.handle().send_msg(move || sender.send(request).unwrap()).unwrap();
+    /// }
+    /// runner.poll(0, 0);
+    /// assert_eq!(done.try_iter().collect::<Vec<_>>(), [0, 1]);
+    /// runner.poll(0, 0);
+    /// assert_eq!(done.try_iter().collect::<Vec<_>>(), [2]);
+    /// # Ok::<(), corespun::thread::CreateError>(())
+    /// ```
     pub fn batch(mut self, messages: usize) -> Self {
         self.batch = messages.max(1);
         self
@@ -69,6 +128,21 @@ impl ThreadBuilder {
     /// How many messages sent with `send_msg` may be outstanding; 65,536
     /// unless set, 2 at least. Wakes of tasks do not count, but while they
     /// fill the mailbox's ring, fewer messages fit by as many.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use corespun::thread::ThreadLib;
+    ///
+    /// let mut runner = ThreadLib::new().thread().message_limit(2).build()?.attach();
+    /// let thread = runner.handle();
+    /// assert!(thread.send_msg(|| ()).is_ok());
+    /// assert!(thread.send_msg(|| ()).is_ok());
+    /// assert!(thread.send_msg(|| ()).unwrap_err().is_full());
+    /// runner.poll(0, 0);
+    /// assert!(thread.send_msg(|| ()).is_ok());
+    /// # Ok::<(), corespun::thread::CreateError>(())
+    /// ```
     pub fn message_limit(mut self, messages: usize) -> Self {
         self.limit = messages.max(2);
         self
@@ -77,6 +151,27 @@ impl ThreadBuilder {
     /// Slots of the mailbox's ring, rounded up to a power of two; 64 unless
     /// set, 32 bytes each. What does not fit spills to an unbounded queue,
     /// which costs an allocation now and then.
+    ///
+    /// # Examples
+    ///
+    /// A small ring saves memory where there are many threads; it refuses nothing:
+    ///
+    /// ```
+    ///
+    /// use std::sync::mpsc;
+    /// use corespun::thread::ThreadLib;
+    ///
+    /// let mut runner = ThreadLib::new().thread().ring(4).build()?.attach();
+    /// let (sender, done) = mpsc::channel();
+    /// for request in 0..100 {
+    ///     let sender = sender.clone();
+    ///     runner.handle().send_msg(move || sender.send(request).unwrap()).unwrap();
+    /// }
+    /// while runner.poll(0, 0).is_busy() {}
+    /// // The order is kept across the spill.
+    /// assert!(done.try_iter().eq(0..100));
+    /// # Ok::<(), corespun::thread::CreateError>(())
+    /// ```
     pub fn ring(mut self, slots: usize) -> Self {
         self.ring = slots;
         self
@@ -84,12 +179,47 @@ impl ThreadBuilder {
 
     /// How long an exit waits for what still holds the thread before it is
     /// forced; 5 s unless set.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use corespun::thread::{Poller, ThreadLib};
+    ///
+    /// let (clock, hand) = corespun::clock::Clock::virtual_at(1_000_000);
+    /// let library = ThreadLib::builder().clock(clock).build();
+    /// let timeout = Duration::from_micros(100);
+    /// let mut runner = library.thread().exit_timeout(timeout).build()?.attach();
+    /// runner.enter(|| Poller::active(|| false))?.detach();
+    /// let exit = runner.exit();
+    /// runner.poll(0, 0);
+    /// assert!(!runner.is_exited());
+    /// // What still holds the thread is cancelled.
+    /// hand.advance(100);
+    /// while !runner.is_exited() {
+    ///     runner.poll(0, 0);
+    /// }
+    /// # drop(exit);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn exit_timeout(mut self, timeout: Duration) -> Self {
         self.exit_timeout = timeout;
         self
     }
 
     /// A value of the framework's, which [`SpdkThread::context`] finds again.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use corespun::thread::ThreadLib;
+    ///
+    /// struct Queue { depth: u32 }
+    ///
+    /// let runner = ThreadLib::new().thread().context(Queue { depth: 128 }).build()?.attach();
+    /// assert_eq!(runner.handle().context::<Queue>().unwrap().depth, 128);
+    /// # Ok::<(), corespun::thread::CreateError>(())
+    /// ```
     pub fn context<T: Send + Sync + 'static>(mut self, context: T) -> Self {
         self.context = Some(Box::new(context));
         self
@@ -100,6 +230,25 @@ impl ThreadBuilder {
     /// # Errors
     ///
     /// [`CreateError::NoIds`] when the ids have run out.
+    ///
+    /// # Examples
+    ///
+    /// For a loop of your own, on whichever OS thread:
+    ///
+    /// ```
+    ///
+    /// use corespun::thread::ThreadLib;
+    ///
+    /// let parked = ThreadLib::new().thread().build()?;
+    /// let thread = parked.handle();
+    /// thread.send_msg(|| ()).unwrap();
+    /// let polls = std::thread::spawn(move || {
+    ///     let mut runner = parked.attach();
+    ///     runner.poll(0, 0).is_busy()
+    /// });
+    /// assert!(polls.join().unwrap());
+    /// # Ok::<(), corespun::thread::CreateError>(())
+    /// ```
     pub fn build(self) -> Result<ParkedThread, CreateError> {
         let id = self.library.next_thread_id().ok_or(CreateError::NoIds)?;
         let name = self.name.unwrap_or_else(|| format!("thread {id}"));
@@ -128,6 +277,21 @@ impl ThreadBuilder {
     ///
     /// [`CreateError::NoFramework`] when none was set, or the framework's own
     /// refusal.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use corespun::app::{App, AppHandle};
+    ///
+    /// let name = App::builder().block_on(async |app: AppHandle| {
+    ///     // The app's reactors are the framework.
+    ///     let worker = app.thread().name("worker").create()?;
+    ///     let name = worker.call(|| "made").await?;
+    ///     Ok::<_, Box<dyn std::error::Error>>(name)
+    /// })?;
+    /// assert_eq!(name.transpose()?, Some("made"));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn create(self) -> Result<SpdkThread, CreateError> {
         let framework = self
             .library

@@ -26,6 +26,25 @@ use super::local::{Entered, ExitPhase, Local, TimerTarget};
 use super::shared::{self, Shared};
 
 /// Something that keeps an exiting thread from reading EXITED.
+///
+/// # Examples
+///
+/// Says by its text what an operator needs to know:
+///
+/// ```
+///
+/// use corespun::thread::{ExitHolder, Poller, ThreadLib};
+///
+/// let mut runner = ThreadLib::new().thread().build()?.attach();
+/// let poller = runner.enter(|| Poller::builder().name("link watch").register(|| false))?;
+/// let exit = runner.exit();
+/// runner.poll(0, 0);
+/// let holders = runner.exit_holders();
+/// assert_eq!(holders, [ExitHolder::Poller("link watch".to_owned())]);
+/// assert_eq!(holders[0].to_string(), "poller link watch");
+/// # drop((poller, exit));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ExitHolder {
@@ -258,6 +277,26 @@ impl Local {
 /// # Cancel safety
 ///
 /// Dropping it only stops the waiting.
+///
+/// # Examples
+///
+/// ```
+/// use corespun::{task, thread::ThreadLib};
+///
+/// let library = ThreadLib::new();
+/// let mut worker = library.thread().build()?.attach();
+/// let mut manager = library.thread().build()?.attach();
+/// let exit = worker.handle().exit();
+/// let ended = manager.enter(|| task::spawn(exit));
+/// manager.poll(0, 0);
+/// assert!(!ended.is_finished());
+/// while !worker.is_exited() {
+///     worker.poll(0, 0);
+/// }
+/// manager.poll(0, 0);
+/// assert!(ended.is_finished());
+/// # Ok::<(), corespun::thread::CreateError>(())
+/// ```
 #[must_use = "futures do nothing unless awaited; the exit goes on without"]
 pub struct Exit {
     pub(super) shared: Arc<Shared>,

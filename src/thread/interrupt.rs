@@ -27,6 +27,17 @@ use crate::interrupt::{Event, FdGroup, FdGroupError, FdKind, FdOptions};
 use crate::notify::Sleeper;
 
 /// Why an interrupt could not be registered, or interrupt mode not be entered.
+///
+/// # Examples
+///
+/// ```
+/// use corespun::thread::{Interrupt, InterruptError};
+///
+/// let (_peer, socket) = std::os::unix::net::UnixStream::pair()?;
+/// let error = Interrupt::register(socket, |_event| ()).unwrap_err();
+/// assert!(matches!(error, InterruptError::NotOnThread));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum InterruptError {
@@ -293,6 +304,24 @@ impl Local {
 ///
 /// [`Poller::set_interrupt`]: super::Poller::set_interrupt
 /// [`ThreadRunner::interrupt_fd`]: super::ThreadRunner::interrupt_fd
+///
+/// # Examples
+///
+/// ```
+/// use std::{cell::Cell, rc::Rc};
+/// use corespun::thread::{Poller, ThreadLib, set_interrupt_mode};
+///
+/// let mut runner = ThreadLib::new().thread().build()?.attach();
+/// let modes = Rc::new(Cell::new(None));
+/// let seen = modes.clone();
+/// let poller = runner.enter(|| Poller::active(|| false))?;
+/// poller.set_interrupt(move |on| seen.set(Some(on)));
+/// runner.enter(|| set_interrupt_mode(true))?;
+/// // The poller was told, and is left to its interrupt.
+/// assert_eq!(modes.get(), Some(true));
+/// assert!(runner.is_in_interrupt_mode() && !runner.has_active_pollers());
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 pub fn set_interrupt_mode(on: bool) -> Result<(), InterruptError> {
     Local::with_current(|local| local.set_interrupt_mode(on))
         .unwrap_or(Err(InterruptError::NotOnThread))
@@ -340,6 +369,29 @@ impl Interrupt {
     ///
     /// [`InterruptError`] when no SpdkThread is current or it was asked to
     /// exit, when it has this descriptor, and when the kernel refuses it.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::io::{Read, Write};
+    /// use std::{cell::RefCell, os::unix::net::UnixStream, rc::Rc};
+    /// use corespun::thread::{Interrupt, ThreadLib};
+    ///
+    /// let mut runner = ThreadLib::new().thread().build()?.attach();
+    /// let (mut peer, socket) = UnixStream::pair()?;
+    /// let received = Rc::new(RefCell::new(String::new()));
+    /// let (text, mut reader) = (received.clone(), socket.try_clone()?);
+    /// let interrupt = runner.enter(|| Interrupt::register(socket, move |_event| {
+    ///     let mut bytes = [0; 16];
+    ///     let length = reader.read(&mut bytes).unwrap();
+    ///     text.borrow_mut().push_str(std::str::from_utf8(&bytes[..length]).unwrap());
+    /// }))?;
+    /// peer.write_all(b"link up")?;
+    /// runner.poll(0, 0);
+    /// assert_eq!(*received.borrow(), "link up");
+    /// # drop(interrupt);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn register<A: Into<Activity>>(
         fd: impl AsFd + 'static,
         callback: impl FnMut(Event) -> A + 'static,
@@ -353,6 +405,37 @@ impl Interrupt {
     /// # Errors
     ///
     /// As [`Interrupt::register`].
+    ///
+    /// # Examples
+    ///
+    /// An eventfd, whose counter need not be read by the callback:
+    ///
+    /// ```
+    ///
+    /// use std::{cell::Cell, os::fd::AsFd, rc::Rc};
+    /// use corespun::{interrupt::{FdKind, FdOptions}, thread::{Interrupt, ThreadLib}};
+    /// use nix::sys::eventfd::EventFd;
+    ///
+    /// let mut runner = ThreadLib::new().thread().build()?.attach();
+    /// let doorbell = EventFd::new()?;
+    /// let (calls, counter) = (Rc::new(Cell::new(0)), doorbell.as_fd().try_clone_to_owned()?);
+    /// let seen = calls.clone();
+    /// let options = FdOptions {
+    ///     kind: FdKind::EventFd,
+    ///     name: "doorbell".to_owned(),
+    ///     ..FdOptions::default()
+    /// };
+    /// let interrupt = runner.enter(|| {
+    ///     Interrupt::register_with(counter, options, move |_event| seen.set(seen.get() + 1))
+    /// })?;
+    /// doorbell.write(1)?;
+    /// doorbell.write(1)?;
+    /// runner.poll(0, 0);
+    /// runner.poll(0, 0);
+    /// assert_eq!(calls.get(), 1);
+    /// # drop(interrupt);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn register_with<A: Into<Activity>>(
         fd: impl AsFd + 'static,
         options: FdOptions,
@@ -394,6 +477,30 @@ impl Interrupt {
     /// # Errors
     ///
     /// [`InterruptError`] when the kernel refuses.
+    ///
+    /// # Examples
+    ///
+    /// Room to write matters only while there is something to be written:
+    ///
+    /// ```
+    ///
+    /// use std::{cell::Cell, os::unix::net::UnixStream, rc::Rc};
+    /// use corespun::{interrupt::Event, thread::{Interrupt, ThreadLib}};
+    ///
+    /// let mut runner = ThreadLib::new().thread().build()?.attach();
+    /// let (_peer, socket) = UnixStream::pair()?;
+    /// let last = Rc::new(Cell::new(None));
+    /// let seen = last.clone();
+    /// let interrupt = runner.enter(|| {
+    ///     Interrupt::register(socket, move |event: Event| seen.set(Some(event)))
+    /// })?;
+    /// runner.poll(0, 0);
+    /// assert_eq!(last.get(), None);
+    /// interrupt.set_events(Event::READABLE | Event::WRITABLE)?;
+    /// runner.poll(0, 0);
+    /// assert_eq!(last.get(), Some(Event::WRITABLE));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn set_events(&self, events: Event) -> Result<(), InterruptError> {
         self.group()
             .modify_raw(self.fd, events)
@@ -404,6 +511,22 @@ impl Interrupt {
     }
 
     /// Unregisters it; the same as dropping it.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::{io::Write, os::unix::net::UnixStream};
+    /// use corespun::thread::{Interrupt, ThreadLib};
+    ///
+    /// let mut runner = ThreadLib::new().thread().build()?.attach();
+    /// let (mut peer, socket) = UnixStream::pair()?;
+    /// let interrupt = runner.enter(|| Interrupt::register(socket, |_event| ()))?;
+    /// interrupt.unregister();
+    /// // It was closed as well.
+    /// assert!(peer.write_all(b"x").is_err());
+    /// assert!(!runner.poll(0, 0).is_busy());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn unregister(self) {}
 
     fn group(&self) -> &FdGroup {

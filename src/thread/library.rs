@@ -21,6 +21,39 @@ use crate::notify::Sleeper;
 
 /// What places new threads on something that polls them: the reactors, or a
 /// scheduler of your own (SPDK's `new_thread_fn`).
+///
+/// # Examples
+///
+/// One OS thread that polls whatever was created, in turn:
+///
+/// ```
+///
+/// use std::sync::{Arc, Mutex};
+/// use corespun::thread::{CreateError, Framework, ParkedThread, ThreadLib};
+///
+/// #[derive(Default)]
+/// struct Arrivals(Mutex<Vec<ParkedThread>>);
+///
+/// impl Framework for Arrivals {
+///     fn place(&self, thread: ParkedThread) -> Result<(), CreateError> {
+///         self.0.lock().unwrap().push(thread);
+///         Ok(())
+///     }
+/// }
+///
+/// let arrivals = Arc::new(Arrivals::default());
+/// let library = ThreadLib::new();
+/// library.set_framework(arrivals.clone())?;
+/// let calls = [library.thread().create()?.call(|| 1), library.thread().create()?.call(|| 2)];
+///
+/// let mut ring: Vec<_> = arrivals.0.lock().unwrap().drain(..).map(ParkedThread::attach).collect();
+/// for thread in &mut ring {
+///     thread.poll(0, 0);
+/// }
+/// let results = futures::executor::block_on(futures::future::try_join_all(calls))?;
+/// assert_eq!(results, [1, 2]);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 pub trait Framework: Send + Sync + 'static {
     /// Takes a new thread, to attach and poll it somewhere. Called by
     /// [`ThreadBuilder::create`], on the creating OS thread, with no lock held.
@@ -28,6 +61,30 @@ pub trait Framework: Send + Sync + 'static {
     /// # Errors
     ///
     /// The error of the caller's `create`; dropping `thread` destroys it.
+    ///
+    /// # Examples
+    ///
+    /// A framework may refuse, and the thread is gone as if it had never been there:
+    ///
+    /// ```
+    ///
+    /// use std::sync::Arc;
+    /// use corespun::thread::{CreateError, Framework, ParkedThread, ThreadLib};
+    ///
+    /// struct Closed;
+    ///
+    /// impl Framework for Closed {
+    ///     fn place(&self, _thread: ParkedThread) -> Result<(), CreateError> {
+    ///         Err(CreateError::Stopping)
+    ///     }
+    /// }
+    ///
+    /// let library = ThreadLib::new();
+    /// library.set_framework(Arc::new(Closed))?;
+    /// assert!(matches!(library.thread().create(), Err(CreateError::Stopping)));
+    /// assert_eq!(library.thread_count(), 0);
+    /// # Ok::<(), corespun::thread::FrameworkSet>(())
+    /// ```
     fn place(&self, thread: ParkedThread) -> Result<(), CreateError>;
 
     /// Hears that `thread`, the current one, asks for another mask (SPDK's
@@ -38,6 +95,40 @@ pub trait Framework: Send + Sync + 'static {
     ///
     /// The error of the caller's [`SpdkThread::set_cpumask`]; the mask stays
     /// as it is then.
+    ///
+    /// # Examples
+    ///
+    /// The mask is looked at when the poll is over:
+    ///
+    /// ```
+    ///
+    /// use std::sync::{Arc, Mutex};
+    /// use corespun::cpu::CpuSet;
+    /// use corespun::thread::{CreateError, Framework, ParkedThread, SetCpumaskError};
+    /// use corespun::thread::{SpdkThread, ThreadLib};
+    ///
+    /// #[derive(Default)]
+    /// struct Moves(Mutex<Vec<SpdkThread>>);
+    ///
+    /// impl Framework for Moves {
+    ///     fn place(&self, _thread: ParkedThread) -> Result<(), CreateError> {
+    ///         Ok(())
+    ///     }
+    ///
+    ///     fn reschedule(&self, thread: &SpdkThread, _mask: &CpuSet) -> Result<(), SetCpumaskError> {
+    ///         self.0.lock().unwrap().push(thread.clone());
+    ///         Ok(())
+    ///     }
+    /// }
+    ///
+    /// let (library, moves) = (ThreadLib::new(), Arc::new(Moves::default()));
+    /// library.set_framework(moves.clone())?;
+    /// let mut runner = library.thread().build()?.attach();
+    /// runner.enter(|| SpdkThread::current().unwrap().set_cpumask(&CpuSet::single(1)))?;
+    /// let asked = moves.0.lock().unwrap().pop().unwrap();
+    /// assert_eq!(asked.cpumask(), CpuSet::single(1));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     fn reschedule(&self, thread: &SpdkThread, mask: &CpuSet) -> Result<(), SetCpumaskError> {
         let _ = mask;
         Err(SetCpumaskError::NotSupported(thread.name().to_owned()))
@@ -45,6 +136,22 @@ pub trait Framework: Send + Sync + 'static {
 }
 
 /// What to do when user code panics on a SpdkThread.
+///
+/// # Examples
+///
+/// ```
+/// use corespun::thread::{PanicPolicy, Poller, PollerState, ThreadLib};
+///
+/// // `PanicPolicy::Abort` is for those who would rather have a core dump.
+/// let library = ThreadLib::builder().panic_policy(PanicPolicy::Contain).build();
+/// let mut runner = library.thread().build()?.attach();
+/// let broken = runner.enter(|| Poller::active(|| -> bool { panic!("no such queue") }))?;
+/// runner.poll(0, 0);
+/// // The poller is over; the thread is not.
+/// assert_eq!(broken.state(), PollerState::Unregistered);
+/// assert!(runner.is_running());
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum PanicPolicy {
@@ -184,8 +291,11 @@ impl LibraryInner {
 ///
 /// let library = ThreadLib::new();
 /// let mut thread = library.thread().name("worker").build()?.attach();
-/// thread.handle().send_msg(|| println!("hello")).unwrap();
+/// let id = thread.handle().id();
+/// let found = library.thread_by_id(id).unwrap();
+/// let call = found.call(|| "hello");
 /// thread.poll(0, 0);
+/// assert_eq!(futures::executor::block_on(call).unwrap(), "hello");
 /// # Ok::<(), corespun::thread::CreateError>(())
 /// ```
 #[derive(Clone)]
@@ -201,21 +311,72 @@ impl Default for ThreadLib {
 
 impl ThreadLib {
     /// An instance on the system clock that contains panics.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use corespun::thread::ThreadLib;
+    ///
+    /// // Two instances know nothing of each other.
+    /// let (one, other) = (ThreadLib::new(), ThreadLib::new());
+    /// let thread = one.thread().build()?;
+    /// assert_eq!((one.thread_count(), other.thread_count()), (1, 0));
+    /// # drop(thread);
+    /// # Ok::<(), corespun::thread::CreateError>(())
+    /// ```
     pub fn new() -> Self {
         ThreadLib::builder().build()
     }
 
     /// An instance with settings.
+    ///
+    /// # Examples
+    ///
+    /// With a virtual clock, time stands still unless a test moves it:
+    ///
+    /// ```
+    ///
+    /// use corespun::{clock::Clock, thread::ThreadLib};
+    ///
+    /// let (clock, hand) = Clock::virtual_at(1_000_000);
+    /// let library = ThreadLib::builder().clock(clock).build();
+    /// hand.advance(5);
+    /// assert_eq!(library.clock().now(), 5);
+    /// ```
     pub fn builder() -> ThreadLibBuilder {
         ThreadLibBuilder::default()
     }
 
     /// Settings for a new thread.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use corespun::thread::ThreadLib;
+    ///
+    /// let library = ThreadLib::new();
+    /// let runner = library.thread().name("disk").build()?.attach();
+    /// assert_eq!(library.threads(), [runner.handle()]);
+    /// # Ok::<(), corespun::thread::CreateError>(())
+    /// ```
     pub fn thread(&self) -> ThreadBuilder {
         ThreadBuilder::new(self.inner.clone())
     }
 
     /// The clock that this instance's ticks come from.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use corespun::thread::ThreadLib;
+    ///
+    /// let library = ThreadLib::new();
+    /// let begin = library.clock().now();
+    /// let millisecond = library.clock().ticks_from(Duration::from_millis(1));
+    /// // A deadline for `time::sleep_until` or `ThreadRunner::poll`, made anywhere.
+    /// assert!(begin + millisecond > begin);
+    /// ```
     pub fn clock(&self) -> &Clock {
         &self.inner.clock
     }
@@ -225,6 +386,30 @@ impl ThreadLib {
     /// # Errors
     ///
     /// [`FrameworkSet`] when one was named before.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::sync::Arc;
+    /// use corespun::thread::{CreateError, Framework, ParkedThread, ThreadLib};
+    ///
+    /// struct Nowhere;
+    ///
+    /// impl Framework for Nowhere {
+    ///     fn place(&self, thread: ParkedThread) -> Result<(), CreateError> {
+    ///         drop(thread);
+    ///         Ok(())
+    ///     }
+    /// }
+    ///
+    /// let library = ThreadLib::new();
+    /// assert!(matches!(library.thread().create(), Err(CreateError::NoFramework)));
+    /// library.set_framework(Arc::new(Nowhere))?;
+    /// assert!(library.thread().create().is_ok());
+    /// // It is there to stay.
+    /// assert!(library.set_framework(Arc::new(Nowhere)).is_err());
+    /// # Ok::<(), corespun::thread::FrameworkSet>(())
+    /// ```
     pub fn set_framework(&self, framework: Arc<dyn Framework>) -> Result<(), FrameworkSet> {
         self.inner
             .framework
@@ -234,11 +419,39 @@ impl ThreadLib {
 
     /// How many threads exist that have not exited (`spdk_thread_get_count`);
     /// it may be stale at once.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use corespun::thread::ThreadLib;
+    ///
+    /// let library = ThreadLib::new();
+    /// let (first, second) = (library.thread().build()?, library.thread().build()?);
+    /// assert_eq!(library.thread_count(), 2);
+    /// drop(first);
+    /// assert_eq!(library.thread_count(), 1);
+    /// # drop(second);
+    /// # Ok::<(), corespun::thread::CreateError>(())
+    /// ```
     pub fn thread_count(&self) -> usize {
         lock(&self.inner.threads).len()
     }
 
     /// The thread with this id, unless it has exited (`spdk_thread_get_by_id`).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use corespun::thread::ThreadLib;
+    ///
+    /// let library = ThreadLib::new();
+    /// let runner = library.thread().build()?.attach();
+    /// let id = runner.handle().id();
+    /// assert_eq!(library.thread_by_id(id), Some(runner.handle()));
+    /// drop(runner);
+    /// assert_eq!(library.thread_by_id(id), None);
+    /// # Ok::<(), corespun::thread::CreateError>(())
+    /// ```
     pub fn thread_by_id(&self, id: u64) -> Option<SpdkThread> {
         lock(&self.inner.threads)
             .get(&id)
@@ -247,6 +460,20 @@ impl ThreadLib {
     }
 
     /// Every thread that has not exited, in the order created.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use corespun::thread::ThreadLib;
+    ///
+    /// let library = ThreadLib::new();
+    /// let parked = [library.thread().name("a").build()?, library.thread().name("b").build()?];
+    /// let threads = library.threads();
+    /// let names: Vec<_> = threads.iter().map(|thread| thread.name()).collect();
+    /// assert_eq!(names, ["a", "b"]);
+    /// # drop(parked);
+    /// # Ok::<(), corespun::thread::CreateError>(())
+    /// ```
     pub fn threads(&self) -> Vec<SpdkThread> {
         lock(&self.inner.threads)
             .values()
@@ -272,6 +499,20 @@ impl ThreadLib {
 
     /// The first thread this instance ever made (`spdk_thread_get_app_thread`),
     /// apart from those that the framework refused; until it is gone.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use corespun::thread::ThreadLib;
+    ///
+    /// let library = ThreadLib::new();
+    /// assert_eq!(library.app_thread(), None);
+    /// let first = library.thread().build()?;
+    /// let second = library.thread().build()?;
+    /// assert_eq!(library.app_thread(), Some(first.handle()));
+    /// # drop(second);
+    /// # Ok::<(), corespun::thread::CreateError>(())
+    /// ```
     pub fn app_thread(&self) -> Option<SpdkThread> {
         lock(&self.inner.app_thread)
             .as_ref()
@@ -289,11 +530,48 @@ impl fmt::Debug for ThreadLib {
 }
 
 /// A framework was set on this library instance before.
+///
+/// # Examples
+///
+/// ```
+/// use corespun::app::{App, AppHandle};
+/// use corespun::thread::{CreateError, Framework, FrameworkSet, ParkedThread};
+///
+/// struct Mine;
+///
+/// impl Framework for Mine {
+///     fn place(&self, _thread: ParkedThread) -> Result<(), CreateError> {
+///         Ok(())
+///     }
+/// }
+///
+/// let second = App::builder().block_on(async |app: AppHandle| {
+///     // The app's instance has the reactors.
+///     app.library().set_framework(std::sync::Arc::new(Mine))
+/// })?;
+/// assert!(matches!(second, Some(Err(FrameworkSet))));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug, thiserror::Error)]
 #[error("this library instance already has a framework that places its threads")]
 pub struct FrameworkSet;
 
 /// Settings of a library instance.
+///
+/// # Examples
+///
+/// ```
+/// use std::time::Duration;
+/// use corespun::thread::ThreadLib;
+///
+/// let library = ThreadLib::builder()
+///     .task_times(true)
+///     .stall_limit(Duration::from_millis(1))
+///     .stall_hook(|stall| eprintln!("{} held {} for {:?}", stall.name, stall.thread, stall.held))
+///     .panic_hook(|panic| eprintln!("{} panicked: {}", panic.thread, panic.message))
+///     .build();
+/// assert_eq!(library.thread_count(), 0);
+/// ```
 #[derive(Default)]
 #[must_use = "call `build`"]
 pub struct ThreadLibBuilder {
@@ -308,12 +586,39 @@ pub struct ThreadLibBuilder {
 
 impl ThreadLibBuilder {
     /// Where ticks come from; the system clock unless set.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use corespun::{clock::Clock, thread::ThreadLib};
+    ///
+    /// let (clock, hand) = Clock::virtual_at(1_000);
+    /// let library = ThreadLib::builder().clock(clock).build();
+    /// let mut runner = library.thread().build()?.attach();
+    /// hand.advance(7);
+    /// runner.poll(0, 0);
+    /// assert_eq!(runner.last_tick(), 7);
+    /// # Ok::<(), corespun::thread::CreateError>(())
+    /// ```
     pub fn clock(mut self, clock: Clock) -> Self {
         self.clock = Some(clock);
         self
     }
 
     /// What a panic of user code leads to.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use corespun::thread::{PanicPolicy, ThreadLib};
+    ///
+    /// let library = ThreadLib::builder().panic_policy(PanicPolicy::Contain).build();
+    /// let mut runner = library.thread().build()?.attach();
+    /// runner.handle().send_msg(|| panic!("bad request")).unwrap();
+    /// assert!(runner.poll(0, 0).is_busy());
+    /// assert!(runner.is_running());
+    /// # Ok::<(), corespun::thread::CreateError>(())
+    /// ```
     pub fn panic_policy(mut self, policy: PanicPolicy) -> Self {
         self.panic_policy = policy;
         self
@@ -321,6 +626,24 @@ impl ThreadLibBuilder {
 
     /// Called, on the thread it happened on, with each panic that nobody else
     /// receives, after it was logged.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::sync::{Arc, Mutex};
+    /// use corespun::thread::ThreadLib;
+    ///
+    /// let panics = Arc::new(Mutex::new(Vec::new()));
+    /// let seen = panics.clone();
+    /// let library = ThreadLib::builder()
+    ///     .panic_hook(move |panic| seen.lock().unwrap().push(panic.message.to_owned()))
+    ///     .build();
+    /// let mut runner = library.thread().build()?.attach();
+    /// runner.handle().send_msg(|| panic!("bad request")).unwrap();
+    /// runner.poll(0, 0);
+    /// assert_eq!(*panics.lock().unwrap(), ["bad request"]);
+    /// # Ok::<(), corespun::thread::CreateError>(())
+    /// ```
     pub fn panic_hook(
         mut self,
         hook: impl Fn(&ContainedPanic<'_>) + Send + Sync + 'static,
@@ -331,6 +654,25 @@ impl ThreadLibBuilder {
 
     /// Measures how long each poll of each task takes, for
     /// [`SpdkThread::tasks`]; two reads of the clock a poll. Off unless set.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use corespun::{task, thread::ThreadLib};
+    ///
+    /// let (clock, hand) = corespun::clock::Clock::virtual_at(1_000_000);
+    /// let library = ThreadLib::builder().clock(clock).task_times(true).build();
+    /// let mut runner = library.thread().build()?.attach();
+    /// let task = runner.enter(|| task::spawn_local(async move {
+    ///     hand.advance(8);
+    ///     std::future::pending::<()>().await
+    /// }));
+    /// runner.poll(0, 0);
+    /// assert_eq!(runner.tasks()[0].total, Duration::from_micros(8));
+    /// # drop(task);
+    /// # Ok::<(), corespun::thread::CreateError>(())
+    /// ```
     pub fn task_times(mut self, measured: bool) -> Self {
         self.times_tasks = measured;
         self
@@ -340,12 +682,62 @@ impl ThreadLibBuilder {
     /// for `limit` or longer, when it has ended: once in the log and to the
     /// [`stall_hook`](Self::stall_hook). Two reads of the clock for each of
     /// them; off unless set.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::sync::{Arc, atomic::{AtomicU32, Ordering}};
+    /// use std::time::Duration;
+    /// use corespun::thread::ThreadLib;
+    ///
+    /// let (clock, hand) = corespun::clock::Clock::virtual_at(1_000_000);
+    /// let stalls = Arc::new(AtomicU32::new(0));
+    /// let counter = stalls.clone();
+    /// let library = ThreadLib::builder()
+    ///     .clock(clock)
+    ///     .stall_limit(Duration::from_micros(50))
+    ///     .stall_hook(move |_stall| _ = counter.fetch_add(1, Ordering::Relaxed))
+    ///     .build();
+    /// let mut runner = library.thread().build()?.attach();
+    /// for held in [49, 50] {
+    ///     let hand = hand.clone();
+    ///     runner.handle().send_msg(move || _ = hand.advance(held)).unwrap();
+    /// }
+    /// runner.poll(0, 0);
+    /// assert_eq!(stalls.load(Ordering::Relaxed), 1);
+    /// # Ok::<(), corespun::thread::CreateError>(())
+    /// ```
     pub fn stall_limit(mut self, limit: Duration) -> Self {
         self.stall_limit = Some(limit);
         self
     }
 
     /// Called, on the thread that was held, with each stall.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::{sync::mpsc, time::Duration};
+    /// use corespun::{task::TaskBuilder, thread::{StallSource, ThreadLib}};
+    ///
+    /// let (clock, hand) = corespun::clock::Clock::virtual_at(1_000_000);
+    /// let (sender, stalls) = mpsc::channel();
+    /// let library = ThreadLib::builder()
+    ///     .clock(clock)
+    ///     .stall_limit(Duration::from_micros(50))
+    ///     .stall_hook(move |stall| sender.send((stall.source, stall.name.to_owned())).unwrap())
+    ///     .build();
+    /// let mut runner = library.thread().build()?.attach();
+    /// let task = runner.enter(|| TaskBuilder::new().name("checksum").spawn_local(async move {
+    ///     hand.advance(80);
+    /// }));
+    /// runner.poll(0, 0);
+    /// let (source, name) = stalls.recv()?;
+    /// assert_eq!(source, StallSource::Task);
+    /// assert!(name.starts_with("checksum"));
+    /// # drop(task);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn stall_hook(mut self, hook: impl Fn(&Stall<'_>) + Send + Sync + 'static) -> Self {
         self.stall_hook = Some(Box::new(hook));
         self
@@ -355,12 +747,37 @@ impl ThreadLibBuilder {
     /// [`spawn_blocking`](crate::task::spawn_blocking)) run on; unless set, those
     /// that the OS thread that builds the instance may run on. Leave out the
     /// cores of the reactors.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use corespun::{cpu::{self, CpuSet}, thread::ThreadLib};
+    ///
+    /// let last = CpuSet::single(cpu::available()?.iter().last().unwrap());
+    /// let library = ThreadLib::builder().helper_cpus(last).build();
+    /// let seen = library.spawn_blocking(|| cpu::available().unwrap());
+    /// assert_eq!(futures::executor::block_on(seen)?, last);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn helper_cpus(mut self, cpus: CpuSet) -> Self {
         self.helper_cpus = Some(cpus);
         self
     }
 
     /// The instance.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use corespun::thread::ThreadLib;
+    ///
+    /// let library = ThreadLib::builder().build();
+    /// // Clones are the same instance.
+    /// let thread = library.clone().thread().build()?;
+    /// assert_eq!(library.thread_count(), 1);
+    /// # drop(thread);
+    /// # Ok::<(), corespun::thread::CreateError>(())
+    /// ```
     pub fn build(self) -> ThreadLib {
         let clock = self.clock.unwrap_or_else(Clock::system);
         let stall_ticks = self.stall_limit.map(|limit| clock.ticks_from(limit).max(1));

@@ -53,12 +53,43 @@ macro_rules! spdk_thread_local {
 
 /// The key of a thread-local of SpdkThreads; declare it with
 /// [`spdk_thread_local!`](crate::spdk_thread_local).
+///
+/// # Examples
+///
+/// ```
+/// use std::cell::Cell;
+/// use corespun::{spdk_thread_local, thread::ThreadLib};
+///
+/// spdk_thread_local! {
+///     static REQUESTS: Cell<u32> = Cell::new(0);
+/// }
+///
+/// let library = ThreadLib::new();
+/// let mut a = library.thread().build()?.attach();
+/// let mut b = library.thread().build()?.attach();
+/// a.enter(|| REQUESTS.with(|requests| requests.set(7)));
+/// // Each SpdkThread has its own, though both are polled by this OS thread.
+/// assert_eq!(b.enter(|| REQUESTS.with(Cell::get)), 0);
+/// assert_eq!(a.enter(|| REQUESTS.with(Cell::get)), 7);
+/// # Ok::<(), corespun::thread::CreateError>(())
+/// ```
 pub struct LocalKey<T: 'static> {
     init: fn() -> T,
     stays: bool,
 }
 
 /// Why a thread-local has no value here.
+///
+/// # Examples
+///
+/// ```
+/// use std::cell::Cell;
+/// use corespun::{spdk_thread_local, thread::LocalKeyError};
+///
+/// spdk_thread_local!(static REQUESTS: Cell<u32> = Cell::new(0));
+///
+/// assert_eq!(REQUESTS.try_with(Cell::get), Err(LocalKeyError::NotOnThread));
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum LocalKeyError {
@@ -74,11 +105,45 @@ pub enum LocalKeyError {
 
 impl<T: 'static> LocalKey<T> {
     /// A key whose values are made by `init` and may be of any type.
+    ///
+    /// # Examples
+    ///
+    /// What [`spdk_thread_local!`](crate::spdk_thread_local) expands to:
+    ///
+    /// ```
+    ///
+    /// use std::cell::Cell;
+    /// use corespun::thread::{LocalKey, ThreadLib};
+    ///
+    /// static REQUESTS: LocalKey<Cell<u32>> = LocalKey::new(|| Cell::new(1));
+    ///
+    /// let mut runner = ThreadLib::new().thread().build()?.attach();
+    /// assert_eq!(runner.enter(|| REQUESTS.with(Cell::get)), 1);
+    /// // The value keeps its thread on this OS thread.
+    /// assert!(runner.is_bound());
+    /// # Ok::<(), corespun::thread::CreateError>(())
+    /// ```
     pub const fn new(init: fn() -> T) -> Self {
         LocalKey { init, stays: true }
     }
 
     /// A key whose values move with their thread to another OS thread.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::cell::Cell;
+    /// use corespun::thread::{LocalKey, ThreadLib};
+    ///
+    /// static BYTES: LocalKey<Cell<u64>> = LocalKey::new_send(|| Cell::new(0));
+    ///
+    /// let mut runner = ThreadLib::new().thread().build()?.attach();
+    /// runner.enter(|| BYTES.with(|bytes| bytes.set(512)));
+    /// let parked = runner.park().unwrap();
+    /// let moved = std::thread::spawn(move || parked.attach().enter(|| BYTES.with(Cell::get)));
+    /// assert_eq!(moved.join().unwrap(), 512);
+    /// # Ok::<(), corespun::thread::CreateError>(())
+    /// ```
     pub const fn new_send(init: fn() -> T) -> Self
     where
         T: Send,
@@ -92,6 +157,25 @@ impl<T: 'static> LocalKey<T> {
     ///
     /// [`LocalKeyError`] when no SpdkThread is current, or when it is at the
     /// end of its exit and has no value.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::cell::Cell;
+    /// use corespun::{spdk_thread_local, thread::ThreadLib};
+    ///
+    /// spdk_thread_local!(static REQUESTS: Cell<u32> = Cell::new(0));
+    ///
+    /// // Code that runs on SpdkThreads and elsewhere counts where it can.
+    /// fn count() -> bool {
+    ///     REQUESTS.try_with(|requests| requests.set(requests.get() + 1)).is_ok()
+    /// }
+    ///
+    /// let mut runner = ThreadLib::new().thread().build()?.attach();
+    /// assert!(runner.enter(count));
+    /// assert!(!count());
+    /// # Ok::<(), corespun::thread::CreateError>(())
+    /// ```
     pub fn try_with<R>(&'static self, f: impl FnOnce(&T) -> R) -> Result<R, LocalKeyError> {
         let address = std::ptr::from_ref(self).addr();
         let value = Local::with_current(|local| {
@@ -128,6 +212,23 @@ impl<T: 'static> LocalKey<T> {
     /// # Panics
     ///
     /// Where [`LocalKey::try_with`] gives an error.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::cell::RefCell;
+    /// use corespun::{spdk_thread_local, thread::ThreadLib};
+    ///
+    /// spdk_thread_local!(static FREE: RefCell<Vec<Vec<u8>>> = RefCell::default());
+    ///
+    /// // A list of free buffers per thread: no lock, no atomic.
+    /// let take = || FREE.with(|free| free.borrow_mut().pop().unwrap_or_else(|| vec![0; 512]));
+    /// let mut runner = ThreadLib::new().thread().build()?.attach();
+    /// let buffer = runner.enter(take);
+    /// runner.enter(|| FREE.with(|free| free.borrow_mut().push(buffer)));
+    /// assert_eq!(runner.enter(|| FREE.with(|free| free.borrow().len())), 1);
+    /// # Ok::<(), corespun::thread::CreateError>(())
+    /// ```
     #[track_caller]
     pub fn with<R>(&'static self, f: impl FnOnce(&T) -> R) -> R {
         match self.try_with(f) {

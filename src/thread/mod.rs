@@ -85,6 +85,24 @@ pub(crate) fn cut_name(mut name: String) -> String {
 }
 
 /// Where a thread stands in its life.
+///
+/// # Examples
+///
+/// ```
+/// use corespun::thread::{ThreadLib, ThreadState};
+///
+/// let mut runner = ThreadLib::new().thread().build()?.attach();
+/// let thread = runner.handle();
+/// assert_eq!(thread.state(), ThreadState::Running);
+/// let exit = runner.exit();
+/// assert_eq!(thread.state(), ThreadState::Exiting);
+/// while !runner.is_exited() {
+///     runner.poll(0, 0);
+/// }
+/// assert_eq!(thread.state(), ThreadState::Exited);
+/// # drop(exit);
+/// # Ok::<(), corespun::thread::CreateError>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ThreadState {
@@ -97,6 +115,27 @@ pub enum ThreadState {
 }
 
 /// How a thread's time was spent, in ticks of its library's clock.
+///
+/// # Examples
+///
+/// ```
+/// use corespun::thread::{Poller, ThreadLib};
+///
+/// let (clock, hand) = corespun::clock::Clock::virtual_at(1_000_000);
+/// let mut runner = ThreadLib::builder().clock(clock).build().thread().build()?.attach();
+/// let mut rounds = 0;
+/// let poller = runner.enter(|| Poller::active(move || {
+///     rounds += 1;
+///     hand.advance(rounds * 10);
+///     rounds == 2
+/// }))?;
+/// runner.poll(0, 0); // 10 ticks for nothing
+/// runner.poll(0, 0); // 20 ticks of work
+/// let stats = runner.handle().stats();
+/// assert_eq!((stats.idle_ticks, stats.busy_ticks), (10, 20));
+/// # drop(poller);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ThreadStats {
     /// Ticks of polls that did something.
@@ -108,6 +147,28 @@ pub struct ThreadStats {
 /// A handle of a SpdkThread (`struct spdk_thread *`): sends it messages and
 /// looks at it, from any OS thread. It does not keep the thread from exiting,
 /// and everything on it works, or says no, after that.
+///
+/// # Examples
+///
+/// Any OS thread may hold one and send with it:
+///
+/// ```
+///
+/// use corespun::thread::{SpdkThread, ThreadLib};
+///
+/// fn log_from(thread: SpdkThread) {
+///     std::thread::spawn(move || thread.send_msg(|| ()).unwrap()).join().unwrap();
+/// }
+///
+/// let mut runner = ThreadLib::new().thread().build()?.attach();
+/// let thread = runner.handle();
+/// log_from(thread.clone());
+/// assert!(runner.poll(0, 0).is_busy());
+/// // It outlives the thread, and says so.
+/// drop(runner);
+/// assert!(thread.is_exited() && thread.send_msg(|| ()).is_err());
+/// # Ok::<(), corespun::thread::CreateError>(())
+/// ```
 #[derive(Clone)]
 pub struct SpdkThread {
     pub(crate) shared: Arc<Shared>,
@@ -120,11 +181,37 @@ impl SpdkThread {
 
     /// The SpdkThread that this OS thread is polling or has entered
     /// (`spdk_get_thread`).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use corespun::thread::{SpdkThread, ThreadLib};
+    ///
+    /// let mut runner = ThreadLib::new().thread().build()?.attach();
+    /// let call = runner.handle().call(|| SpdkThread::current());
+    /// runner.poll(0, 0);
+    /// assert_eq!(futures::executor::block_on(call).unwrap(), Some(runner.handle()));
+    /// // Between polls, and on other OS threads, there is none.
+    /// assert_eq!(SpdkThread::current(), None);
+    /// # Ok::<(), corespun::thread::CreateError>(())
+    /// ```
     pub fn current() -> Option<SpdkThread> {
         Local::with_current(|local| SpdkThread::from_shared(local.shared.clone()))
     }
 
     /// Whether this thread is the current one.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use corespun::thread::ThreadLib;
+    ///
+    /// let mut runner = ThreadLib::new().thread().build()?.attach();
+    /// let thread = runner.handle();
+    /// assert!(!thread.is_current());
+    /// assert!(runner.enter(|| thread.is_current()));
+    /// # Ok::<(), corespun::thread::CreateError>(())
+    /// ```
     pub fn is_current(&self) -> bool {
         self.shared.current_local().is_some()
     }
@@ -138,6 +225,26 @@ impl SpdkThread {
     ///
     /// [`SendError`] with `f` in it when the thread has exited, or when as
     /// many messages are outstanding as its limit allows.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::sync::mpsc;
+    /// use corespun::thread::ThreadLib;
+    ///
+    /// let mut runner = ThreadLib::new().thread().build()?.attach();
+    /// let (sender, done) = mpsc::channel();
+    /// for request in ["write", "flush"] {
+    ///     let sender = sender.clone();
+    ///     runner.handle().send_msg(move || sender.send(request).unwrap()).unwrap();
+    /// }
+    /// assert!(done.try_recv().is_err());
+    /// runner.poll(0, 0);
+    /// assert!(done.try_iter().eq(["write", "flush"]));
+    /// # Ok::<(), corespun::thread::CreateError>(())
+    /// ```
+    ///
+    /// What it holds must be `Send`:
     ///
     /// ```compile_fail,E0277
     /// # let thread = corespun::thread::ThreadLib::new().thread().build().unwrap().handle();
@@ -154,6 +261,25 @@ impl SpdkThread {
     /// # Errors
     ///
     /// As [`SpdkThread::send_msg`].
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::{sync::mpsc, thread};
+    /// use corespun::thread::ThreadLib;
+    ///
+    /// let mut runner = ThreadLib::new().thread().build()?.attach();
+    /// let (sender, done) = mpsc::channel();
+    /// let (handle, second) = (runner.handle(), sender.clone());
+    /// // On the thread, nothing is queued.
+    /// runner.enter(|| handle.exec_msg(move || sender.send("now").unwrap())).unwrap();
+    /// assert_eq!(done.try_recv(), Ok("now"));
+    /// handle.exec_msg(move || second.send("sent").unwrap()).unwrap();
+    /// assert!(done.try_recv().is_err());
+    /// runner.poll(0, 0);
+    /// assert_eq!(done.try_recv(), Ok("sent"));
+    /// # Ok::<(), corespun::thread::CreateError>(())
+    /// ```
     pub fn exec_msg<F: FnOnce() + Send + 'static>(&self, f: F) -> Result<(), SendError<F>> {
         if self.is_current() {
             f();
@@ -170,6 +296,24 @@ impl SpdkThread {
     ///
     /// [`CriticalMsgError`] while an earlier one is pending or running, and
     /// when the thread has exited.
+    ///
+    /// # Examples
+    ///
+    /// What a signal handler may do:
+    ///
+    /// ```
+    ///
+    /// use std::sync::atomic::{AtomicBool, Ordering};
+    /// use corespun::thread::ThreadLib;
+    ///
+    /// static STOP: AtomicBool = AtomicBool::new(false);
+    ///
+    /// let mut runner = ThreadLib::new().thread().build()?.attach();
+    /// runner.handle().send_critical_msg(|| STOP.store(true, Ordering::Relaxed))?;
+    /// runner.poll(0, 0);
+    /// assert!(STOP.load(Ordering::Relaxed));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn send_critical_msg(&self, f: fn()) -> Result<(), CriticalMsgError> {
         match self.shared.critical.post(f) {
             Ok(()) => {
@@ -185,6 +329,23 @@ impl SpdkThread {
     /// of that moment are cancelled, and it reads EXITED once no poller, task
     /// or message is left, at the latest after its exit timeout. Asking again
     /// changes nothing. Awaiting the result waits for the end.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use corespun::{task, thread::ThreadLib};
+    ///
+    /// let mut runner = ThreadLib::new().thread().build()?.attach();
+    /// let idle = runner.handle().spawn(std::future::pending::<()>());
+    /// let exit = runner.handle().exit();
+    /// while !runner.is_exited() {
+    ///     runner.poll(0, 0);
+    /// }
+    /// task::block_on(exit);
+    /// // Its tasks were cancelled on the way.
+    /// assert!(task::block_on(idle).unwrap_err().is_thread_exited());
+    /// # Ok::<(), corespun::thread::CreateError>(())
+    /// ```
     pub fn exit(&self) -> Exit {
         let exit = Exit {
             shared: self.shared.clone(),
@@ -203,16 +364,51 @@ impl SpdkThread {
     }
 
     /// A number unique within the library instance, never reused.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use corespun::thread::ThreadLib;
+    ///
+    /// let library = ThreadLib::new();
+    /// let first = library.thread().build()?.handle().id();
+    /// // Never given to another, though that thread is gone.
+    /// let second = library.thread().build()?.handle().id();
+    /// assert_ne!(first, second);
+    /// # Ok::<(), corespun::thread::CreateError>(())
+    /// ```
     pub fn id(&self) -> u64 {
         self.shared.id
     }
 
     /// The name given, or one made of the id.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use corespun::thread::ThreadLib;
+    ///
+    /// let parked = ThreadLib::new().thread().name("journal").build()?;
+    /// assert_eq!(parked.handle().name(), "journal");
+    /// # Ok::<(), corespun::thread::CreateError>(())
+    /// ```
     pub fn name(&self) -> &str {
         self.shared.name()
     }
 
     /// The cores that the thread may be placed on.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use corespun::{cpu::CpuSet, thread::ThreadLib};
+    ///
+    /// let library = ThreadLib::new();
+    /// assert_eq!(library.thread().build()?.handle().cpumask(), CpuSet::all());
+    /// let on_two = library.thread().cpumask(CpuSet::single(2)).build()?;
+    /// assert_eq!(on_two.handle().cpumask(), CpuSet::single(2));
+    /// # Ok::<(), corespun::thread::CreateError>(())
+    /// ```
     pub fn cpumask(&self) -> CpuSet {
         match self.shared.cpumask.lock() {
             Ok(mask) => *mask,
@@ -230,6 +426,31 @@ impl SpdkThread {
     /// [`SetCpumaskError`] when the thread is not the current one, when `mask`
     /// is empty, when the library instance has no framework, and when that
     /// refuses the mask. The mask is unchanged then.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use std::sync::Arc;
+    /// # use corespun::thread::{CreateError, Framework, ParkedThread, SetCpumaskError};
+    /// use corespun::{cpu::CpuSet, thread::{SpdkThread, ThreadLib}};
+    ///
+    /// # struct Reactors;
+    /// # impl Framework for Reactors {
+    /// #     fn place(&self, _: ParkedThread) -> Result<(), CreateError> { Ok(()) }
+    /// #     fn reschedule(&self, _: &SpdkThread, _: &CpuSet) -> Result<(), SetCpumaskError> { Ok(()) }
+    /// # }
+    /// let library = ThreadLib::new();
+    /// # library.set_framework(Arc::new(Reactors))?;
+    /// let mut runner = library.thread().build()?.attach();
+    /// let call = runner.handle().call(|| {
+    ///     // Only a thread itself may change its mask: send it a message.
+    ///     SpdkThread::current().unwrap().set_cpumask(&CpuSet::single(1))
+    /// });
+    /// runner.poll(0, 0);
+    /// futures::executor::block_on(call)??;
+    /// assert_eq!(runner.handle().cpumask(), CpuSet::single(1));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn set_cpumask(&self, mask: &CpuSet) -> Result<(), SetCpumaskError> {
         let name = || self.name().to_owned();
         if !self.is_current() {
@@ -250,6 +471,20 @@ impl SpdkThread {
 
     /// Asks the framework not to move the thread, whatever its mask says, or
     /// takes that back (`spdk_thread_bind`). The mask is not touched.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use corespun::thread::ThreadLib;
+    ///
+    /// let mut runner = ThreadLib::new().thread().build()?.attach();
+    /// runner.handle().bind(true);
+    /// // Refused, though nothing on the thread has to stay.
+    /// let runner = runner.park().unwrap_err();
+    /// runner.handle().bind(false);
+    /// assert!(runner.park().is_ok());
+    /// # Ok::<(), corespun::thread::CreateError>(())
+    /// ```
     pub fn bind(&self, bind: bool) {
         self.shared.bound.store(bind, Ordering::Release);
         // Whoever polls it may have waited for that to move it.
@@ -258,32 +493,128 @@ impl SpdkThread {
 
     /// Whether the framework was asked not to move the thread. See
     /// [`ThreadRunner::is_bound`] for whether it cannot.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use corespun::thread::ThreadLib;
+    ///
+    /// let thread = ThreadLib::new().thread().build()?.handle();
+    /// assert!(!thread.is_bound());
+    /// thread.bind(true);
+    /// assert!(thread.is_bound());
+    /// # Ok::<(), corespun::thread::CreateError>(())
+    /// ```
     pub fn is_bound(&self) -> bool {
         self.shared.bound.load(Ordering::Acquire)
     }
 
     /// The value that [`ThreadBuilder::context`] attached for the framework, if
     /// it is a `T` (`spdk_thread_get_ctx`).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::sync::atomic::{AtomicU64, Ordering};
+    /// use corespun::thread::{SpdkThread, ThreadLib};
+    ///
+    /// #[derive(Default)]
+    /// struct Counters { reads: AtomicU64 }
+    ///
+    /// let builder = ThreadLib::new().thread().context(Counters::default());
+    /// let mut runner = builder.build()?.attach();
+    /// runner.enter(|| {
+    ///     let thread = SpdkThread::current().unwrap();
+    ///     thread.context::<Counters>().unwrap().reads.fetch_add(1, Ordering::Relaxed);
+    /// });
+    /// let thread = runner.handle();
+    /// assert_eq!(thread.context::<Counters>().unwrap().reads.load(Ordering::Relaxed), 1);
+    /// assert!(thread.context::<String>().is_none());
+    /// # Ok::<(), corespun::thread::CreateError>(())
+    /// ```
     pub fn context<T: 'static>(&self) -> Option<&T> {
         self.shared.context.as_ref()?.downcast_ref()
     }
 
     /// Where the thread stands in its life.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use corespun::thread::{ThreadLib, ThreadState};
+    ///
+    /// let runner = ThreadLib::new().thread().build()?.attach();
+    /// let thread = runner.handle();
+    /// assert_eq!(thread.state(), ThreadState::Running);
+    /// drop(runner);
+    /// assert_eq!(thread.state(), ThreadState::Exited);
+    /// # Ok::<(), corespun::thread::CreateError>(())
+    /// ```
     pub fn state(&self) -> ThreadState {
         self.shared.state()
     }
 
     /// Whether the thread has exited.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use corespun::thread::ThreadLib;
+    ///
+    /// let runner = ThreadLib::new().thread().build()?.attach();
+    /// let thread = runner.handle();
+    /// assert!(!thread.is_exited());
+    /// drop(runner);
+    /// assert!(thread.is_exited());
+    /// # Ok::<(), corespun::thread::CreateError>(())
+    /// ```
     pub fn is_exited(&self) -> bool {
         self.state() == ThreadState::Exited
     }
 
     /// Whether the thread was not asked to exit yet.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use corespun::thread::ThreadLib;
+    ///
+    /// let mut runner = ThreadLib::new().thread().build()?.attach();
+    /// let exit = runner.exit();
+    /// // Neither running any more nor gone.
+    /// assert!(!runner.handle().is_running() && !runner.handle().is_exited());
+    /// # drop(exit);
+    /// # Ok::<(), corespun::thread::CreateError>(())
+    /// ```
     pub fn is_running(&self) -> bool {
         self.state() == ThreadState::Running
     }
 
     /// How its time was spent so far. Never stops the thread.
+    ///
+    /// # Examples
+    ///
+    /// Two samples make a load:
+    ///
+    /// ```
+    ///
+    /// use corespun::thread::ThreadLib;
+    ///
+    /// let (clock, hand) = corespun::clock::Clock::virtual_at(1_000_000);
+    /// let mut runner = ThreadLib::builder().clock(clock).build().thread().build()?.attach();
+    /// let before = runner.handle().stats();
+    /// let work = hand.clone();
+    /// runner.handle().send_msg(move || _ = work.advance(30)).unwrap();
+    /// runner.poll(0, 0);
+    /// hand.advance(70);
+    /// // Counted from the end of the last poll.
+    /// runner.poll(0, runner.last_tick());
+    /// let after = runner.handle().stats();
+    /// let busy = after.busy_ticks - before.busy_ticks;
+    /// let idle = after.idle_ticks - before.idle_ticks;
+    /// assert_eq!(100 * busy / (busy + idle), 30);
+    /// # Ok::<(), corespun::thread::CreateError>(())
+    /// ```
     pub fn stats(&self) -> ThreadStats {
         ThreadStats {
             busy_ticks: self.shared.busy_ticks.load(Ordering::Relaxed),
@@ -292,11 +623,45 @@ impl SpdkThread {
     }
 
     /// The tick at which its last poll ended (`spdk_thread_get_last_tsc`).
+    ///
+    /// # Examples
+    ///
+    /// Whether a thread is stuck can be seen from outside:
+    ///
+    /// ```
+    ///
+    /// use corespun::thread::ThreadLib;
+    ///
+    /// let (clock, hand) = corespun::clock::Clock::virtual_at(1_000_000);
+    /// let mut runner = ThreadLib::builder().clock(clock).build().thread().build()?.attach();
+    /// runner.poll(0, 0);
+    /// hand.advance(5_000);
+    /// let thread = runner.handle();
+    /// assert_eq!(thread.library().clock().now() - thread.last_tick(), 5_000);
+    /// # Ok::<(), corespun::thread::CreateError>(())
+    /// ```
     pub fn last_tick(&self) -> u64 {
         self.shared.last_tick.load(Ordering::Relaxed)
     }
 
     /// The library instance it belongs to.
+    ///
+    /// # Examples
+    ///
+    /// What runs on a thread reaches the others through it:
+    ///
+    /// ```
+    ///
+    /// use corespun::thread::{SpdkThread, ThreadLib};
+    ///
+    /// let library = ThreadLib::new();
+    /// let other = library.thread().name("other").build()?;
+    /// let mut runner = library.thread().build()?.attach();
+    /// let count = runner.enter(|| SpdkThread::current().unwrap().library().thread_count());
+    /// assert_eq!(count, 2);
+    /// # drop(other);
+    /// # Ok::<(), corespun::thread::CreateError>(())
+    /// ```
     pub fn library(&self) -> ThreadLib {
         ThreadLib {
             inner: self.shared.library.clone(),
@@ -323,6 +688,26 @@ impl fmt::Debug for SpdkThread {
 }
 
 /// A message that could not be sent, with its closure.
+///
+/// # Examples
+///
+/// ```
+/// use std::sync::mpsc;
+/// use corespun::thread::ThreadLib;
+///
+/// let mut runner = ThreadLib::new().thread().message_limit(2).build()?.attach();
+/// let thread = runner.handle();
+/// let (sender, done) = mpsc::channel();
+/// (0..2).for_each(|_| thread.send_msg(|| ()).unwrap());
+/// let refused = thread.send_msg(move || sender.send("sent at last").unwrap()).unwrap_err();
+/// assert!(refused.is_full());
+/// // The closure, with all it holds, is tried again later.
+/// runner.poll(0, 0);
+/// thread.send_msg(refused.into_message()).unwrap();
+/// runner.poll(0, 0);
+/// assert_eq!(done.try_recv(), Ok("sent at last"));
+/// # Ok::<(), corespun::thread::CreateError>(())
+/// ```
 #[derive(thiserror::Error)]
 #[error("{reason}")]
 pub struct SendError<F> {
@@ -331,6 +716,19 @@ pub struct SendError<F> {
 }
 
 /// Why a message could not be sent.
+///
+/// # Examples
+///
+/// ```
+/// use corespun::thread::{SendErrorReason, ThreadLib};
+///
+/// let runner = ThreadLib::new().thread().name("disk").build()?.attach();
+/// let thread = runner.handle();
+/// drop(runner);
+/// let refused = thread.send_msg(|| ()).unwrap_err();
+/// assert_eq!(*refused.reason(), SendErrorReason::Exited { thread: "disk".to_owned() });
+/// # Ok::<(), corespun::thread::CreateError>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum SendErrorReason {
@@ -373,21 +771,72 @@ impl<F> SendError<F> {
     }
 
     /// The closure that was not sent.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use corespun::thread::ThreadLib;
+    ///
+    /// let thread = ThreadLib::new().thread().build()?.handle();
+    /// let request = vec![1, 2, 3];
+    /// // The thread is gone: what was to be done there is done here.
+    /// let refused = thread.send_msg(move || drop(request)).unwrap_err();
+    /// let run_here = refused.into_message();
+    /// run_here();
+    /// # Ok::<(), corespun::thread::CreateError>(())
+    /// ```
     pub fn into_message(self) -> F {
         self.message
     }
 
     /// Why.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use corespun::thread::ThreadLib;
+    ///
+    /// let thread = ThreadLib::new().thread().name("disk").message_limit(2).build()?;
+    /// (0..2).for_each(|_| thread.handle().send_msg(|| ()).unwrap());
+    /// let refused = thread.handle().send_msg(|| ()).unwrap_err();
+    /// assert_eq!(
+    ///     refused.reason().to_string(),
+    ///     r#"thread "disk" has its limit of 2 messages outstanding; try again later"#
+    /// );
+    /// # Ok::<(), corespun::thread::CreateError>(())
+    /// ```
     pub fn reason(&self) -> &SendErrorReason {
         &self.reason
     }
 
     /// Whether trying again later may succeed.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use corespun::thread::ThreadLib;
+    ///
+    /// let parked = ThreadLib::new().thread().message_limit(2).build()?;
+    /// (0..2).for_each(|_| parked.handle().send_msg(|| ()).unwrap());
+    /// assert!(parked.handle().send_msg(|| ()).unwrap_err().is_full());
+    /// # Ok::<(), corespun::thread::CreateError>(())
+    /// ```
     pub fn is_full(&self) -> bool {
         matches!(self.reason, SendErrorReason::Full { .. })
     }
 
     /// Whether the thread has exited.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use corespun::thread::ThreadLib;
+    ///
+    /// let thread = ThreadLib::new().thread().build()?.handle();
+    /// let refused = thread.send_msg(|| ()).unwrap_err();
+    /// assert!(refused.is_exited() && !refused.is_full());
+    /// # Ok::<(), corespun::thread::CreateError>(())
+    /// ```
     pub fn is_exited(&self) -> bool {
         matches!(self.reason, SendErrorReason::Exited { .. })
     }
@@ -400,6 +849,20 @@ impl<F> fmt::Debug for SendError<F> {
 }
 
 /// Why a critical message was not posted.
+///
+/// # Examples
+///
+/// ```
+/// use corespun::thread::{CriticalMsgError, ThreadLib};
+///
+/// let parked = ThreadLib::new().thread().build()?;
+/// let thread = parked.handle();
+/// assert_eq!(thread.send_critical_msg(|| ()), Ok(()));
+/// assert_eq!(thread.send_critical_msg(|| ()), Err(CriticalMsgError::Pending));
+/// drop(parked);
+/// assert_eq!(thread.send_critical_msg(|| ()), Err(CriticalMsgError::Exited));
+/// # Ok::<(), corespun::thread::CreateError>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum CriticalMsgError {
@@ -412,6 +875,20 @@ pub enum CriticalMsgError {
 }
 
 /// Why a thread's cpumask could not be changed.
+///
+/// # Examples
+///
+/// ```
+/// use corespun::{cpu::CpuSet, thread::{SetCpumaskError, ThreadLib}};
+///
+/// let mut runner = ThreadLib::new().thread().name("disk").build()?.attach();
+/// let (thread, mask) = (runner.handle(), CpuSet::single(1));
+/// assert_eq!(thread.set_cpumask(&mask), Err(SetCpumaskError::NotCurrent("disk".to_owned())));
+/// // A thread that is polled by hand is moved by nobody.
+/// let alone = runner.enter(|| thread.set_cpumask(&mask));
+/// assert_eq!(alone, Err(SetCpumaskError::NotSupported("disk".to_owned())));
+/// # Ok::<(), corespun::thread::CreateError>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum SetCpumaskError {
@@ -439,6 +916,15 @@ pub enum SetCpumaskError {
 }
 
 /// Why a thread could not be made.
+///
+/// # Examples
+///
+/// ```
+/// use corespun::thread::{CreateError, ThreadLib};
+///
+/// let error = ThreadLib::new().thread().create().unwrap_err();
+/// assert!(matches!(error, CreateError::NoFramework));
+/// ```
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum CreateError {

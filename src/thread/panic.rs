@@ -7,6 +7,25 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 pub(crate) type Payload = Box<dyn Any + Send + 'static>;
 
 /// What panicked.
+///
+/// # Examples
+///
+/// ```
+/// use std::sync::mpsc;
+/// use corespun::thread::{PanicSource, Poller, ThreadLib};
+///
+/// let (sender, panics) = mpsc::channel();
+/// let library = ThreadLib::builder()
+///     .panic_hook(move |panic| sender.send(panic.source).unwrap())
+///     .build();
+/// let mut runner = library.thread().build()?.attach();
+/// let poller = runner.enter(|| Poller::active(|| -> bool { panic!("no such queue") }))?;
+/// runner.handle().send_msg(|| panic!("bad request")).unwrap();
+/// runner.poll(0, 0);
+/// assert!(panics.try_iter().eq([PanicSource::Message, PanicSource::Poller]));
+/// # drop(poller);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum PanicSource {
@@ -23,6 +42,29 @@ pub enum PanicSource {
 }
 
 /// A panic that a SpdkThread contained, as its library's panic hook sees it.
+///
+/// # Examples
+///
+/// ```
+/// use std::sync::mpsc;
+/// use corespun::thread::{Poller, ThreadLib};
+///
+/// let (sender, reports) = mpsc::channel();
+/// let library = ThreadLib::builder()
+///     .panic_hook(move |panic| {
+///         let report = format!("{} {:?}: {}", panic.thread, panic.name, panic.message);
+///         sender.send(report).unwrap();
+///     })
+///     .build();
+/// let mut runner = library.thread().name("disk").build()?.attach();
+/// let poller = runner.enter(|| {
+///     Poller::builder().name("queue").register(|| -> bool { panic!("no such queue") })
+/// })?;
+/// runner.poll(0, 0);
+/// assert_eq!(reports.recv()?, r#"disk Some("queue"): no such queue"#);
+/// # drop(poller);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct ContainedPanic<'a> {

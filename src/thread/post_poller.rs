@@ -9,6 +9,23 @@ use super::panic::{PanicSource, contain};
 const MAX: usize = 4;
 
 /// Why a post-poller handler was refused.
+///
+/// # Examples
+///
+/// ```
+/// use corespun::thread::{PostPollerError, ThreadLib, register_post_poller_handler};
+///
+/// let mut runner = ThreadLib::new().thread().build()?.attach();
+/// runner.enter(|| {
+///     for _ in 0..4 {
+///         register_post_poller_handler(|| ())?;
+///     }
+///     assert_eq!(register_post_poller_handler(|| ()), Err(PostPollerError::Full));
+///     Ok::<_, PostPollerError>(())
+/// })?;
+/// assert_eq!(register_post_poller_handler(|| ()), Err(PostPollerError::NotOnThread));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum PostPollerError {
@@ -46,13 +63,21 @@ pub(crate) struct PostPollers {
 /// # Examples
 ///
 /// ```
+/// use std::{cell::RefCell, rc::Rc};
 /// use corespun::thread::{Poller, ThreadLib, register_post_poller_handler};
 ///
 /// let mut thread = ThreadLib::new().thread().build()?.attach();
+/// let log = Rc::new(RefCell::new(Vec::new()));
+/// let submitted = log.clone();
 /// let poller = thread.enter(|| {
-///     Poller::active(|| register_post_poller_handler(|| println!("flush")).is_ok())
+///     Poller::active(move || {
+///         let flushed = submitted.clone();
+///         register_post_poller_handler(move || flushed.borrow_mut().push("flush")).unwrap();
+///         submitted.borrow_mut().extend(["read", "write"]);
+///     })
 /// })?;
 /// thread.poll(0, 0);
+/// assert_eq!(*log.borrow(), ["read", "write", "flush"]);
 /// # drop(poller);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```

@@ -25,6 +25,20 @@ use crate::notify::Sleeper;
 /// before the thread has exited cancels what lives on the thread and drops the
 /// messages that wait.
 ///
+/// # Examples
+///
+/// ```
+/// use corespun::{task, thread::ThreadLib};
+///
+/// let mut runner = ThreadLib::new().thread().build()?.attach();
+/// let answer = runner.enter(|| task::spawn_local(async { 42 }));
+/// while runner.poll(0, 0).is_busy() {}
+/// assert_eq!(futures::executor::block_on(answer).unwrap(), 42);
+/// # Ok::<(), corespun::thread::CreateError>(())
+/// ```
+///
+/// It stays on its OS thread, and polls only from outside:
+///
 /// ```compile_fail,E0277
 /// fn crosses<T: Send>() {}
 /// crosses::<corespun::thread::ThreadRunner>();
@@ -48,6 +62,23 @@ impl ThreadRunner {
     /// The poll begins at `now` and ends when the clock says: a caller that
     /// passes [`SpdkThread::last_tick`] of the poll before as `now` leaves no
     /// time unaccounted.
+    ///
+    /// # Examples
+    ///
+    /// A loop of your own; it is idle when nothing of one round was busy:
+    ///
+    /// ```
+    ///
+    /// use corespun::thread::{Activity, ThreadLib};
+    ///
+    /// let library = ThreadLib::new();
+    /// let mut ring = [library.thread().build()?.attach(), library.thread().build()?.attach()];
+    /// ring[1].handle().send_msg(|| ()).unwrap();
+    /// let mut round = || ring.iter_mut().map(|thread| thread.poll(0, 0)).max();
+    /// assert_eq!(round(), Some(Activity::Busy));
+    /// assert_eq!(round(), Some(Activity::Idle));
+    /// # Ok::<(), corespun::thread::CreateError>(())
+    /// ```
     pub fn poll(&mut self, max_msgs: usize, now: u64) -> Activity {
         let local = &*self.local;
         let _entered = Entered::new(&self.local);
@@ -74,72 +105,270 @@ impl ThreadRunner {
 
     /// Makes the thread the current one while `f` runs, without polling it
     /// (`spdk_set_thread`), to register pollers or spawn tasks from outside.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use corespun::thread::{Poller, SpdkThread, ThreadLib};
+    ///
+    /// let mut runner = ThreadLib::new().thread().build()?.attach();
+    /// let poller = runner.enter(|| Poller::active(|| ()))?;
+    /// assert_eq!(runner.enter(SpdkThread::current), Some(runner.handle()));
+    /// // Nothing has run yet.
+    /// assert_eq!(poller.stats().run_count, 0);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn enter<R>(&mut self, f: impl FnOnce() -> R) -> R {
         let _entered = Entered::new(&self.local);
         f()
     }
 
     /// The thread's handle.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use corespun::thread::ThreadLib;
+    ///
+    /// let mut runner = ThreadLib::new().thread().build()?.attach();
+    /// let handle = runner.handle();
+    /// std::thread::spawn(move || handle.send_msg(|| ()).unwrap()).join().unwrap();
+    /// assert!(runner.poll(0, 0).is_busy());
+    /// # Ok::<(), corespun::thread::CreateError>(())
+    /// ```
     pub fn handle(&self) -> SpdkThread {
         SpdkThread::from_shared(self.local.shared.clone())
     }
 
     /// The thread's name.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use corespun::thread::ThreadLib;
+    ///
+    /// let runner = ThreadLib::new().thread().name("disk").build()?.attach();
+    /// assert_eq!(runner.name(), "disk");
+    /// # Ok::<(), corespun::thread::CreateError>(())
+    /// ```
     pub fn name(&self) -> &str {
         self.local.shared.name()
     }
 
     /// Whether the thread was not asked to exit yet.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use corespun::thread::ThreadLib;
+    ///
+    /// let mut runner = ThreadLib::new().thread().build()?.attach();
+    /// assert!(runner.is_running());
+    /// let exit = runner.exit();
+    /// assert!(!runner.is_running());
+    /// # drop(exit);
+    /// # Ok::<(), corespun::thread::CreateError>(())
+    /// ```
     pub fn is_running(&self) -> bool {
         self.local.exit_phase.get() == ExitPhase::None
     }
 
     /// Whether the thread has exited.
+    ///
+    /// # Examples
+    ///
+    /// The end of a loop over threads:
+    ///
+    /// ```
+    ///
+    /// use corespun::thread::ThreadLib;
+    ///
+    /// let library = ThreadLib::new();
+    /// let mut ring = vec![library.thread().build()?.attach(), library.thread().build()?.attach()];
+    /// library.threads().iter().for_each(|thread| drop(thread.exit()));
+    /// while !ring.is_empty() {
+    ///     ring.iter_mut().for_each(|thread| _ = thread.poll(0, 0));
+    ///     ring.retain(|thread| !thread.is_exited());
+    /// }
+    /// assert_eq!(library.thread_count(), 0);
+    /// # Ok::<(), corespun::thread::CreateError>(())
+    /// ```
     pub fn is_exited(&self) -> bool {
         self.local.exit_phase.get() == ExitPhase::Done
     }
 
     /// Asks the thread to exit; as [`SpdkThread::exit`].
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use corespun::{task, thread::ThreadLib};
+    ///
+    /// let mut runner = ThreadLib::new().thread().build()?.attach();
+    /// let exit = runner.exit();
+    /// while !runner.is_exited() {
+    ///     runner.poll(0, 0);
+    /// }
+    /// task::block_on(exit);
+    /// # Ok::<(), corespun::thread::CreateError>(())
+    /// ```
     pub fn exit(&mut self) -> super::Exit {
         let handle = self.handle();
         self.enter(|| handle.exit())
     }
 
     /// The tick at which the last poll ended.
+    ///
+    /// # Examples
+    ///
+    /// Passed as the begin of the next poll, no time is unaccounted for:
+    ///
+    /// ```
+    ///
+    /// use corespun::thread::ThreadLib;
+    ///
+    /// let (clock, hand) = corespun::clock::Clock::virtual_at(1_000_000);
+    /// let mut runner = ThreadLib::builder().clock(clock).build().thread().build()?.attach();
+    /// hand.advance(100);
+    /// runner.poll(0, 0);
+    /// for _ in 0..3 {
+    ///     hand.advance(10);
+    ///     let end_of_last = runner.last_tick();
+    ///     runner.poll(0, end_of_last);
+    /// }
+    /// assert_eq!(runner.last_tick(), 130);
+    /// assert_eq!(runner.handle().stats().idle_ticks, 30);
+    /// # Ok::<(), corespun::thread::CreateError>(())
+    /// ```
     pub fn last_tick(&self) -> u64 {
         self.local.shared.last_tick.load(Ordering::Relaxed)
     }
 
     /// The tick at which the earliest timer is due
     /// (`spdk_thread_next_poller_expiration`).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use corespun::thread::{Poller, ThreadLib};
+    ///
+    /// let (clock, hand) = corespun::clock::Clock::virtual_at(1_000_000);
+    /// let mut runner = ThreadLib::builder().clock(clock).build().thread().build()?.attach();
+    /// assert_eq!(runner.next_expiration(), None);
+    /// hand.advance(100);
+    /// let poller = runner.enter(|| Poller::timed(Duration::from_micros(10), || ()))?;
+    /// assert_eq!(runner.next_expiration(), Some(110));
+    /// # drop(poller);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn next_expiration(&self) -> Option<u64> {
         self.local.timers.borrow().next_deadline()
     }
 
     /// Whether an active poller is registered and not paused: one that wants
     /// to run in every poll.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use corespun::thread::{Poller, ThreadLib};
+    ///
+    /// let mut runner = ThreadLib::new().thread().build()?.attach();
+    /// let timed = runner.enter(|| Poller::timed(Duration::from_secs(1), || ()))?;
+    /// assert!(!runner.has_active_pollers());
+    /// let active = runner.enter(|| Poller::active(|| ()))?;
+    /// assert!(runner.has_active_pollers());
+    /// # drop((timed, active));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn has_active_pollers(&self) -> bool {
         self.local.pollers.active_count() > 0
     }
 
     /// Whether any poller is registered, paused ones included.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use corespun::thread::{Poller, ThreadLib};
+    ///
+    /// let mut runner = ThreadLib::new().thread().build()?.attach();
+    /// let timed = runner.enter(|| Poller::timed(Duration::from_secs(1), || ()))?;
+    /// assert!(runner.has_pollers());
+    /// drop(timed);
+    /// assert!(!runner.has_pollers());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn has_pollers(&self) -> bool {
         self.local.pollers.registered() > 0
     }
 
     /// Whether a message, a ready task or a critical message waits to be run.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use corespun::thread::ThreadLib;
+    ///
+    /// let mut runner = ThreadLib::new().thread().build()?.attach();
+    /// runner.handle().send_msg(|| ()).unwrap();
+    /// assert!(runner.has_messages());
+    /// runner.poll(0, 0);
+    /// assert!(!runner.has_messages());
+    /// # Ok::<(), corespun::thread::CreateError>(())
+    /// ```
     pub fn has_messages(&self) -> bool {
         self.local.has_ready_work()
     }
 
     /// Whether the next poll has something to run apart from timers: then
     /// whoever polls this thread must not sleep.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use corespun::{task, thread::ThreadLib, time};
+    ///
+    /// let mut runner = ThreadLib::new().thread().build()?.attach();
+    /// let nap = runner.enter(|| task::spawn_local(time::sleep(Duration::from_secs(1))));
+    /// assert!(runner.needs_poll());
+    /// runner.poll(0, 0);
+    /// // Only a timer is left: the loop may sleep until then.
+    /// assert!(!runner.needs_poll() && runner.next_deadline().is_some());
+    /// # drop(nap);
+    /// # Ok::<(), corespun::thread::CreateError>(())
+    /// ```
     pub fn needs_poll(&self) -> bool {
         self.local.needs_poll()
     }
 
     /// The latest tick to poll this thread at although nothing arrives: its
     /// earliest timer, or the end of its exit's patience.
+    ///
+    /// # Examples
+    ///
+    /// How long a loop may sleep:
+    ///
+    /// ```
+    ///
+    /// use std::time::Duration;
+    /// use corespun::{task, thread::ThreadLib, time};
+    ///
+    /// let (clock, hand) = corespun::clock::Clock::virtual_at(1_000_000);
+    /// let library = ThreadLib::builder().clock(clock).build();
+    /// let mut runner = library.thread().build()?.attach();
+    /// let nap = runner.enter(|| task::spawn_local(time::sleep(Duration::from_micros(40))));
+    /// runner.poll(0, 0);
+    /// hand.advance(15);
+    /// let left = runner.next_deadline().unwrap() - library.clock().now();
+    /// assert_eq!(library.clock().duration_from(left), Duration::from_micros(25));
+    /// # drop(nap);
+    /// # Ok::<(), corespun::thread::CreateError>(())
+    /// ```
     pub fn next_deadline(&self) -> Option<u64> {
         self.local.next_deadline()
     }
@@ -184,11 +413,38 @@ impl ThreadRunner {
     /// # Errors
     ///
     /// As there.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use corespun::thread::ThreadLib;
+    ///
+    /// let mut runner = ThreadLib::new().thread().build()?.attach();
+    /// runner.set_interrupt_mode(true)?;
+    /// assert!(runner.is_in_interrupt_mode());
+    /// runner.set_interrupt_mode(false)?;
+    /// assert!(!runner.is_in_interrupt_mode());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn set_interrupt_mode(&mut self, on: bool) -> Result<(), super::InterruptError> {
         self.enter(|| super::set_interrupt_mode(on))
     }
 
     /// Whether the thread is in interrupt mode.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use corespun::thread::{ThreadLib, set_interrupt_mode};
+    ///
+    /// let mut runner = ThreadLib::new().thread().build()?.attach();
+    /// assert!(!runner.is_in_interrupt_mode());
+    /// // What runs on the thread may ask for it.
+    /// runner.handle().send_msg(|| set_interrupt_mode(true).unwrap()).unwrap();
+    /// runner.poll(0, 0);
+    /// assert!(runner.is_in_interrupt_mode());
+    /// # Ok::<(), corespun::thread::CreateError>(())
+    /// ```
     pub fn is_in_interrupt_mode(&self) -> bool {
         self.local.in_interrupt_mode()
     }
@@ -197,11 +453,52 @@ impl ThreadRunner {
     /// every message while it sleeps. Set it before relying on being woken, and
     /// look at [`ThreadRunner::needs_poll`] before each sleep. The library
     /// keeps the sleeper alive for as long as it lives.
+    ///
+    /// # Examples
+    ///
+    /// A loop that sleeps while its thread has nothing to do:
+    ///
+    /// ```
+    ///
+    /// use std::{sync::Arc, thread};
+    /// use corespun::{notify::Sleeper, thread::ThreadLib};
+    ///
+    /// let mut runner = ThreadLib::new().thread().build()?.attach();
+    /// let this = thread::current();
+    /// let sleeper = Arc::new(Sleeper::new(move || this.unpark()));
+    /// runner.set_host(Some(&sleeper));
+    /// let handle = runner.handle();
+    /// let stopper = thread::spawn(move || drop(handle.exit()));
+    /// while !runner.is_exited() {
+    ///     runner.poll(0, 0);
+    ///     sleeper.sleep_unless(|| runner.needs_poll() || runner.is_exited(), thread::park);
+    /// }
+    /// stopper.join().unwrap();
+    /// # Ok::<(), corespun::thread::CreateError>(())
+    /// ```
     pub fn set_host(&mut self, host: Option<&Arc<Sleeper>>) {
         self.local.shared.set_host(host);
     }
 
     /// What would keep the thread from exiting now.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use corespun::{task::TaskBuilder, thread::{ExitHolder, ThreadLib}};
+    ///
+    /// let mut runner = ThreadLib::new().thread().build()?.attach();
+    /// let task = runner.enter(|| {
+    ///     TaskBuilder::new().name("scrubber").spawn_local(std::future::pending::<()>())
+    /// });
+    /// runner.poll(0, 0);
+    /// match &runner.exit_holders()[..] {
+    ///     [ExitHolder::Task(name)] => assert!(name.starts_with("scrubber")),
+    ///     other => panic!("{other:?}"),
+    /// }
+    /// # drop(task);
+    /// # Ok::<(), corespun::thread::CreateError>(())
+    /// ```
     pub fn exit_holders(&self) -> Vec<super::ExitHolder> {
         self.local.exit_holders()
     }
@@ -214,6 +511,21 @@ impl ThreadRunner {
     /// The runner itself, when the thread is *bound*: it holds tasks spawned
     /// with `spawn_local`, pollers, or handles of those, which must not leave
     /// this OS thread.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use corespun::{task, thread::ThreadLib};
+    ///
+    /// let mut runner = ThreadLib::new().thread().build()?.attach();
+    /// let stays = runner.enter(|| task::spawn_local(std::future::pending::<()>()));
+    /// // Its future need not be `Send`.
+    /// let mut runner = runner.park().unwrap_err();
+    /// stays.abort();
+    /// runner.poll(0, 0);
+    /// assert!(runner.park().is_ok());
+    /// # Ok::<(), corespun::thread::CreateError>(())
+    /// ```
     pub fn park(mut self) -> Result<ParkedThread, ThreadRunner> {
         if self.is_bound() {
             return Err(self);
@@ -225,6 +537,20 @@ impl ThreadRunner {
 
     /// Whether the thread holds something that must not leave this OS thread,
     /// or was bound to it by [`SpdkThread::bind`].
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use corespun::{task, thread::{Poller, ThreadLib}};
+    ///
+    /// let mut runner = ThreadLib::new().thread().build()?.attach();
+    /// let moves_along = runner.enter(|| task::spawn(std::future::pending::<()>()));
+    /// assert!(!runner.is_bound());
+    /// let stays = runner.enter(|| Poller::active(|| ()))?;
+    /// assert!(runner.is_bound());
+    /// # drop((moves_along, stays));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn is_bound(&self) -> bool {
         Rc::strong_count(&self.local) > 1
             || self.local.not_send.get() > 0
@@ -248,6 +574,26 @@ impl fmt::Debug for ThreadRunner {
 }
 
 /// The right to poll a SpdkThread, between two OS threads.
+///
+/// # Examples
+///
+/// From one OS thread to another, with all that waits on it:
+///
+/// ```
+///
+/// use corespun::{task, thread::ThreadLib};
+///
+/// let mut runner = ThreadLib::new().thread().build()?.attach();
+/// let task = runner.enter(|| task::spawn(async { std::thread::current().id() }));
+/// let parked = runner.park().unwrap();
+/// let other = std::thread::spawn(move || {
+///     parked.attach().poll(0, 0);
+///     std::thread::current().id()
+/// });
+/// let ran_on = futures::executor::block_on(task).unwrap();
+/// assert_eq!(ran_on, other.join().unwrap());
+/// # Ok::<(), corespun::thread::CreateError>(())
+/// ```
 pub struct ParkedThread {
     runner: ThreadRunner,
 }
@@ -266,16 +612,49 @@ impl ParkedThread {
     }
 
     /// Takes up the right to poll, on this OS thread.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use corespun::thread::ThreadLib;
+    ///
+    /// let parked = ThreadLib::new().thread().build()?;
+    /// let mut runner = parked.attach();
+    /// assert!(!runner.poll(0, 0).is_busy());
+    /// # Ok::<(), corespun::thread::CreateError>(())
+    /// ```
     pub fn attach(self) -> ThreadRunner {
         self.runner
     }
 
     /// The thread's handle.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use corespun::thread::ThreadLib;
+    ///
+    /// let parked = ThreadLib::new().thread().build()?;
+    /// // What is sent waits until somebody polls the thread.
+    /// parked.handle().send_msg(|| ()).unwrap();
+    /// assert!(parked.attach().poll(0, 0).is_busy());
+    /// # Ok::<(), corespun::thread::CreateError>(())
+    /// ```
     pub fn handle(&self) -> SpdkThread {
         self.runner.handle()
     }
 
     /// The cores that the thread may be placed on.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use corespun::{cpu::CpuSet, thread::ThreadLib};
+    ///
+    /// let parked = ThreadLib::new().thread().cpumask(CpuSet::single(3)).build()?;
+    /// assert!(parked.cpumask().contains(3) && !parked.cpumask().contains(0));
+    /// # Ok::<(), corespun::thread::CreateError>(())
+    /// ```
     pub fn cpumask(&self) -> CpuSet {
         self.handle().cpumask()
     }

@@ -25,6 +25,17 @@ use super::local::Local;
 const SPINS: u32 = 1 << 14;
 
 /// How a spinlock was misused.
+///
+/// # Examples
+///
+/// ```
+/// use corespun::thread::{Spinlock, SpinlockMisuse};
+///
+/// let lock = Spinlock::with_hook(|_error| ());
+/// let error = lock.lock().unwrap_err();
+/// assert_eq!(error.misuse, SpinlockMisuse::NotOnThread);
+/// assert_eq!(error.misuse.to_string(), "used off a SpdkThread");
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum SpinlockMisuse {
@@ -55,6 +66,26 @@ impl fmt::Display for SpinlockMisuse {
 }
 
 /// A misuse of a spinlock, with all that is known about it.
+///
+/// # Examples
+///
+/// It names both threads:
+///
+/// ```
+///
+/// use corespun::thread::{SpinlockMisuse, Spinlock, ThreadLib};
+///
+/// let library = ThreadLib::new();
+/// let mut a = library.thread().name("a").build()?.attach();
+/// let mut b = library.thread().name("b").build()?.attach();
+/// let lock = Spinlock::with_hook(|_error| ());
+/// a.enter(|| lock.lock())?;
+/// let error = b.enter(|| lock.unlock()).unwrap_err();
+/// assert_eq!(error.misuse, SpinlockMisuse::WrongThread);
+/// assert!(error.thread.contains("\"b\"") && error.holder.unwrap().contains("\"a\""));
+/// a.enter(|| lock.unlock())?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("spinlock made at {made}: {misuse}; by {thread} at {at}{}", Other(.holder, .locked))]
 #[non_exhaustive]
@@ -186,12 +217,41 @@ impl Default for Spinlock {
 
 impl Spinlock {
     /// A lock whose misuse aborts the process (`spdk_spin_init`).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use corespun::thread::{Spinlock, ThreadLib};
+    ///
+    /// let lock = Spinlock::new();
+    /// let mut runner = ThreadLib::new().thread().build()?.attach();
+    /// runner.enter(|| {
+    ///     lock.lock()?;
+    ///     assert!(lock.is_held());
+    ///     lock.unlock()
+    /// })?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[track_caller]
     pub fn new() -> Self {
         Spinlock::make(None, Location::caller())
     }
 
     /// A lock whose misuse is told to `hook`, on the thread that misuses it.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::sync::mpsc;
+    /// use corespun::thread::Spinlock;
+    ///
+    /// let (sender, reports) = mpsc::channel();
+    /// let lock = Spinlock::with_hook(move |error| sender.send(error.to_string()).unwrap());
+    /// // Off a SpdkThread.
+    /// let _ = lock.lock();
+    /// assert!(reports.recv()?.starts_with("spinlock made at"));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[track_caller]
     pub fn with_hook(hook: impl Fn(&SpinlockError) + Send + Sync + 'static) -> Self {
         Spinlock::make(Some(Box::new(hook)), Location::caller())
@@ -213,6 +273,22 @@ impl Spinlock {
     /// # Errors
     ///
     /// If a hook was set: off a SpdkThread, and when the current one holds it.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use corespun::thread::{Spinlock, SpinlockMisuse, ThreadLib};
+    ///
+    /// let lock = Spinlock::with_hook(|_error| ());
+    /// let mut runner = ThreadLib::new().thread().build()?.attach();
+    /// runner.enter(|| {
+    ///     lock.lock()?;
+    ///     // It is not recursive.
+    ///     assert_eq!(lock.lock().unwrap_err().misuse, SpinlockMisuse::Deadlock);
+    ///     lock.unlock()
+    /// })?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[track_caller]
     pub fn lock(&self) -> Result<(), SpinlockError> {
         let caller = Location::caller();
@@ -252,6 +328,18 @@ impl Spinlock {
     ///
     /// If a hook was set: off a SpdkThread, and when the current one does not
     /// hold it.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use corespun::thread::{Spinlock, SpinlockMisuse, ThreadLib};
+    ///
+    /// let lock = Spinlock::with_hook(|_error| ());
+    /// let mut runner = ThreadLib::new().thread().build()?.attach();
+    /// let error = runner.enter(|| lock.unlock()).unwrap_err();
+    /// assert_eq!(error.misuse, SpinlockMisuse::WrongThread);
+    /// # Ok::<(), corespun::thread::CreateError>(())
+    /// ```
     #[track_caller]
     pub fn unlock(&self) -> Result<(), SpinlockError> {
         let caller = Location::caller();
@@ -272,6 +360,22 @@ impl Spinlock {
 
     /// Whether the current SpdkThread holds it (`spdk_spin_held`). Asking off
     /// one is a misuse, and gives `false` if there is a hook.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use corespun::thread::{Spinlock, ThreadLib};
+    ///
+    /// let library = ThreadLib::new();
+    /// let (mut a, mut b) = (library.thread().build()?.attach(), library.thread().build()?.attach());
+    /// let lock = Spinlock::new();
+    /// a.enter(|| lock.lock())?;
+    /// // By the one that asks.
+    /// assert!(a.enter(|| lock.is_held()));
+    /// assert!(!b.enter(|| lock.is_held()));
+    /// a.enter(|| lock.unlock())?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[track_caller]
     pub fn is_held(&self) -> bool {
         let caller = Location::caller();
@@ -289,6 +393,20 @@ impl Spinlock {
     /// # Errors
     ///
     /// If a hook was set: the lock itself, still good, when it is held.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use corespun::thread::{Spinlock, ThreadLib};
+    ///
+    /// let lock = Spinlock::with_hook(|_error| ());
+    /// let mut runner = ThreadLib::new().thread().build()?.attach();
+    /// runner.enter(|| lock.lock())?;
+    /// let lock = lock.destroy().unwrap_err();
+    /// runner.enter(|| lock.unlock())?;
+    /// assert!(lock.destroy().is_ok());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[track_caller]
     pub fn destroy(self) -> Result<(), Spinlock> {
         if self.inner.owner.load(Ordering::Relaxed) != 0 {
@@ -344,6 +462,22 @@ unsafe impl<T: Send> Sync for SpinMutex<T> {}
 
 impl<T> SpinMutex<T> {
     /// Data under a lock whose misuse aborts the process.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::sync::Arc;
+    /// use corespun::thread::{SpinMutex, ThreadLib};
+    ///
+    /// let library = ThreadLib::new();
+    /// let table = Arc::new(SpinMutex::new(Vec::new()));
+    /// for name in ["a", "b"] {
+    ///     let mut runner = library.thread().name(name).build()?.attach();
+    ///     runner.enter(|| table.lock().unwrap().push(name));
+    /// }
+    /// assert_eq!(Arc::into_inner(table).unwrap().into_inner(), ["a", "b"]);
+    /// # Ok::<(), corespun::thread::CreateError>(())
+    /// ```
     #[track_caller]
     pub fn new(value: T) -> Self {
         SpinMutex {
@@ -353,6 +487,21 @@ impl<T> SpinMutex<T> {
     }
 
     /// Data under a lock whose misuse is told to `hook`.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use corespun::thread::{SpinMutex, SpinlockMisuse, ThreadLib};
+    ///
+    /// let count = SpinMutex::with_hook(0, |_error| ());
+    /// let mut runner = ThreadLib::new().thread().build()?.attach();
+    /// runner.enter(|| {
+    ///     let guard = count.lock().unwrap();
+    ///     assert_eq!(count.lock().unwrap_err().misuse, SpinlockMisuse::Deadlock);
+    ///     drop(guard);
+    /// });
+    /// # Ok::<(), corespun::thread::CreateError>(())
+    /// ```
     #[track_caller]
     pub fn with_hook(value: T, hook: impl Fn(&SpinlockError) + Send + Sync + 'static) -> Self {
         SpinMutex {
@@ -366,6 +515,22 @@ impl<T> SpinMutex<T> {
     /// # Errors
     ///
     /// As [`Spinlock::lock`].
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use corespun::thread::{SpinMutex, ThreadLib};
+    ///
+    /// let count = SpinMutex::new(0);
+    /// let mut runner = ThreadLib::new().thread().build()?.attach();
+    /// runner.enter(|| {
+    ///     *count.lock()? += 1;
+    ///     *count.lock()? += 1;
+    ///     Ok::<_, corespun::thread::SpinlockError>(())
+    /// })?;
+    /// assert_eq!(count.into_inner(), 2);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[track_caller]
     pub fn lock(&self) -> Result<SpinMutexGuard<'_, T>, SpinlockError> {
         self.lock.lock()?;
@@ -376,6 +541,13 @@ impl<T> SpinMutex<T> {
     }
 
     /// The data.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let count = corespun::thread::SpinMutex::new(7);
+    /// assert_eq!(count.into_inner(), 7);
+    /// ```
     pub fn into_inner(self) -> T {
         self.value.into_inner()
     }
@@ -391,6 +563,23 @@ impl<T> fmt::Debug for SpinMutex<T> {
 
 /// The locked data of a [`SpinMutex`]; unlocks when dropped, which must happen
 /// before the callback that locked returns to the loop.
+///
+/// # Examples
+///
+/// ```
+/// use corespun::thread::{SpinMutex, ThreadLib};
+///
+/// let queue = SpinMutex::new(vec![1, 2]);
+/// let mut runner = ThreadLib::new().thread().build()?.attach();
+/// let last = runner.enter(|| {
+///     let mut guard = queue.lock().unwrap();
+///     guard.push(3);
+///     guard.len()
+///     // Unlocked before the callback returns.
+/// });
+/// assert_eq!(last, 3);
+/// # Ok::<(), corespun::thread::CreateError>(())
+/// ```
 #[must_use = "dropping the guard unlocks"]
 pub struct SpinMutexGuard<'a, T> {
     mutex: &'a SpinMutex<T>,

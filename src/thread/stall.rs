@@ -12,6 +12,15 @@ use super::panic::{contain, discard};
 pub(super) type StallHook = Box<dyn Fn(&Stall<'_>) + Send + Sync>;
 
 /// What held a thread.
+///
+/// # Examples
+///
+/// ```
+/// use corespun::thread::StallSource;
+///
+/// // As it is written in the log.
+/// assert_eq!(StallSource::Poller.to_string(), "poller");
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum StallSource {
@@ -35,6 +44,32 @@ impl fmt::Display for StallSource {
 
 /// A callback that held its thread for too long, as the library's stall hook
 /// sees it.
+///
+/// # Examples
+///
+/// ```
+/// use std::{sync::mpsc, time::Duration};
+/// use corespun::thread::{Poller, ThreadLib};
+///
+/// let (clock, hand) = corespun::clock::Clock::virtual_at(1_000_000);
+/// let (sender, reports) = mpsc::channel();
+/// let library = ThreadLib::builder()
+///     .clock(clock)
+///     .stall_limit(Duration::from_micros(50))
+///     .stall_hook(move |stall| {
+///         let report = format!("{} {} held {}", stall.source, stall.name, stall.thread);
+///         sender.send((report, stall.held)).unwrap();
+///     })
+///     .build();
+/// let mut runner = library.thread().name("disk").build()?.attach();
+/// let poller = runner.enter(|| {
+///     Poller::builder().name("scan").register(move || _ = hand.advance(70))
+/// })?;
+/// runner.poll(0, 0);
+/// assert_eq!(reports.recv()?, ("poller scan held disk".to_owned(), Duration::from_micros(70)));
+/// # drop(poller);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct Stall<'a> {

@@ -18,6 +18,16 @@ use super::shared::Shared;
 use super::{SpdkThread, ThreadLib};
 
 /// A walk over threads needs a SpdkThread to come back to.
+///
+/// # Examples
+///
+/// ```
+/// use corespun::thread::{ThreadLib, ThreadWalkError};
+///
+/// // It could not come back to here.
+/// let walk = ThreadLib::new().for_each_thread(|_thread| (), || ());
+/// assert_eq!(walk, Err(ThreadWalkError::NotOnThread));
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ThreadWalkError {
@@ -105,16 +115,24 @@ impl ThreadLib {
     /// # Examples
     ///
     /// ```
+    /// use std::sync::mpsc;
     /// use corespun::thread::ThreadLib;
     ///
     /// let library = ThreadLib::new();
     /// let mut a = library.thread().name("a").build()?.attach();
     /// let mut b = library.thread().name("b").build()?.attach();
-    /// let all = library.clone();
-    /// a.enter(|| all.for_each_thread(|thread| println!("{}", thread.name()), || println!("all")))?;
-    /// a.poll(0, 0); // "a"
-    /// b.poll(0, 0); // "b"
-    /// a.poll(0, 0); // "all"
+    /// let (sender, visits) = mpsc::channel();
+    /// let end = sender.clone();
+    /// a.enter(|| {
+    ///     library.for_each_thread(
+    ///         move |thread| sender.send(thread.name().to_owned()).unwrap(),
+    ///         move || end.send("all".to_owned()).unwrap(),
+    ///     )
+    /// })?;
+    /// a.poll(0, 0);
+    /// b.poll(0, 0);
+    /// a.poll(0, 0);
+    /// assert!(visits.try_iter().eq(["a", "b", "all"]));
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn for_each_thread(
@@ -153,6 +171,27 @@ impl ThreadLib {
     /// # Cancel safety
     ///
     /// Dropping the future only stops the waiting; the walk goes on.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::sync::{Arc, atomic::{AtomicU32, Ordering}};
+    /// use corespun::thread::ThreadLib;
+    ///
+    /// let library = ThreadLib::new();
+    /// let (mut a, mut b) = (library.thread().build()?.attach(), library.thread().build()?.attach());
+    /// let visits = Arc::new(AtomicU32::new(0));
+    /// let counter = visits.clone();
+    /// let walk = a.enter(|| {
+    ///     library.walk_threads(move |_thread| _ = counter.fetch_add(1, Ordering::Relaxed))
+    /// })?;
+    /// a.poll(0, 0);
+    /// b.poll(0, 0);
+    /// a.poll(0, 0);
+    /// futures::executor::block_on(walk)?;
+    /// assert_eq!(visits.load(Ordering::Relaxed), 2);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn walk_threads(
         &self,
         f: impl FnMut(&SpdkThread) + Send + 'static,
@@ -168,6 +207,32 @@ impl ThreadLib {
 
 /// Completes when a walk over threads has ended; made by
 /// [`ThreadLib::walk_threads`].
+///
+/// # Examples
+///
+/// Awaited by a task, it tells when a change has reached every thread:
+///
+/// ```
+///
+/// use std::sync::{Arc, atomic::{AtomicU32, Ordering}};
+/// use corespun::{task, thread::{SpdkThread, ThreadLib}};
+///
+/// let library = ThreadLib::new();
+/// let (mut a, mut b) = (library.thread().build()?.attach(), library.thread().build()?.attach());
+/// let changed = a.enter(|| task::spawn_local(async {
+///     let reached = Arc::new(AtomicU32::new(0));
+///     let counter = reached.clone();
+///     let library = SpdkThread::current().unwrap().library();
+///     library.walk_threads(move |_| _ = counter.fetch_add(1, Ordering::Relaxed))?.await?;
+///     Ok::<_, corespun::thread::ThreadWalkError>(reached.load(Ordering::Relaxed))
+/// }));
+/// while !changed.is_finished() {
+///     a.poll(0, 0);
+///     b.poll(0, 0);
+/// }
+/// assert_eq!(futures::executor::block_on(changed)??, 2);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[must_use = "futures do nothing unless awaited; the walk goes on without"]
 pub struct ThreadWalk {
     receiver: oneshot::Receiver<()>,

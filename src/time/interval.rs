@@ -47,6 +47,29 @@ pub fn interval(period: Duration) -> Interval {
 /// # Panics
 ///
 /// As [`interval`].
+///
+/// # Examples
+///
+/// Phase-shifted, so that not every thread does its housekeeping at once:
+///
+/// ```
+///
+/// use std::time::Duration;
+/// use corespun::{task, thread::ThreadLib, time};
+///
+/// let (clock, hand) = corespun::clock::Clock::virtual_at(1_000_000);
+/// let mut runner = ThreadLib::builder().clock(clock).build().thread().build()?.attach();
+/// let ticks = runner.enter(|| task::spawn_local(async {
+///     let mut housekeeping = time::interval_at(time::now() + 3, Duration::from_micros(10));
+///     (housekeeping.tick().await, housekeeping.tick().await)
+/// }));
+/// while !ticks.is_finished() {
+///     runner.poll(0, 0);
+///     hand.advance(1);
+/// }
+/// assert_eq!(futures::executor::block_on(ticks).unwrap(), (3, 13));
+/// # Ok::<(), corespun::thread::CreateError>(())
+/// ```
 #[track_caller]
 pub fn interval_at(start: u64, period: Duration) -> Interval {
     Interval::new(Some(start), period)
@@ -57,6 +80,38 @@ pub fn interval_at(start: u64, period: Duration) -> Interval {
 ///
 /// A tick that is taken late, but before the next one is due, does not move
 /// those that follow under any policy.
+///
+/// # Examples
+///
+/// ```
+/// use std::time::Duration;
+/// use corespun::{task, thread::ThreadLib, time::{self, MissedTickBehavior}};
+///
+/// // Ticks every 10 µs, of which the second is taken 25 µs late.
+/// let after = |behavior| -> Result<u64, corespun::thread::CreateError> {
+///     let (clock, hand) = corespun::clock::Clock::virtual_at(1_000_000);
+///     let mut runner = ThreadLib::builder().clock(clock).build().thread().build()?.attach();
+///     let next = runner.enter(|| {
+///         let mut interval = time::interval(Duration::from_micros(10));
+///         interval.set_missed_tick_behavior(behavior);
+///         task::spawn_local(async move {
+///             interval.tick().await;
+///             hand.advance(35);
+///             interval.tick().await;
+///             hand.advance(100);
+///             interval.tick().await
+///         })
+///     });
+///     while !next.is_finished() {
+///         runner.poll(0, 0);
+///     }
+///     Ok(futures::executor::block_on(next).unwrap())
+/// };
+/// assert_eq!(after(MissedTickBehavior::Burst)?, 20);
+/// assert_eq!(after(MissedTickBehavior::Delay)?, 45);
+/// assert_eq!(after(MissedTickBehavior::Skip)?, 40);
+/// # Ok::<(), corespun::thread::CreateError>(())
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum MissedTickBehavior {
     /// Every missed tick completes at once, one after the other, until the
@@ -72,6 +127,27 @@ pub enum MissedTickBehavior {
 /// Ticks at a fixed period; made by [`interval`] and [`interval_at`].
 ///
 /// Also a `Stream` of the ticks, which never ends.
+///
+/// # Examples
+///
+/// ```
+/// use std::time::Duration;
+/// use corespun::{task, thread::ThreadLib, time};
+/// use futures::StreamExt;
+///
+/// let (clock, hand) = corespun::clock::Clock::virtual_at(1_000_000);
+/// let mut runner = ThreadLib::builder().clock(clock).build().thread().build()?.attach();
+/// let ticks = runner.enter(|| {
+///     let ticks = time::interval(Duration::from_micros(10));
+///     task::spawn_local(ticks.take(3).collect::<Vec<_>>())
+/// });
+/// while !ticks.is_finished() {
+///     runner.poll(0, 0);
+///     hand.advance(1);
+/// }
+/// assert_eq!(futures::executor::block_on(ticks).unwrap(), [0, 10, 20]);
+/// # Ok::<(), corespun::thread::CreateError>(())
+/// ```
 #[derive(Debug)]
 pub struct Interval {
     period: Duration,
@@ -102,6 +178,32 @@ impl Interval {
     /// # Cancel safety
     ///
     /// Cancelled, it has taken no tick.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use corespun::{task, thread::ThreadLib, time};
+    ///
+    /// let (clock, hand) = corespun::clock::Clock::virtual_at(1_000_000);
+    /// let mut runner = ThreadLib::builder().clock(clock).build().thread().build()?.attach();
+    /// let scrubbed = runner.enter(|| task::spawn_local(async {
+    ///     let mut pace = time::interval(Duration::from_micros(10));
+    ///     for _block in 0..4 {
+    ///         pace.tick().await;
+    ///     }
+    ///     time::now()
+    /// }));
+    /// while !scrubbed.is_finished() {
+    ///     // Once for the timer, once for the task it wakes.
+    ///     runner.poll(0, 0);
+    ///     runner.poll(0, 0);
+    ///     hand.advance(1);
+    /// }
+    /// // The first at once, so three periods.
+    /// assert_eq!(futures::executor::block_on(scrubbed).unwrap(), 30);
+    /// # Ok::<(), corespun::thread::CreateError>(())
+    /// ```
     pub async fn tick(&mut self) -> u64 {
         poll_fn(|cx| self.poll_tick(cx)).await
     }
@@ -111,6 +213,25 @@ impl Interval {
     /// # Panics
     ///
     /// When called outside of a SpdkThread.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::task::{Context, Poll, Waker};
+    /// use std::time::Duration;
+    /// use corespun::{thread::ThreadLib, time};
+    ///
+    /// let (clock, hand) = corespun::clock::Clock::virtual_at(1_000_000);
+    /// let mut runner = ThreadLib::builder().clock(clock).build().thread().build()?.attach();
+    /// runner.enter(|| {
+    ///     let mut cx = Context::from_waker(Waker::noop());
+    ///     let mut ticks = time::interval(Duration::from_micros(10));
+    ///     assert_eq!(ticks.poll_tick(&mut cx), Poll::Ready(0));
+    ///     assert_eq!(ticks.poll_tick(&mut cx), Poll::Pending);
+    /// });
+    /// # drop(hand);
+    /// # Ok::<(), corespun::thread::CreateError>(())
+    /// ```
     pub fn poll_tick(&mut self, cx: &mut Context<'_>) -> Poll<u64> {
         let clock = Local::with_current(|local| local.shared.library.clock.clone());
         let clock = clock.expect("an Interval must be polled on a SpdkThread");
@@ -137,6 +258,35 @@ impl Interval {
     /// # Panics
     ///
     /// When no SpdkThread is current.
+    ///
+    /// # Examples
+    ///
+    /// A heartbeat that is due only when nothing else was sent for a while:
+    ///
+    /// ```
+    ///
+    /// use std::time::Duration;
+    /// use corespun::{task, thread::ThreadLib, time};
+    ///
+    /// let (clock, hand) = corespun::clock::Clock::virtual_at(1_000_000);
+    /// let mut runner = ThreadLib::builder().clock(clock).build().thread().build()?.attach();
+    /// let beat = runner.enter(|| task::spawn_local(async {
+    ///     let mut heartbeat = time::interval(Duration::from_micros(10));
+    ///     heartbeat.tick().await;
+    ///     time::sleep_until(7).await;
+    ///     // Something was sent.
+    ///     heartbeat.reset();
+    ///     heartbeat.tick().await
+    /// }));
+    /// while !beat.is_finished() {
+    ///     // Once for the timer, once for the task it wakes.
+    ///     runner.poll(0, 0);
+    ///     runner.poll(0, 0);
+    ///     hand.advance(1);
+    /// }
+    /// assert_eq!(futures::executor::block_on(beat).unwrap(), 17);
+    /// # Ok::<(), corespun::thread::CreateError>(())
+    /// ```
     #[track_caller]
     pub fn reset(&mut self) {
         match Local::with_current(|local| super::sleep::deadline(local, self.period)) {
@@ -146,12 +296,61 @@ impl Interval {
     }
 
     /// Makes the next tick complete at once.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use corespun::{task, thread::ThreadLib, time};
+    ///
+    /// let (clock, hand) = corespun::clock::Clock::virtual_at(1_000_000);
+    /// let mut runner = ThreadLib::builder().clock(clock).build().thread().build()?.attach();
+    /// let ticks = runner.enter(|| task::spawn_local(async {
+    ///     let mut stats = time::interval(Duration::from_micros(10));
+    ///     stats.tick().await;
+    ///     time::sleep_until(4).await;
+    ///     stats.reset_immediately();
+    ///     // Now, and every period from now on.
+    ///     (stats.tick().await, stats.tick().await)
+    /// }));
+    /// while !ticks.is_finished() {
+    ///     // Once for the timer, once for the task it wakes.
+    ///     runner.poll(0, 0);
+    ///     runner.poll(0, 0);
+    ///     hand.advance(1);
+    /// }
+    /// assert_eq!(futures::executor::block_on(ticks).unwrap(), (4, 14));
+    /// # Ok::<(), corespun::thread::CreateError>(())
+    /// ```
     pub fn reset_immediately(&mut self) {
         // Due from the poll on: a tick in the past would count as missed.
         self.sleep = None;
     }
 
     /// Makes the next tick due at `tick`.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use corespun::{task, thread::ThreadLib, time};
+    ///
+    /// let (clock, hand) = corespun::clock::Clock::virtual_at(1_000_000);
+    /// let mut runner = ThreadLib::builder().clock(clock).build().thread().build()?.attach();
+    /// let ticks = runner.enter(|| task::spawn_local(async {
+    ///     let mut interval = time::interval(Duration::from_micros(10));
+    ///     interval.reset_at(25);
+    ///     (interval.tick().await, interval.tick().await)
+    /// }));
+    /// while !ticks.is_finished() {
+    ///     // Once for the timer, once for the task it wakes.
+    ///     runner.poll(0, 0);
+    ///     runner.poll(0, 0);
+    ///     hand.advance(1);
+    /// }
+    /// assert_eq!(futures::executor::block_on(ticks).unwrap(), (25, 35));
+    /// # Ok::<(), corespun::thread::CreateError>(())
+    /// ```
     pub fn reset_at(&mut self, tick: u64) {
         match &mut self.sleep {
             Some(sleep) => sleep.reset(tick),
@@ -160,16 +359,63 @@ impl Interval {
     }
 
     /// The period.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// let interval = corespun::time::interval(Duration::from_millis(5));
+    /// assert_eq!(interval.period(), Duration::from_millis(5));
+    /// ```
     pub fn period(&self) -> Duration {
         self.period
     }
 
     /// What happens to ticks that nobody took in time.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use corespun::time::{self, MissedTickBehavior};
+    ///
+    /// let interval = time::interval(Duration::from_millis(5));
+    /// assert_eq!(interval.missed_tick_behavior(), MissedTickBehavior::Burst);
+    /// ```
     pub fn missed_tick_behavior(&self) -> MissedTickBehavior {
         self.missed
     }
 
     /// Sets what happens to ticks that nobody took in time.
+    ///
+    /// # Examples
+    ///
+    /// A progress report that was held up is not to be repeated for each period that
+    /// went by:
+    ///
+    /// ```
+    ///
+    /// use std::time::Duration;
+    /// use corespun::{task, thread::ThreadLib, time::{self, MissedTickBehavior}};
+    ///
+    /// let (clock, hand) = corespun::clock::Clock::virtual_at(1_000_000);
+    /// let mut runner = ThreadLib::builder().clock(clock).build().thread().build()?.attach();
+    /// let ticks = runner.enter(|| task::spawn_local(async move {
+    ///     let mut report = time::interval(Duration::from_micros(10));
+    ///     report.set_missed_tick_behavior(MissedTickBehavior::Skip);
+    ///     report.tick().await;
+    ///     hand.advance(45);
+    ///     let late = report.tick().await;
+    ///     hand.advance(5);
+    ///     (late, report.tick().await)
+    /// }));
+    /// while !ticks.is_finished() {
+    ///     runner.poll(0, 0);
+    /// }
+    /// assert_eq!(futures::executor::block_on(ticks).unwrap(), (10, 50));
+    /// # Ok::<(), corespun::thread::CreateError>(())
+    /// ```
     pub fn set_missed_tick_behavior(&mut self, behavior: MissedTickBehavior) {
         self.missed = behavior;
     }

@@ -97,6 +97,41 @@ enum When {
 }
 
 /// The future of [`sleep`] and [`sleep_until`].
+///
+/// # Examples
+///
+/// One sleep can be awaited by reference again and again, beside other things:
+///
+/// ```
+///
+/// use std::time::Duration;
+/// use corespun::{local::mpsc, task, thread::ThreadLib, time};
+/// use futures::future::{Either, select};
+///
+/// let (clock, hand) = corespun::clock::Clock::virtual_at(1_000_000);
+/// let mut runner = ThreadLib::builder().clock(clock).build().thread().build()?.attach();
+/// let (sender, mut requests) = mpsc::unbounded();
+/// let served = runner.enter(|| task::spawn_local(async move {
+///     let mut shutdown = time::sleep(Duration::from_micros(10));
+///     let mut served = 0;
+///     loop {
+///         match select(Box::pin(requests.recv()), &mut shutdown).await {
+///             Either::Left(_) => served += 1,
+///             Either::Right(_) => return served,
+///         }
+///     }
+/// }));
+/// for _ in 0..3 {
+///     sender.send("read").unwrap();
+///     runner.poll(0, 0);
+/// }
+/// hand.advance(10);
+/// while !served.is_finished() {
+///     runner.poll(0, 0);
+/// }
+/// assert_eq!(futures::executor::block_on(served).unwrap(), 3);
+/// # Ok::<(), corespun::thread::CreateError>(())
+/// ```
 #[must_use = "futures do nothing unless awaited"]
 pub struct Sleep {
     when: When,
@@ -111,6 +146,22 @@ struct Armed {
 
 impl Sleep {
     /// The deadline in ticks, once it is known.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use corespun::{thread::ThreadLib, time};
+    ///
+    /// let (clock, hand) = corespun::clock::Clock::virtual_at(1_000_000);
+    /// let mut runner = ThreadLib::builder().clock(clock).build().thread().build()?.attach();
+    /// hand.advance(100);
+    /// let here = runner.enter(|| time::sleep(Duration::from_micros(5)));
+    /// assert_eq!(here.deadline(), Some(105));
+    /// // Without a thread there is no clock to count from.
+    /// assert_eq!(time::sleep(Duration::from_micros(5)).deadline(), None);
+    /// # Ok::<(), corespun::thread::CreateError>(())
+    /// ```
     pub fn deadline(&self) -> Option<u64> {
         match self.when {
             When::At(tick) => Some(tick),
@@ -120,6 +171,21 @@ impl Sleep {
 
     /// Whether it completed, or would if it were polled now. `false` before its
     /// deadline is known.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use corespun::{thread::ThreadLib, time};
+    ///
+    /// let (clock, hand) = corespun::clock::Clock::virtual_at(1_000_000);
+    /// let mut runner = ThreadLib::builder().clock(clock).build().thread().build()?.attach();
+    /// let nap = runner.enter(|| time::sleep(Duration::from_micros(5)));
+    /// assert!(!runner.enter(|| nap.is_elapsed()));
+    /// hand.advance(5);
+    /// assert!(runner.enter(|| nap.is_elapsed()));
+    /// # Ok::<(), corespun::thread::CreateError>(())
+    /// ```
     pub fn is_elapsed(&self) -> bool {
         match (self.deadline(), &self.armed) {
             (Some(deadline), Some(armed)) => armed.thread.library.clock.now() >= deadline,
@@ -172,6 +238,34 @@ impl Sleep {
 
     /// [`Sleep::reset`] to `duration` from now; from the next poll when no
     /// SpdkThread is current.
+    ///
+    /// # Examples
+    ///
+    /// Puts an idle timeout off with every request:
+    ///
+    /// ```
+    ///
+    /// use std::time::Duration;
+    /// use corespun::{task, thread::ThreadLib, time};
+    ///
+    /// let (clock, hand) = corespun::clock::Clock::virtual_at(1_000_000);
+    /// let mut runner = ThreadLib::builder().clock(clock).build().thread().build()?.attach();
+    /// let ended = runner.enter(|| task::spawn_local(async {
+    ///     let mut idle = time::sleep(Duration::from_micros(10));
+    ///     for _request in 0..3 {
+    ///         time::sleep(Duration::from_micros(8)).await;
+    ///         idle.reset_after(Duration::from_micros(10));
+    ///     }
+    ///     idle.await;
+    ///     time::now()
+    /// }));
+    /// while !ended.is_finished() {
+    ///     runner.poll(0, 0);
+    ///     hand.advance(1);
+    /// }
+    /// assert!(futures::executor::block_on(ended).unwrap() >= 3 * 8 + 10);
+    /// # Ok::<(), corespun::thread::CreateError>(())
+    /// ```
     pub fn reset_after(&mut self, duration: Duration) {
         match Local::with_current(|local| deadline(local, duration)) {
             Some(tick) => self.reset(tick),

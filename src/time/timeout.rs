@@ -74,6 +74,18 @@ pub fn timeout_at<F: IntoFuture>(tick: u64, future: F) -> Timeout<F::IntoFuture>
 }
 
 /// The deadline of a [`Timeout`] passed before its future completed.
+///
+/// # Examples
+///
+/// It becomes the `std::io::Error` that I/O code expects:
+///
+/// ```
+///
+/// use std::io::{Error, ErrorKind};
+/// use corespun::time::Elapsed;
+///
+/// assert_eq!(Error::from(Elapsed).kind(), ErrorKind::TimedOut);
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the deadline passed before the operation completed")]
 pub struct Elapsed;
@@ -85,6 +97,20 @@ impl From<Elapsed> for std::io::Error {
 }
 
 /// The future of [`timeout`] and [`timeout_at`].
+///
+/// # Examples
+///
+/// ```
+/// use std::time::Duration;
+/// use corespun::{task, thread::ThreadLib, time};
+///
+/// let mut runner = ThreadLib::new().thread().build()?.attach();
+/// let read = async { "data" };
+/// let in_time = runner.enter(|| task::spawn_local(time::timeout(Duration::from_secs(1), read)));
+/// runner.poll(0, 0);
+/// assert_eq!(futures::executor::block_on(in_time).unwrap(), Ok("data"));
+/// # Ok::<(), corespun::thread::CreateError>(())
+/// ```
 #[pin_project]
 #[derive(Debug)]
 #[must_use = "futures do nothing unless awaited"]
@@ -96,21 +122,64 @@ pub struct Timeout<F> {
 
 impl<F> Timeout<F> {
     /// The deadline in ticks, once it is known.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let read = corespun::time::timeout_at(500, async { "data" });
+    /// assert_eq!(read.deadline(), Some(500));
+    /// ```
     pub fn deadline(&self) -> Option<u64> {
         self.deadline.deadline()
     }
 
     /// The future that is waited for.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use corespun::{task, thread::ThreadLib, time};
+    ///
+    /// let mut runner = ThreadLib::new().thread().build()?.attach();
+    /// let read = runner.enter(|| task::spawn_local(async { "data" }));
+    /// let read = time::timeout_at(500, read);
+    /// assert!(!read.get_ref().is_finished());
+    /// runner.poll(0, 0);
+    /// assert!(read.get_ref().is_finished());
+    /// # Ok::<(), corespun::thread::CreateError>(())
+    /// ```
     pub fn get_ref(&self) -> &F {
         &self.future
     }
 
     /// The future that is waited for.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use corespun::{local::oneshot, time};
+    ///
+    /// let (reply, receiver) = oneshot::channel::<u8>();
+    /// let mut answer = time::timeout_at(500, receiver);
+    /// // Refuses the answer from now on.
+    /// answer.get_mut().close();
+    /// assert!(reply.is_closed());
+    /// ```
     pub fn get_mut(&mut self) -> &mut F {
         &mut self.future
     }
 
     /// The future, without a deadline again.
+    ///
+    /// # Examples
+    ///
+    /// When the deadline does not matter any more:
+    ///
+    /// ```
+    ///
+    /// let read = corespun::time::timeout_at(500, async { "data" });
+    /// assert_eq!(futures::executor::block_on(read.into_inner()), "data");
+    /// ```
     pub fn into_inner(self) -> F {
         self.future
     }

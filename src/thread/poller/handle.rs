@@ -61,6 +61,24 @@ impl Poller {
     /// # Errors
     ///
     /// [`PollerError`] when no SpdkThread is current or it has exited.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::{cell::RefCell, collections::VecDeque, rc::Rc};
+    /// use corespun::thread::{Poller, ThreadLib};
+    ///
+    /// let mut runner = ThreadLib::new().thread().build()?.attach();
+    /// let completions = Rc::new(RefCell::new(VecDeque::from(["read", "write"])));
+    /// let queue = completions.clone();
+    /// // Busy as long as it finds something.
+    /// let poller = runner.enter(|| Poller::active(move || queue.borrow_mut().pop_front().is_some()))?;
+    /// assert!(runner.poll(0, 0).is_busy());
+    /// assert!(runner.poll(0, 0).is_busy());
+    /// assert!(!runner.poll(0, 0).is_busy());
+    /// # drop(poller);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn active<A: Into<Activity>>(
         callback: impl FnMut() -> A + 'static,
     ) -> Result<Poller, PollerError> {
@@ -74,6 +92,24 @@ impl Poller {
     /// # Errors
     ///
     /// [`PollerError`] when no SpdkThread is current or it has exited.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use corespun::thread::{Poller, ThreadLib};
+    ///
+    /// let (clock, hand) = corespun::clock::Clock::virtual_at(1_000_000);
+    /// let mut runner = ThreadLib::builder().clock(clock).build().thread().build()?.attach();
+    /// let poller = runner.enter(|| Poller::timed(Duration::from_micros(10), || ()))?;
+    /// // Three periods late: it runs once, and not again before a full period.
+    /// hand.advance(35);
+    /// runner.poll(0, 0);
+    /// hand.advance(9);
+    /// runner.poll(0, 0);
+    /// assert_eq!(poller.stats().run_count, 1);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn timed<A: Into<Activity>>(
         period: Duration,
         callback: impl FnMut() -> A + 'static,
@@ -82,6 +118,20 @@ impl Poller {
     }
 
     /// A poller with a name.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use corespun::thread::{Poller, ThreadLib};
+    ///
+    /// let mut runner = ThreadLib::new().thread().build()?.attach();
+    /// let poller = runner.enter(|| {
+    ///     Poller::builder().name("statistics").period(Duration::from_secs(1)).register(|| ())
+    /// })?;
+    /// assert_eq!(poller.name(), "statistics");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn builder() -> PollerBuilder {
         PollerBuilder::default()
     }
@@ -89,22 +139,81 @@ impl Poller {
     /// Pauses the poller (`spdk_poller_pause`): it takes effect at its next
     /// turn, a timed one's expiry; from inside its own callback, when that
     /// returns.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use corespun::thread::{Poller, PollerState, ThreadLib};
+    ///
+    /// let mut runner = ThreadLib::new().thread().build()?.attach();
+    /// let poller = runner.enter(|| Poller::active(|| ()))?;
+    /// poller.pause();
+    /// assert_eq!(poller.state(), PollerState::Pausing);
+    /// runner.poll(0, 0);
+    /// assert_eq!(poller.state(), PollerState::Paused);
+    /// assert_eq!(poller.stats().run_count, 0);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn pause(&self) {
         self.local.pause_poller(&self.core);
     }
 
     /// Resumes the poller (`spdk_poller_resume`): a timed one waits a full
     /// period from now; a pause that has not taken effect is cancelled.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use corespun::thread::{Poller, ThreadLib};
+    ///
+    /// let mut runner = ThreadLib::new().thread().build()?.attach();
+    /// let poller = runner.enter(|| Poller::active(|| ()))?;
+    /// poller.pause();
+    /// runner.poll(0, 0);
+    /// poller.resume();
+    /// runner.poll(0, 0);
+    /// assert_eq!(poller.stats().run_count, 1);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn resume(&self) {
         self.local.resume_poller(&self.core);
     }
 
     /// Unregisters the poller at once: a callback that waits is dropped now,
     /// one that runs when it returns. The same as dropping the handle.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::rc::Rc;
+    /// use corespun::thread::{Poller, ThreadLib};
+    ///
+    /// let mut runner = ThreadLib::new().thread().build()?.attach();
+    /// let queue = Rc::new("queue");
+    /// let held = queue.clone();
+    /// let poller = runner.enter(|| Poller::active(move || !held.is_empty()))?;
+    /// assert_eq!(Rc::strong_count(&queue), 2);
+    /// poller.unregister();
+    /// // The callback, and what it held, is gone.
+    /// assert_eq!(Rc::strong_count(&queue), 1);
+    /// assert!(!runner.has_pollers());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn unregister(self) {}
 
     /// Leaves the poller registered for as long as its thread lives. It keeps
     /// the thread from exiting until the exit is forced.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use corespun::thread::{Poller, ThreadLib};
+    ///
+    /// let mut runner = ThreadLib::new().thread().build()?.attach();
+    /// runner.enter(|| Poller::active(|| ()))?.detach();
+    /// assert!(runner.has_pollers() && runner.poll(0, 0).is_busy());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn detach(mut self) {
         self.detached = true;
     }
@@ -117,31 +226,133 @@ impl Poller {
     ///
     /// A timed poller goes on, when poll mode comes back, with what was left of
     /// its period.
+    ///
+    /// # Examples
+    ///
+    /// A queue that is polled in poll mode, and in interrupt mode rings an eventfd:
+    ///
+    /// ```
+    ///
+    /// use std::{cell::RefCell, os::fd::AsFd, rc::Rc};
+    /// use corespun::{interrupt::{FdKind, FdOptions}, thread::{Interrupt, Poller, ThreadLib}};
+    /// use nix::sys::eventfd::EventFd;
+    ///
+    /// let mut runner = ThreadLib::new().thread().build()?.attach();
+    /// let doorbell = Rc::new(EventFd::new()?);
+    /// let served = Rc::new(RefCell::new(Vec::new()));
+    /// let by_poller = served.clone();
+    /// let poller = runner.enter(|| Poller::active(move || by_poller.borrow_mut().push("poller")))?;
+    /// let (armed, bell, by_interrupt) = (RefCell::new(None), doorbell.clone(), served.clone());
+    /// poller.set_interrupt(move |on| {
+    ///     *armed.borrow_mut() = on.then(|| {
+    ///         let served = by_interrupt.clone();
+    ///         let options = FdOptions { kind: FdKind::EventFd, ..FdOptions::default() };
+    ///         let fd = bell.as_fd().try_clone_to_owned().unwrap();
+    ///         Interrupt::register_with(fd, options, move |_| served.borrow_mut().push("interrupt"))
+    ///     });
+    /// });
+    /// runner.poll(0, 0);
+    /// runner.set_interrupt_mode(true)?;
+    /// doorbell.write(1)?;
+    /// runner.poll(0, 0);
+    /// assert_eq!(*served.borrow(), ["poller", "interrupt"]);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn set_interrupt(&self, hook: impl FnMut(bool) + 'static) {
         self.local.set_poller_interrupt(&self.core, Box::new(hook));
     }
 
     /// Where the poller stands.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use corespun::thread::{Poller, PollerState, ThreadLib};
+    ///
+    /// let mut runner = ThreadLib::new().thread().build()?.attach();
+    /// let poller = runner.enter(|| Poller::timed(Duration::from_secs(1), || ()))?;
+    /// assert_eq!(poller.state(), PollerState::Waiting);
+    /// drop(runner);
+    /// assert_eq!(poller.state(), PollerState::Unregistered);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn state(&self) -> PollerState {
         self.core.state.get()
     }
 
     /// The name given, or one made of the id.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use corespun::thread::{Poller, ThreadLib};
+    ///
+    /// let mut runner = ThreadLib::new().thread().build()?.attach();
+    /// let named = runner.enter(|| Poller::builder().name("admin queue").register(|| ()))?;
+    /// let unnamed = runner.enter(|| Poller::active(|| ()))?;
+    /// assert_eq!(named.name(), "admin queue");
+    /// assert_eq!(unnamed.name(), "poller 2");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn name(&self) -> String {
         self.core.name()
     }
 
     /// A number unique on its thread, starting at 1.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use corespun::thread::{Poller, ThreadLib};
+    ///
+    /// let mut runner = ThreadLib::new().thread().build()?.attach();
+    /// let (first, second) = runner.enter(|| (Poller::active(|| ()), Poller::active(|| ())));
+    /// assert_eq!((first?.id(), second?.id()), (1, 2));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn id(&self) -> u64 {
         self.core.id
     }
 
     /// The period in ticks; 0 for an active poller.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use corespun::thread::{Poller, ThreadLib};
+    ///
+    /// # let (clock, _) = corespun::clock::Clock::virtual_at(1_000_000);
+    /// let mut runner = ThreadLib::builder().clock(clock).build().thread().build()?.attach();
+    /// let timed = runner.enter(|| Poller::timed(Duration::from_millis(2), || ()))?;
+    /// let active = runner.enter(|| Poller::active(|| ()))?;
+    /// assert_eq!((timed.period_ticks(), active.period_ticks()), (2_000, 0));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn period_ticks(&self) -> u64 {
         self.core.period
     }
 
     /// How often it ran.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use corespun::thread::{Poller, PollerStats, ThreadLib};
+    ///
+    /// let mut runner = ThreadLib::new().thread().build()?.attach();
+    /// let mut rounds = 0;
+    /// let poller = runner.enter(|| Poller::active(move || {
+    ///     rounds += 1;
+    ///     rounds % 4 == 0
+    /// }))?;
+    /// for _ in 0..8 {
+    ///     runner.poll(0, 0);
+    /// }
+    /// assert_eq!(poller.stats(), PollerStats { run_count: 8, busy_count: 2 });
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn stats(&self) -> PollerStats {
         PollerStats {
             run_count: self.core.run_count.get(),
@@ -192,13 +403,72 @@ impl fmt::Debug for Poller {
 
 /// A value that can be a poller, as a closure can: see
 /// [`PollerBuilder::register_polled`].
+///
+/// # Examples
+///
+/// ```
+/// use std::collections::VecDeque;
+/// use corespun::thread::{Activity, Polled, Poller, ThreadLib};
+///
+/// struct SubmissionQueue(VecDeque<&'static str>);
+///
+/// impl Polled for SubmissionQueue {
+///     fn poll(&mut self) -> Activity {
+///         Activity::from(self.0.pop_front().is_some())
+///     }
+/// }
+///
+/// let mut runner = ThreadLib::new().thread().build()?.attach();
+/// let queue = SubmissionQueue(VecDeque::from(["read"]));
+/// let poller = runner.enter(|| Poller::builder().register_polled(queue))?;
+/// assert!(runner.poll(0, 0).is_busy());
+/// assert!(!runner.poll(0, 0).is_busy());
+/// # drop(poller);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 pub trait Polled: 'static {
     /// Does what there is to do, without blocking, and says whether that was
     /// anything. Called on the thread that registered the value.
+    ///
+    /// # Examples
+    ///
+    /// It is an ordinary method, to be tested without a thread:
+    ///
+    /// ```
+    ///
+    /// use corespun::thread::{Activity, Polled};
+    ///
+    /// struct Credits(u32);
+    ///
+    /// impl Polled for Credits {
+    ///     fn poll(&mut self) -> Activity {
+    ///         let busy = self.0 > 0;
+    ///         self.0 = self.0.saturating_sub(1);
+    ///         Activity::from(busy)
+    ///     }
+    /// }
+    ///
+    /// let mut credits = Credits(1);
+    /// assert_eq!([credits.poll(), credits.poll()], [Activity::Busy, Activity::Idle]);
+    /// ```
     fn poll(&mut self) -> Activity;
 }
 
 /// Settings of a poller to be registered.
+///
+/// # Examples
+///
+/// ```
+/// use std::time::Duration;
+/// use corespun::thread::{PollerBuilder, ThreadLib};
+///
+/// let mut runner = ThreadLib::new().thread().build()?.attach();
+/// let keep_alive = PollerBuilder::default().name("keep alive").period(Duration::from_secs(5));
+/// let (a, b) = (keep_alive.clone(), keep_alive);
+/// let pollers = runner.enter(|| [a.register(|| ()), b.register(|| ())]);
+/// assert!(pollers.iter().all(|poller| poller.as_ref().unwrap().name() == "keep alive"));
+/// # Ok::<(), corespun::thread::CreateError>(())
+/// ```
 #[derive(Clone, Debug, Default)]
 #[must_use = "call `register`"]
 pub struct PollerBuilder {
@@ -208,6 +478,19 @@ pub struct PollerBuilder {
 
 impl PollerBuilder {
     /// A name for introspection, cut at 256 bytes.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use corespun::thread::{ExitHolder, Poller, ThreadLib};
+    ///
+    /// let mut runner = ThreadLib::new().thread().build()?.attach();
+    /// let poller = runner.enter(|| Poller::builder().name("link watch").register(|| ()))?;
+    /// // By which it is found again.
+    /// assert_eq!(runner.exit_holders(), [ExitHolder::Poller("link watch".to_owned())]);
+    /// # drop(poller);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn name(mut self, name: impl Into<String>) -> Self {
         self.name = Some(cut_name(name.into()));
         self
@@ -215,6 +498,23 @@ impl PollerBuilder {
 
     /// Makes it a timed poller, unless `period` is zero. A period is rounded
     /// to ticks, to one tick at least.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use corespun::thread::{Poller, ThreadLib};
+    ///
+    /// let (clock, hand) = corespun::clock::Clock::virtual_at(1_000_000);
+    /// let mut runner = ThreadLib::builder().clock(clock).build().thread().build()?.attach();
+    /// let poller = runner.enter(|| Poller::builder().period(Duration::from_micros(10)).register(|| ()))?;
+    /// hand.advance(9);
+    /// assert!(!runner.poll(0, 0).is_busy());
+    /// hand.advance(1);
+    /// assert!(runner.poll(0, 0).is_busy());
+    /// # drop(poller);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn period(mut self, period: Duration) -> Self {
         self.period = period;
         self
@@ -225,6 +525,19 @@ impl PollerBuilder {
     /// # Errors
     ///
     /// [`PollerError`] when no SpdkThread is current or it has exited.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use corespun::thread::{Activity, Poller, ThreadLib};
+    ///
+    /// let mut runner = ThreadLib::new().thread().build()?.attach();
+    /// let poller = runner.enter(|| Poller::builder().name("watchdog").register(|| Activity::Ignored))?;
+    /// // Looked, and counts as neither busy nor more than idle.
+    /// assert_eq!(runner.poll(0, 0), Activity::Idle);
+    /// assert_eq!(poller.stats().run_count, 1);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn register<A: Into<Activity>>(
         self,
         mut callback: impl FnMut() -> A + 'static,

@@ -21,6 +21,21 @@ use super::stall::StallSource;
 use super::timer_queue::TimerKey;
 
 /// Where a poller stands; the text forms are SPDK's.
+///
+/// # Examples
+///
+/// As text they are SPDK's names:
+///
+/// ```
+///
+/// use corespun::thread::{Poller, PollerState, ThreadLib};
+///
+/// let mut runner = ThreadLib::new().thread().build()?.attach();
+/// let poller = runner.enter(|| Poller::active(|| ()))?;
+/// assert_eq!(poller.state(), PollerState::Waiting);
+/// assert_eq!(poller.state().to_string(), "waiting");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum PollerState {
@@ -49,6 +64,20 @@ impl fmt::Display for PollerState {
 }
 
 /// How often a poller ran.
+///
+/// # Examples
+///
+/// ```
+/// use corespun::thread::{Poller, ThreadLib};
+///
+/// let mut runner = ThreadLib::new().thread().build()?.attach();
+/// let poller = runner.enter(|| Poller::active(|| false))?;
+/// runner.poll(0, 0);
+/// let stats = poller.stats();
+/// // It has looked once, for nothing.
+/// assert_eq!((stats.run_count, stats.busy_count), (1, 0));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PollerStats {
     /// Times the callback was called.
@@ -58,6 +87,15 @@ pub struct PollerStats {
 }
 
 /// Why a poller could not be registered.
+///
+/// # Examples
+///
+/// ```
+/// use corespun::thread::{Poller, PollerError};
+///
+/// let error = Poller::active(|| ()).unwrap_err();
+/// assert!(matches!(error, PollerError::NotOnThread));
+/// ```
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum PollerError {
