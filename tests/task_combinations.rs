@@ -369,7 +369,7 @@ fn check(act: Act, at: At, handle: Handle, expected: Cell) {
     // The future is gone, once, and by its own thread.
     let own_place = (std::thread::current().id(), Some(runner.handle()));
     let futures_dropped = world.futures_dropped.lock().unwrap().split_off(0);
-    assert_eq!(futures_dropped, [own_place.clone()], "{cell}");
+    assert_eq!(futures_dropped, std::slice::from_ref(&own_place), "{cell}");
     // So is an output, if there was one, by who joined, or by its own thread.
     let returns = act == Act::Returns || matches!(at, At::DropOfFuture | At::DropOfOutput);
     let made_output = returns && handle != Handle::AbortedUnpolled;
