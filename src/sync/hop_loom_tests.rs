@@ -1,4 +1,5 @@
-//! Models of a task's hop to another thread against a wake, run by loom.
+//! Models of a task's hop to another thread against a wake and an abort, run by
+//! loom.
 //!
 //! [`HopTask`] stands in for async-task 4.7: the same state bits, changed in the
 //! same steps, by `wake_by_ref` and `run`; `leave` and `bounce` are those of the
@@ -32,6 +33,8 @@ struct HopTask {
     polls: UnsafeCell<usize>,
     came_from: UnsafeCell<bool>,
     event: AtomicBool,
+    /// As the task's metadata.
+    aborted: AtomicBool,
     seen: Count,
     runnables: Count,
 }
@@ -46,6 +49,7 @@ impl HopTask {
             polls: UnsafeCell::new(0),
             came_from: UnsafeCell::new(false),
             event: AtomicBool::new(false),
+            aborted: AtomicBool::new(false),
             seen: Count::new(0),
             runnables: Count::new(1),
         })
@@ -98,7 +102,9 @@ impl HopTask {
         if self.event.load(Ordering::Relaxed) {
             self.seen.store(1, Relaxed);
         }
-        if poll == 1 {
+        if self.aborted.load(Ordering::Acquire) {
+            self.state.fetch_or(COMPLETED, Ordering::AcqRel);
+        } else if poll == 1 {
             // `leave`
             // SAFETY: R6: inside the poll.
             self.thread.with_mut(|thread| unsafe { *thread = THERE });
@@ -194,5 +200,33 @@ fn loom_a_refused_hop_with_both_ends_closed_comes_back() {
         assert_eq!(state & (RUNNING | COMPLETED), COMPLETED);
         // SAFETY: everybody else has ended.
         assert_eq!(task.polls.with(|polls| unsafe { *polls }), 2);
+    });
+}
+
+/// An abort that races with a hop ends the task, on the thread it comes to or on
+/// the one it left.
+#[test]
+fn loom_an_abort_against_a_hop_ends_the_task() {
+    model(|| {
+        let task = HopTask::new();
+        let aborter = {
+            let task = task.clone();
+            thread::spawn(move || {
+                task.aborted.store(true, Ordering::Release);
+                task.wake_by_ref();
+            })
+        };
+        let there = {
+            let task = task.clone();
+            thread::spawn(move || task.run_mailbox(THERE, false))
+        };
+        task.run_ready_here(false);
+        aborter.join().unwrap();
+        there.join().unwrap();
+        task.run_mailbox(THERE, false);
+        task.run_mailbox(HERE, false);
+        assert_eq!(task.runnables.load(Relaxed), 0);
+        let state = task.state.load(Ordering::Relaxed);
+        assert_eq!(state & (RUNNING | COMPLETED), COMPLETED);
     });
 }

@@ -4,6 +4,8 @@
 //! the standard ones or, under `--cfg corespun_loom`, loom's, so that the very
 //! code that runs is the code that is model-checked.
 
+#[cfg(all(test, corespun_loom))]
+mod abort_loom_tests;
 mod critical;
 #[cfg(all(test, corespun_loom))]
 mod hop_loom_tests;

@@ -15,7 +15,8 @@ use futures::channel::oneshot;
 
 use super::CallError;
 use crate::cpu::{CpuSet, set_current_affinity};
-use crate::thread::panic::{Payload, contain};
+use crate::thread::library::LibraryInner;
+use crate::thread::panic::{PanicSource, Payload, contain};
 use crate::thread::{SpdkThread, ThreadLib};
 
 const MAX_THREADS: usize = 64;
@@ -116,7 +117,8 @@ impl Pool {
 ///
 /// # Cancel safety
 ///
-/// Dropped, `f` runs to its end, and its result is dropped.
+/// Dropped, `f` runs to its end, and its result is dropped; a panic is reported
+/// to the library's panic hook as that of a message of a thread `helper`.
 ///
 /// # Examples
 ///
@@ -178,14 +180,33 @@ impl ThreadLib {
         let pool = Arc::clone(pool).downcast::<Pool>();
         let pool = pool.expect("the helpers are a pool");
         let (sender, reply) = oneshot::channel();
+        let library = self.inner.clone();
         let submitted = pool.submit(Box::new(move || {
-            let _ = sender.send(contain(f));
+            match contain(|| sender.send(contain(f))) {
+                Ok(Err(Err(payload))) => report(&library, PanicSource::Message, payload),
+                // Nobody waits any more, and the result is dropped here.
+                Ok(unwanted) => {
+                    if let Err(payload) = contain(|| drop(unwanted)) {
+                        report(&library, PanicSource::Drop, payload);
+                    }
+                }
+                // The waker of who waits.
+                Err(payload) => report(&library, PanicSource::Drop, payload),
+            }
         }));
         Blocking {
             reply,
             failed: submitted.err(),
+            library: self.inner.clone(),
+            ended: false,
         }
     }
+}
+
+/// A panic on a helper that nobody waits for.
+#[cold]
+fn report(library: &LibraryInner, source: PanicSource, payload: Payload) {
+    library.report_panic("helper", source, None, payload);
 }
 
 /// The future of [`spawn_blocking`].
@@ -212,6 +233,9 @@ impl ThreadLib {
 pub struct Blocking<R> {
     reply: oneshot::Receiver<Result<R, Payload>>,
     failed: Option<io::Error>,
+    library: Arc<LibraryInner>,
+    /// Whether the reply was taken.
+    ended: bool,
 }
 
 impl<R> Future for Blocking<R> {
@@ -222,11 +246,26 @@ impl<R> Future for Blocking<R> {
             return Poll::Ready(Err(CallError::NoHelper { source }));
         }
         let reply = ready!(Pin::new(&mut self.reply).poll(cx));
+        self.ended = true;
         Poll::Ready(match reply {
             Ok(Ok(result)) => Ok(result),
             Ok(Err(payload)) => Err(CallError::panicked("helper", payload)),
             Err(oneshot::Canceled) => Err(CallError::exited("helper")),
         })
+    }
+}
+
+impl<R> Drop for Blocking<R> {
+    fn drop(&mut self) {
+        if self.ended {
+            return;
+        }
+        // Either the reply is here by now, or who sends it learns that nobody
+        // waits.
+        self.reply.close();
+        if let Ok(Some(Err(payload))) = self.reply.try_recv() {
+            report(&self.library, PanicSource::Message, payload);
+        }
     }
 }
 

@@ -3,6 +3,7 @@
 
 use std::any::Any;
 use std::fmt;
+use std::panic::resume_unwind;
 use std::pin::Pin;
 use std::sync::{Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
@@ -12,20 +13,33 @@ use futures::channel::oneshot;
 use super::{JoinHandle, TaskBuilder};
 use crate::thread::local::Local;
 use crate::thread::message::Message;
-use crate::thread::panic::{Payload, contain, payload_text};
+use crate::thread::panic::{PanicSource, Payload, contain, payload_text};
 use crate::thread::{ExitHolder, SendError, SpdkThread};
 
 /// What carries a reply back. Dropped unanswered, which only the end of the
-/// thread does, it says so by itself.
+/// thread does, it says so by itself. A panic that nobody waits for is that of
+/// the message.
 fn request<R: Send + 'static>(
     f: impl FnOnce() -> R + Send + 'static,
 ) -> (impl FnOnce() + Send + 'static, Reply<R>) {
     let (sender, reply) = oneshot::channel();
     let run = move || {
+        let result = match contain(f) {
+            Err(payload) if panic_is_fatal() => resume_unwind(payload),
+            result => result,
+        };
         // If nobody waits any more, the result is dropped here.
-        let _ = sender.send(contain(f));
+        if let Err(Err(payload)) = sender.send(result) {
+            resume_unwind(payload);
+        }
     };
     (run, reply)
+}
+
+/// Whether the policy is not to go on, whoever may still receive the panic.
+#[cold]
+fn panic_is_fatal() -> bool {
+    Local::with_current(|local| local.shared.library.panic_is_fatal()) == Some(true)
 }
 
 type Reply<R> = oneshot::Receiver<Result<R, Payload>>;
@@ -45,7 +59,7 @@ impl SpdkThread {
     /// # Cancel safety
     ///
     /// A call that is dropped runs all the same; its result is dropped, by that
-    /// thread or by this one.
+    /// thread or by this one, and a panic is reported as that of a message.
     ///
     /// # Examples
     ///
@@ -65,10 +79,11 @@ impl SpdkThread {
     {
         let (run, reply) = request(f);
         // Refused, the request is dropped, and the reply says so.
-        drop(self.shared.enqueue(Message::new(run)));
+        drop(self.shared.deliver(run, Message::new));
         Call {
             reply,
             thread: self.clone(),
+            ended: false,
         }
     }
 
@@ -352,6 +367,8 @@ impl fmt::Debug for CallError {
 pub struct Call<R> {
     reply: Reply<R>,
     thread: SpdkThread,
+    /// Whether the reply was taken.
+    ended: bool,
 }
 
 impl<R> Future for Call<R> {
@@ -359,11 +376,27 @@ impl<R> Future for Call<R> {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let reply = ready!(Pin::new(&mut self.reply).poll(cx));
+        self.ended = true;
         Poll::Ready(match reply {
             Ok(Ok(result)) => Ok(result),
             Ok(Err(payload)) => Err(CallError::panicked(self.thread.name(), payload)),
             Err(oneshot::Canceled) => Err(CallError::exited(self.thread.name())),
         })
+    }
+}
+
+impl<R> Drop for Call<R> {
+    fn drop(&mut self) {
+        if self.ended {
+            return;
+        }
+        // Either the reply is here by now, or who sends it learns that nobody
+        // waits.
+        self.reply.close();
+        if let Ok(Some(Err(payload))) = self.reply.try_recv() {
+            let (library, name) = (&self.thread.shared.library, self.thread.name());
+            library.report_panic(name, PanicSource::Message, None, payload);
+        }
     }
 }
 

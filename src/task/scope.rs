@@ -18,6 +18,7 @@ use futures::FutureExt;
 use futures::future::LocalBoxFuture;
 use futures::stream::{FuturesUnordered, Stream};
 
+use super::poll_budget;
 use crate::local::oneshot;
 
 /// Runs `body`, which may start children with [`Scope::spawn`], and waits for it
@@ -121,6 +122,8 @@ struct EmptyOnDrop<'a, 'env>(&'a Scope<'env>);
 
 impl Drop for EmptyOnDrop<'_, '_> {
     fn drop(&mut self) {
+        // What the destructors here and in the body start is dropped at once.
+        self.0.cancel();
         let started = self.0.inner.started.take();
         drop(started);
     }
@@ -172,7 +175,8 @@ impl<'env> Scope<'env> {
     }
 
     /// Starts a child. It is polled for the first time after the body has given
-    /// way or ended. After [`Scope::cancel`] it is dropped right away.
+    /// way or ended. After [`Scope::cancel`], or the end of the scope, it is
+    /// dropped right away.
     ///
     /// # Examples
     ///
@@ -264,11 +268,15 @@ impl<'env> Scope<'env> {
                 return true;
             }
             match Pin::new(&mut *children).poll_next(cx) {
-                Poll::Ready(Some(())) => {}
                 Poll::Ready(None) if self.inner.started.borrow().is_empty() => return true,
-                Poll::Ready(None) => {}
                 Poll::Pending if self.inner.started.borrow().is_empty() => return false,
-                Poll::Pending => {}
+                // One has ended, or started others.
+                Poll::Ready(_) | Poll::Pending => {}
+            }
+            // Children that start and end without end give way now and then.
+            match poll_budget(cx) {
+                Poll::Ready(budget) => budget.progressed(),
+                Poll::Pending => return false,
             }
         }
     }

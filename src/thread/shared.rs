@@ -149,14 +149,10 @@ impl Shared {
         SendError::exited(self.name(), message)
     }
 
-    /// Puts a message where the owner will find it, without a limit. Refused
-    /// only after the mailbox was closed at exit.
+    /// Puts a message from elsewhere where the owner will find it, without a
+    /// limit. Refused only after the mailbox was closed at exit.
     #[inline]
     pub(crate) fn enqueue(&self, message: Message) -> Result<(), Message> {
-        if let Some(local) = self.current_local() {
-            local.ready.push(message);
-            return Ok(());
-        }
         self.mailbox.push(message)?;
         self.notify_host();
         Ok(())
