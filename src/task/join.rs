@@ -323,12 +323,16 @@ impl<T> Future for JoinHandle<T> {
         let task = this.task.as_mut().expect("present until dropped");
         // async-task would abort the process where a waker panics. Those of our
         // own tasks do not.
-        let trusted = with_running(|meta| meta.is_waker(cx.waker()));
+        let trusted = with_running(|running| {
+            // SAFETY: the join handle keeps the task alive.
+            let join_here = || unsafe { this.meta.as_ref().join_here(running) };
+            running
+                .is_waker(cx.waker())
+                .then(|| !task.is_finished() && join_here())
+        });
         let mut polled = Poll::Pending;
-        if trusted == Some(true) {
-            // SAFETY: the join handle keeps the task alive, and the waker of a
-            // task of ours does not panic.
-            if unsafe { this.meta.as_ref().join_here(cx.waker()) } {
+        if let Some(Some(joined_here)) = trusted {
+            if joined_here {
                 return Poll::Pending;
             }
             polled = Pin::new(task).poll(cx);

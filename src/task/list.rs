@@ -96,7 +96,7 @@ impl Local {
             };
             tasks.push(TaskInfo {
                 id: node.id.into(),
-                name: node.name.as_deref().map(str::to_owned),
+                name: node.name().map(str::to_owned),
                 location: node.location,
                 state,
                 polls: counts.polls,

@@ -41,7 +41,7 @@ pub use join::{AbortHandle, JoinError, JoinHandle};
 pub use join_set::JoinSet;
 pub use list::{TaskInfo, TaskState};
 pub use movable::{MoveError, MoveTo, move_to, spawn_movable};
-use raw::{Origin, TaskKind, TaskMeta};
+use raw::{FirstPoll, Origin, TaskKind, TaskMeta};
 pub use scope::{Scope, ScopeCancelled, ScopedHandle, scope, try_scope};
 pub use spawner::LocalSpawner;
 pub use yield_now::{YieldNow, yield_now};
@@ -117,7 +117,8 @@ impl fmt::Debug for TaskId {
 
 /// Spawns a future, `Send` or not, on the current SpdkThread.
 ///
-/// It is first polled by a later poll of the thread. While it lives, the thread
+/// It is first polled when this has returned and what is queued has run, by this
+/// poll of the thread or a later one; see [`spawn_eager`] for at once. While it lives, the thread
 /// cannot move to another OS thread; see [`spawn`] for futures that do not mind.
 ///
 /// # Panics
@@ -152,6 +153,39 @@ where
     F::Output: 'static,
 {
     TaskBuilder::new().spawn_local(future)
+}
+
+/// As [`spawn_local`], but polls the future for the first time before it returns:
+/// one that is ready at once, such as a read that finds its block in a cache, costs
+/// no turn in the queue. Wakes go through the queue as ever.
+///
+/// The future runs inside the caller: what the caller has borrowed stays borrowed,
+/// and its poll counts into that of the caller. Eager tasks that start each other
+/// more than 16 deep are queued. Called outside of a poll, as in
+/// [`ThreadRunner::enter`](crate::thread::ThreadRunner::enter), it polls the future
+/// there.
+///
+/// # Panics
+///
+/// When no SpdkThread is current. A panic of the future is the task's, as ever.
+///
+/// # Examples
+///
+/// ```
+/// use corespun::{task, thread::ThreadLib};
+///
+/// let mut runner = ThreadLib::new().thread().build()?.attach();
+/// let read = runner.enter(|| task::spawn_eager(async { b"from the cache" }));
+/// assert!(read.is_finished());
+/// # Ok::<(), corespun::thread::CreateError>(())
+/// ```
+#[track_caller]
+pub fn spawn_eager<F>(future: F) -> JoinHandle<F::Output>
+where
+    F: Future + 'static,
+    F::Output: 'static,
+{
+    TaskBuilder::new().spawn_eager(future)
 }
 
 /// Spawns a `Send` future on the current SpdkThread. Unlike [`spawn_local`], it
@@ -261,7 +295,32 @@ impl TaskBuilder {
         F: Future + 'static,
         F::Output: 'static,
     {
-        self.spawn_here(future, TaskKind::Bound)
+        self.spawn_here(FirstPoll::Queued, future, TaskKind::Bound)
+    }
+
+    /// As [`spawn_eager`].
+    ///
+    /// # Panics
+    ///
+    /// When no SpdkThread is current.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use corespun::{task::TaskBuilder, thread::ThreadLib};
+    ///
+    /// let mut runner = ThreadLib::new().thread().build()?.attach();
+    /// let read = runner.enter(|| TaskBuilder::new().name("read").spawn_eager(async { 512 }));
+    /// assert!(read.is_finished());
+    /// # Ok::<(), corespun::thread::CreateError>(())
+    /// ```
+    #[track_caller]
+    pub fn spawn_eager<F>(self, future: F) -> JoinHandle<F::Output>
+    where
+        F: Future + 'static,
+        F::Output: 'static,
+    {
+        self.spawn_here(FirstPoll::AtOnce, future, TaskKind::Bound)
     }
 
     /// As [`spawn`].
@@ -289,7 +348,7 @@ impl TaskBuilder {
         F: Future + Send + 'static,
         F::Output: Send + 'static,
     {
-        self.spawn_here(future, TaskKind::Send)
+        self.spawn_here(FirstPoll::Queued, future, TaskKind::Send)
     }
 
     /// As [`spawn_movable`].
@@ -323,11 +382,16 @@ impl TaskBuilder {
         F: Future + Send + 'static,
         F::Output: Send + 'static,
     {
-        self.spawn_here(future, TaskKind::Movable)
+        self.spawn_here(FirstPoll::Queued, future, TaskKind::Movable)
     }
 
     #[track_caller]
-    fn spawn_here<F>(self, future: F, kind: TaskKind) -> JoinHandle<F::Output>
+    fn spawn_here<F>(
+        self,
+        first_poll: FirstPoll,
+        future: F,
+        kind: TaskKind,
+    ) -> JoinHandle<F::Output>
     where
         F: Future + 'static,
         F::Output: 'static,
@@ -340,7 +404,7 @@ impl TaskBuilder {
             let meta = TaskMeta::new(local.lend_shared(), id, location, self.name, kind);
             // SAFETY: the current thread's owner is the caller, and the bounds
             // ask for `'static`.
-            unsafe { raw::spawn(Origin::Local(local), meta, future) }
+            unsafe { raw::spawn(Origin::Local(local, first_poll), meta, future) }
         });
         match spawned {
             Some(handle) => handle,
@@ -419,7 +483,7 @@ impl TaskBuilder {
             let meta = TaskMeta::new(local.lend_shared(), id, location, self.name, kind);
             // SAFETY: the target is the current thread, so its owner is the
             // caller.
-            return unsafe { raw::spawn(Origin::Local(local), meta, future) };
+            return unsafe { raw::spawn(Origin::Local(local, FirstPoll::Queued), meta, future) };
         }
         let id = TaskId::remote(thread);
         let future = span::traced(future, thread, id, self.name.as_deref(), location);

@@ -33,7 +33,8 @@
 //!   when the poll returns. So nobody reads the thread while it changes, and the
 //!   one `Runnable` goes where it says. The thread of a task that is not movable
 //!   never changes, so that whoever keeps the task alive may read it.
-//! - **R7** The joiner of a task is touched by the owner of its thread only, while
+//! - **R7** The joiner of a task is a task of ours, of which one counted waker is
+//!   set aside, so that its metadata is alive. It is touched by the owner of its thread only, while
 //!   that is the current one, and movable tasks have none. Who drops the future
 //!   elsewhere (R3) does so before anybody could have joined it: the handle is
 //!   given out after that.
@@ -76,8 +77,11 @@ pub(crate) struct TaskMeta {
     /// Whether a counted waker is set aside (R5). For whoever may drop the
     /// future only.
     kept: Cell<bool>,
-    /// The task of the same thread that waits for this one's end (R7).
-    joiner: Cell<Option<Waker>>,
+    /// Whether the first poll was. Owner only.
+    placed: Cell<bool>,
+    /// The task of the same thread that waits for this one's end (R7), by a
+    /// counted waker.
+    joiner: Cell<Option<NonNull<TaskMeta>>>,
     pub(super) hop: Hop,
     /// The parts of the task's waker, not counted as a reference. Written once,
     /// before the task is first scheduled.
@@ -85,7 +89,7 @@ pub(crate) struct TaskMeta {
     waker_vtable: Cell<Option<&'static RawWakerVTable>>,
 }
 
-// SAFETY: `node`, `stays`, `counted`, `kept` and `joiner` are touched by the owner
+// SAFETY: `node`, `stays`, `counted`, `kept`, `placed` and `joiner` are touched by the owner
 // of the thread only, or by whoever drops the only `Runnable` of a task that was
 // never polled (R1, R2, R3, R7), `thread` and `hop` by those whom R6 names; the waker
 // parts are written before the task is shared and only read
@@ -110,6 +114,7 @@ impl TaskMeta {
             stays: Cell::new(kind == TaskKind::Bound),
             counted: Cell::new(false),
             kept: Cell::new(false),
+            placed: Cell::new(false),
             joiner: Cell::new(None),
             hop: Hop::new(kind == TaskKind::Movable),
             waker_data: Cell::new(ptr::null()),
@@ -194,27 +199,36 @@ impl TaskMeta {
         !self.hop.is_movable() && unsafe { self.thread() }.is_current()
     }
 
-    /// Has `waker`, of a task, woken when the future of this one is gone, without
-    /// synchronisation. False where that cannot be done.
+    /// Has the running task `joiner` woken when the future of this one is gone,
+    /// without synchronisation. False where that cannot be done.
     ///
     /// # Safety
     ///
-    /// The caller keeps the task alive; `waker` does not panic.
+    /// The caller keeps this task alive.
     #[inline]
-    pub(super) unsafe fn join_here(&self, waker: &Waker) -> bool {
+    pub(super) unsafe fn join_here(&self, joiner: &TaskMeta) -> bool {
         // SAFETY: passed on.
         if !unsafe { self.stays_here() } || self.finished.load(Ordering::Relaxed) {
             return false;
         }
         // This is the owner, on the task's thread (R7).
-        match self.joiner.take() {
-            Some(joiner) if joiner.will_wake(waker) => self.joiner.set(Some(joiner)),
-            other => {
-                self.joiner.set(Some(waker.clone()));
-                drop(other);
-            }
+        let pointer = NonNull::from(joiner);
+        if self.joiner.get() != Some(pointer) {
+            drop(self.take_joiner());
+            // SAFETY: a running task is alive.
+            std::mem::forget(Waker::clone(&*unsafe { joiner.waker() }));
+            self.joiner.set(Some(pointer));
         }
         true
+    }
+
+    /// The waker of the task that joins this one on its thread. For the owner.
+    #[inline]
+    fn take_joiner(&self) -> Option<Waker> {
+        let joiner = self.joiner.take()?;
+        // SAFETY: the reference that `join_here` set aside keeps the joiner
+        // alive (R7), and passes to the caller.
+        Some(ManuallyDrop::into_inner(unsafe { joiner.as_ref().waker() }))
     }
 
     /// Forgets who joins the task on its own thread, if the caller is there.
@@ -225,7 +239,7 @@ impl TaskMeta {
     pub(super) unsafe fn forget_joiner(&self) {
         // SAFETY: passed on.
         if unsafe { self.stays_here() } {
-            drop(self.joiner.take());
+            drop(self.take_joiner());
         }
     }
 
@@ -236,7 +250,7 @@ impl TaskMeta {
         // async-task says so only when the poll has returned. The joiner runs
         // after that, or, if it has gone to another thread, asks async-task
         // itself.
-        if let Some(joiner) = self.joiner.take() {
+        if let Some(joiner) = self.take_joiner() {
             joiner.wake();
         }
     }
@@ -295,8 +309,6 @@ struct TaskFuture<F> {
     /// `None` once the future is gone (R4). A cell, since the exit reaches it
     /// through the live list.
     future: UnsafeCell<Option<F>>,
-    /// Set by the first poll.
-    placed: Cell<bool>,
     _pinned: PhantomPinned,
 }
 
@@ -335,7 +347,7 @@ impl<F: Future> TaskFuture<F> {
     /// can reach it. Says whether the thread still takes tasks.
     fn place(&self, local: &Local) -> bool {
         let meta = self.meta();
-        self.placed.set(true);
+        meta.placed.set(true);
         let subject = ptr::from_ref(self).cast::<()>();
         if meta.node.is_listed() {
             // SAFETY: listed by `list`; `self` is pinned until dropped, and
@@ -411,7 +423,7 @@ impl<F: Future> TaskFuture<F> {
             drop(self.release(local));
             return Poll::Ready(Outcome::failed(cause));
         }
-        if !self.placed.get() && !self.place(local) {
+        if !meta.placed.get() && !self.place(local) {
             drop(self.release(local));
             return Poll::Ready(Outcome::failed(JoinError::exited(meta.id())));
         }
@@ -461,7 +473,7 @@ impl<F: Future> TaskFuture<F> {
         let meta = self.meta();
         // SAFETY: the caller is the owner, and the task is listed here.
         unsafe { local.live.remove(&meta.node) };
-        self.placed.set(false);
+        meta.placed.set(false);
         // SAFETY: this is the task's poll, and no reference to the thread is in
         // use. The future is `Send` (`Hop` accepts no other), so that it may go.
         let from = unsafe { meta.set_thread(target) };
@@ -558,12 +570,24 @@ impl<F> Drop for TaskFuture<F> {
 /// How a task comes into being.
 pub(super) enum Origin<'a> {
     /// Spawned by its own thread.
-    Local(&'a Local),
+    Local(&'a Local, FirstPoll),
     /// Spawned from elsewhere.
     Remote,
 }
 
-/// Makes a task and schedules its first poll.
+/// When a task that its own thread spawns is polled first.
+#[derive(Clone, Copy)]
+pub(super) enum FirstPoll {
+    /// In its turn, as those that wait already.
+    Queued,
+    /// Before the spawn returns.
+    AtOnce,
+}
+
+/// How deep eager tasks may be polled inside each other: each takes stack.
+const EAGER_DEPTH: u8 = 16;
+
+/// Makes a task and schedules its first poll, or does it.
 ///
 /// # Safety
 ///
@@ -578,7 +602,6 @@ pub(super) unsafe fn spawn<F: Future>(
     let wrap = |meta: &TaskMeta| TaskFuture {
         meta: NonNull::from(meta),
         future: UnsafeCell::new(Some(future)),
-        placed: Cell::new(false),
         _pinned: PhantomPinned,
     };
     // SAFETY: what async-task asks for: the future is `'static`; it is polled
@@ -594,7 +617,17 @@ pub(super) unsafe fn spawn<F: Future>(
     let meta_pointer = NonNull::from(meta);
     meta.keep(runnable.waker());
     match origin {
-        Origin::Local(local) if !local.refuses_work() => {
+        Origin::Local(local, _) if local.refuses_work() => {
+            // Too late: the task never runs; joining it says so.
+            drop(runnable);
+        }
+        Origin::Local(local, FirstPoll::AtOnce) if local.eager_depth.get() < EAGER_DEPTH => {
+            let depth = local.eager_depth.get();
+            local.eager_depth.set(depth + 1);
+            runnable.run();
+            local.eager_depth.set(depth);
+        }
+        Origin::Local(local, _) => {
             let subject = ptr::from_ref(meta).cast::<()>();
             // SAFETY: by this function's contract the caller is the owner; the
             // metadata is pinned in the allocation and leaves the list before
@@ -602,10 +635,8 @@ pub(super) unsafe fn spawn<F: Future>(
             unsafe { local.live.insert(&meta.node, cancel_unpolled, subject) };
             meta.count(local);
             meta.node.scheduled.store(true, Ordering::Relaxed);
-            local.ready.push(message(runnable));
+            local.ready.push_task(message(runnable));
         }
-        // Too late: the task never runs; joining it says so.
-        Origin::Local(_) => drop(runnable),
         Origin::Remote => schedule(runnable, true),
     }
     // SAFETY: the pointer is to the metadata of this very task.
@@ -630,7 +661,7 @@ fn schedule(runnable: Runnable<TaskMeta>, gives_way: bool) {
             if gives_way {
                 local.ready.push(message);
             } else {
-                local.ready.push_woken(message);
+                local.ready.push_task(message);
             }
         });
         return;

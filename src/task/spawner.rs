@@ -6,7 +6,7 @@ use std::rc::Rc;
 
 use futures::task::{FutureObj, LocalFutureObj, LocalSpawn, Spawn, SpawnError};
 
-use super::raw::{self, Origin, TaskKind, TaskMeta};
+use super::raw::{self, FirstPoll, Origin, TaskKind, TaskMeta};
 use super::{JoinHandle, TaskId};
 use crate::thread::SpdkThread;
 use crate::thread::local::Local;
@@ -114,7 +114,7 @@ impl LocalSpawner {
         let meta = TaskMeta::new(thread, id, Location::caller(), None, TaskKind::Bound);
         // SAFETY: who has an `Rc` of a thread's owner part is on the OS thread
         // that owns it; the bounds ask for `'static`.
-        unsafe { raw::spawn(Origin::Local(local), meta, future) }
+        unsafe { raw::spawn(Origin::Local(local, FirstPoll::Queued), meta, future) }
     }
 }
 

@@ -5,7 +5,7 @@
 //! costs a few stores and no allocation. This floor knows of a task only that
 //! it can be told to cancel itself and that it can be named.
 
-use std::cell::Cell;
+use std::cell::{Cell, OnceCell};
 use std::panic::Location;
 use std::ptr;
 use std::sync::atomic::AtomicBool;
@@ -23,7 +23,7 @@ pub(crate) struct LiveNode {
     /// of any callback.
     cancel: Cell<Option<(Cancel, *const ())>>,
     pub(crate) location: &'static Location<'static>,
-    pub(crate) name: Option<Box<str>>,
+    rare: OnceCell<Box<Rare>>,
     /// Listed when the exit began, so cancelled by it.
     pub(crate) doomed: Cell<bool>,
     /// Identifies the task; the task floor knows how to read it.
@@ -31,7 +31,15 @@ pub(crate) struct LiveNode {
     /// Waits in a queue to be polled. Any thread.
     pub(crate) scheduled: AtomicBool,
     polls: Cell<u64>,
-    times: Cell<Option<Box<(u64, u64)>>>,
+}
+
+/// What few tasks have, in a box so that the others stay small.
+#[derive(Default)]
+struct Rare {
+    name: Option<Box<str>>,
+    /// Ticks of all polls, and of the longest, where the library measures them.
+    total: Cell<u64>,
+    longest: Cell<u64>,
 }
 
 /// How often a task was polled, and for how long.
@@ -48,18 +56,24 @@ impl LiveNode {
         name: Option<Box<str>>,
         id: [u64; 2],
     ) -> Self {
+        let rare = OnceCell::new();
+        if name.is_some() {
+            let _ = rare.set(Box::new(Rare {
+                name,
+                ..Rare::default()
+            }));
+        }
         LiveNode {
             previous: Cell::new(ptr::null()),
             next: Cell::new(ptr::null()),
             listed: Cell::new(false),
             cancel: Cell::new(None),
             location,
-            name,
+            rare,
             doomed: Cell::new(false),
             id,
             scheduled: AtomicBool::new(false),
             polls: Cell::new(0),
-            times: Cell::new(None),
         }
     }
 
@@ -72,27 +86,29 @@ impl LiveNode {
     pub(crate) fn count_poll(&self, ticks: u64) {
         self.polls.set(self.polls.get() + 1);
         if ticks > 0 {
-            // Boxed, since few libraries measure.
-            let mut times = self.times.take().unwrap_or_default();
-            *times = (times.0 + ticks, times.1.max(ticks));
-            self.times.set(Some(times));
+            let rare = self.rare.get_or_init(Box::default);
+            rare.total.set(rare.total.get() + ticks);
+            rare.longest.set(rare.longest.get().max(ticks));
         }
     }
 
     pub(crate) fn poll_counts(&self) -> PollCounts {
-        let times = self.times.take();
-        let (total_ticks, longest_ticks) = times.as_deref().copied().unwrap_or_default();
-        self.times.set(times);
+        let rare = self.rare.get();
         PollCounts {
             polls: self.polls.get(),
-            total_ticks,
-            longest_ticks,
+            total_ticks: rare.map_or(0, |rare| rare.total.get()),
+            longest_ticks: rare.map_or(0, |rare| rare.longest.get()),
         }
+    }
+
+    /// The name given.
+    pub(crate) fn name(&self) -> Option<&str> {
+        self.rare.get()?.name.as_deref()
     }
 
     /// The name given, or where it was spawned.
     pub(crate) fn describe(&self) -> String {
-        match &self.name {
+        match self.name() {
             Some(name) => format!("{name} (spawned at {})", self.location),
             None => format!("spawned at {}", self.location),
         }

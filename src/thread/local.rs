@@ -69,6 +69,8 @@ pub(crate) struct Local {
     /// Whether the next message comes from the mailbox or from `ready`, when
     /// both have some.
     pub(super) mailbox_next: Cell<bool>,
+    /// How many eager first polls are under way, one inside the other.
+    pub(crate) eager_depth: Cell<u8>,
     /// The task being polled, as the task floor knows it.
     pub(crate) running: Cell<*const ()>,
     /// What the task being polled may still take from sources that are always
@@ -142,6 +144,7 @@ impl Local {
         Rc::new(Local {
             times_tasks: shared.library.times_tasks || stall_limit > 0,
             stall_limit,
+            eager_depth: Cell::new(0),
             running: Cell::new(ptr::null()),
             budget: Cell::new(u32::MAX),
             shared,

@@ -1,10 +1,10 @@
 //! The owner's own queue: what a thread sends to itself and the tasks it wakes
 //! itself. No atomics.
 //!
-//! One poll runs what was queued when it began. A task that another one wakes
-//! meanwhile is run by the same poll if only such tasks are before it, which
-//! saves a poll per hand-over; messages, new tasks and those that woke themselves
-//! wait for the next, behind a round of pollers and timers.
+//! One poll runs what was queued when it began. A task that another one spawns or
+//! wakes meanwhile is run by the same poll, as far as its batch goes, if only such
+//! tasks are before it, which saves a poll per hand-over; messages and tasks that
+//! woke themselves wait for the next, behind a round of pollers and timers.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -30,10 +30,10 @@ impl ReadyQueue {
         self.messages.borrow_mut().push_back(message);
     }
 
-    /// Queues a task that was woken, to be run by the poll under way if nothing
+    /// Queues a task that was spawned or woken, to be run by the poll under way if nothing
     /// that has to wait is before it.
     #[inline(always)]
-    pub(crate) fn push_woken(&self, task: Message) {
+    pub(crate) fn push_task(&self, task: Message) {
         let task = task.into_queued();
         let mut messages = self.messages.borrow_mut();
         if self.open.get() == messages.len() {
@@ -68,7 +68,7 @@ impl ReadyQueue {
     #[inline]
     pub(crate) fn pop(&self) -> Option<Message> {
         let queued = self.messages.borrow_mut().pop_front()?;
-        // SAFETY: only `push` and `push_woken` queue, and this took it out.
+        // SAFETY: only `push` and `push_task` queue, and this took it out.
         let message = unsafe { Message::from_queued(queued) };
         if message.is_limited() {
             self.limited.set(self.limited.get() - 1);
