@@ -145,6 +145,7 @@ impl Reactor {
     fn host(&self, thread: ParkedThread) -> Hosted {
         let mut runner = thread.attach();
         runner.set_host(Some(&self.shared().sleeper));
+        runner.set_core(Some(self.shared().place.core));
         Hosted::new(runner)
     }
 

@@ -113,6 +113,11 @@ impl TaskMeta {
         self.node.id.into()
     }
 
+    /// Whether the future may be `!Send`. Owner only.
+    pub(super) fn stays(&self) -> bool {
+        self.stays.get()
+    }
+
     /// The thread that runs the task.
     ///
     /// # Safety

@@ -206,6 +206,7 @@ impl Local {
         for waker in wakers {
             self.wake_contained(waker);
         }
+        self.shared.end_all_moves();
     }
 
     /// The end of a thread whose right to be polled is dropped: everything is

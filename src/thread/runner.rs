@@ -219,6 +219,7 @@ impl ThreadRunner {
             return Err(self);
         }
         self.set_host(None);
+        self.set_core(None);
         self.set_interrupts_watched(false);
         Ok(ParkedThread { runner: self })
     }
