@@ -53,7 +53,6 @@ use crate::thread::local::Local;
 use crate::thread::message::{Message, MessageVTable, Payload};
 use crate::thread::panic::{PanicSource, contain, payload_text};
 use crate::thread::shared::Shared;
-use crate::thread::stall::StallSource;
 
 pub(crate) type RawTask<T> = FallibleTask<Outcome<T>, TaskMeta>;
 
@@ -417,7 +416,7 @@ impl<'a> Running<'a> {
             outer: local.running.replace(ptr::from_ref(meta).cast()),
             outer_budget: local.budget.replace(super::budget::PER_POLL),
             start: if local.times_tasks {
-                local.shared.library.clock.now()
+                local.callback_begins(meta.node.occupant())
             } else {
                 0
             },
@@ -434,9 +433,7 @@ impl Drop for Running<'_> {
         local.running.set(self.outer);
         local.budget.set(self.outer_budget);
         let ticks = if local.times_tasks {
-            let ticks = local.shared.library.clock.now().saturating_sub(self.start);
-            local.watch_stall(StallSource::Task, ticks, || meta.node.describe());
-            ticks
+            local.callback_ends(meta.node.occupant(), self.start)
         } else {
             0
         };

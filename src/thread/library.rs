@@ -267,6 +267,17 @@ impl ThreadLib {
             .find(|thread| thread.state() == ThreadState::Running)
     }
 
+    /// The first threads after `cursor`, in the order created, that are not gone;
+    /// `count` at most.
+    pub(super) fn threads_after(&self, cursor: u64, count: usize) -> Vec<Arc<Shared>> {
+        let threads = lock(&self.inner.threads);
+        threads
+            .range(cursor.saturating_add(1)..)
+            .filter_map(|(_, thread)| thread.upgrade())
+            .take(count)
+            .collect()
+    }
+
     /// As [`ThreadLib::next_running`], for the floors above.
     pub(crate) fn running_after(&self, cursor: u64) -> Option<SpdkThread> {
         self.next_running(cursor).map(SpdkThread::from_shared)
@@ -338,16 +349,18 @@ impl ThreadLibBuilder {
         self
     }
 
-    /// Reports each message, poller and poll of a task that holds its thread
-    /// for `limit` or longer, when it has ended: once in the log and to the
-    /// [`stall_hook`](Self::stall_hook). Two reads of the clock for each of
-    /// them; off unless set.
+    /// Reports each message, poller and poll of a task, and whatever else a poll of
+    /// a thread does, that holds its thread for `limit` or longer, when it has
+    /// ended: once in the log and to the [`stall_hook`](Self::stall_hook). What has
+    /// not ended is found by [`ThreadLib::check_stalls`]. Two reads of the clock and
+    /// a few stores for each of them; off unless set.
     pub fn stall_limit(mut self, limit: Duration) -> Self {
         self.stall_limit = Some(limit);
         self
     }
 
-    /// Called, on the thread that was held, with each stall.
+    /// Called with each [`Stall`]: on the OS thread that was held, and for what is
+    /// still running, on the one that found it.
     pub fn stall_hook(mut self, hook: impl Fn(&Stall<'_>) + Send + Sync + 'static) -> Self {
         self.stall_hook = Some(Box::new(hook));
         self

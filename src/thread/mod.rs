@@ -63,7 +63,7 @@ pub use poller::{Polled, Poller, PollerBuilder, PollerError, PollerState, Poller
 pub use post_poller::{PostPollerError, register_post_poller_handler};
 pub use runner::{ParkedThread, ThreadRunner};
 pub use spinlock::{SpinMutex, SpinMutexGuard, Spinlock, SpinlockError, SpinlockMisuse};
-pub use stall::{Stall, StallSource};
+pub use stall::{OsThread, OsThreadState, Stall, StallSource};
 pub use walk::{ThreadWalk, ThreadWalkError};
 
 use local::Local;
@@ -75,14 +75,17 @@ use crate::sync::PostError;
 const MAX_NAME: usize = 256;
 
 pub(crate) fn cut_name(mut name: String) -> String {
-    if name.len() > MAX_NAME {
-        let mut end = MAX_NAME;
-        while !name.is_char_boundary(end) {
-            end -= 1;
-        }
-        name.truncate(end);
-    }
+    name.truncate(cut(&name, MAX_NAME).len());
     name
+}
+
+/// The beginning of `text`: as many whole characters as `most` bytes hold.
+fn cut(text: &str, most: usize) -> &str {
+    let mut end = text.len().min(most);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    &text[..end]
 }
 
 /// Where a thread stands in its life.

@@ -115,6 +115,10 @@ impl Shared {
         }
     }
 
+    pub(super) fn core(&self) -> Option<usize> {
+        self.placement().core
+    }
+
     fn change_mask(&self, mask: &CpuSet) {
         let mut placement = self.placement();
         placement.mask = *mask;
@@ -160,7 +164,7 @@ impl SpdkThread {
     /// The core whose reactor polls the thread. `None` on the way from one to
     /// another, and when nobody has told: see [`ThreadRunner::set_core`].
     pub fn core(&self) -> Option<usize> {
-        self.shared.placement().core
+        self.shared.core()
     }
 
     /// Changes the cores that this thread, the current one, may be placed on
