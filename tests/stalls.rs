@@ -231,18 +231,23 @@ fn time_outside_of_a_poll_holds_nothing() {
 }
 
 #[test]
-fn the_time_that_a_stall_hook_takes_is_nobodys_stall() {
+fn what_was_reported_as_ended_is_not_found_still_running() {
     let (clock, time) = Clock::virtual_at(1_000_000);
-    let reports = Arc::new(Mutex::new(0));
-    let (count, hand) = (reports.clone(), time.clone());
+    let own: Arc<Mutex<Option<ThreadLib>>> = Arc::default();
+    let reports: Arc<Mutex<Vec<(bool, usize)>>> = Arc::default();
+    let (log, looks, hand) = (reports.clone(), own.clone(), time.clone());
     let library = ThreadLib::builder()
         .clock(clock)
         .stall_limit(us(100))
-        .stall_hook(move |_| {
-            *count.lock().unwrap() += 1;
+        .stall_hook(move |stall| {
+            let library = looks.lock().unwrap().clone().unwrap();
+            let found = library.check_stalls();
+            log.lock().unwrap().push((stall.still_running, found));
+            // The hook's time is nobody's stall.
             hand.advance(1_000);
         })
         .build();
+    *own.lock().unwrap() = Some(library.clone());
     let mut runner = library.thread().build().unwrap().attach();
     for _ in 0..3 {
         let time = time.clone();
@@ -252,7 +257,8 @@ fn the_time_that_a_stall_hook_takes_is_nobodys_stall() {
         runner.handle().send_msg(spend).unwrap();
     }
     runner.poll(0, 0);
-    assert_eq!(*reports.lock().unwrap(), 3);
+    assert_eq!(*reports.lock().unwrap(), [(false, 0); 3]);
+    *own.lock().unwrap() = None;
 }
 
 #[test]
