@@ -10,6 +10,7 @@ mod os_thread;
 mod record;
 
 use std::fmt;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 pub use os_thread::{OsThread, OsThreadState};
@@ -123,8 +124,8 @@ impl fmt::Display for Stall<'_> {
 }
 
 impl Local {
-    /// A callback begins; returns when.
-    #[inline]
+    /// A callback begins; returns when. Out of line, since few libraries measure.
+    #[inline(never)]
     pub(crate) fn callback_begins(&self, callback: Occupant<'_>) -> u64 {
         let now = self.shared.library.clock.now();
         match &self.shared.stall_record {
@@ -141,7 +142,7 @@ impl Local {
 
     /// A callback that began at tick `since` has ended; returns how many ticks
     /// it took.
-    #[inline]
+    #[inline(never)]
     pub(crate) fn callback_ends(&self, callback: Occupant<'_>, since: u64) -> u64 {
         let now = self.shared.library.clock.now();
         if let Some(record) = &self.shared.stall_record {
@@ -151,33 +152,35 @@ impl Local {
         now.saturating_sub(since)
     }
 
-    /// The thread's poll begins.
+    /// The thread's poll begins. Its caller's tick may be older.
     #[inline]
     pub(super) fn watch_poll(&self) {
         if self.stall_limit > 0 {
-            self.note_poll(true);
+            self.note_poll_begin();
         }
     }
 
-    /// The thread's poll ends.
+    /// The thread's poll ends, at its `last_tick`.
     #[inline]
     pub(super) fn unwatch_poll(&self) {
         if self.stall_limit > 0 {
-            self.note_poll(false);
+            self.note_poll_end();
         }
     }
 
     #[cold]
-    fn note_poll(&self, begins: bool) {
-        let Some(record) = &self.shared.stall_record else {
-            return;
-        };
-        let now = self.shared.library.clock.now();
-        if begins {
-            return record.begin(Occupant::Poll, now);
+    fn note_poll_begin(&self) {
+        if let Some(record) = &self.shared.stall_record {
+            record.begin(Occupant::Poll, self.shared.library.clock.now());
         }
-        self.end_gap(record, now);
-        record.clear();
+    }
+
+    #[cold]
+    fn note_poll_end(&self) {
+        if let Some(record) = &self.shared.stall_record {
+            self.end_gap(record, self.shared.last_tick.load(Ordering::Relaxed));
+            record.clear();
+        }
     }
 
     /// Ends the time outside of callbacks; returns when the next thing begins.
