@@ -140,8 +140,11 @@ impl AppBuilder {
     /// one poll of a task, an event. When it has ended, and, found by an OS thread
     /// that looks every half limit (each millisecond at most), while it still runs,
     /// since it may never end. Each goes to the log and to the
-    /// [`stall_hook`](Self::stall_hook). Off unless set; it costs two reads of the
-    /// clock and a few stores for each of them.
+    /// [`stall_hook`](Self::stall_hook).
+    ///
+    /// That OS thread runs off the reactors' cores if there are others, and ends
+    /// with the app. Off unless set; what it costs the reactors is said at
+    /// [`ThreadLibBuilder::stall_limit`](crate::thread::ThreadLibBuilder::stall_limit).
     ///
     /// # Examples
     ///

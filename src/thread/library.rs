@@ -352,8 +352,10 @@ impl ThreadLibBuilder {
     /// Reports each message, poller and poll of a task, and whatever else a poll of
     /// a thread does, that holds its thread for `limit` or longer, when it has
     /// ended: once in the log and to the [`stall_hook`](Self::stall_hook). What has
-    /// not ended is found by [`ThreadLib::check_stalls`]. Two reads of the clock and
-    /// a few stores for each of them; off unless set.
+    /// not ended is found by [`ThreadLib::check_stalls`].
+    ///
+    /// Off unless set. It costs two reads of the clock and a few stores for each of
+    /// those, and another read for each poll of a thread.
     pub fn stall_limit(mut self, limit: Duration) -> Self {
         self.stall_limit = Some(limit);
         self
