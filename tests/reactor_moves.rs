@@ -165,6 +165,78 @@ fn a_bound_thread_moves_when_nothing_binds_it_any_more() {
     }
 }
 
+/// From the app thread, from a foreign OS thread, and from the thread itself.
+#[test]
+fn set_cpumask_async_ends_on_a_core_of_the_mask() {
+    for mode in MODES {
+        on_app(3, mode, async |app: AppHandle| {
+            let thread = thread_on(&app, 1);
+            let to = |core| thread.set_cpumask_async(&CpuSet::single(core));
+            for core in [2, 0, 1, 1, 2] {
+                to(core).await.unwrap();
+                assert_eq!(thread.core(), Some(core));
+                assert_eq!(os_thread_of(&thread).await, format!("reactor_{core}"));
+            }
+            let waiting = to(1);
+            let foreign = std::thread::spawn(move || task::block_on(waiting));
+            until(|| foreign.is_finished()).await;
+            foreign.join().unwrap().unwrap();
+            assert_eq!(os_thread_of(&thread).await, "reactor_1");
+            let (own, itself) = (thread.clone(), CpuSet::single(2));
+            let along = thread.spawn(async move {
+                own.set_cpumask_async(&itself).await.unwrap();
+                (own.core(), this_os_thread())
+            });
+            assert_eq!(along.await.unwrap(), (Some(2), "reactor_2".to_owned()));
+        });
+    }
+}
+
+/// G5
+#[test]
+fn set_cpumask_async_waits_until_nothing_binds_the_thread() {
+    for mode in MODES {
+        on_app(2, mode, async |app: AppHandle| {
+            let thread = thread_on(&app, 1);
+            let (release, released) = futures::channel::oneshot::channel::<()>();
+            let binding = thread.spawn_with(async move || {
+                let _ = released.await;
+            });
+            let mut moved = thread.set_cpumask_async(&CpuSet::single(0));
+            for _ in 0..10 {
+                assert_eq!(os_thread_of(&thread).await, "reactor_1");
+                assert_eq!(futures::poll!(&mut moved), std::task::Poll::Pending);
+            }
+            drop(release);
+            moved.await.unwrap();
+            assert_eq!(os_thread_of(&thread).await, "reactor_0");
+            binding.await.unwrap();
+        });
+    }
+}
+
+#[test]
+fn a_stop_of_the_app_ends_the_wait_for_a_move() {
+    let ended = must_end(|| {
+        let waiting = Arc::new(Mutex::new(None));
+        let keep = waiting.clone();
+        app(2, ReactorMode::Interrupt)
+            .block_on(async move |app: AppHandle| {
+                let thread = thread_on(&app, 1);
+                // It cannot move before it exits.
+                thread.bind(true);
+                let mut moved = thread.set_cpumask_async(&CpuSet::single(0));
+                thread.call(|| ()).await.unwrap();
+                assert_eq!(futures::poll!(&mut moved), std::task::Poll::Pending);
+                *keep.lock().unwrap() = Some(moved);
+            })
+            .unwrap();
+        let waiting = waiting.lock().unwrap().take().unwrap();
+        task::block_on(waiting)
+    });
+    assert!(matches!(ended, Err(SetCpumaskError::Exited(_))));
+}
+
 /// TH-103: also while its reactor sleeps, taking the hint back moves it.
 #[test]
 fn a_thread_asked_to_stay_moves_when_that_is_taken_back() {

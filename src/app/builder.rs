@@ -5,6 +5,7 @@ use std::fmt;
 use std::rc::Rc;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock, Weak};
+use std::time::Duration;
 
 use super::AppError;
 use super::handle::{AppHandle, AppShared};
@@ -13,9 +14,11 @@ use super::signals::Registration;
 use crate::clock::Clock;
 use crate::cpu::{self, CpuSet};
 use crate::io::{Driver, DriverConfig};
-use crate::reactor::{AdaptivePolling, Group, Place, Placement, Reactor, ReactorMode, StartError};
+use crate::reactor::{
+    AdaptivePolling, Group, Place, Placement, Reactor, ReactorMode, StartError, Watcher,
+};
 use crate::task::{JoinHandle, TaskBuilder};
-use crate::thread::{PanicPolicy, SpdkThread, ThreadLib};
+use crate::thread::{PanicPolicy, SpdkThread, Stall, ThreadLib};
 
 /// The application framework; see [`App::builder`].
 #[derive(Debug)]
@@ -29,6 +32,7 @@ impl App {
 }
 
 type ShutdownFn = Box<dyn FnOnce(&AppHandle) + Send>;
+type StallHook = Box<dyn Fn(&Stall<'_>) + Send + Sync>;
 
 /// What a panic of user code, on any SpdkThread of an app, leads to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -50,6 +54,8 @@ pub struct AppBuilder {
     adaptive: AdaptivePolling,
     driver: DriverConfig,
     clock: Option<Clock>,
+    stall_limit: Option<Duration>,
+    stall_hook: Option<StallHook>,
     on_panic: OnPanic,
     signals: bool,
     shutdown: Option<ShutdownFn>,
@@ -65,6 +71,8 @@ impl Default for AppBuilder {
             adaptive: AdaptivePolling::default(),
             driver: DriverConfig::default(),
             clock: None,
+            stall_limit: None,
+            stall_hook: None,
             on_panic: OnPanic::default(),
             signals: true,
             shutdown: None,
@@ -125,6 +133,48 @@ impl AppBuilder {
     /// Where ticks come from; the system clock unless set.
     pub fn clock(mut self, clock: Clock) -> Self {
         self.clock = Some(clock);
+        self
+    }
+
+    /// Reports whatever holds a reactor for `limit` or longer: a message, a poller,
+    /// one poll of a task, an event. When it has ended, and, found by an OS thread
+    /// that looks every half limit (each millisecond at most), while it still runs,
+    /// since it may never end. Each goes to the log and to the
+    /// [`stall_hook`](Self::stall_hook).
+    ///
+    /// That OS thread runs off the reactors' cores if there are others, and ends
+    /// with the app. Off unless set; what it costs the reactors is said at
+    /// [`ThreadLibBuilder::stall_limit`](crate::thread::ThreadLibBuilder::stall_limit).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use corespun::{app::App, thread::Stall};
+    /// use std::{sync::mpsc, time::Duration};
+    ///
+    /// let (seen, stalls) = mpsc::channel();
+    /// App::builder()
+    ///     .stall_limit(Duration::from_millis(20))
+    ///     .stall_hook(move |stall: &Stall<'_>| {
+    ///         let _ = seen.send((stall.still_running, stall.to_string()));
+    ///     })
+    ///     .block_on(async move |_| {
+    ///         // What no reactor should ever do: block.
+    ///         let (still_running, report) = stalls.recv().unwrap();
+    ///         assert!(still_running);
+    ///         println!("{report}");
+    ///     })?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn stall_limit(mut self, limit: Duration) -> Self {
+        self.stall_limit = Some(limit);
+        self
+    }
+
+    /// Called with each [`Stall`]: on the reactor that was held, and for what is
+    /// still running, on the OS thread that looks for that.
+    pub fn stall_hook(mut self, hook: impl Fn(&Stall<'_>) + Send + Sync + 'static) -> Self {
+        self.stall_hook = Some(Box::new(hook));
         self
     }
 
@@ -197,7 +247,7 @@ impl AppBuilder {
         Ok(output.take())
     }
 
-    fn start<S>(self, start: S) -> Result<AppHandle, AppError>
+    fn start<S>(mut self, start: S) -> Result<AppHandle, AppError>
     where
         S: AsyncFnOnce(AppHandle) + 'static,
     {
@@ -223,6 +273,9 @@ impl AppBuilder {
         let app = AppHandle::new(self.name.clone(), group.clone(), self.shutdown);
 
         let _borrowed = Borrowed::new()?;
+        let start_watcher = |limit| Watcher::start(group.clone(), limit, helper_cpus);
+        let watcher = self.stall_limit.map(start_watcher).transpose();
+        let watcher = watcher.map_err(StartError::from)?;
         let others = OtherReactors::start(&group, &places)?;
         let mut reactor = Reactor::start(group.clone(), 0)?;
         name_after_core(places[0].core);
@@ -253,6 +306,7 @@ impl AppBuilder {
         }));
         reactor.run();
         others.join();
+        drop(watcher);
         // Only now: a signal is ignored for as long as anything winds down.
         drop(signals);
         match panicked.take() {
@@ -261,10 +315,16 @@ impl AppBuilder {
         }
     }
 
-    fn library(&self, app: Arc<OnceLock<Weak<AppShared>>>, helper_cpus: CpuSet) -> ThreadLib {
+    fn library(&mut self, app: Arc<OnceLock<Weak<AppShared>>>, helper_cpus: CpuSet) -> ThreadLib {
         let mut builder = ThreadLib::builder().helper_cpus(helper_cpus);
         if let Some(clock) = &self.clock {
             builder = builder.clock(clock.clone());
+        }
+        if let Some(limit) = self.stall_limit {
+            builder = builder.stall_limit(limit);
+        }
+        if let Some(hook) = self.stall_hook.take() {
+            builder = builder.stall_hook(hook);
         }
         match self.on_panic {
             OnPanic::Contain => builder,

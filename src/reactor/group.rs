@@ -9,6 +9,7 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use super::hosted;
 use super::stats::{IdleTicks, KeptAwake};
+use super::watcher::Watched;
 use super::{AdaptivePolling, ReactorMode, ReactorStats};
 use crate::cpu::CpuSet;
 use crate::io::{Backend, DriverConfig};
@@ -53,10 +54,12 @@ pub(super) struct Shared {
     pub(super) backend: OnceLock<Backend>,
     /// Written when it changes only.
     pub(super) kept_awake_by: Mutex<Option<KeptAwake>>,
+    /// Where stalls are watched for.
+    pub(super) watched: Option<Watched>,
 }
 
 impl Shared {
-    fn new(place: Place, mode: ReactorMode) -> io::Result<Self> {
+    fn new(library: &ThreadLib, place: Place, mode: ReactorMode) -> io::Result<Self> {
         let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
         let wake = Arc::new(EventFd::from_flags(flags)?);
         let unpark = wake.clone();
@@ -75,6 +78,7 @@ impl Shared {
             threads: AtomicUsize::new(0),
             backend: OnceLock::new(),
             kept_awake_by: Mutex::new(None),
+            watched: Watched::new(library),
         })
     }
 
@@ -105,7 +109,7 @@ impl Group {
     ) -> io::Result<Arc<Self>> {
         let reactors: io::Result<Box<[Shared]>> = places
             .iter()
-            .map(|&place| Shared::new(place, mode))
+            .map(|&place| Shared::new(&library, place, mode))
             .collect();
         let processors = std::thread::available_parallelism().map_or(1, |n| n.get());
         let mut cpus: Vec<_> = places.iter().map(|place| place.cpu).collect();

@@ -9,6 +9,7 @@ mod hosted;
 mod idle;
 mod stats;
 mod turn;
+mod watcher;
 
 use std::time::Duration;
 
@@ -16,6 +17,7 @@ pub use group::{EventError, Reactors, StartError};
 pub(crate) use group::{Group, Place, Placement};
 pub use stats::{KeptAwake, ReactorStats};
 pub(crate) use turn::Reactor;
+pub(crate) use watcher::Watcher;
 
 /// How a reactor spends its time when it has nothing to do.
 ///

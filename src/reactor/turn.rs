@@ -4,10 +4,13 @@
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 
+use nix::unistd::gettid;
+
 use super::group::{Event, Group, Shared};
 use super::hosted::{self, Hosted};
 use super::idle::Spin;
 use super::stats::KeptAwake;
+use super::watcher::reactor_name;
 use super::{ReactorMode, StartError};
 use crate::cpu;
 use crate::io::{Driver, EnterGuard};
@@ -55,6 +58,9 @@ impl Reactor {
             }
         })?;
         let _ = shared.backend.set(driver.backend());
+        if let Some(watched) = &shared.watched {
+            let _ = watched.tid.set(gettid().as_raw());
+        }
         let spin = Spin::new(group.adaptive);
         let tick = group.library.clock().now();
         Ok(Reactor {
@@ -127,8 +133,19 @@ impl Reactor {
     }
 
     fn run_call(&self, call: Message) {
+        let reactor = self.shared();
+        match &reactor.watched {
+            None => self.run_call_contained(call),
+            Some(watched) => {
+                let run = |call| self.run_call_contained(call);
+                self.group.watch_event(reactor, watched, call, run);
+            }
+        }
+    }
+
+    fn run_call_contained(&self, call: Message) {
         if let Err(payload) = call.run_contained() {
-            let name = format!("reactor {}", self.shared().place.core);
+            let name = reactor_name(self.shared());
             let library = &self.group.library.inner;
             library.report_panic(&name, PanicSource::Message, None, payload);
         }
@@ -145,6 +162,7 @@ impl Reactor {
     fn host(&self, thread: ParkedThread) -> Hosted {
         let mut runner = thread.attach();
         runner.set_host(Some(&self.shared().sleeper));
+        runner.set_core(Some(self.shared().place.core));
         Hosted::new(runner)
     }
 
@@ -164,6 +182,9 @@ impl Reactor {
         let mut index = 0;
         while let Some(hosted) = self.threads.get_mut(index) {
             let runner = &mut hosted.runner;
+            if let Some(watched) = &self.group.reactors[self.index].watched {
+                watched.polls(runner.id());
+            }
             let busy = runner.poll(0, self.tick).is_busy();
             let end = runner.last_tick();
             let exited = runner.is_exited();

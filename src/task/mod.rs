@@ -22,6 +22,7 @@ mod list;
 mod movable;
 mod raw;
 mod scope;
+mod set_cpumask;
 mod span;
 mod spawner;
 mod walk;
@@ -43,6 +44,7 @@ pub use list::{TaskInfo, TaskState};
 pub use movable::{MoveError, MoveTo, move_to, spawn_movable};
 use raw::{FirstPoll, Origin, TaskKind, TaskMeta};
 pub use scope::{Scope, ScopeCancelled, ScopedHandle, scope, try_scope};
+pub use set_cpumask::SetCpumask;
 pub use spawner::LocalSpawner;
 pub use yield_now::{YieldNow, yield_now};
 

@@ -59,7 +59,6 @@ use crate::thread::local::Local;
 use crate::thread::message::{Message, MessageVTable, Payload};
 use crate::thread::panic::{PanicSource, contain, payload_text};
 use crate::thread::shared::Shared;
-use crate::thread::stall::StallSource;
 
 pub(crate) type RawTask<T> = FallibleTask<Outcome<T>, TaskMeta>;
 
@@ -124,6 +123,11 @@ impl TaskMeta {
 
     pub(super) fn id(&self) -> TaskId {
         self.node.id.into()
+    }
+
+    /// Whether the future may be `!Send`. Owner only.
+    pub(super) fn stays(&self) -> bool {
+        self.stays.get()
     }
 
     /// The thread that runs the task.
@@ -500,7 +504,7 @@ impl<'a> Running<'a> {
             outer: local.running.replace(ptr::from_ref(meta).cast()),
             outer_budget: local.budget.replace(super::budget::PER_POLL),
             start: if local.times_tasks {
-                local.shared.library.clock.now()
+                local.callback_begins(meta.node.occupant())
             } else {
                 0
             },
@@ -517,9 +521,7 @@ impl Drop for Running<'_> {
         local.running.set(self.outer);
         local.budget.set(self.outer_budget);
         let ticks = if local.times_tasks {
-            let ticks = local.shared.library.clock.now().saturating_sub(self.start);
-            local.watch_stall(StallSource::Task, ticks, || meta.node.describe());
-            ticks
+            local.callback_ends(meta.node.occupant(), self.start)
         } else {
             0
         };

@@ -225,6 +225,7 @@ impl Local {
         for waker in wakers {
             self.wake_contained(waker);
         }
+        self.shared.end_all_moves();
     }
 
     /// The end of a thread whose right to be polled is dropped: everything is

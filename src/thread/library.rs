@@ -89,7 +89,9 @@ pub trait Framework: Send + Sync + 'static {
 
     /// Hears that `thread`, the current one, asks for another mask (SPDK's
     /// `SPDK_THREAD_OP_RESCHED`): look at [`SpdkThread::cpumask`] after the
-    /// poll and move it if it must. Unless overridden, refuses.
+    /// poll and move it if it must. Unless overridden, refuses. Who awaits
+    /// [`SpdkThread::set_cpumask_async`] waits for
+    /// [`ThreadRunner::set_core`](super::ThreadRunner::set_core).
     ///
     /// # Errors
     ///
@@ -492,6 +494,17 @@ impl ThreadLib {
             .find(|thread| thread.state() == ThreadState::Running)
     }
 
+    /// The first threads after `cursor`, in the order created, that are not gone;
+    /// `count` at most.
+    pub(super) fn threads_after(&self, cursor: u64, count: usize) -> Vec<Arc<Shared>> {
+        let threads = lock(&self.inner.threads);
+        threads
+            .range(cursor.saturating_add(1)..)
+            .filter_map(|(_, thread)| thread.upgrade())
+            .take(count)
+            .collect()
+    }
+
     /// As [`ThreadLib::next_running`], for the floors above.
     pub(crate) fn running_after(&self, cursor: u64) -> Option<SpdkThread> {
         self.next_running(cursor).map(SpdkThread::from_shared)
@@ -678,10 +691,13 @@ impl ThreadLibBuilder {
         self
     }
 
-    /// Reports each message, poller and poll of a task that holds its thread
-    /// for `limit` or longer, when it has ended: once in the log and to the
-    /// [`stall_hook`](Self::stall_hook). Two reads of the clock for each of
-    /// them; off unless set.
+    /// Reports each message, poller and poll of a task, and whatever else a poll of
+    /// a thread does, that holds its thread for `limit` or longer, when it has
+    /// ended: once in the log and to the [`stall_hook`](Self::stall_hook). What has
+    /// not ended is found by [`ThreadLib::check_stalls`].
+    ///
+    /// Off unless set. It costs two reads of the clock and a few stores for each of
+    /// those, and another read for each poll of a thread.
     ///
     /// # Examples
     ///
@@ -712,7 +728,8 @@ impl ThreadLibBuilder {
         self
     }
 
-    /// Called, on the thread that was held, with each stall.
+    /// Called with each [`Stall`]: on the OS thread that was held, and for what is
+    /// still running, on the one that found it.
     ///
     /// # Examples
     ///

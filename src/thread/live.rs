@@ -10,6 +10,8 @@ use std::panic::Location;
 use std::ptr;
 use std::sync::atomic::AtomicBool;
 
+use super::stall::Occupant;
+
 /// Cancels what its argument stands for; see [`LiveList::insert`].
 pub(crate) type Cancel = unsafe fn(*const ());
 
@@ -106,12 +108,17 @@ impl LiveNode {
         self.rare.get()?.name.as_deref()
     }
 
+    /// What the thread is occupied with while the task is polled.
+    pub(crate) fn occupant(&self) -> Occupant<'_> {
+        Occupant::Task {
+            name: self.name(),
+            location: self.location,
+        }
+    }
+
     /// The name given, or where it was spawned.
     pub(crate) fn describe(&self) -> String {
-        match self.name() {
-            Some(name) => format!("{name} (spawned at {})", self.location),
-            None => format!("spawned at {}", self.location),
-        }
+        self.occupant().describe()
     }
 }
 

@@ -85,9 +85,10 @@ impl Message {
         self.0.vtable.limited
     }
 
-    /// What the message is called in reports.
-    pub(crate) fn name(&self) -> &'static str {
-        (self.0.vtable.name)()
+    /// Where reports find what the message is called.
+    #[inline]
+    pub(crate) fn vtable(&self) -> &'static MessageVTable {
+        self.0.vtable
     }
 
     /// The content, to be consumed by who knows what it is.

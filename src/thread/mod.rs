@@ -36,6 +36,7 @@ mod local_key;
 pub(crate) mod message;
 pub(crate) mod panic;
 pub(crate) mod pending;
+mod placement;
 mod poller;
 mod post_poller;
 mod ready;
@@ -57,31 +58,34 @@ pub use interrupt::{Interrupt, InterruptError, set_interrupt_mode};
 pub use library::{Framework, FrameworkSet, PanicPolicy, ThreadLib, ThreadLibBuilder};
 pub use local_key::{LocalKey, LocalKeyError};
 pub use panic::{ContainedPanic, PanicSource};
+pub use placement::SetCpumaskError;
 pub use poller::{Polled, Poller, PollerBuilder, PollerError, PollerState, PollerStats};
 pub use post_poller::{PostPollerError, register_post_poller_handler};
 pub use runner::{ParkedThread, ThreadRunner};
 pub use spinlock::{SpinMutex, SpinMutexGuard, Spinlock, SpinlockError, SpinlockMisuse};
-pub use stall::{Stall, StallSource};
+pub use stall::{OsThread, OsThreadState, Stall, StallSource};
 pub use walk::{ThreadWalk, ThreadWalkError};
 
 use local::Local;
 use shared::Shared;
 
-use crate::cpu::CpuSet;
 use crate::sync::PostError;
 
 /// Names are cut at this many bytes, as SPDK's.
 const MAX_NAME: usize = 256;
 
 pub(crate) fn cut_name(mut name: String) -> String {
-    if name.len() > MAX_NAME {
-        let mut end = MAX_NAME;
-        while !name.is_char_boundary(end) {
-            end -= 1;
-        }
-        name.truncate(end);
-    }
+    name.truncate(cut(&name, MAX_NAME).len());
     name
+}
+
+/// The beginning of `text`: as many whole characters as `most` bytes hold.
+fn cut(text: &str, most: usize) -> &str {
+    let mut end = text.len().min(most);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    &text[..end]
 }
 
 /// Where a thread stands in its life.
@@ -394,79 +398,6 @@ impl SpdkThread {
     /// ```
     pub fn name(&self) -> &str {
         self.shared.name()
-    }
-
-    /// The cores that the thread may be placed on.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use corespun::{cpu::CpuSet, thread::ThreadLib};
-    ///
-    /// let library = ThreadLib::new();
-    /// assert_eq!(library.thread().build()?.handle().cpumask(), CpuSet::all());
-    /// let on_two = library.thread().cpumask(CpuSet::single(2)).build()?;
-    /// assert_eq!(on_two.handle().cpumask(), CpuSet::single(2));
-    /// # Ok::<(), corespun::thread::CreateError>(())
-    /// ```
-    pub fn cpumask(&self) -> CpuSet {
-        match self.shared.cpumask.lock() {
-            Ok(mask) => *mask,
-            Err(poisoned) => *poisoned.into_inner(),
-        }
-    }
-
-    /// Changes the cores that this thread, the current one, may be placed on
-    /// (`spdk_thread_set_cpumask`), and has the framework move it after the
-    /// poll if it must. Of several calls in one poll the last counts. A bound
-    /// thread is moved once it is no longer bound.
-    ///
-    /// # Errors
-    ///
-    /// [`SetCpumaskError`] when the thread is not the current one, when `mask`
-    /// is empty, when the library instance has no framework, and when that
-    /// refuses the mask. The mask is unchanged then.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// # use std::sync::Arc;
-    /// # use corespun::thread::{CreateError, Framework, ParkedThread, SetCpumaskError};
-    /// use corespun::{cpu::CpuSet, thread::{SpdkThread, ThreadLib}};
-    ///
-    /// # struct Reactors;
-    /// # impl Framework for Reactors {
-    /// #     fn place(&self, _: ParkedThread) -> Result<(), CreateError> { Ok(()) }
-    /// #     fn reschedule(&self, _: &SpdkThread, _: &CpuSet) -> Result<(), SetCpumaskError> { Ok(()) }
-    /// # }
-    /// let library = ThreadLib::new();
-    /// # library.set_framework(Arc::new(Reactors))?;
-    /// let mut runner = library.thread().build()?.attach();
-    /// let call = runner.handle().call(|| {
-    ///     // Only a thread itself may change its mask: send it a message.
-    ///     SpdkThread::current().unwrap().set_cpumask(&CpuSet::single(1))
-    /// });
-    /// runner.poll(0, 0);
-    /// futures::executor::block_on(call)??;
-    /// assert_eq!(runner.handle().cpumask(), CpuSet::single(1));
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
-    pub fn set_cpumask(&self, mask: &CpuSet) -> Result<(), SetCpumaskError> {
-        let name = || self.name().to_owned();
-        if !self.is_current() {
-            return Err(SetCpumaskError::NotCurrent(name()));
-        }
-        if mask.is_empty() {
-            return Err(SetCpumaskError::Empty(name()));
-        }
-        let framework = self.shared.library.framework();
-        let framework = framework.ok_or_else(|| SetCpumaskError::NotSupported(name()))?;
-        framework.reschedule(self, mask)?;
-        match self.shared.cpumask.lock() {
-            Ok(mut current) => *current = *mask,
-            Err(poisoned) => *poisoned.into_inner() = *mask,
-        }
-        Ok(())
     }
 
     /// Asks the framework not to move the thread, whatever its mask says, or
@@ -872,47 +803,6 @@ pub enum CriticalMsgError {
     /// The thread has exited.
     #[error("the thread has exited and runs no more critical messages")]
     Exited,
-}
-
-/// Why a thread's cpumask could not be changed.
-///
-/// # Examples
-///
-/// ```
-/// use corespun::{cpu::CpuSet, thread::{SetCpumaskError, ThreadLib}};
-///
-/// let mut runner = ThreadLib::new().thread().name("disk").build()?.attach();
-/// let (thread, mask) = (runner.handle(), CpuSet::single(1));
-/// assert_eq!(thread.set_cpumask(&mask), Err(SetCpumaskError::NotCurrent("disk".to_owned())));
-/// // A thread that is polled by hand is moved by nobody.
-/// let alone = runner.enter(|| thread.set_cpumask(&mask));
-/// assert_eq!(alone, Err(SetCpumaskError::NotSupported("disk".to_owned())));
-/// # Ok::<(), corespun::thread::CreateError>(())
-/// ```
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum SetCpumaskError {
-    /// Another thread, or none, is current.
-    #[error("the cpumask of thread {0:?} can be changed on that thread only: send it a message")]
-    NotCurrent(String),
-    /// No core was given.
-    #[error("thread {0:?} needs at least one core in its cpumask")]
-    Empty(String),
-    /// The library instance has no framework that moves threads.
-    #[error("no framework moves thread {0:?} to other cores; start an App, or set one that does")]
-    NotSupported(String),
-    /// The framework has none of these cores.
-    #[error(
-        "thread {thread:?} may not be restricted to cores {cpumask}: none is among {available}"
-    )]
-    NoCore {
-        /// The thread's name.
-        thread: String,
-        /// The mask asked for.
-        cpumask: String,
-        /// What the framework has.
-        available: String,
-    },
 }
 
 /// Why a thread could not be made.

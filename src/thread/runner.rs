@@ -14,7 +14,7 @@ use super::SpdkThread;
 use super::activity::Activity;
 use super::local::{Entered, ExitPhase, Local, TimerTarget};
 use super::panic::{PanicSource, contain};
-use super::stall::StallSource;
+use super::stall::Occupant;
 use crate::cpu::CpuSet;
 use crate::notify::Sleeper;
 
@@ -88,6 +88,7 @@ impl ThreadRunner {
             now
         };
         local.interrupts_awake();
+        local.watch_poll();
         let mut activity = local
             .run_critical_message()
             .max(local.run_messages(max_msgs))
@@ -99,6 +100,7 @@ impl ThreadRunner {
             activity = activity.max(local.exit_step(now));
         }
         local.account(now, activity);
+        local.unwatch_poll();
         local.interrupts_asleep();
         activity
     }
@@ -531,6 +533,7 @@ impl ThreadRunner {
             return Err(self);
         }
         self.set_host(None);
+        self.set_core(None);
         self.set_interrupts_watched(false);
         Ok(ParkedThread { runner: self })
     }
@@ -746,14 +749,16 @@ impl Local {
     fn run_message(&self, message: super::message::Message) {
         // A task measures itself.
         let watched = self.stall_limit > 0 && message.is_limited();
-        let watch = watched.then(|| (self.shared.library.clock.now(), message.name()));
+        let watch = watched.then(|| {
+            let callback = Occupant::Message(message.vtable());
+            (callback, self.callback_begins(callback))
+        });
         if let Err(payload) = message.run_contained() {
             self.report_panic(PanicSource::Message, None, payload);
         }
         self.check_held_locks();
-        if let Some((start, name)) = watch {
-            let ticks = self.shared.library.clock.now().saturating_sub(start);
-            self.watch_stall(StallSource::Message, ticks, || name.to_owned());
+        if let Some((callback, start)) = watch {
+            self.callback_ends(callback, start);
         }
     }
 

@@ -9,6 +9,8 @@ use std::task::Waker;
 use super::library::LibraryInner;
 use super::local::{self, Local};
 use super::message::Message;
+use super::placement::Placement;
+use super::stall::StallRecord;
 use super::{SendError, ThreadState};
 use crate::cpu::CpuSet;
 use crate::notify::{Host, Sleeper};
@@ -28,7 +30,9 @@ pub(crate) struct Shared {
     pub(super) busy_ticks: AtomicU64,
     pub(super) idle_ticks: AtomicU64,
     pub(super) last_tick: AtomicU64,
-    pub(super) cpumask: Mutex<CpuSet>,
+    pub(super) placement: Mutex<Placement>,
+    /// What the thread runs now, where stalls are watched for.
+    pub(super) stall_record: Option<Box<StallRecord>>,
     pub(super) bound: AtomicBool,
     pub(super) context: Option<Box<dyn Any + Send + Sync>>,
     pub(super) exit_wakers: Mutex<Vec<Waker>>,
@@ -57,7 +61,8 @@ impl Shared {
             busy_ticks: AtomicU64::new(0),
             idle_ticks: AtomicU64::new(0),
             last_tick: AtomicU64::new(0),
-            cpumask: Mutex::new(cpumask),
+            placement: Mutex::new(Placement::new(cpumask)),
+            stall_record: library.stall_record().map(Box::new),
             bound: AtomicBool::new(false),
             context,
             exit_wakers: Mutex::new(Vec::new()),

@@ -17,7 +17,7 @@ pub use handle::{Polled, Poller, PollerBuilder};
 use super::activity::Activity;
 use super::local::Local;
 use super::panic::{PanicSource, Payload, contain};
-use super::stall::StallSource;
+use super::stall::Occupant;
 use super::timer_queue::TimerKey;
 
 /// Where a poller stands; the text forms are SPDK's.
@@ -144,9 +144,14 @@ impl PollerCore {
     }
 
     pub(crate) fn name(&self) -> String {
-        match &self.name {
-            Some(name) => name.clone(),
-            None => format!("poller {}", self.id),
+        self.occupant().describe()
+    }
+
+    /// What the thread is occupied with while the callback runs.
+    fn occupant(&self) -> Occupant<'_> {
+        Occupant::Poller {
+            name: self.name.as_deref(),
+            id: self.id,
         }
     }
 
@@ -296,12 +301,12 @@ impl Local {
             return Activity::Ignored;
         };
         poller.state.set(PollerState::Running);
-        let start = (self.stall_limit > 0).then(|| self.shared.library.clock.now());
+        let watched = self.stall_limit > 0;
+        let start = watched.then(|| self.callback_begins(poller.occupant()));
         let outcome = contain(&mut callback);
         self.check_held_locks();
         if let Some(start) = start {
-            let ticks = self.shared.library.clock.now().saturating_sub(start);
-            self.watch_stall(StallSource::Poller, ticks, || poller.name());
+            self.callback_ends(poller.occupant(), start);
         }
         poller.run_count.set(poller.run_count.get() + 1);
         let activity = match outcome {

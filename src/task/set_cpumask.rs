@@ -1,0 +1,112 @@
+//! Waiting until a thread is where its new mask sends it.
+
+use std::fmt;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use futures::channel::oneshot;
+
+use super::raw::with_running;
+use crate::cpu::CpuSet;
+use crate::thread::message::Message;
+use crate::thread::{SetCpumaskError, SpdkThread};
+
+impl SpdkThread {
+    /// Changes the cores that the thread may be placed on, and waits until it is
+    /// on one of them: [`SpdkThread::set_cpumask`] for any thread, from any OS
+    /// thread.
+    ///
+    /// The change is made by the call if the thread is the current one, else by
+    /// a message to it, in either case whether or not the future is awaited. A
+    /// thread that is on a core of `mask` already is there at once. A bound thread
+    /// goes once it is no longer bound, and that is how long this waits. A task
+    /// that waits for its own thread goes with it and continues on the new core.
+    ///
+    /// A later change to a mask within this one does not matter, to any other it
+    /// ends the wait. Where the framework is one that does not tell on which core
+    /// it polls ([`ThreadRunner::set_core`](crate::thread::ThreadRunner::set_core)),
+    /// that it takes the mask has to do.
+    ///
+    /// # Errors
+    ///
+    /// The future yields [`SetCpumaskError`]: what `set_cpumask` refuses, with the
+    /// mask unchanged; and with the mask changed,
+    /// [`Superseded`](SetCpumaskError::Superseded) by a later change,
+    /// [`Exited`](SetCpumaskError::Exited), and
+    /// [`HeldByWaiter`](SetCpumaskError::HeldByWaiter) when a task that is not
+    /// `Send` would wait for its own thread, and so for ever.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future only stops the waiting; the thread moves.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use corespun::{app::App, cpu::{self, CpuSet}, reactor::ReactorMode};
+    ///
+    /// let cpu = cpu::available()?.first().expect("at least one core");
+    /// App::builder()
+    ///     .lcores([(0, cpu), (1, cpu)])
+    ///     .mode(ReactorMode::Interrupt)
+    ///     .block_on(async |app| {
+    ///         let thread = app.thread().cpumask(CpuSet::single(0)).create().unwrap();
+    ///         thread.set_cpumask_async(&CpuSet::single(1)).await.unwrap();
+    ///         assert_eq!(thread.core(), Some(1));
+    ///     })?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn set_cpumask_async(&self, mask: &CpuSet) -> SetCpumask {
+        let (sender, end) = oneshot::channel();
+        if self.is_current() {
+            self.set_cpumask_then(mask, sender);
+        } else {
+            let (thread, mask) = (self.clone(), *mask);
+            // Refused only by a thread that takes nothing more; the sender is
+            // dropped then, and says so.
+            let _ = self.shared.enqueue(Message::new(move || {
+                thread.set_cpumask_then(&mask, sender);
+            }));
+        }
+        SetCpumask {
+            thread: self.clone(),
+            end,
+        }
+    }
+}
+
+/// The future of [`SpdkThread::set_cpumask_async`].
+#[must_use = "futures do nothing unless awaited; the thread moves without"]
+pub struct SetCpumask {
+    thread: SpdkThread,
+    end: oneshot::Receiver<Result<(), SetCpumaskError>>,
+}
+
+impl Future for SetCpumask {
+    type Output = Result<(), SetCpumaskError>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let polled = Pin::new(&mut self.end).poll(cx);
+        let name = || self.thread.name().to_owned();
+        Poll::Ready(match polled {
+            Poll::Ready(Ok(result)) => result,
+            Poll::Ready(Err(oneshot::Canceled)) => Err(SetCpumaskError::Exited(name())),
+            Poll::Pending if self.is_held_by_caller() => Err(SetCpumaskError::HeldByWaiter(name())),
+            Poll::Pending => return Poll::Pending,
+        })
+    }
+}
+
+impl SetCpumask {
+    fn is_held_by_caller(&self) -> bool {
+        self.thread.is_current() && with_running(|task| task.stays()) == Some(true)
+    }
+}
+
+impl fmt::Debug for SetCpumask {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SetCpumask")
+            .field("thread", &self.thread)
+            .finish_non_exhaustive()
+    }
+}

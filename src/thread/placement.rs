@@ -1,0 +1,288 @@
+//! Where a thread may be, where it is, and who waits for it to get there.
+//!
+//! The mask is changed on the thread itself, the core is told by whoever polls
+//! it. Both happen with each move at most, so a lock holds them; no user code
+//! runs under it.
+
+use std::sync::{MutexGuard, PoisonError};
+
+use futures::channel::oneshot;
+
+use super::panic::{PanicSource, contain};
+use super::runner::ThreadRunner;
+use super::shared::Shared;
+use super::{SpdkThread, ThreadState};
+use crate::cpu::CpuSet;
+
+/// Why a thread's cpumask could not be changed, or did not bring it to one of
+/// those cores.
+///
+/// # Examples
+///
+/// ```
+/// use corespun::{cpu::CpuSet, thread::{SetCpumaskError, ThreadLib}};
+///
+/// let mut runner = ThreadLib::new().thread().name("disk").build()?.attach();
+/// let (thread, mask) = (runner.handle(), CpuSet::single(1));
+/// assert_eq!(thread.set_cpumask(&mask), Err(SetCpumaskError::NotCurrent("disk".to_owned())));
+/// // A thread that is polled by hand is moved by nobody.
+/// let alone = runner.enter(|| thread.set_cpumask(&mask));
+/// assert_eq!(alone, Err(SetCpumaskError::NotSupported("disk".to_owned())));
+/// # Ok::<(), corespun::thread::CreateError>(())
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum SetCpumaskError {
+    /// Another thread, or none, is current.
+    #[error(
+        "the cpumask of thread {0:?} can be changed on that thread only: send it a message, or use `set_cpumask_async`"
+    )]
+    NotCurrent(String),
+    /// No core was given.
+    #[error("thread {0:?} needs at least one core in its cpumask")]
+    Empty(String),
+    /// The library instance has no framework that moves threads.
+    #[error("no framework moves thread {0:?} to other cores; start an App, or set one that does")]
+    NotSupported(String),
+    /// The framework has none of these cores.
+    #[error(
+        "thread {thread:?} may not be restricted to cores {cpumask}: none is among {available}"
+    )]
+    NoCore {
+        /// The thread's name.
+        thread: String,
+        /// The mask asked for.
+        cpumask: String,
+        /// What the framework has.
+        available: String,
+    },
+    /// The mask was changed again before the thread had arrived, to one with
+    /// other cores. Only from [`SpdkThread::set_cpumask_async`].
+    #[error(
+        "thread {thread:?} goes elsewhere: its cpumask became {cpumask} before it had arrived where this call sent it"
+    )]
+    Superseded {
+        /// The thread's name.
+        thread: String,
+        /// The mask that took the place of the one asked for.
+        cpumask: String,
+    },
+    /// The task that waits for the move must not leave its OS thread, and so the
+    /// thread cannot. The mask is changed: the thread moves when it can. Only
+    /// from [`SpdkThread::set_cpumask_async`].
+    #[error(
+        "thread {0:?} cannot leave while a task that is not `Send` waits on it for that: wait in one made by `task::spawn`, or on another thread"
+    )]
+    HeldByWaiter(String),
+    /// The thread exited first, or had exited. Only from
+    /// [`SpdkThread::set_cpumask_async`].
+    #[error("thread {0:?} exited before it was on a core of its new cpumask")]
+    Exited(String),
+}
+
+/// Is told how a move ended.
+type MoveEnd = oneshot::Sender<Result<(), SetCpumaskError>>;
+
+struct Move {
+    mask: CpuSet,
+    end: MoveEnd,
+}
+
+pub(super) struct Placement {
+    mask: CpuSet,
+    /// Unknown between two reactors, and where nobody tells.
+    core: Option<usize>,
+    /// Those that somebody waits for.
+    moves: Vec<Move>,
+}
+
+impl Placement {
+    pub(super) fn new(mask: CpuSet) -> Self {
+        Placement {
+            mask,
+            core: None,
+            moves: Vec::new(),
+        }
+    }
+
+    /// The moves that `ended` says are over.
+    fn take_moves(&mut self, ended: impl Fn(&CpuSet) -> bool) -> Vec<Move> {
+        self.moves.extract_if(.., |one| ended(&one.mask)).collect()
+    }
+}
+
+impl Shared {
+    fn placement(&self) -> MutexGuard<'_, Placement> {
+        // No user code runs under the lock, so a poisoned one is whole.
+        self.placement
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn end_moves(&self, moves: Vec<Move>, result: &Result<(), SetCpumaskError>) {
+        for Move { end, .. } in moves {
+            // The one who waited may have given up; the waker may be foreign.
+            if let Err(payload) = contain(|| drop(end.send(result.clone()))) {
+                self.library
+                    .report_panic(self.name(), PanicSource::Drop, None, payload);
+            }
+        }
+    }
+
+    pub(super) fn core(&self) -> Option<usize> {
+        self.placement().core
+    }
+
+    fn change_mask(&self, mask: &CpuSet) {
+        let mut placement = self.placement();
+        placement.mask = *mask;
+        // What arrives in `mask` arrives in any that holds all of it.
+        let superseded = placement.take_moves(|wanted| !(*mask & !*wanted).is_empty());
+        drop(placement);
+        if !superseded.is_empty() {
+            let error = SetCpumaskError::Superseded {
+                thread: self.name().to_owned(),
+                cpumask: mask.as_list().to_string(),
+            };
+            self.end_moves(superseded, &Err(error));
+        }
+    }
+
+    pub(super) fn set_core(&self, core: Option<usize>) {
+        let mut placement = self.placement();
+        placement.core = core;
+        let landed = match core {
+            Some(core) => placement.take_moves(|wanted| wanted.contains(core)),
+            None => Vec::new(),
+        };
+        drop(placement);
+        self.end_moves(landed, &Ok(()));
+    }
+
+    /// Ends every wait for a move: the thread reads EXITED.
+    pub(super) fn end_all_moves(&self) {
+        let moves = self.placement().take_moves(|_| true);
+        if !moves.is_empty() {
+            let error = SetCpumaskError::Exited(self.name().to_owned());
+            self.end_moves(moves, &Err(error));
+        }
+    }
+}
+
+impl SpdkThread {
+    /// The cores that the thread may be placed on.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use corespun::{cpu::CpuSet, thread::ThreadLib};
+    ///
+    /// let library = ThreadLib::new();
+    /// assert_eq!(library.thread().build()?.handle().cpumask(), CpuSet::all());
+    /// let on_two = library.thread().cpumask(CpuSet::single(2)).build()?;
+    /// assert_eq!(on_two.handle().cpumask(), CpuSet::single(2));
+    /// # Ok::<(), corespun::thread::CreateError>(())
+    /// ```
+    pub fn cpumask(&self) -> CpuSet {
+        self.shared.placement().mask
+    }
+
+    /// The core whose reactor polls the thread. `None` on the way from one to
+    /// another, and when nobody has told: see [`ThreadRunner::set_core`].
+    pub fn core(&self) -> Option<usize> {
+        self.shared.core()
+    }
+
+    /// Changes the cores that this thread, the current one, may be placed on
+    /// (`spdk_thread_set_cpumask`), and has the framework move it after the
+    /// poll if it must. Of several calls in one poll the last counts. A bound
+    /// thread is moved once it is no longer bound.
+    ///
+    /// [`SpdkThread::set_cpumask_async`] waits for that, and can be called
+    /// anywhere.
+    ///
+    /// # Errors
+    ///
+    /// [`SetCpumaskError`] when the thread is not the current one, when `mask`
+    /// is empty, when the library instance has no framework, and when that
+    /// refuses the mask. The mask is unchanged then.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use std::sync::Arc;
+    /// # use corespun::thread::{CreateError, Framework, ParkedThread, SetCpumaskError};
+    /// use corespun::{cpu::CpuSet, thread::{SpdkThread, ThreadLib}};
+    ///
+    /// # struct Reactors;
+    /// # impl Framework for Reactors {
+    /// #     fn place(&self, _: ParkedThread) -> Result<(), CreateError> { Ok(()) }
+    /// #     fn reschedule(&self, _: &SpdkThread, _: &CpuSet) -> Result<(), SetCpumaskError> { Ok(()) }
+    /// # }
+    /// let library = ThreadLib::new();
+    /// # library.set_framework(Arc::new(Reactors))?;
+    /// let mut runner = library.thread().build()?.attach();
+    /// let call = runner.handle().call(|| {
+    ///     // Only a thread itself may change its mask: send it a message.
+    ///     SpdkThread::current().unwrap().set_cpumask(&CpuSet::single(1))
+    /// });
+    /// runner.poll(0, 0);
+    /// futures::executor::block_on(call)??;
+    /// assert_eq!(runner.handle().cpumask(), CpuSet::single(1));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn set_cpumask(&self, mask: &CpuSet) -> Result<(), SetCpumaskError> {
+        let name = || self.name().to_owned();
+        if !self.is_current() {
+            return Err(SetCpumaskError::NotCurrent(name()));
+        }
+        if mask.is_empty() {
+            return Err(SetCpumaskError::Empty(name()));
+        }
+        let framework = self.shared.library.framework();
+        let framework = framework.ok_or_else(|| SetCpumaskError::NotSupported(name()))?;
+        framework.reschedule(self, mask)?;
+        self.shared.change_mask(mask);
+        Ok(())
+    }
+
+    /// As [`SpdkThread::set_cpumask`]; tells `end` how the move ended. On this
+    /// thread, the current one.
+    pub(crate) fn set_cpumask_then(&self, mask: &CpuSet, end: MoveEnd) {
+        let result = match self.state() {
+            ThreadState::Exited => Err(SetCpumaskError::Exited(self.name().to_owned())),
+            _ => self.set_cpumask(mask),
+        };
+        let mut placement = self.shared.placement();
+        // Where nobody tells cores, the framework's word has to do.
+        let landed = placement.core.is_none_or(|core| mask.contains(core));
+        if result.is_err() || landed {
+            drop(placement);
+            // Nobody waits for it yet, or has given up.
+            let _ = end.send(result);
+            return;
+        }
+        placement.moves.retain(|one| !one.end.is_canceled());
+        placement.moves.push(Move { mask: *mask, end });
+    }
+}
+
+impl ThreadRunner {
+    /// Says on which core the caller polls the thread from now on: what
+    /// [`SpdkThread::core`] answers, and what ends the wait of
+    /// [`SpdkThread::set_cpumask_async`]. For a framework of your own that moves
+    /// threads; call it before the first poll there. [`ThreadRunner::park`] takes
+    /// it back.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let mut runner = corespun::thread::ThreadLib::new().thread().build()?.attach();
+    /// runner.set_core(Some(3));
+    /// assert_eq!(runner.handle().core(), Some(3));
+    /// # Ok::<(), corespun::thread::CreateError>(())
+    /// ```
+    pub fn set_core(&mut self, core: Option<usize>) {
+        self.local.shared.set_core(core);
+    }
+}
