@@ -2,6 +2,7 @@
 //! state, its statistics, and who is to be woken when something arrives.
 
 use std::any::Any;
+use std::mem::offset_of;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::Waker;
@@ -20,28 +21,49 @@ pub(crate) const RUNNING: u8 = 0;
 pub(crate) const EXITING: u8 = 1;
 pub(crate) const EXITED: u8 = 2;
 
+/// What begins here does not share a pair of cache lines, which the processor
+/// fetches together, with what is before.
+#[repr(align(128))]
+struct LinesBegin;
+
+/// The fields stand in the order of who writes them, so that senders and the owner
+/// do not take each other's lines away.
+#[repr(C)]
 pub(crate) struct Shared {
     pub(crate) mailbox: Mailbox<Message>,
-    pub(crate) critical: CriticalSlot,
+
+    // What everybody reads and hardly anybody writes.
+    _read: LinesBegin,
     /// The sleeper of whoever polls this thread. The library keeps every
     /// sleeper that was ever put here alive, and this keeps the library alive.
     host: Host,
+    pub(crate) library: Arc<LibraryInner>,
+    pub(crate) id: u64,
+    pub(super) limit: usize,
+    pub(super) name: Box<str>,
+    pub(super) context: Option<Box<dyn Any + Send + Sync>>,
+    /// What the thread runs now, where stalls are watched for.
+    pub(super) stall_record: Option<Box<StallRecord>>,
+    pub(super) exit_wakers: Mutex<Vec<Waker>>,
+    pub(crate) critical: CriticalSlot,
     pub(super) state: AtomicU8,
+    pub(super) bound: AtomicBool,
+
+    // What the owner writes in each poll.
+    _written: LinesBegin,
     pub(super) busy_ticks: AtomicU64,
     pub(super) idle_ticks: AtomicU64,
     pub(super) last_tick: AtomicU64,
     pub(super) placement: Mutex<Placement>,
-    /// What the thread runs now, where stalls are watched for.
-    pub(super) stall_record: Option<Box<StallRecord>>,
-    pub(super) bound: AtomicBool,
-    pub(super) context: Option<Box<dyn Any + Send + Sync>>,
-    pub(super) exit_wakers: Mutex<Vec<Waker>>,
+
+    // What senders write, in the next pair of lines already.
     pub(crate) remote_task_ids: AtomicU64,
-    pub(super) limit: usize,
-    pub(crate) id: u64,
-    pub(super) name: Box<str>,
-    pub(crate) library: Arc<LibraryInner>,
 }
+
+const _: () = assert!(
+    offset_of!(Shared, _written) - offset_of!(Shared, host) == 128
+        && offset_of!(Shared, remote_task_ids) - offset_of!(Shared, busy_ticks) >= 128
+);
 
 impl Shared {
     pub(super) fn new(
@@ -55,22 +77,24 @@ impl Shared {
     ) -> Self {
         Shared {
             mailbox: Mailbox::new(ring),
-            critical: CriticalSlot::new(),
+            _read: LinesBegin,
             host: Host::new(),
+            stall_record: library.stall_record().map(Box::new),
+            library,
+            id,
+            limit,
+            name,
+            context,
+            exit_wakers: Mutex::new(Vec::new()),
+            critical: CriticalSlot::new(),
             state: AtomicU8::new(RUNNING),
+            bound: AtomicBool::new(false),
+            _written: LinesBegin,
             busy_ticks: AtomicU64::new(0),
             idle_ticks: AtomicU64::new(0),
             last_tick: AtomicU64::new(0),
             placement: Mutex::new(Placement::new(cpumask)),
-            stall_record: library.stall_record().map(Box::new),
-            bound: AtomicBool::new(false),
-            context,
-            exit_wakers: Mutex::new(Vec::new()),
             remote_task_ids: AtomicU64::new(0),
-            limit,
-            id,
-            name,
-            library,
         }
     }
 
