@@ -9,7 +9,9 @@
 //!
 //! - While the spill holds anything (`spilled` is not 0), every sender spills.
 //!   A sender's own spilled message keeps `spilled` above 0 until the consumer
-//!   hands it out, so nothing it sends later can pass it through the ring.
+//!   hands it out, so nothing it sends later can pass it through the ring. The
+//!   consumer counts them off together, with the last of a stash: senders and it
+//!   would take each other's cache line away for every message.
 //! - The consumer takes spilled messages into a *stash* first, and only then
 //!   reads how many ring positions are claimed. A ring message sent before a
 //!   stashed one by the same sender was claimed before, so it is among them;
@@ -58,7 +60,10 @@ struct Spilled<T> {
 }
 
 struct Stash<T> {
-    queue: VecDeque<Spilled<T>>,
+    queue: VecDeque<T>,
+    /// The weights of those that came into `queue`, to be counted off with its
+    /// last.
+    weight: usize,
     /// Ring messages to hand out before the first of `queue`.
     ring_first: usize,
 }
@@ -85,6 +90,7 @@ impl<T> Mailbox<T> {
             spill: SegQueue::new(),
             stash: UnsafeCell::new(Stash {
                 queue: VecDeque::new(),
+                weight: 0,
                 ring_first: 0,
             }),
         }
@@ -107,8 +113,9 @@ impl<T> Mailbox<T> {
     }
 
     /// Pushes `pack(content)` unless `limit` or more messages pushed by this
-    /// method are outstanding. The ring's slots count as taken by them. The
-    /// content is packed only when its place is certain.
+    /// method are outstanding. The ring's slots count as taken by them, and those
+    /// of a stash until its last is out. The content is packed only when its place
+    /// is certain.
     #[inline]
     pub(crate) fn push_limited<C>(
         &self,
@@ -203,9 +210,10 @@ impl<T> Mailbox<T> {
                     return Some(value);
                 }
                 while stash.queue.len() < STASH
-                    && let Some(spilled) = self.spill.pop()
+                    && let Some(Spilled { value, weight }) = self.spill.pop()
                 {
-                    stash.queue.push_back(spilled);
+                    stash.weight += weight;
+                    stash.queue.push_back(value);
                 }
                 stash.ring_first = self.ring.claimed();
             }
@@ -219,8 +227,11 @@ impl<T> Mailbox<T> {
                 stash.ring_first -= 1;
                 return Some(value);
             }
-            let Spilled { value, weight } = stash.queue.pop_front()?;
-            self.spilled.fetch_sub(weight, Ordering::AcqRel);
+            let value = stash.queue.pop_front()?;
+            if stash.queue.is_empty() {
+                let weight = std::mem::take(&mut stash.weight);
+                self.spilled.fetch_sub(weight, Ordering::AcqRel);
+            }
             Some(value)
         })
     }
