@@ -78,15 +78,17 @@ fn a_thread_that_exits_while_it_awaits_an_exit_cancels_the_waiting() {
             })
         })
         .collect();
-    threads.poll_threads();
-    // The poll that ends an exit counts as idle, though it wakes who waits for it.
+    // Each begins to wait before its exit cancels it.
+    for thread in 0..3 {
+        threads.runner(thread).poll(0, 0);
+    }
     threads.poll_threads();
     assert!((0..3).all(|thread| threads.is_exited(thread)));
     let ended: Vec<_> = waiting
         .into_iter()
         .map(|task| task.now_or_never().expect("ended"))
         .collect();
-    // The last to end may have heard of the other's end; nobody of its own.
+    // Who ends last may have heard of the other's end; nobody hears of its own.
     assert!(ended[1].as_ref().unwrap_err().is_thread_exited());
     assert!(ended[2].as_ref().unwrap_err().is_thread_exited());
     threads.free();
@@ -131,7 +133,7 @@ fn an_unregistration_outlives_the_exits_of_who_asked_and_who_has_a_channel() {
             threads.delay_us(5_000_000);
             threads.poll_threads();
             assert!(threads.is_exited(0));
-            assert!(poll_once(&mut unregister).is_ready_and(|ended| ended.is_err()));
+            assert!(poll_once(&mut unregister).ready_and(|ended| ended.is_err()));
             assert_eq!(*channel, 7);
             threads.exit(1);
             threads.poll_threads();
@@ -141,7 +143,7 @@ fn an_unregistration_outlives_the_exits_of_who_asked_and_who_has_a_channel() {
         } else {
             threads.on(1, || drop(channel));
             threads.poll_threads();
-            assert!(poll_once(&mut unregister).is_ready_and(|ended| ended.is_ok()));
+            assert!(poll_once(&mut unregister).ready_and(|ended| ended.is_ok()));
             assert!(threads.is_exited(0));
         }
         assert!(channel::devices(&threads.library).is_empty());
@@ -150,11 +152,11 @@ fn an_unregistration_outlives_the_exits_of_who_asked_and_who_has_a_channel() {
 }
 
 trait ReadyAnd<T> {
-    fn is_ready_and(self, f: impl FnOnce(T) -> bool) -> bool;
+    fn ready_and(self, f: impl FnOnce(T) -> bool) -> bool;
 }
 
 impl<T> ReadyAnd<T> for Poll<T> {
-    fn is_ready_and(self, f: impl FnOnce(T) -> bool) -> bool {
+    fn ready_and(self, f: impl FnOnce(T) -> bool) -> bool {
         match self {
             Poll::Ready(value) => f(value),
             Poll::Pending => false,
