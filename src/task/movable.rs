@@ -78,6 +78,12 @@ fn take_if_same(place: &Cell<Option<Arc<Shared>>>, thread: &Arc<Shared>) -> bool
 /// # Examples
 ///
 /// See [`move_to`].
+///
+/// ```compile_fail,E0277
+/// # let mut runner = corespun::thread::ThreadLib::new().thread().build().unwrap().attach();
+/// let not_send = std::rc::Rc::new(5);
+/// let _task = runner.enter(|| corespun::task::spawn_movable(std::future::ready(not_send)));
+/// ```
 #[track_caller]
 pub fn spawn_movable<F>(future: F) -> JoinHandle<F::Output>
 where
