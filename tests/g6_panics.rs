@@ -349,8 +349,10 @@ fn where_the_policy_is_to_abort_any_panic_aborts() {
         let mut runner = library.build().thread().build().unwrap().attach();
         let thread = runner.handle();
         let boom = || quiet_panic("on purpose");
-        let _task = (what == "task").then(|| thread.spawn_with(async move || boom()));
-        let _call = (what == "call").then(|| thread.call(boom));
+        // Kept, since what nobody joins is reported, and so fatal, anyway.
+        let task = (what == "task").then(|| thread.spawn_with(async move || boom()));
+        let call = (what == "call").then(|| thread.call(boom));
+        std::mem::forget((task, call));
         if what == "message" {
             thread.send_msg(boom).unwrap();
         }
