@@ -337,6 +337,37 @@ fn a_panic_in_a_driven_stream_or_its_consumer_unregisters_the_poller() {
     }
 }
 
+/// What a thread and its library hold of the user's goes with the last handle,
+/// which may be a waker, far from everything.
+#[test]
+fn a_destructor_that_the_last_waker_runs_is_contained() {
+    let reports = Reports::default();
+    let (hook, in_hook) = (reports.clone(), Grenade("hook"));
+    let library = ThreadLib::builder().panic_hook(move |panic| {
+        let _ = &in_hook;
+        let report = (panic.source, panic.message.to_owned());
+        hook.lock().unwrap().push(report);
+    });
+    let library = library.build();
+    let builder = library.thread().context(Grenade("context"));
+    let mut runner = builder.build().unwrap().attach();
+    let slot = Rc::new(RefCell::new(None));
+    let give = slot.clone();
+    drop(runner.enter(|| {
+        task::spawn_local(poll_fn(move |cx| {
+            *give.borrow_mut() = Some(cx.waker().clone());
+            Poll::<()>::Pending
+        }))
+    }));
+    runner.poll(0, 0);
+    drop((runner, library));
+    assert!(take(&reports).is_empty());
+    let waker: Waker = slot.take().unwrap();
+    std::thread::spawn(move || drop(waker)).join().unwrap();
+    assert_eq!(take(&reports), [(PanicSource::Drop, "context".to_owned())]);
+    assert_eq!(Arc::strong_count(&reports), 1, "the library is gone");
+}
+
 /// Set for the process that is to abort, to what panics in it.
 const ABORTS: &str = "CORESPUN_TEST_ABORTS";
 
