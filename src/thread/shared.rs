@@ -9,6 +9,7 @@ use std::task::Waker;
 use super::library::LibraryInner;
 use super::local::{self, Local};
 use super::message::Message;
+use super::panic::{PanicSource, contain};
 use super::{SendError, ThreadState};
 use crate::cpu::CpuSet;
 use crate::notify::{Host, Sleeper};
@@ -37,6 +38,18 @@ pub(crate) struct Shared {
     pub(crate) id: u64,
     pub(super) name: Box<str>,
     pub(crate) library: Arc<LibraryInner>,
+}
+
+/// The last that holds it may be a task's waker, and async-task lets no
+/// destructor unwind.
+impl Drop for Shared {
+    fn drop(&mut self) {
+        let context = self.context.take();
+        if let Err(payload) = contain(|| drop(context)) {
+            let (library, name) = (&self.library, self.name());
+            library.report_panic(name, PanicSource::Drop, None, payload);
+        }
+    }
 }
 
 impl Shared {
