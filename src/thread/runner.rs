@@ -75,6 +75,8 @@ impl ThreadRunner {
     /// Makes the thread the current one while `f` runs, without polling it
     /// (`spdk_set_thread`), to register pollers or spawn tasks from outside.
     pub fn enter<R>(&mut self, f: impl FnOnce() -> R) -> R {
+        self.local.interrupts_awake();
+        let _told = ToldAfterwards(&self.local);
         let _entered = Entered::new(&self.local);
         f()
     }
@@ -230,6 +232,16 @@ impl ThreadRunner {
             || self.local.not_send.get() > 0
             || self.local.pollers.registered() > 0
             || self.local.shared.bound.load(Ordering::Acquire)
+    }
+}
+
+/// When dropped, lets who waits for the thread's descriptor hear of what was begun
+/// meanwhile.
+struct ToldAfterwards<'a>(&'a Local);
+
+impl Drop for ToldAfterwards<'_> {
+    fn drop(&mut self) {
+        self.0.interrupts_asleep();
     }
 }
 
