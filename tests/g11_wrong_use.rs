@@ -2,9 +2,13 @@
 //! the compile errors are doctests beside the types.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::rc::Rc;
 
-use corespun::task::{self, JoinHandle};
-use corespun::thread::{ParkedThread, Poller, PollerError, SpdkThread, ThreadLib};
+use corespun::channel::{IoChannel, IoDevice, WalkStep};
+use corespun::sharded::Sharded;
+use corespun::stream::PollerStream;
+use corespun::task::{self, JoinHandle, JoinSet};
+use corespun::thread::{ParkedThread, Poller, PollerError, SpdkThread, ThreadLib, ThreadRunner};
 use corespun::time::{self, Sleep};
 
 fn panic_text(f: impl FnOnce()) -> String {
@@ -72,6 +76,43 @@ fn a_panic_inside_enter_restores_the_current_thread() {
     assert!(SpdkThread::current().is_none());
 }
 
+/// Has one `check` for a type that is not `Send`, and two to choose from, which
+/// does not compile, for one that is.
+trait StaysIfUnambiguous<Choice> {
+    fn check() {}
+}
+
+impl<T: ?Sized> StaysIfUnambiguous<()> for T {}
+
+struct IsSend;
+
+impl<T: ?Sized + Send> StaysIfUnambiguous<IsSend> for T {}
+
+/// Checked by being compiled.
+#[test]
+fn what_is_bound_to_a_thread_does_not_cross_os_threads() {
+    macro_rules! stay {
+        ($($bound:ty),* $(,)?) => { $( <$bound as StaysIfUnambiguous<_>>::check(); )* };
+    }
+    stay!(
+        ThreadRunner,
+        Poller,
+        PollerStream<u8>,
+        IoChannel<u8>,
+        WalkStep<u8, u8>,
+        corespun::mpsc::Receiver<u8>,
+        corespun::local::mpsc::Sender<u8>,
+        corespun::local::mpsc::Receiver<u8>,
+        corespun::local::oneshot::Sender<u8>,
+        corespun::local::oneshot::Receiver<u8>,
+        task::LocalSpawner,
+        task::Scope<'static>,
+        task::ScopedHandle<u8>,
+        JoinHandle<Rc<u8>>,
+        JoinSet<Rc<u8>>,
+    );
+}
+
 #[test]
 fn what_may_cross_os_threads_does() {
     fn crosses<T: Send>() {}
@@ -83,4 +124,11 @@ fn what_may_cross_os_threads_does() {
     shared::<JoinHandle<u8>>();
     shared::<task::AbortHandle>();
     shared::<task::JoinError>();
+    shared::<IoDevice<Rc<u8>>>();
+    shared::<Sharded<Rc<u8>>>();
+    shared::<corespun::mpsc::Sender<u8>>();
+    crosses::<JoinSet<u8>>();
+    crosses::<task::Call<u8>>();
+    crosses::<task::CallAsync<u8>>();
+    crosses::<task::MoveTo>();
 }

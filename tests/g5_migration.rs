@@ -9,8 +9,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
 use corespun::clock::Clock;
+use corespun::stream::PollerStream;
 use corespun::thread::{Poller, ThreadLib, ThreadRunner};
-use corespun::{task, time};
+use corespun::{mpsc, task, time};
 use harness::us;
 
 fn attached() -> ThreadRunner {
@@ -60,6 +61,31 @@ fn a_poller_binds_its_thread_and_so_does_its_handle() {
     let mut runner = runner.park().unwrap().attach();
     runner.enter(|| Poller::active(|| ()).unwrap().detach());
     drop(stays(runner));
+}
+
+/// Whatever else refers to what is here.
+#[test]
+fn a_receiver_a_spawner_and_a_poller_stream_bind_their_thread_while_they_live() {
+    let mut runner = attached();
+    let (sender, receiver) = runner.enter(|| mpsc::channel::<u8>(1));
+    runner = stays(runner);
+    drop(receiver);
+    let mut runner = runner.park().unwrap().attach();
+    let spawner = runner.enter(task::LocalSpawner::current);
+    runner = stays(runner);
+    drop(spawner);
+    let mut runner = runner.park().unwrap().attach();
+    let stream = runner.enter(|| PollerStream::active(|| Some(())));
+    runner = stays(runner);
+    drop(stream);
+    let mut runner = runner.park().unwrap().attach();
+    // What may cross does not.
+    let (handle, call) = (runner.handle(), runner.handle().call(|| ()));
+    let movable = runner.enter(|| task::spawn_movable(std::future::pending::<()>()));
+    runner.poll(0, 0);
+    drop(runner.park().unwrap());
+    assert!(movable.is_finished());
+    drop((sender, handle, call));
 }
 
 /// The exit cancels tasks that were never polled; their futures are still here

@@ -3,12 +3,13 @@
 
 use std::cell::RefCell;
 use std::future::poll_fn;
+use std::process::Command;
 use std::rc::Rc;
 use std::sync::{Arc, Mutex};
 use std::task::{Poll, RawWaker, RawWakerVTable, Waker};
 
 use corespun::task::{self, TaskBuilder};
-use corespun::thread::{PanicSource, Poller, ThreadLib, ThreadRunner};
+use corespun::thread::{PanicPolicy, PanicSource, Poller, ThreadLib, ThreadRunner};
 use corespun::{clock::Clock, time};
 
 type Reports = Arc<Mutex<Vec<(PanicSource, String)>>>;
@@ -287,4 +288,120 @@ fn a_panic_ends_only_its_own_task() {
         }
     }
     lives_on(runner);
+}
+
+/// The function that makes a future belongs to the task.
+#[test]
+fn a_factory_that_panics_gives_its_payload_to_who_joins_it() {
+    let (mut runner, reports) = reporting();
+    let thread = runner.handle();
+    let joined = thread.spawn_with(|| -> std::future::Pending<()> {
+        std::panic::resume_unwind(Box::new("factory"));
+    });
+    let called = thread.call_async(|| -> std::future::Pending<()> {
+        std::panic::resume_unwind(Box::new("factory"));
+    });
+    runner.poll(0, 0);
+    assert!(futures::executor::block_on(joined).unwrap_err().is_panic());
+    assert!(futures::executor::block_on(called).unwrap_err().is_panic());
+    assert!(take(&reports).is_empty());
+    lives_on(runner);
+}
+
+/// Whichever of the two panics, the poller ends, and drops both.
+#[test]
+fn a_panic_in_a_driven_stream_or_its_consumer_unregisters_the_poller() {
+    for stream_panics in [true, false] {
+        let (mut runner, reports) = reporting();
+        let witness = Rc::new(());
+        let [in_stream, in_consumer] = [witness.clone(), witness.clone()];
+        let stream = futures::stream::poll_fn(move |_| {
+            let _ = &in_stream;
+            if stream_panics {
+                quiet_panic("driven");
+            }
+            Poll::Ready(Some(()))
+        });
+        let poller = runner.enter(|| {
+            Poller::from_stream(stream, move |()| {
+                let _ = &in_consumer;
+                quiet_panic("driven");
+            })
+        });
+        runner.poll(0, 0);
+        assert_eq!(take(&reports), [(PanicSource::Poller, "driven".to_owned())]);
+        assert_eq!(Rc::strong_count(&witness), 1);
+        assert!(!runner.has_pollers());
+        drop(poller);
+        lives_on(runner);
+    }
+}
+
+/// What a thread and its library hold of the user's goes with the last handle,
+/// which may be a waker, far from everything.
+#[test]
+fn a_destructor_that_the_last_waker_runs_is_contained() {
+    let reports = Reports::default();
+    let (hook, in_hook) = (reports.clone(), Grenade("hook"));
+    let library = ThreadLib::builder().panic_hook(move |panic| {
+        let _ = &in_hook;
+        let report = (panic.source, panic.message.to_owned());
+        hook.lock().unwrap().push(report);
+    });
+    let library = library.build();
+    let builder = library.thread().context(Grenade("context"));
+    let mut runner = builder.build().unwrap().attach();
+    let slot = Rc::new(RefCell::new(None));
+    let give = slot.clone();
+    drop(runner.enter(|| {
+        task::spawn_local(poll_fn(move |cx| {
+            *give.borrow_mut() = Some(cx.waker().clone());
+            Poll::<()>::Pending
+        }))
+    }));
+    runner.poll(0, 0);
+    drop((runner, library));
+    assert!(take(&reports).is_empty());
+    let waker: Waker = slot.take().unwrap();
+    std::thread::spawn(move || drop(waker)).join().unwrap();
+    assert_eq!(take(&reports), [(PanicSource::Drop, "context".to_owned())]);
+    assert_eq!(Arc::strong_count(&reports), 1, "the library is gone");
+}
+
+/// Set for the process that is to abort, to what panics in it.
+const ABORTS: &str = "CORESPUN_TEST_ABORTS";
+
+/// The policy to abort holds for panics that somebody could still receive, too.
+/// In a process of its own each, which is this test again.
+#[test]
+fn where_the_policy_is_to_abort_any_panic_aborts() {
+    if let Ok(what) = std::env::var(ABORTS) {
+        let library = ThreadLib::builder().panic_policy(PanicPolicy::Abort);
+        let mut runner = library.build().thread().build().unwrap().attach();
+        let thread = runner.handle();
+        let boom = || quiet_panic("on purpose");
+        // Kept, since what nobody joins is reported, and so fatal, anyway.
+        let task = (what == "task").then(|| thread.spawn_with(async move || boom()));
+        let call = (what == "call").then(|| thread.call(boom));
+        std::mem::forget((task, call));
+        if what == "message" {
+            thread.send_msg(boom).unwrap();
+        }
+        let _poller = (what == "poller").then(|| runner.enter(|| Poller::active(boom)));
+        runner.poll(0, 0);
+        return;
+    }
+    let run = |what| {
+        Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "where_the_policy_is_to_abort_any_panic_aborts"])
+            .env(ABORTS, what)
+            .output()
+            .unwrap()
+            .status
+    };
+    assert!(run("nothing").success());
+    for what in ["task", "call", "message", "poller"] {
+        use std::os::unix::process::ExitStatusExt;
+        assert_eq!(run(what).signal(), Some(libc::SIGABRT), "{what}");
+    }
 }

@@ -13,7 +13,8 @@ use std::task::Poll;
 
 use corespun::clock::Clock;
 use corespun::thread::{Poller, SpdkThread, ThreadLib};
-use corespun::{task, time};
+use corespun::{local, task, time};
+use futures::stream::{Stream, StreamExt, select_all};
 use harness::{Runs, Threads, us};
 
 #[test]
@@ -119,6 +120,90 @@ fn a_flood_of_messages_lets_pollers_run_every_batch() {
         assert_eq!(runs.get(), polls);
     }
     assert_eq!(polls, 10);
+    drop(poller);
+    threads.free();
+}
+
+#[test]
+fn a_million_yields_leave_a_timed_poller_its_ticks() {
+    let mut threads = Threads::allocate(1);
+    let ticks = Runs::default();
+    let (poller, yields) = threads.on(0, || {
+        let poller = Poller::timed(us(1000), ticks.idle()).unwrap();
+        let yields = task::spawn_local(async {
+            for _ in 0..1_000_000 {
+                task::yield_now().await;
+            }
+        });
+        (poller, yields)
+    });
+    let mut polls = 0;
+    while !yields.is_finished() {
+        threads.runner(0).poll(0, 0);
+        threads.delay_us(1);
+        polls += 1;
+    }
+    // One yield a poll, one poll a µs.
+    assert_eq!((polls, ticks.get()), (1_000_001, 1000));
+    drop(poller);
+    threads.free();
+}
+
+/// A stream of the thread that has an item whenever it is asked.
+fn always_ready() -> impl Stream<Item = ()> + Unpin {
+    let (sender, receiver) = local::mpsc::unbounded();
+    sender.send(()).unwrap();
+    receiver.inspect(move |()| sender.send(()).unwrap())
+}
+
+/// Each in a task of its own: every poll runs a batch of 8 tasks, each of which
+/// takes a budget of 128 items.
+#[test]
+fn a_thousand_always_ready_streams_leave_the_pollers_their_turn() {
+    let mut threads = Threads::allocate(1);
+    let (runs, ticks, taken) = (Runs::default(), Runs::default(), Runs::default());
+    let pollers = threads.on(0, || {
+        for _ in 0..1000 {
+            let taken = taken.clone();
+            drop(task::spawn_local(always_ready().for_each(move |()| {
+                taken.add();
+                std::future::ready(())
+            })));
+        }
+        let timed = Poller::timed(us(1000), ticks.idle()).unwrap();
+        (Poller::active(runs.idle()).unwrap(), timed)
+    });
+    for poll in 1..=2000 {
+        threads.delay_us(1);
+        threads.runner(0).poll(0, 0);
+        assert_eq!(runs.get(), poll);
+    }
+    assert_eq!((ticks.get(), taken.get()), (2, 2000 * 8 * 128));
+    drop(pollers);
+    threads.free();
+}
+
+/// All in one task: every poll takes one budget.
+#[test]
+fn a_task_of_a_thousand_always_ready_streams_leaves_the_pollers_their_turn() {
+    let mut threads = Threads::allocate(1);
+    let (runs, taken) = (Runs::default(), Runs::default());
+    let poller = threads.on(0, || {
+        let all = select_all((0..1000).map(|_| always_ready()));
+        let count = taken.clone();
+        drop(task::spawn_local(all.for_each(move |()| {
+            count.add();
+            std::future::ready(())
+        })));
+        Poller::active(runs.idle()).unwrap()
+    });
+    for poll in 1..=100 {
+        threads.runner(0).poll(0, 0);
+        assert_eq!(runs.get(), poll);
+    }
+    // It does not hand out more, and is not starved either.
+    assert!(taken.get() <= 100 * 128, "{}", taken.get());
+    assert!(taken.get() >= 100, "{}", taken.get());
     drop(poller);
     threads.free();
 }

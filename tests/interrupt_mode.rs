@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use corespun::interrupt::{Event, FdOptions};
+use corespun::task::{self, LocalSpawner};
 use corespun::thread::{
     Activity, Interrupt, InterruptError, PanicSource, Poller, PollerState, SpdkThread, ThreadLib,
     ThreadRunner, set_interrupt_mode,
@@ -380,4 +381,50 @@ fn nothing_is_lost_while_the_mode_is_toggled() {
     drop(writer.join().unwrap());
     assert_eq!(received.load(Ordering::Relaxed), MESSAGES);
     assert_eq!(bytes.get(), 1_000);
+}
+
+/// G10: what is begun between polls, by `enter` or by a spawner outside of it,
+/// reaches who waits for the descriptor that it was once given.
+#[test]
+fn what_is_begun_between_polls_makes_the_descriptor_readable() {
+    let mut runner = ThreadLib::new().thread().build().unwrap().attach();
+    runner.set_interrupt_mode(true).unwrap();
+    let spawner = runner.enter(LocalSpawner::current).unwrap();
+    let fd = runner.interrupt_fd().unwrap().try_clone_to_owned().unwrap();
+    let is_readable = |timeout: PollTimeout| {
+        let mut fds = [PollFd::new(fd.as_fd(), PollFlags::POLLIN)];
+        poll(&mut fds, timeout).unwrap() == 1
+    };
+    let settle = |runner: &mut ThreadRunner| {
+        while is_readable(PollTimeout::ZERO) {
+            runner.poll(0, 0);
+        }
+    };
+    settle(&mut runner);
+    let thread = runner.handle();
+    let begin: [&dyn Fn(&mut ThreadRunner); 4] = [
+        &|runner| runner.enter(|| drop(task::spawn_local(async {}))),
+        &|runner| runner.enter(|| thread.send_msg(|| ()).unwrap()),
+        &|_| drop(spawner.spawn_local(async {})),
+        &|runner| {
+            // Also where it unwinds.
+            let unwound = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+                runner.enter(|| {
+                    thread.send_msg(|| ()).unwrap();
+                    std::panic::resume_unwind(Box::new("on purpose"));
+                });
+            }));
+            assert!(unwound.is_err());
+        },
+    ];
+    for (n, begin) in begin.iter().enumerate() {
+        begin(&mut runner);
+        assert!(is_readable(PollTimeout::ZERO), "{n}");
+        settle(&mut runner);
+        assert!(!runner.has_messages(), "{n}");
+    }
+    // A timer arms the descriptor, which its time makes readable.
+    let poller = runner.enter(|| Poller::timed(us(1000), || ()).unwrap());
+    assert!(is_readable(PollTimeout::from(60_000u16)));
+    drop(poller);
 }

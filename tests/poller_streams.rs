@@ -7,7 +7,7 @@ use std::rc::Rc;
 use std::task::Poll;
 
 use corespun::stream::{PollerStream, poll_until};
-use corespun::task::{spawn_local, yield_now};
+use corespun::task::spawn_local;
 use corespun::thread::{Poller, PollerState};
 use corespun::time::sleep;
 use futures::StreamExt;
@@ -184,60 +184,6 @@ fn a_stream_driven_by_a_poller_takes_a_batch_per_poll_and_unregisters_at_its_end
     assert_eq!(sum.get(), 12);
     assert_eq!(poller.state(), PollerState::Unregistered);
     assert!(!runner.has_pollers());
-}
-
-/// G9
-#[test]
-fn a_thousand_always_ready_streams_leave_the_pollers_their_turn() {
-    let (mut runner, _) = thread();
-    let runs = Rc::new(Cell::new(0u64));
-    let counted = runs.clone();
-    let _poller = runner
-        .enter(|| Poller::active(move || counted.set(counted.get() + 1)))
-        .unwrap();
-    let taken = Rc::new(Cell::new(0u64));
-    for _ in 0..1000 {
-        let taken = taken.clone();
-        let _task = runner.enter(|| {
-            let (sender, mut receiver) = corespun::local::mpsc::unbounded();
-            spawn_local(async move {
-                loop {
-                    sender.send(()).unwrap();
-                    receiver.recv().await;
-                    taken.set(taken.get() + 1);
-                }
-            })
-        });
-    }
-    for _ in 0..1000 {
-        runner.poll(0, 0);
-    }
-    assert_eq!(runs.get(), 1000);
-    // 8 tasks a poll, 128 items each.
-    assert_eq!(taken.get(), 1000 * 8 * 128);
-}
-
-/// G9
-#[test]
-fn a_million_yields_leave_a_timed_poller_its_ticks() {
-    let (mut runner, hand) = thread();
-    let ticks = Rc::new(Cell::new(0));
-    let counted = ticks.clone();
-    let _poller = runner
-        .enter(|| Poller::timed(us(1000), move || counted.set(counted.get() + 1)))
-        .unwrap();
-    let yields = runner.enter(|| {
-        spawn_local(async {
-            for _ in 0..1_000_000 {
-                yield_now().await;
-            }
-        })
-    });
-    while !yields.is_finished() {
-        runner.poll(0, 0);
-        hand.advance(1);
-    }
-    assert_eq!(ticks.get(), 1_000_000 / 1000);
 }
 
 #[test]

@@ -2,10 +2,11 @@
 //! that give their wakers away, hop, call, join sets and scopes of others, send
 //! through channels and shard values, while they are woken, aborted, joined and
 //! cancelled by their threads' exits, from SpdkThreads, a plain OS thread, a
-//! tokio worker, and destructors that run while something unwinds. At the end the
-//! books must balance: whatever was put into a future, a message or a channel is
-//! dropped, what is tied to an OS thread was dropped there, every task, call and
-//! set that was waited for had an outcome, and no thread is left.
+//! tokio worker, a signal handler's helper, another executor, and destructors that
+//! run while something unwinds or an OS thread ends. At the end the books must
+//! balance: whatever was put into a future, a message or a channel is dropped,
+//! what is tied to an OS thread was dropped there, every task that was waited for
+//! had an outcome, and no thread is left.
 //!
 //! `CORESPUN_STRESS_SECONDS` sets how long it runs (2 s), which is how many
 //! interleavings it tries, and nothing it asserts; `CORESPUN_STRESS_SEED` repeats
@@ -15,11 +16,12 @@
 
 use std::cell::RefCell;
 use std::future::poll_fn;
+use std::os::fd::{AsFd, AsRawFd};
 use std::panic::resume_unwind;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicUsize, Ordering};
 use std::task::{Poll, Waker};
 use std::thread::{self, ThreadId};
 use std::time::{Duration, Instant};
@@ -32,7 +34,11 @@ use corespun::time;
 use crossbeam_queue::SegQueue;
 use futures::FutureExt;
 use futures::channel::oneshot;
-use futures::future::{Either, select};
+use futures::executor::LocalPool;
+use futures::future::{Either, abortable, select};
+use futures::task::LocalSpawnExt;
+use nix::sys::eventfd::EventFd;
+use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, raise, sigaction};
 
 const POLLING: usize = 2;
 /// What the panics say that are expected.
@@ -157,7 +163,7 @@ fn use_waker(waker: Waker, dice: &mut Dice) {
     match dice.below(5) {
         0 => drop(waker),
         1 => waker.wake_by_ref(),
-        2 => waker.clone().wake(),
+        2 => Waker::clone(&waker).wake(),
         3 => drop((waker.clone(), waker)),
         _ => waker.wake(),
     }
@@ -501,32 +507,53 @@ fn meddle_from_outside(world: &Arc<World>, mut dice: Dice) {
     }
 }
 
-/// The tokio worker: it joins what the others spawned, and its tasks call.
-fn join_on_tokio(world: &Arc<World>, mut dice: Dice) {
-    let runtime = tokio::runtime::Builder::new_current_thread();
-    let runtime = { runtime }.build().expect("a runtime");
-    let local = tokio::task::LocalSet::new();
-    local.block_on(&runtime, async {
-        while !world.stopping() {
-            meddle(world, &mut dice);
-            if let Some(handle) = world.joins.pop() {
-                world.aborts.push(handle.abort_handle());
-                let inside = world.clone();
-                let joins = tokio::task::spawn_local(async move { join(&inside, handle).await });
-                // Its drop does not end it; an abort does, midway.
-                if dice.below(4) == 0 {
-                    tokio::task::yield_now().await;
-                    joins.abort();
+/// The tokio worker. Nothing wakes its own tasks from elsewhere, which would take
+/// a lock of tokio's.
+fn meddle_on_tokio(world: &Arc<World>, dice: Dice) {
+    let runtime = { tokio::runtime::Builder::new_current_thread() }.build();
+    let inside = world.clone();
+    runtime.expect("a runtime").block_on(async move {
+        let meddling = tokio::spawn(async move {
+            let mut dice = dice;
+            while !inside.stopping() {
+                meddle(&inside, &mut dice);
+                if let Some(thread) = inside.thread() {
+                    let content = Content::anywhere(&inside);
+                    drop(thread.call(move || content));
                 }
+                thread::yield_now();
+                tokio::task::yield_now().await;
             }
-            if let Some(thread) = world.thread().filter(|_| dice.below(4) == 0) {
-                let content = Content::anywhere(world);
-                let call = thread.call(move || content);
-                tokio::task::spawn_local(async move { drop(call.await) });
-            }
-            tokio::task::yield_now().await;
-        }
+        });
+        meddling.await.expect("it does not panic");
     });
+}
+
+/// Joins what the others spawned, on an executor that knows nothing of them.
+fn join_elsewhere(world: &Arc<World>, mut dice: Dice) {
+    let mut pool = LocalPool::new();
+    while !world.stopping() {
+        if let Some(handle) = world.joins.pop() {
+            world.aborts.push(handle.abort_handle());
+            let inside = world.clone();
+            let (joins, cancel) = abortable(async move { join(&inside, handle).await });
+            let spawned = pool.spawner().spawn_local(joins.map(drop));
+            spawned.expect("the pool lives");
+            if dice.below(4) == 0 {
+                // Given up midway; the task is detached.
+                pool.run_until_stalled();
+                cancel.abort();
+            }
+        }
+        if let Some(thread) = world.thread().filter(|_| dice.below(4) == 0) {
+            let content = Content::anywhere(world);
+            let call = thread.call(move || content);
+            let spawned = pool.spawner().spawn_local(call.map(drop));
+            spawned.expect("the pool lives");
+        }
+        pool.run_until_stalled();
+        thread::yield_now();
+    }
 }
 
 thread_local! {
@@ -545,6 +572,35 @@ fn end_with_wakers(world: &Arc<World>, mut dice: Dice) {
         });
         ends.join().expect("it does not panic");
         thread::sleep(Duration::from_millis(1));
+    }
+}
+
+static SIGNALLED: AtomicI32 = AtomicI32::new(-1);
+
+/// Async-signal-safe: no more than a `write`.
+extern "C" fn on_signal(_: i32) {
+    let one = 1u64;
+    // SAFETY: writes eight bytes from a live local to an eventfd that stays open.
+    unsafe {
+        let place = std::ptr::from_ref(&one).cast();
+        libc::write(SIGNALLED.load(Ordering::Relaxed), place, 8);
+    }
+}
+
+/// The helper thread of a signal handler, which does what that must not. The
+/// signals come from itself.
+fn meddle_for_signals(world: &Arc<World>, mut dice: Dice) {
+    let signalled = EventFd::new().expect("an eventfd");
+    SIGNALLED.store(signalled.as_fd().as_raw_fd(), Ordering::Relaxed);
+    let handler = SigHandler::Handler(on_signal);
+    let action = SigAction::new(handler, SaFlags::SA_RESTART, SigSet::empty());
+    // SAFETY: the handler only does what is async-signal-safe.
+    unsafe { sigaction(Signal::SIGUSR1, &action) }.expect("a handler");
+    while !world.stopping() {
+        raise(Signal::SIGUSR1).expect("a signal");
+        signalled.read().expect("its count");
+        meddle(world, &mut dice);
+        thread::yield_now();
     }
 }
 
@@ -579,11 +635,13 @@ fn main() {
         joins: SegQueue::new(),
         senders: SegQueue::new(),
     });
-    let roles: [fn(&Arc<World>, Dice); 5] = [
+    let roles: [fn(&Arc<World>, Dice); 7] = [
         poll_and_end,
         poll_and_end,
         meddle_from_outside,
-        join_on_tokio,
+        meddle_on_tokio,
+        join_elsewhere,
+        meddle_for_signals,
         end_with_wakers,
     ];
     let os_threads: Vec<_> = roles

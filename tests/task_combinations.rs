@@ -294,7 +294,10 @@ fn check(act: Act, at: At, handle: Handle, expected: Cell) {
     let library = ThreadLib::builder()
         .panic_hook(move |panic| reported.lock().unwrap().push(format!("{:?}", panic.source)))
         .build();
-    let mut runner = library.thread().build().unwrap().attach();
+    // Gone with the last handle, waker and allocation of a task of the thread.
+    let allocated = Arc::new(());
+    let builder = library.thread().context(allocated.clone());
+    let mut runner = builder.build().unwrap().attach();
     let mut other = library.thread().build().unwrap().attach();
     let world = Arc::new(World {
         abort: Mutex::new(None),
@@ -376,7 +379,7 @@ fn check(act: Act, at: At, handle: Handle, expected: Cell) {
     let outputs_dropped = world.outputs_dropped.lock().unwrap().split_off(0);
     let dropping_place = match &ended {
         Some(ended) => ended.2.clone(),
-        None => own_place,
+        None => own_place.clone(),
     };
     let expected_drops = Vec::from_iter(made_output.then_some(dropping_place));
     assert_eq!(outputs_dropped, expected_drops, "{cell}");
@@ -413,6 +416,9 @@ fn check(act: Act, at: At, handle: Handle, expected: Cell) {
     // Nothing keeps anything.
     drop(world.abort.lock().unwrap().take());
     assert_eq!(Arc::strong_count(&world), 1, "{cell}");
+    drop((world, runner, ended, futures_dropped));
+    drop((outputs_dropped, expected_drops, own_place));
+    assert_eq!(Arc::strong_count(&allocated), 1, "{cell}");
 }
 
 /// G4, G6, G7

@@ -512,6 +512,14 @@ impl SpdkThread {
     /// assert_eq!(futures::executor::block_on(task).unwrap(), "disk");
     /// # Ok::<(), corespun::thread::CreateError>(())
     /// ```
+    ///
+    /// One that is not `Send` must be made there, by [`SpdkThread::spawn_with`]:
+    ///
+    /// ```compile_fail,E0277
+    /// # let runner = corespun::thread::ThreadLib::new().thread().build().unwrap().attach();
+    /// let not_send = std::rc::Rc::new(5);
+    /// let _task = runner.handle().spawn(std::future::ready(not_send));
+    /// ```
     #[track_caller]
     pub fn spawn<F>(&self, future: F) -> JoinHandle<F::Output>
     where

@@ -86,7 +86,6 @@ fn take_if_same(place: &Cell<Option<Arc<Shared>>>, thread: &Arc<Shared>) -> bool
 /// thread stays free to move as well:
 ///
 /// ```
-///
 /// use corespun::{task, thread::ThreadLib};
 ///
 /// let mut runner = ThreadLib::new().thread().build()?.attach();
@@ -95,6 +94,14 @@ fn take_if_same(place: &Cell<Option<Arc<Shared>>>, thread: &Arc<Shared>) -> bool
 /// runner.poll(0, 0);
 /// assert_eq!(futures::executor::block_on(task).unwrap(), 5);
 /// # Ok::<(), corespun::thread::CreateError>(())
+/// ```
+///
+/// What is not `Send` cannot move:
+///
+/// ```compile_fail,E0277
+/// # let mut runner = corespun::thread::ThreadLib::new().thread().build().unwrap().attach();
+/// let not_send = std::rc::Rc::new(5);
+/// let _task = runner.enter(|| corespun::task::spawn_movable(std::future::ready(not_send)));
 /// ```
 #[track_caller]
 pub fn spawn_movable<F>(future: F) -> JoinHandle<F::Output>

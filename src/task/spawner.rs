@@ -114,7 +114,12 @@ impl LocalSpawner {
         let meta = TaskMeta::new(thread, id, Location::caller(), None, TaskKind::Bound);
         // SAFETY: who has an `Rc` of a thread's owner part is on the OS thread
         // that owns it; the bounds ask for `'static`.
-        unsafe { raw::spawn(Origin::Local(local, FirstPoll::Queued), meta, future) }
+        let handle = unsafe { raw::spawn(Origin::Local(local, FirstPoll::Queued), meta, future) };
+        if !local.shared.is_current() {
+            // Between two polls somebody may wait for the thread's descriptor.
+            local.shared.notify_host();
+        }
+        handle
     }
 }
 

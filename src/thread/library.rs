@@ -10,7 +10,9 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
 use super::builder::ThreadBuilder;
-use super::panic::{ContainedPanic, PanicSource, Payload, contain, discard, payload_text};
+use super::panic::{
+    ContainedPanic, PanicSource, Payload, contain, discard, drop_logged, payload_text,
+};
 use super::runner::ParkedThread;
 use super::shared::Shared;
 use super::stall::{Stall, StallHook};
@@ -187,6 +189,19 @@ pub(crate) struct LibraryInner {
     pub(crate) helper_cpus: Option<CpuSet>,
     /// The helper threads, made when first needed by the floor that uses them.
     pub(crate) helpers: OnceLock<Arc<dyn Any + Send + Sync>>,
+}
+
+/// As the last thread goes, so may this: from a waker's drop, which must not
+/// unwind.
+impl Drop for LibraryInner {
+    fn drop(&mut self) {
+        drop_logged(self.panic_hook.take());
+        drop_logged(self.stall_hook.take());
+        drop_logged(self.framework.take());
+        let sleepers = self.sleepers.get_mut();
+        let sleepers = sleepers.unwrap_or_else(PoisonError::into_inner);
+        drop_logged(std::mem::take(sleepers));
+    }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -97,6 +97,15 @@ pub(crate) fn contain<R>(f: impl FnOnce() -> R) -> Result<R, Payload> {
     catch_unwind(AssertUnwindSafe(f))
 }
 
+/// Drops what nobody is left to be told about; a panic of its destructor is
+/// logged.
+pub(crate) fn drop_logged<T>(value: T) {
+    if let Err(payload) = contain(|| drop(value)) {
+        tracing::error!("a destructor panicked: {}", payload_text(&*payload));
+        discard(payload);
+    }
+}
+
 /// Drops a panic payload whose own destructor may panic in turn.
 pub(crate) fn discard(payload: Payload) {
     if let Err(second) = contain(|| drop(payload)) {

@@ -121,6 +121,8 @@ impl ThreadRunner {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn enter<R>(&mut self, f: impl FnOnce() -> R) -> R {
+        self.local.interrupts_awake();
+        let _told = ToldAfterwards(&self.local);
         let _entered = Entered::new(&self.local);
         f()
     }
@@ -559,6 +561,16 @@ impl ThreadRunner {
             || self.local.not_send.get() > 0
             || self.local.pollers.registered() > 0
             || self.local.shared.bound.load(Ordering::Acquire)
+    }
+}
+
+/// When dropped, lets who waits for the thread's descriptor hear of what was begun
+/// meanwhile.
+struct ToldAfterwards<'a>(&'a Local);
+
+impl Drop for ToldAfterwards<'_> {
+    fn drop(&mut self) {
+        self.0.interrupts_asleep();
     }
 }
 

@@ -10,6 +10,7 @@ use std::task::Waker;
 use super::library::LibraryInner;
 use super::local::{self, Local};
 use super::message::Message;
+use super::panic::{PanicSource, contain};
 use super::placement::Placement;
 use super::stall::StallRecord;
 use super::{SendError, ThreadState};
@@ -64,6 +65,18 @@ const _: () = assert!(
     offset_of!(Shared, _written) - offset_of!(Shared, host) == 128
         && offset_of!(Shared, remote_task_ids) - offset_of!(Shared, busy_ticks) >= 128
 );
+
+/// The last that holds it may be a task's waker, and async-task lets no
+/// destructor unwind.
+impl Drop for Shared {
+    fn drop(&mut self) {
+        let context = self.context.take();
+        if let Err(payload) = contain(|| drop(context)) {
+            let (library, name) = (&self.library, self.name());
+            library.report_panic(name, PanicSource::Drop, None, payload);
+        }
+    }
+}
 
 impl Shared {
     pub(super) fn new(
