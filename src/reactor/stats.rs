@@ -9,6 +9,24 @@ use super::group::Shared;
 use crate::io::Backend;
 
 /// What a reactor is doing, at one moment.
+///
+/// # Examples
+///
+/// How busy a core is:
+///
+/// ```
+///
+/// use std::{hint, time::Duration};
+/// use corespun::{app::{App, AppHandle}, time};
+///
+/// let load = App::builder().block_on(async |app: AppHandle| {
+///     time::sleep(Duration::from_micros(200)).await;
+///     let stats = &app.reactors().stats()[0];
+///     hint::black_box(100 * stats.busy_ticks / (stats.busy_ticks + stats.idle_ticks))
+/// })?;
+/// assert!(load.unwrap() <= 100);
+/// # Ok::<(), corespun::app::AppError>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ReactorStats {
@@ -33,6 +51,26 @@ pub struct ReactorStats {
 }
 
 /// What keeps a reactor in a sleeping mode awake all the time.
+///
+/// # Examples
+///
+/// ```
+/// use std::time::Duration;
+/// use corespun::{app::{App, AppHandle}, reactor::ReactorMode, thread::Poller, time};
+///
+/// let app = App::builder().name("target").mode(ReactorMode::Interrupt);
+/// let kept = app.block_on(async |app: AppHandle| {
+///     let _poller = Poller::builder().name("scan").register(|| false).unwrap();
+///     loop {
+///         if let Some(kept) = app.reactors().stats()[0].kept_awake_by.clone() {
+///             return kept;
+///         }
+///         time::sleep(Duration::from_micros(20)).await;
+///     }
+/// })?.unwrap();
+/// assert_eq!((&kept.thread[..], kept.poller.as_deref()), ("target", Some("scan")));
+/// # Ok::<(), corespun::app::AppError>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct KeptAwake {
