@@ -28,18 +28,22 @@ use crate::io::{IoBuf, IoBufMut};
 ///
 /// # Examples
 ///
-/// ```no_run
+/// ```
 /// use corespun::fs::OpenOptions;
 ///
-/// # async fn f() -> std::io::Result<()> {
-/// let file = OpenOptions::new().read(true).write(true).create(true).open("data").await?;
+/// # corespun::app::App::builder().handle_signals(false).block_on(async |_app| {
+/// let dir = tempfile::tempdir()?;
+/// let path = dir.path().join("data");
+/// let file = OpenOptions::new().read(true).write(true).create(true).open(&path).await?;
 /// let (written, buf) = file.write_all_at(b"hello".to_vec(), 4096).await;
 /// written?;
 /// file.sync_data().await?;
 /// let (read, buf) = file.read_exact_at(buf, 4096).await;
 /// read?;
 /// assert_eq!(buf, b"hello");
-/// # Ok(()) }
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// # })?.unwrap()?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Clone)]
 pub struct File {

@@ -14,12 +14,18 @@ use crate::io::op::{Payload, Request};
 ///
 /// # Examples
 ///
-/// ```no_run
+/// ```
 /// use corespun::fs::OpenOptions;
 ///
-/// # async fn f() -> std::io::Result<()> {
-/// let disk = OpenOptions::new().read(true).write(true).direct(true).open("disk.img").await?;
-/// # Ok(()) }
+/// # corespun::app::App::builder().handle_signals(false).block_on(async |_app| {
+/// let dir = tempfile::tempdir()?;
+/// let path = dir.path().join("disk.img");
+/// let disk = OpenOptions::new().read(true).write(true).create_new(true).open(&path).await?;
+/// disk.set_len(1 << 20).await?;
+/// assert_eq!(disk.len().await?, 1 << 20);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// # })?.unwrap()?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Clone, Debug)]
 pub struct OpenOptions {

@@ -35,14 +35,17 @@ impl Driver {
     /// ```
     /// use corespun::io::{Backend, Driver, raw::opcode};
     ///
-    /// # async fn f(driver: Driver) -> std::io::Result<()> {
+    /// # corespun::app::App::builder().handle_signals(false).block_on(async |_app| {
+    /// let driver = Driver::current().unwrap();
     /// if driver.backend() == Backend::IoUring {
     ///     // SAFETY: a no-op refers to nothing.
     ///     let nop = unsafe { driver.submit_raw(opcode::Nop::new().build(), ())? };
     ///     let (completion, ()) = nop.await;
     ///     assert_eq!(completion.result, 0);
     /// }
-    /// # Ok(()) }
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// # })?.unwrap()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub unsafe fn submit_raw<T: 'static>(
         &self,

@@ -20,16 +20,21 @@ const BACKLOG: i32 = 1024;
 ///
 /// # Examples
 ///
-/// ```no_run
-/// use corespun::net::TcpStream;
+/// ```
+/// use corespun::net::{TcpListener, TcpStream};
 /// use futures::{AsyncReadExt, AsyncWriteExt};
 ///
-/// # async fn f() -> std::io::Result<()> {
-/// let mut stream = TcpStream::connect("127.0.0.1:7".parse().unwrap()).await?;
-/// stream.write_all(b"hello").await?;
-/// let mut echo = [0; 5];
-/// stream.read_exact(&mut echo).await?;
-/// # Ok(()) }
+/// # corespun::app::App::builder().handle_signals(false).block_on(async |_app| {
+/// let listener = TcpListener::bind("127.0.0.1:0".parse()?)?;
+/// let mut client = TcpStream::connect(listener.local_addr()?).await?;
+/// let (mut server, _peer) = listener.accept().await?;
+/// client.write_all(b"hello").await?;
+/// let mut received = [0; 5];
+/// server.read_exact(&mut received).await?;
+/// assert_eq!(&received, b"hello");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// # })?.unwrap()?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub struct TcpStream(Socket);
 
@@ -236,13 +241,18 @@ impl TcpStream {
 ///
 /// # Examples
 ///
-/// ```no_run
-/// use corespun::net::TcpListener;
+/// ```
+/// use corespun::net::{TcpListener, TcpStream};
 ///
-/// # async fn f() -> std::io::Result<()> {
-/// let listener = TcpListener::bind("127.0.0.1:0".parse().unwrap())?;
+/// # corespun::app::App::builder().handle_signals(false).block_on(async |_app| {
+/// let listener = TcpListener::bind("127.0.0.1:0".parse()?)?;
+/// let client = TcpStream::connect(listener.local_addr()?).await?;
 /// let (stream, peer) = listener.accept().await?;
-/// # Ok(()) }
+/// assert_eq!(peer, client.local_addr()?);
+/// # drop(stream);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// # })?.unwrap()?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub struct TcpListener(Socket);
 

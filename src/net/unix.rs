@@ -21,14 +21,19 @@ const BACKLOG: i32 = 1024;
 ///
 /// # Examples
 ///
-/// ```no_run
+/// ```
 /// use corespun::net::UnixStream;
-/// use futures::AsyncWriteExt;
+/// use futures::{AsyncReadExt, AsyncWriteExt};
 ///
-/// # async fn f() -> std::io::Result<()> {
-/// let mut stream = UnixStream::connect("/run/disk.sock").await?;
-/// stream.write_all(b"hello").await?;
-/// # Ok(()) }
+/// # corespun::app::App::builder().handle_signals(false).block_on(async |_app| {
+/// let (mut client, mut server) = UnixStream::pair()?;
+/// client.write_all(b"hello").await?;
+/// let mut received = [0; 5];
+/// server.read_exact(&mut received).await?;
+/// assert_eq!(&received, b"hello");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// # })?.unwrap()?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub struct UnixStream(Socket);
 
@@ -219,16 +224,20 @@ impl UnixStream {
 ///
 /// # Examples
 ///
-/// ```no_run
-/// use corespun::net::UnixListener;
-/// use futures::StreamExt;
+/// ```
+/// use corespun::net::{UnixListener, UnixStream};
 ///
-/// # async fn f() -> std::io::Result<()> {
-/// let listener = UnixListener::bind("/run/disk.sock")?;
-/// while let Some(stream) = listener.incoming().next().await {
-///     let stream = stream?;
-/// }
-/// # Ok(()) }
+/// # corespun::app::App::builder().handle_signals(false).block_on(async |_app| {
+/// let dir = tempfile::tempdir()?;
+/// let path = dir.path().join("disk.sock");
+/// let listener = UnixListener::bind(&path)?;
+/// let client = UnixStream::connect(&path).await?;
+/// let (server, _peer) = listener.accept().await?;
+/// assert_eq!(server.local_addr()?.as_pathname(), Some(&*path));
+/// # drop(client);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// # })?.unwrap()?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub struct UnixListener(Socket);
 
