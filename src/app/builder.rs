@@ -157,7 +157,6 @@ impl AppBuilder {
     /// Four reactors on one processor, to try out a layout on a small machine:
     ///
     /// ```
-    ///
     /// use corespun::{app::App, cpu};
     ///
     /// let cpu = cpu::available()?.first().unwrap();
@@ -303,7 +302,6 @@ impl AppBuilder {
     /// that it reacts to:
     ///
     /// ```
-    ///
     /// use corespun::app::App;
     ///
     /// let code = App::builder().abort_on_panic().run(async |app| app.stop(0))?;
@@ -322,7 +320,6 @@ impl AppBuilder {
     /// An app inside of a larger program leaves the signals to that:
     ///
     /// ```
-    ///
     /// use corespun::app::App;
     ///
     /// let answer = App::builder().handle_signals(false).block_on(async |_app| 42)?;
@@ -379,7 +376,6 @@ impl AppBuilder {
     /// It lasts until the stop, however long after the end of the start function:
     ///
     /// ```
-    ///
     /// use std::time::Duration;
     /// use corespun::{app::{App, AppHandle}, task, time};
     ///

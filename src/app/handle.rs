@@ -34,7 +34,6 @@ impl AppShared {
 /// What it hands out reaches everything that runs:
 ///
 /// ```
-///
 /// use corespun::app::{App, AppHandle};
 ///
 /// let names = App::builder().name("target").block_on(async |app: AppHandle| {
@@ -207,7 +206,6 @@ impl AppHandle {
     /// Where other threads send what concerns the whole app:
     ///
     /// ```
-    ///
     /// use corespun::{app::{App, AppHandle}, thread::SpdkThread};
     ///
     /// let same = App::builder().block_on(async |app: AppHandle| {

@@ -151,7 +151,6 @@ impl File {
     /// To close it where closing may block, or to go on elsewhere:
     ///
     /// ```
-    ///
     /// use corespun::fs::File;
     /// use corespun::task;
     ///
@@ -257,7 +256,6 @@ impl File {
     /// A part of a buffer, and the whole of it back:
     ///
     /// ```
-    ///
     /// use corespun::{fs::File, io::IoBuf};
     ///
     /// # corespun::app::App::builder().handle_signals(false).block_on(async |_app| {
@@ -339,7 +337,6 @@ impl File {
     /// Several writes at once, each in its own place:
     ///
     /// ```
-    ///
     /// use corespun::fs::File;
     /// use futures::future::join_all;
     ///
@@ -438,7 +435,6 @@ impl File {
     /// A disk whose blocks are all there, so that no write finds the device full:
     ///
     /// ```
-    ///
     /// use std::io::ErrorKind;
     /// use corespun::fs::File;
     ///
@@ -467,7 +463,6 @@ impl File {
     /// What a trim does:
     ///
     /// ```
-    ///
     /// use std::io::ErrorKind;
     /// use corespun::fs::File;
     ///
@@ -507,7 +502,6 @@ impl File {
     /// With the way out where the file system has no such thing:
     ///
     /// ```
-    ///
     /// use std::io::ErrorKind;
     /// use corespun::fs::File;
     ///

@@ -22,7 +22,6 @@ use std::ops::{Bound, Deref, DerefMut, RangeBounds};
 /// A buffer of one's own, for as long as what it points to stays in place:
 ///
 /// ```
-///
 /// use std::sync::Arc;
 /// use corespun::io::IoBuf;
 ///
@@ -130,7 +129,6 @@ pub unsafe trait IoBuf: 'static {
 /// What is read goes into the room after what is there:
 ///
 /// ```
-///
 /// use corespun::{fs::File, io::IoBuf};
 ///
 /// # corespun::app::App::builder().handle_signals(false).block_on(async |_app| {

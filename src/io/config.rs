@@ -178,7 +178,6 @@ impl DriverConfig {
     /// Asked for before the OS thread is pinned:
     ///
     /// ```
-    ///
     /// use corespun::{cpu, io::{Driver, DriverConfig}};
     /// use nix::sys::eventfd::EventFd;
     ///

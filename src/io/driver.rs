@@ -91,16 +91,15 @@ impl Driver {
     /// # Examples
     ///
     /// ```
-    /// use corespun::io::{Backend, Driver};
+    /// use corespun::{app::{App, AppHandle}, io::Driver};
     ///
-    /// # corespun::app::App::builder().handle_signals(false).block_on(async |_app| {
-    /// let driver = Driver::current().unwrap();
-    /// // Without io_uring the same operations work, some of them on helper threads.
-    /// let helpers = driver.backend() == Backend::Epoll;
-    /// assert!(helpers || driver.backend() == Backend::IoUring);
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// # })?.unwrap()?;
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// let (backend, shown) = App::builder().block_on(async |app: AppHandle| {
+    ///     let backend = Driver::current().unwrap().backend();
+    ///     (backend, app.reactors().stats()[0].backend)
+    /// })?.unwrap();
+    /// // As introspection shows it.
+    /// assert_eq!(shown, Some(backend));
+    /// # Ok::<(), corespun::app::AppError>(())
     /// ```
     pub fn backend(&self) -> Backend {
         self.0.backend
@@ -149,7 +148,6 @@ impl Driver {
     /// A reactor has entered its driver:
     ///
     /// ```
-    ///
     /// use corespun::{app::App, io::Driver};
     ///
     /// assert!(Driver::current().is_none());

@@ -241,7 +241,6 @@ impl<T: 'static> std::fmt::Debug for RawOp<T> {
 /// Dropping it ends the operation, and then what it kept goes:
 ///
 /// ```
-///
 /// use std::{os::fd::AsRawFd, rc::Rc, time::Duration};
 /// use corespun::{io::{Backend, Driver, raw::{opcode, types}}, time};
 /// use nix::sys::eventfd::EventFd;

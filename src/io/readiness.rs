@@ -274,7 +274,6 @@ impl<T: AsFd + 'static> PollFd<T> {
     /// An eventfd of a C library:
     ///
     /// ```
-    ///
     /// use corespun::io::PollFd;
     /// use nix::sys::eventfd::EventFd;
     ///

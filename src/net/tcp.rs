@@ -88,7 +88,6 @@ impl TcpStream {
     /// A connection that another OS thread has taken:
     ///
     /// ```
-    ///
     /// use corespun::net::TcpStream;
     ///
     /// # corespun::app::App::builder().handle_signals(false).block_on(async |_app| {
@@ -119,7 +118,6 @@ impl TcpStream {
     /// From one reactor to another, a thread of which takes it up:
     ///
     /// ```
-    ///
     /// use corespun::net::{TcpListener, TcpStream};
     /// use corespun::thread::SpdkThread;
     ///
@@ -220,7 +218,6 @@ impl TcpStream {
     /// For a protocol of small requests and replies:
     ///
     /// ```
-    ///
     /// use corespun::net::{TcpListener, TcpStream};
     ///
     /// # corespun::app::App::builder().handle_signals(false).block_on(async |_app| {
@@ -294,7 +291,6 @@ impl TcpListener {
     /// One that was made before the reactors, by whoever may bind low ports:
     ///
     /// ```
-    ///
     /// use corespun::net::{TcpListener, TcpStream};
     ///
     /// let socket = std::net::TcpListener::bind("127.0.0.1:0")?;

@@ -148,7 +148,6 @@ impl UnixStream {
     /// Handed to blocking code, which wants it blocking:
     ///
     /// ```
-    ///
     /// use std::io::Read;
     /// use corespun::{net::UnixStream, task};
     ///

@@ -230,7 +230,6 @@ impl Framework for Placement {
 /// An app that does not start says which reactor it was:
 ///
 /// ```
-///
 /// use corespun::{app::{App, AppError}, reactor::StartError};
 /// use corespun::io::{BackendChoice, DriverConfig};
 ///
@@ -270,13 +269,13 @@ pub enum StartError {
 /// ```
 /// use corespun::app::{App, AppHandle};
 ///
-/// let asleep = App::builder().block_on(async |app: AppHandle| {
+/// let threads = App::builder().block_on(async |app: AppHandle| {
 ///     let reactors = app.reactors();
 ///     // Any OS thread may look.
 ///     let watcher = std::thread::spawn(move || reactors.stats()[0].threads);
 ///     watcher.join().unwrap()
 /// })?;
-/// assert_eq!(asleep, Some(1));
+/// assert_eq!(threads, Some(1));
 /// # Ok::<(), corespun::app::AppError>(())
 /// ```
 #[derive(Clone)]
@@ -323,7 +322,6 @@ impl Reactors {
     /// Its place is among the cores of its mask:
     ///
     /// ```
-    ///
     /// use corespun::app::{App, AppHandle};
     /// use corespun::{cpu::{self, CpuSet}, thread::CreateError};
     ///
@@ -447,7 +445,6 @@ impl Reactors {
     /// Quick while there is work, and quiet at night:
     ///
     /// ```
-    ///
     /// use corespun::{app::App, reactor::ReactorMode};
     ///
     /// let mode = App::builder().mode(ReactorMode::Poll).block_on(async |app| {

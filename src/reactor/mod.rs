@@ -68,9 +68,11 @@ impl ReactorMode {
 /// use std::time::Duration;
 /// use corespun::reactor::AdaptivePolling;
 ///
-/// // Grows threefold, and halves.
-/// let patient = AdaptivePolling { max: Duration::from_micros(100), grow: 3, shrink: 2 };
-/// assert!(patient.max > AdaptivePolling::default().max);
+/// let default = AdaptivePolling::default();
+/// assert_eq!((default.max, default.grow), (Duration::from_micros(50), 2));
+/// // A useless spin is halved, not given up at once.
+/// let patient = AdaptivePolling { shrink: 2, ..default };
+/// assert_ne!(patient, default);
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AdaptivePolling {

@@ -12,19 +12,20 @@ use crate::io::Backend;
 ///
 /// # Examples
 ///
-/// How busy a core is:
+/// Two samples tell how busy a core was in between:
 ///
 /// ```
-///
-/// use std::{hint, time::Duration};
+/// use std::time::Duration;
 /// use corespun::{app::{App, AppHandle}, time};
 ///
-/// let load = App::builder().block_on(async |app: AppHandle| {
+/// let (before, after) = App::builder().block_on(async |app: AppHandle| {
+///     let before = app.reactors().stats().remove(0);
 ///     time::sleep(Duration::from_micros(200)).await;
-///     let stats = &app.reactors().stats()[0];
-///     hint::black_box(100 * stats.busy_ticks / (stats.busy_ticks + stats.idle_ticks))
-/// })?;
-/// assert!(load.unwrap() <= 100);
+///     (before, app.reactors().stats().remove(0))
+/// })?.unwrap();
+/// let busy = after.busy_ticks - before.busy_ticks;
+/// let idle = after.idle_ticks - before.idle_ticks;
+/// assert!(idle > 0 && 100 * busy / (busy + idle) < 100);
 /// # Ok::<(), corespun::app::AppError>(())
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]

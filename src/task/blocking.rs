@@ -195,7 +195,6 @@ impl ThreadLib {
 /// Calls run side by side, from when they were made:
 ///
 /// ```
-///
 /// use std::sync::mpsc;
 /// use corespun::thread::ThreadLib;
 ///

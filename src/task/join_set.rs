@@ -102,7 +102,6 @@ impl<T> JoinSet<T> {
     /// For tasks that were made with a name, or on other threads:
     ///
     /// ```
-    ///
     /// use corespun::{task::{JoinSet, TaskBuilder}, thread::ThreadLib};
     ///
     /// let mut runner = ThreadLib::new().thread().build()?.attach();
@@ -188,7 +187,6 @@ impl<T> JoinSet<T> {
     /// One part of the work on each thread:
     ///
     /// ```
-    ///
     /// use corespun::{task::JoinSet, thread::{SpdkThread, ThreadLib}};
     ///
     /// let library = ThreadLib::new();
@@ -220,7 +218,6 @@ impl<T> JoinSet<T> {
     /// The fastest first, and a failure of one as a value:
     ///
     /// ```
-    ///
     /// use corespun::{task::{self, JoinSet}, thread::ThreadLib};
     /// use futures::executor::block_on;
     ///

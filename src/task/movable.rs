@@ -81,7 +81,6 @@ fn take_if_same(place: &Cell<Option<Arc<Shared>>>, thread: &Arc<Shared>) -> bool
 /// thread stays free to move as well:
 ///
 /// ```
-///
 /// use corespun::{task, thread::ThreadLib};
 ///
 /// let mut runner = ThreadLib::new().thread().build()?.attach();
@@ -147,7 +146,6 @@ pub fn move_to(thread: &SpdkThread) -> MoveTo {
 /// Awaited again, it brings the task back:
 ///
 /// ```
-///
 /// use corespun::{task, thread::{SpdkThread, ThreadLib}};
 ///
 /// let library = ThreadLib::new();
