@@ -63,7 +63,6 @@ impl Sleeper {
     /// With an eventfd, for a loop that sleeps in epoll; one that is full is readable:
     ///
     /// ```
-    ///
     /// use std::sync::Arc;
     /// use corespun::notify::Sleeper;
     /// use nix::sys::eventfd::EventFd;

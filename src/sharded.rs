@@ -116,7 +116,6 @@ impl<T: 'static> Sharded<T> {
     /// A value may be made by async code, and need not be `Send`:
     ///
     /// ```
-    ///
     /// use std::{cell::RefCell, rc::Rc};
     /// use corespun::{sharded::Sharded, task, thread::ThreadLib};
     ///
@@ -221,7 +220,6 @@ impl<T: 'static> Sharded<T> {
     /// To place what works on a shard's value where that is:
     ///
     /// ```
-    ///
     /// use corespun::{sharded::Sharded, task, thread::ThreadLib};
     ///
     /// let mut runner = ThreadLib::new().thread().build()?.attach();
@@ -249,7 +247,6 @@ impl<T: 'static> Sharded<T> {
     /// The way of code that runs on the threads already; it sends no message:
     ///
     /// ```
-    ///
     /// use std::cell::Cell;
     /// use corespun::{sharded::Sharded, task, thread::ThreadLib};
     ///
@@ -293,7 +290,6 @@ impl<T: 'static> Sharded<T> {
     /// A key's home is one shard, so that its accesses need no lock:
     ///
     /// ```
-    ///
     /// use std::{cell::RefCell, collections::HashMap};
     /// use corespun::{sharded::Sharded, task, thread::ThreadLib};
     ///
@@ -536,7 +532,6 @@ impl<T> fmt::Debug for Sharded<T> {
 /// Tells a closure that panicked from a set that was stopped:
 ///
 /// ```
-///
 /// use corespun::{sharded::{ShardError, Sharded}, task, thread::ThreadLib};
 ///
 /// let mut runner = ThreadLib::new().thread().build()?.attach();

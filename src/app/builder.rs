@@ -21,11 +21,33 @@ use crate::task::{JoinHandle, TaskBuilder};
 use crate::thread::{PanicPolicy, SpdkThread, Stall, ThreadLib};
 
 /// The application framework; see [`App::builder`].
+///
+/// # Examples
+///
+/// ```
+/// use corespun::app::App;
+///
+/// // The code is for the process to exit with.
+/// let code = App::builder().name("probe").run(async |app| app.stop(3))?;
+/// assert_eq!(code, 3);
+/// # Ok::<(), corespun::app::AppError>(())
+/// ```
 #[derive(Debug)]
 pub struct App(());
 
 impl App {
     /// Settings of an app: one core, adaptive mode, signals handled.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use corespun::app::App;
+    ///
+    /// let cores = App::builder().block_on(async |app| app.reactors().count())?;
+    /// // One reactor, unless more are asked for.
+    /// assert_eq!(cores, Some(1));
+    /// # Ok::<(), corespun::app::AppError>(())
+    /// ```
     pub fn builder() -> AppBuilder {
         AppBuilder::default()
     }
@@ -45,6 +67,21 @@ enum OnPanic {
 
 /// Settings of an app; run it with [`run`](AppBuilder::run) or
 /// [`block_on`](AppBuilder::block_on).
+///
+/// # Examples
+///
+/// ```
+/// use corespun::{app::App, cpu, io::{BackendChoice, DriverConfig}, reactor::ReactorMode};
+///
+/// let app = App::builder()
+///     .name("target")
+///     .cores(cpu::available()?)
+///     .mode(ReactorMode::Interrupt)
+///     .io(DriverConfig::new().backend(BackendChoice::Epoll));
+/// let reactors = app.block_on(async |app| app.reactors().cores())?;
+/// assert_eq!(reactors, Some(cpu::available()?));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[must_use = "call `run` or `block_on`"]
 pub struct AppBuilder {
     name: String,
@@ -82,6 +119,18 @@ impl Default for AppBuilder {
 
 impl AppBuilder {
     /// The app's name, and its app thread's.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use corespun::{app::App, thread::SpdkThread};
+    ///
+    /// let name = App::builder().name("target").block_on(async |_app| {
+    ///     SpdkThread::current().unwrap().name().to_owned()
+    /// })?;
+    /// assert_eq!(name.as_deref(), Some("target"));
+    /// # Ok::<(), corespun::app::AppError>(())
+    /// ```
     pub fn name(mut self, name: impl Into<String>) -> Self {
         self.name = name.into();
         self
@@ -89,6 +138,17 @@ impl AppBuilder {
 
     /// The cores to run a reactor on; the first core of the process unless
     /// set. `"0x3".parse()` makes a set of a core mask, `"[0-1]"` of a list.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use corespun::{app::App, cpu::{self, CpuSet}};
+    ///
+    /// let last: CpuSet = cpu::available()?.iter().last().into_iter().collect();
+    /// let cores = App::builder().cores(last).block_on(async |app| app.reactors().cores())?;
+    /// assert_eq!(cores, Some(last));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn cores(mut self, cores: CpuSet) -> Self {
         let places = cores.iter().map(|core| Place { core, cpu: core });
         self.places = Some(places.collect());
@@ -99,6 +159,21 @@ impl AppBuilder {
     /// core number and the processor that its reactor is pinned to, as DPDK's
     /// `--lcores`. Several may share a processor; then they sleep when idle
     /// whatever their mode says, so that none of them starves.
+    ///
+    /// # Examples
+    ///
+    /// Four reactors on one processor, to try out a layout on a small machine:
+    ///
+    /// ```
+    /// use corespun::{app::App, cpu};
+    ///
+    /// let cpu = cpu::available()?.first().unwrap();
+    /// let reactors = App::builder()
+    ///     .lcores((0..4).map(|core| (core, cpu)))
+    ///     .block_on(async |app| app.reactors().cores().as_list().to_string())?;
+    /// assert_eq!(reactors.as_deref(), Some("[0-3]"));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn lcores(mut self, lcores: impl IntoIterator<Item = (usize, usize)>) -> Self {
         let places = lcores.into_iter().map(|(core, cpu)| Place { core, cpu });
         self.places = Some(places.collect());
@@ -107,30 +182,100 @@ impl AppBuilder {
 
     /// The core whose reactor runs in the OS thread that calls `run`, and that
     /// the app thread lives on; the lowest unless set.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use corespun::{app::App, cpu::{self, CpuSet}};
+    ///
+    /// let cpu = cpu::available()?.first().unwrap();
+    /// let home = App::builder()
+    ///     .lcores([(0, cpu), (1, cpu)])
+    ///     .main_core(1)
+    ///     .block_on(async |app| app.app_thread().cpumask())?;
+    /// assert_eq!(home, Some(CpuSet::single(1)));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn main_core(mut self, core: usize) -> Self {
         self.main_core = Some(core);
         self
     }
 
     /// What the reactors do when idle; [`ReactorMode::Adaptive`] unless set.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use corespun::{app::App, reactor::ReactorMode};
+    ///
+    /// let mode = App::builder().mode(ReactorMode::Poll).block_on(async |app| {
+    ///     let core = app.reactors().cores().first().unwrap();
+    ///     app.reactors().mode(core)
+    /// })?;
+    /// assert_eq!(mode, Some(Some(ReactorMode::Poll)));
+    /// # Ok::<(), corespun::app::AppError>(())
+    /// ```
     pub fn mode(mut self, mode: ReactorMode) -> Self {
         self.mode = mode;
         self
     }
 
     /// How long adaptive mode spins.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use corespun::{app::App, reactor::AdaptivePolling, time};
+    ///
+    /// // Spins for longer than the pauses of this work, so that it never sleeps in them.
+    /// let polling = AdaptivePolling { max: Duration::from_micros(200), ..AdaptivePolling::default() };
+    /// let pauses = App::builder().adaptive_polling(polling).block_on(async |_app| {
+    ///     for _ in 0..10 {
+    ///         time::sleep(Duration::from_micros(20)).await;
+    ///     }
+    ///     10
+    /// })?;
+    /// assert_eq!(pauses, Some(10));
+    /// # Ok::<(), corespun::app::AppError>(())
+    /// ```
     pub fn adaptive_polling(mut self, polling: AdaptivePolling) -> Self {
         self.adaptive = polling;
         self
     }
 
     /// Settings of the reactors' I/O drivers, the back-end among them.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use corespun::{app::App, io::{Backend, BackendChoice, Driver, DriverConfig}};
+    ///
+    /// let config = DriverConfig::new().backend(BackendChoice::Epoll);
+    /// let backend = App::builder().io(config).block_on(async |_app| {
+    ///     Driver::current().unwrap().backend()
+    /// })?;
+    /// assert_eq!(backend, Some(Backend::Epoll));
+    /// # Ok::<(), corespun::app::AppError>(())
+    /// ```
     pub fn io(mut self, config: DriverConfig) -> Self {
         self.driver = config;
         self
     }
 
     /// Where ticks come from; the system clock unless set.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use corespun::{app::App, clock::Clock, time};
+    ///
+    /// let (clock, hand) = Clock::virtual_at(1_000_000);
+    /// hand.set(7_000);
+    /// let now = App::builder().clock(clock).block_on(async |_app| time::now())?;
+    /// assert_eq!(now, Some(7_000));
+    /// # Ok::<(), corespun::app::AppError>(())
+    /// ```
     pub fn clock(mut self, clock: Clock) -> Self {
         self.clock = Some(clock);
         self
@@ -181,18 +326,56 @@ impl AppBuilder {
     /// Stops the app with `code` when user code panics on one of its threads
     /// and nobody receives the panic. Without this, a panic is reported and
     /// the app goes on.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use corespun::{app::App, task};
+    ///
+    /// let code = App::builder().stop_on_panic(7).run(async |_app| {
+    ///     // Nobody joins it.
+    ///     drop(task::spawn_local(async { panic!("no such queue") }));
+    /// })?;
+    /// assert_eq!(code, 7);
+    /// # Ok::<(), corespun::app::AppError>(())
+    /// ```
     pub fn stop_on_panic(mut self, code: i32) -> Self {
         self.on_panic = OnPanic::Stop(code);
         self
     }
 
     /// Aborts the process when user code panics on one of the app's threads.
+    ///
+    /// # Examples
+    ///
+    /// For a service that is restarted, with a core dump to look into. A panic is all
+    /// that it reacts to:
+    ///
+    /// ```
+    /// use corespun::app::App;
+    ///
+    /// let code = App::builder().abort_on_panic().run(async |app| app.stop(0))?;
+    /// assert_eq!(code, 0);
+    /// # Ok::<(), corespun::app::AppError>(())
+    /// ```
     pub fn abort_on_panic(mut self) -> Self {
         self.on_panic = OnPanic::Abort;
         self
     }
 
     /// Whether SIGINT and SIGTERM stop the app; they do unless this says no.
+    ///
+    /// # Examples
+    ///
+    /// An app inside of a larger program leaves the signals to that:
+    ///
+    /// ```
+    /// use corespun::app::App;
+    ///
+    /// let answer = App::builder().handle_signals(false).block_on(async |_app| 42)?;
+    /// assert_eq!(answer, Some(42));
+    /// # Ok::<(), corespun::app::AppError>(())
+    /// ```
     pub fn handle_signals(mut self, handle: bool) -> Self {
         self.signals = handle;
         self
@@ -201,6 +384,25 @@ impl AppBuilder {
     /// Called, once, on the app thread by the first SIGINT or SIGTERM, instead
     /// of stopping the app; it has to see to it that [`AppHandle::stop`] is
     /// called in the end. Later signals are ignored.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::sync::{Arc, atomic::{AtomicBool, Ordering}};
+    /// use corespun::app::App;
+    ///
+    /// let flushed = Arc::new(AtomicBool::new(false));
+    /// let flag = flushed.clone();
+    /// let code = App::builder()
+    ///     .on_shutdown(move |app| {
+    ///         flag.store(true, Ordering::Relaxed);
+    ///         app.stop(0);
+    ///     })
+    ///     // As SIGTERM would.
+    ///     .run(async |app| app.start_shutdown())?;
+    /// assert!(code == 0 && flushed.load(Ordering::Relaxed));
+    /// # Ok::<(), corespun::app::AppError>(())
+    /// ```
     pub fn on_shutdown(mut self, shutdown: impl FnOnce(&AppHandle) + Send + 'static) -> Self {
         self.shutdown = Some(Box::new(shutdown));
         self
@@ -218,6 +420,24 @@ impl AppBuilder {
     ///
     /// [`AppError`]; if it is not [`AppError::StartPanicked`], then `start` was
     /// not called.
+    ///
+    /// # Examples
+    ///
+    /// It lasts until the stop, however long after the end of the start function:
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use corespun::{app::{App, AppHandle}, task, time};
+    ///
+    /// let code = App::builder().run(async |app: AppHandle| {
+    ///     drop(task::spawn_local(async move {
+    ///         time::sleep(Duration::from_micros(50)).await;
+    ///         app.stop(5);
+    ///     }));
+    /// })?;
+    /// assert_eq!(code, 5);
+    /// # Ok::<(), corespun::app::AppError>(())
+    /// ```
     pub fn run<S>(self, start: S) -> Result<i32, AppError>
     where
         S: AsyncFnOnce(AppHandle) + 'static,
@@ -232,6 +452,19 @@ impl AppBuilder {
     /// # Errors
     ///
     /// As [`AppBuilder::run`].
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use corespun::app::{App, AppHandle};
+    ///
+    /// let sum = App::builder().block_on(async |app: AppHandle| {
+    ///     let worker = app.thread().create().unwrap();
+    ///     worker.call(|| (1..=10).sum::<u32>()).await.unwrap()
+    /// })?;
+    /// assert_eq!(sum, Some(55));
+    /// # Ok::<(), corespun::app::AppError>(())
+    /// ```
     pub fn block_on<M, T>(self, main: M) -> Result<Option<T>, AppError>
     where
         M: AsyncFnOnce(AppHandle) -> T + 'static,

@@ -28,6 +28,24 @@ impl AppShared {
 }
 
 /// A running app. Cheap to clone; any OS thread may use it.
+///
+/// # Examples
+///
+/// What it hands out reaches everything that runs:
+///
+/// ```
+/// use corespun::app::{App, AppHandle};
+///
+/// let names = App::builder().name("target").block_on(async |app: AppHandle| {
+///     let worker = app.thread().name("worker").create().unwrap();
+///     let threads = app.library().threads();
+///     let names: Vec<_> = threads.iter().map(|thread| thread.name().to_owned()).collect();
+///     drop(worker);
+///     names
+/// })?;
+/// assert_eq!(names.unwrap(), ["target", "worker"]);
+/// # Ok::<(), corespun::app::AppError>(())
+/// ```
 #[derive(Clone)]
 pub struct AppHandle {
     pub(super) shared: Arc<AppShared>,
@@ -53,6 +71,21 @@ impl AppHandle {
     /// several calls, the first code that is not 0 is kept.
     ///
     /// [`AppBuilder::run`]: super::AppBuilder::run
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use corespun::app::App;
+    ///
+    /// let code = App::builder().run(async |app| {
+    ///     app.stop(0);
+    ///     // A failure on the way down.
+    ///     app.stop(2);
+    ///     app.stop(3);
+    /// })?;
+    /// assert_eq!(code, 2);
+    /// # Ok::<(), corespun::app::AppError>(())
+    /// ```
     pub fn stop(&self, code: i32) {
         let _ = self
             .shared
@@ -68,6 +101,17 @@ impl AppHandle {
     /// Does what the first SIGINT or SIGTERM does (`spdk_app_start_shutdown`):
     /// calls the app's shutdown function if it has one, else stops it with
     /// code 0. Later calls, and later signals, do nothing.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use corespun::app::App;
+    ///
+    /// // Without a shutdown function, the app stops.
+    /// let code = App::builder().run(async |app| app.start_shutdown())?;
+    /// assert_eq!(code, 0);
+    /// # Ok::<(), corespun::app::AppError>(())
+    /// ```
     pub fn start_shutdown(&self) {
         if self.shared.shutdown_started.swap(true, Ordering::AcqRel) {
             tracing::info!(app = self.name(), "shuts down already");
@@ -87,32 +131,106 @@ impl AppHandle {
     }
 
     /// Whether [`AppHandle::stop`] was called.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use corespun::app::App;
+    ///
+    /// let code = App::builder().run(async |app| {
+    ///     assert!(!app.is_stopping());
+    ///     app.stop(0);
+    ///     assert!(app.is_stopping());
+    /// })?;
+    /// assert_eq!(code, 0);
+    /// # Ok::<(), corespun::app::AppError>(())
+    /// ```
     pub fn is_stopping(&self) -> bool {
         self.shared.stopped.load(Ordering::Acquire)
     }
 
     /// The app's name.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use corespun::app::App;
+    ///
+    /// let name = App::builder().name("target").block_on(async |app| app.name().to_owned())?;
+    /// assert_eq!(name.as_deref(), Some("target"));
+    /// # Ok::<(), corespun::app::AppError>(())
+    /// ```
     pub fn name(&self) -> &str {
         &self.shared.name
     }
 
     /// The reactors.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use corespun::app::App;
+    ///
+    /// let stats = App::builder().block_on(async |app| app.reactors().stats())?.unwrap();
+    /// assert_eq!(stats.len(), 1);
+    /// # Ok::<(), corespun::app::AppError>(())
+    /// ```
     pub fn reactors(&self) -> Reactors {
         Reactors(self.shared.group.clone())
     }
 
     /// Settings for a new thread, to be placed on a reactor by
     /// [`create`](ThreadBuilder::create).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use corespun::{app::{App, AppHandle}, thread::SpdkThread};
+    ///
+    /// let name = App::builder().block_on(async |app: AppHandle| {
+    ///     let worker = app.thread().name("worker").create()?;
+    ///     let name = worker.call(|| SpdkThread::current().unwrap().name().to_owned()).await?;
+    ///     Ok::<_, Box<dyn std::error::Error>>(name)
+    /// })?;
+    /// assert_eq!(name.transpose()?.as_deref(), Some("worker"));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn thread(&self) -> ThreadBuilder {
         self.reactors().thread()
     }
 
     /// The thread that the start function runs on.
+    ///
+    /// # Examples
+    ///
+    /// Where other threads send what concerns the whole app:
+    ///
+    /// ```
+    /// use corespun::{app::{App, AppHandle}, thread::SpdkThread};
+    ///
+    /// let same = App::builder().block_on(async |app: AppHandle| {
+    ///     app.app_thread() == SpdkThread::current().unwrap()
+    /// })?;
+    /// assert_eq!(same, Some(true));
+    /// # Ok::<(), corespun::app::AppError>(())
+    /// ```
     pub fn app_thread(&self) -> SpdkThread {
         self.shared.app_thread().clone()
     }
 
     /// The library instance that all of this belongs to.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use corespun::app::{App, AppHandle};
+    ///
+    /// let found = App::builder().block_on(async |app: AppHandle| {
+    ///     app.library().app_thread() == Some(app.app_thread())
+    /// })?;
+    /// assert_eq!(found, Some(true));
+    /// # Ok::<(), corespun::app::AppError>(())
+    /// ```
     pub fn library(&self) -> ThreadLib {
         self.reactors().library().clone()
     }

@@ -29,6 +29,17 @@ use crate::reactor::StartError;
 use crate::thread::CreateError;
 
 /// Why an app could not be started, or how its start function failed.
+///
+/// # Examples
+///
+/// ```
+/// use corespun::{app::{App, AppError}, cpu::CpuSet};
+///
+/// let none = App::builder().cores(CpuSet::empty()).run(async |app| app.stop(0));
+/// assert!(matches!(none, Err(AppError::NoCores)));
+/// let twice = App::builder().lcores([(3, 0), (3, 0)]).run(async |app| app.stop(0));
+/// assert_eq!(twice.unwrap_err().to_string(), "core 3 is listed twice");
+/// ```
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum AppError {

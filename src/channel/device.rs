@@ -271,7 +271,6 @@ impl<C: 'static> IoDevice<C> {
     /// By a key that was agreed on, from anywhere:
     ///
     /// ```
-    ///
     /// use std::{cell::Cell, convert::Infallible};
     /// use corespun::{channel::IoDevice, thread::ThreadLib};
     ///
@@ -310,7 +309,6 @@ impl<C: 'static> IoDevice<C> {
     /// Every user of a thread gets the same channel; another thread has its own:
     ///
     /// ```
-    ///
     /// use std::sync::atomic::{AtomicU32, Ordering};
     /// use corespun::{channel::IoDevice, thread::ThreadLib};
     ///
@@ -590,7 +588,6 @@ impl IoDeviceBuilder {
     /// A device on top of another one keeps that one's channel in its own:
     ///
     /// ```
-    ///
     /// use std::convert::Infallible;
     /// use corespun::{channel::IoDevice, thread::ThreadLib};
     ///

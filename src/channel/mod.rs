@@ -50,7 +50,6 @@ pub use walk::{ChannelWalk, WalkStep};
 /// A constructor's error may be any, a text among them:
 ///
 /// ```
-///
 /// use corespun::channel::BoxError;
 ///
 /// fn open_queue(depth: u32) -> Result<u32, BoxError> {
@@ -267,7 +266,6 @@ pub enum WalkStartError {
 /// The first channel that fails ends the walk:
 ///
 /// ```
-///
 /// use std::{cell::RefCell, convert::Infallible, rc::Rc};
 /// use corespun::{channel::{IoDevice, WalkError}, thread::ThreadLib};
 ///

@@ -106,7 +106,6 @@ impl Drop for Registry {
 /// What keeps a device from going:
 ///
 /// ```
-///
 /// # use std::convert::Infallible;
 /// use corespun::{channel::{self, IoDevice}, thread::ThreadLib};
 ///

@@ -171,7 +171,6 @@ impl<C: 'static, E: Send + 'static> Visit<C, E> for Stepwise<C, E> {
 /// It may be kept until what was started has ended:
 ///
 /// ```
-///
 /// use std::{cell::Cell, convert::Infallible, rc::Rc};
 /// use corespun::{channel::IoDevice, task, thread::ThreadLib};
 ///
@@ -368,7 +367,6 @@ impl<C: 'static> IoDevice<C> {
     /// Each thread drains its queue before the next one's turn:
     ///
     /// ```
-    ///
     /// use std::{cell::Cell, convert::Infallible};
     /// use corespun::{channel::IoDevice, task, thread::ThreadLib};
     ///

@@ -28,18 +28,22 @@ use crate::io::{IoBuf, IoBufMut};
 ///
 /// # Examples
 ///
-/// ```no_run
+/// ```
 /// use corespun::fs::OpenOptions;
 ///
-/// # async fn f() -> std::io::Result<()> {
-/// let file = OpenOptions::new().read(true).write(true).create(true).open("data").await?;
+/// # corespun::app::App::builder().handle_signals(false).block_on(async |_app| {
+/// let dir = tempfile::tempdir()?;
+/// let path = dir.path().join("data");
+/// let file = OpenOptions::new().read(true).write(true).create(true).open(&path).await?;
 /// let (written, buf) = file.write_all_at(b"hello".to_vec(), 4096).await;
 /// written?;
 /// file.sync_data().await?;
 /// let (read, buf) = file.read_exact_at(buf, 4096).await;
 /// read?;
 /// assert_eq!(buf, b"hello");
-/// # Ok(()) }
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// # })?.unwrap()?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Clone)]
 pub struct File {
@@ -54,6 +58,22 @@ impl File {
     /// # Errors
     ///
     /// As [`OpenOptions::open`].
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use corespun::fs::File;
+    ///
+    /// # corespun::app::App::builder().handle_signals(false).block_on(async |_app| {
+    /// let file = File::open("/proc/self/comm").await?;
+    /// let (read, name) = file.read_at(Vec::with_capacity(64), 0).await;
+    /// assert_eq!(read?, name.len());
+    /// let missing = File::open("/no/such/file").await;
+    /// assert_eq!(missing.unwrap_err().kind(), std::io::ErrorKind::NotFound);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// # })?.unwrap()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub async fn open(path: impl AsRef<Path>) -> io::Result<File> {
         OpenOptions::new().read(true).open(path).await
     }
@@ -63,6 +83,24 @@ impl File {
     /// # Errors
     ///
     /// As [`OpenOptions::open`].
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use corespun::fs::File;
+    ///
+    /// # corespun::app::App::builder().handle_signals(false).block_on(async |_app| {
+    /// let dir = tempfile::tempdir()?;
+    /// let path = dir.path().join("log");
+    /// std::fs::write(&path, "old contents")?;
+    /// let file = File::create(&path).await?;
+    /// assert_eq!(file.len().await?, 0);
+    /// file.write_all_at(b"new".to_vec(), 0).await.0?;
+    /// assert_eq!(std::fs::read(&path)?, b"new");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// # })?.unwrap()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub async fn create(path: impl AsRef<Path>) -> io::Result<File> {
         OpenOptions::new()
             .write(true)
@@ -78,6 +116,20 @@ impl File {
     /// # Errors
     ///
     /// If no driver is entered on this OS thread, or the descriptor's flags cannot be read.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use corespun::fs::File;
+    ///
+    /// # corespun::app::App::builder().handle_signals(false).block_on(async |_app| {
+    /// let file = File::from_std(tempfile::tempfile()?)?;
+    /// file.write_all_at(b"data".to_vec(), 0).await.0?;
+    /// assert_eq!(file.len().await?, 4);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// # })?.unwrap()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn from_std(file: impl Into<OwnedFd>) -> io::Result<File> {
         let fd = file.into();
         let flags = nix::fcntl::fcntl(&fd, nix::fcntl::FcntlArg::F_GETFL)?;
@@ -93,6 +145,25 @@ impl File {
     /// # Errors
     ///
     /// Those of `dup(2)`, which is needed while a clone or an operation shares the descriptor.
+    ///
+    /// # Examples
+    ///
+    /// To close it where closing may block, or to go on elsewhere:
+    ///
+    /// ```
+    /// use corespun::fs::File;
+    /// use corespun::task;
+    ///
+    /// # corespun::app::App::builder().handle_signals(false).block_on(async |_app| {
+    /// let file = File::from_std(tempfile::tempfile()?)?;
+    /// file.set_len(4096).await?;
+    /// let file = file.into_std()?;
+    /// let len = task::spawn_blocking(move || file.metadata().map(|found| found.len())).await??;
+    /// assert_eq!(len, 4096);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// # })?.unwrap()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn into_std(self) -> io::Result<std::fs::File> {
         match Rc::try_unwrap(self.fd) {
             Ok(fd) => Ok(fd.into()),
@@ -109,6 +180,19 @@ impl File {
     }
 
     /// Whether the file bypasses the page cache.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use corespun::fs::File;
+    ///
+    /// # corespun::app::App::builder().handle_signals(false).block_on(async |_app| {
+    /// let file = File::from_std(tempfile::tempfile()?)?;
+    /// assert!(!file.is_direct());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// # })?.unwrap()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn is_direct(&self) -> bool {
         self.direct
     }
@@ -119,6 +203,24 @@ impl File {
     /// # Errors
     ///
     /// Those of `pread(2)`; `InvalidInput` if the offset is not a file offset.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use corespun::fs::File;
+    ///
+    /// # corespun::app::App::builder().handle_signals(false).block_on(async |_app| {
+    /// let file = File::from_std(tempfile::tempfile()?)?;
+    /// file.write_all_at(b"0123456789".to_vec(), 0).await.0?;
+    /// // The room of the buffer decides how much, and the file's end.
+    /// let (read, buf) = file.read_at(Vec::with_capacity(64), 6).await;
+    /// assert_eq!((read?, &buf[..]), (4, &b"6789"[..]));
+    /// let (read, _buf) = file.read_at(buf, 10).await;
+    /// assert_eq!(read?, 0);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// # })?.unwrap()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub async fn read_at<B: IoBufMut>(&self, buf: B, offset: u64) -> (io::Result<usize>, B) {
         let len = transfer_len(buf.bytes_total());
         if let Err(error) = check_range(offset, len.into()) {
@@ -148,6 +250,23 @@ impl File {
     /// # Errors
     ///
     /// Those of `pwrite(2)`; `InvalidInput` if the offset is not a file offset.
+    ///
+    /// # Examples
+    ///
+    /// A part of a buffer, and the whole of it back:
+    ///
+    /// ```
+    /// use corespun::{fs::File, io::IoBuf};
+    ///
+    /// # corespun::app::App::builder().handle_signals(false).block_on(async |_app| {
+    /// let file = File::from_std(tempfile::tempfile()?)?;
+    /// let (written, part) = file.write_at(b"0123456789".to_vec().slice(2..6), 0).await;
+    /// assert_eq!(written?, 4);
+    /// assert_eq!((file.len().await?, part.into_inner().len()), (4, 10));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// # })?.unwrap()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub async fn write_at<B: IoBuf>(&self, buf: B, offset: u64) -> (io::Result<usize>, B) {
         let len = transfer_len(buf.bytes_init());
         if let Err(error) = check_range(offset, len.into()) {
@@ -172,6 +291,25 @@ impl File {
     ///
     /// `UnexpectedEof` if the file ends before; otherwise as [`read_at`](Self::read_at). What was
     /// read before an error is in the buffer.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::io::ErrorKind;
+    /// use corespun::fs::File;
+    ///
+    /// # corespun::app::App::builder().handle_signals(false).block_on(async |_app| {
+    /// let file = File::from_std(tempfile::tempfile()?)?;
+    /// file.set_len(4096).await?;
+    /// let (read, block) = file.read_exact_at(vec![1; 4096], 0).await;
+    /// read?;
+    /// assert!(block.iter().all(|&byte| byte == 0));
+    /// let (read, _block) = file.read_exact_at(block, 512).await;
+    /// assert_eq!(read.unwrap_err().kind(), ErrorKind::UnexpectedEof);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// # })?.unwrap()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub async fn read_exact_at<B: IoBufMut>(&self, mut buf: B, offset: u64) -> (io::Result<()>, B) {
         let total = buf.bytes_total();
         let mut done = 0;
@@ -193,6 +331,26 @@ impl File {
     ///
     /// `WriteZero` if the file takes no more; otherwise as [`write_at`](Self::write_at). A part may
     /// have been written.
+    ///
+    /// # Examples
+    ///
+    /// Several writes at once, each in its own place:
+    ///
+    /// ```
+    /// use corespun::fs::File;
+    /// use futures::future::join_all;
+    ///
+    /// # corespun::app::App::builder().handle_signals(false).block_on(async |_app| {
+    /// let file = File::from_std(tempfile::tempfile()?)?;
+    /// let writes = (0..4).map(|block| file.write_all_at(vec![block; 512], u64::from(block) * 512));
+    /// for (written, _buf) in join_all(writes).await {
+    ///     written?;
+    /// }
+    /// assert_eq!(file.len().await?, 2048);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// # })?.unwrap()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub async fn write_all_at<B: IoBuf>(&self, mut buf: B, offset: u64) -> (io::Result<()>, B) {
         let total = buf.bytes_init();
         let mut done = 0;
@@ -213,6 +371,21 @@ impl File {
     /// # Errors
     ///
     /// Those of `fsync(2)`: data written before may be lost.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use corespun::fs::File;
+    ///
+    /// # corespun::app::App::builder().handle_signals(false).block_on(async |_app| {
+    /// let file = File::from_std(tempfile::tempfile()?)?;
+    /// file.write_all_at(b"committed".to_vec(), 0).await.0?;
+    /// // Only now may the client be told.
+    /// assert!(file.sync_all().await.is_ok());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// # })?.unwrap()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub async fn sync_all(&self) -> io::Result<()> {
         self.control(|fd| Request::Sync {
             fd,
@@ -226,6 +399,22 @@ impl File {
     /// # Errors
     ///
     /// Those of `fdatasync(2)`: data written before may be lost.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use corespun::fs::File;
+    ///
+    /// # corespun::app::App::builder().handle_signals(false).block_on(async |_app| {
+    /// let file = File::from_std(tempfile::tempfile()?)?;
+    /// file.set_len(4096).await?;
+    /// file.write_all_at(b"journal entry".to_vec(), 0).await.0?;
+    /// // The time of the change may be lost, the entry not.
+    /// assert!(file.sync_data().await.is_ok());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// # })?.unwrap()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub async fn sync_data(&self) -> io::Result<()> {
         self.control(|fd| Request::Sync {
             fd,
@@ -240,6 +429,25 @@ impl File {
     ///
     /// `Unsupported` if the file system cannot (write zeroes instead); otherwise those of
     /// `fallocate(2)`.
+    ///
+    /// # Examples
+    ///
+    /// A disk whose blocks are all there, so that no write finds the device full:
+    ///
+    /// ```
+    /// use std::io::ErrorKind;
+    /// use corespun::fs::File;
+    ///
+    /// # corespun::app::App::builder().handle_signals(false).block_on(async |_app| {
+    /// let file = File::from_std(tempfile::tempfile()?)?;
+    /// match file.allocate(0, 1 << 16).await {
+    ///     Ok(()) => assert_eq!(file.len().await?, 1 << 16),
+    ///     Err(error) => assert_eq!(error.kind(), ErrorKind::Unsupported),
+    /// }
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// # })?.unwrap()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub async fn allocate(&self, offset: u64, len: u64) -> io::Result<()> {
         self.fallocate(0, offset, len).await
     }
@@ -249,6 +457,31 @@ impl File {
     /// # Errors
     ///
     /// As [`allocate`](Self::allocate).
+    ///
+    /// # Examples
+    ///
+    /// What a trim does:
+    ///
+    /// ```
+    /// use std::io::ErrorKind;
+    /// use corespun::fs::File;
+    ///
+    /// # corespun::app::App::builder().handle_signals(false).block_on(async |_app| {
+    /// let file = File::from_std(tempfile::tempfile()?)?;
+    /// file.write_all_at(vec![1; 8192], 0).await.0?;
+    /// match file.punch_hole(0, 4096).await {
+    ///     Ok(()) => {
+    ///         let (read, block) = file.read_exact_at(vec![1; 8192], 0).await;
+    ///         read?;
+    ///         assert_eq!((block[0], block[4096]), (0, 1));
+    ///     }
+    ///     Err(error) => assert_eq!(error.kind(), ErrorKind::Unsupported),
+    /// }
+    /// assert_eq!(file.len().await?, 8192);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// # })?.unwrap()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub async fn punch_hole(&self, offset: u64, len: u64) -> io::Result<()> {
         self.fallocate(
             libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE,
@@ -263,6 +496,31 @@ impl File {
     /// # Errors
     ///
     /// As [`allocate`](Self::allocate).
+    ///
+    /// # Examples
+    ///
+    /// With the way out where the file system has no such thing:
+    ///
+    /// ```
+    /// use std::io::ErrorKind;
+    /// use corespun::fs::File;
+    ///
+    /// # corespun::app::App::builder().handle_signals(false).block_on(async |_app| {
+    /// let file = File::from_std(tempfile::tempfile()?)?;
+    /// file.write_all_at(vec![1; 4096], 0).await.0?;
+    /// match file.zero_range(0, 4096).await {
+    ///     Err(error) if error.kind() == ErrorKind::Unsupported => {
+    ///         file.write_all_at(vec![0; 4096], 0).await.0?;
+    ///     }
+    ///     result => result?,
+    /// }
+    /// let (read, block) = file.read_exact_at(vec![1; 4096], 0).await;
+    /// read?;
+    /// assert!(block.iter().all(|&byte| byte == 0));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// # })?.unwrap()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub async fn zero_range(&self, offset: u64, len: u64) -> io::Result<()> {
         self.fallocate(
             libc::FALLOC_FL_ZERO_RANGE | libc::FALLOC_FL_KEEP_SIZE,
@@ -277,6 +535,21 @@ impl File {
     /// # Errors
     ///
     /// Those of `statx(2)`, or of the device.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use corespun::fs::File;
+    ///
+    /// # corespun::app::App::builder().handle_signals(false).block_on(async |_app| {
+    /// let file = File::from_std(tempfile::tempfile()?)?;
+    /// assert_eq!(file.len().await?, 0);
+    /// file.write_all_at(vec![0; 10], 90).await.0?;
+    /// assert_eq!(file.len().await?, 100);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// # })?.unwrap()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub async fn len(&self) -> io::Result<u64> {
         let metadata = self.metadata().await?;
         if metadata.is_block_device() {
@@ -292,6 +565,21 @@ impl File {
     /// # Errors
     ///
     /// Those of `ftruncate(2)`; `InvalidInput` if `len` is not a file offset.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use corespun::fs::File;
+    ///
+    /// # corespun::app::App::builder().handle_signals(false).block_on(async |_app| {
+    /// let file = File::from_std(tempfile::tempfile()?)?;
+    /// file.set_len(1 << 30).await?;
+    /// // Nothing of it is allocated yet.
+    /// assert!(file.metadata().await?.allocated() < 1 << 20);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// # })?.unwrap()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub async fn set_len(&self, len: u64) -> io::Result<()> {
         check_range(len, 0)?;
         self.control(|fd| Request::Truncate { fd, len }).await
@@ -302,6 +590,19 @@ impl File {
     /// # Errors
     ///
     /// Those of `statx(2)`.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use corespun::fs::File;
+    ///
+    /// # corespun::app::App::builder().handle_signals(false).block_on(async |_app| {
+    /// let metadata = File::open("/proc/self/comm").await?.metadata().await?;
+    /// assert!(metadata.is_file() && metadata.mode() & 0o400 != 0);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// # })?.unwrap()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub async fn metadata(&self) -> io::Result<Metadata> {
         let (result, asking) = self.run(Asking::new(self.fd.clone())).await;
         result?;

@@ -14,12 +14,18 @@ use crate::io::op::{Payload, Request};
 ///
 /// # Examples
 ///
-/// ```no_run
+/// ```
 /// use corespun::fs::OpenOptions;
 ///
-/// # async fn f() -> std::io::Result<()> {
-/// let disk = OpenOptions::new().read(true).write(true).direct(true).open("disk.img").await?;
-/// # Ok(()) }
+/// # corespun::app::App::builder().handle_signals(false).block_on(async |_app| {
+/// let dir = tempfile::tempdir()?;
+/// let path = dir.path().join("disk.img");
+/// let disk = OpenOptions::new().read(true).write(true).create_new(true).open(&path).await?;
+/// disk.set_len(1 << 20).await?;
+/// assert_eq!(disk.len().await?, 1 << 20);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// # })?.unwrap()?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Clone, Debug)]
 pub struct OpenOptions {
@@ -42,6 +48,20 @@ impl Default for OpenOptions {
 
 impl OpenOptions {
     /// Nothing is permitted yet; a created file gets mode 0o666 less the umask.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::io::ErrorKind;
+    /// use corespun::fs::OpenOptions;
+    ///
+    /// # corespun::app::App::builder().handle_signals(false).block_on(async |_app| {
+    /// let nothing_permitted = OpenOptions::new().open("/dev/null").await;
+    /// assert_eq!(nothing_permitted.unwrap_err().kind(), ErrorKind::InvalidInput);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// # })?.unwrap()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn new() -> Self {
         OpenOptions {
             read: false,
@@ -57,30 +77,110 @@ impl OpenOptions {
     }
 
     /// Permits reading.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use corespun::fs::OpenOptions;
+    ///
+    /// # corespun::app::App::builder().handle_signals(false).block_on(async |_app| {
+    /// let zero = OpenOptions::new().read(true).open("/dev/zero").await?;
+    /// let (read, buf) = zero.read_at(vec![1; 16], 0).await;
+    /// assert_eq!((read?, buf), (16, vec![0; 16]));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// # })?.unwrap()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn read(&mut self, yes: bool) -> &mut Self {
         self.read = yes;
         self
     }
 
     /// Permits writing.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use corespun::fs::OpenOptions;
+    ///
+    /// # corespun::app::App::builder().handle_signals(false).block_on(async |_app| {
+    /// let null = OpenOptions::new().write(true).open("/dev/null").await?;
+    /// assert_eq!(null.write_at("gone", 0).await.0?, 4);
+    /// // Reading was not permitted.
+    /// assert!(null.read_at(vec![0; 16], 0).await.0.is_err());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// # })?.unwrap()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn write(&mut self, yes: bool) -> &mut Self {
         self.write = yes;
         self
     }
 
     /// Creates the file if it does not exist. Needs `write`.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use corespun::fs::OpenOptions;
+    ///
+    /// # corespun::app::App::builder().handle_signals(false).block_on(async |_app| {
+    /// let dir = tempfile::tempdir()?;
+    /// let path = dir.path().join("disk.img");
+    /// assert!(OpenOptions::new().write(true).open(&path).await.is_err());
+    /// assert!(OpenOptions::new().write(true).create(true).open(&path).await.is_ok());
+    /// assert!(path.exists());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// # })?.unwrap()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn create(&mut self, yes: bool) -> &mut Self {
         self.create = yes;
         self
     }
 
     /// Creates the file and fails if it exists. Needs `write`.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::io::ErrorKind;
+    /// use corespun::fs::OpenOptions;
+    ///
+    /// # corespun::app::App::builder().handle_signals(false).block_on(async |_app| {
+    /// let dir = tempfile::tempdir()?;
+    /// let lock = dir.path().join("lock");
+    /// let mut options = OpenOptions::new();
+    /// options.write(true).create_new(true);
+    /// let held = options.open(&lock).await?;
+    /// assert_eq!(options.open(&lock).await.unwrap_err().kind(), ErrorKind::AlreadyExists);
+    /// # drop(held);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// # })?.unwrap()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn create_new(&mut self, yes: bool) -> &mut Self {
         self.create_new = yes;
         self
     }
 
     /// Cuts an existing file to length 0. Needs `write`.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use corespun::fs::OpenOptions;
+    ///
+    /// # corespun::app::App::builder().handle_signals(false).block_on(async |_app| {
+    /// let dir = tempfile::tempdir()?;
+    /// let path = dir.path().join("report");
+    /// std::fs::write(&path, "a long report of yesterday")?;
+    /// let file = OpenOptions::new().write(true).truncate(true).open(&path).await?;
+    /// assert_eq!(file.len().await?, 0);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// # })?.unwrap()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn truncate(&mut self, yes: bool) -> &mut Self {
         self.truncate = yes;
         self
@@ -88,24 +188,99 @@ impl OpenOptions {
 
     /// Bypasses the page cache (`O_DIRECT`): addresses, offsets and lengths must then be aligned to
     /// the device's logical block, see [`AlignedBuf`](crate::io::AlignedBuf).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::io::ErrorKind;
+    /// use corespun::{fs::OpenOptions, io::AlignedBuf};
+    ///
+    /// # corespun::app::App::builder().handle_signals(false).block_on(async |_app| {
+    /// let dir = tempfile::tempdir()?;
+    /// let path = dir.path().join("disk.img");
+    /// std::fs::write(&path, [7; 4096])?;
+    /// match OpenOptions::new().read(true).direct(true).open(&path).await {
+    ///     Ok(disk) => {
+    ///         assert!(disk.is_direct());
+    ///         let (read, block) = disk.read_at(AlignedBuf::zeroed(4096, 4096), 0).await;
+    ///         assert_eq!((read?, block[0]), (4096, 7));
+    ///     }
+    ///     // Some file systems have no direct I/O.
+    ///     Err(error) => assert_eq!(error.kind(), ErrorKind::InvalidInput),
+    /// }
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// # })?.unwrap()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn direct(&mut self, yes: bool) -> &mut Self {
         self.direct = yes;
         self
     }
 
     /// Makes every write durable before it completes (`O_DSYNC`).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use corespun::fs::OpenOptions;
+    ///
+    /// # corespun::app::App::builder().handle_signals(false).block_on(async |_app| {
+    /// let dir = tempfile::tempdir()?;
+    /// let path = dir.path().join("journal");
+    /// let journal = OpenOptions::new().write(true).create(true).data_sync(true).open(&path).await?;
+    /// // Durable when it has completed, without a `sync_data`.
+    /// let (written, _entry) = journal.write_all_at("entry 1", 0).await;
+    /// assert!(written.is_ok());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// # })?.unwrap()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn data_sync(&mut self, yes: bool) -> &mut Self {
         self.data_sync = yes;
         self
     }
 
     /// The permission bits of a created file, before the umask.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::os::unix::fs::PermissionsExt;
+    /// use corespun::fs::OpenOptions;
+    ///
+    /// # corespun::app::App::builder().handle_signals(false).block_on(async |_app| {
+    /// let dir = tempfile::tempdir()?;
+    /// let path = dir.path().join("key");
+    /// OpenOptions::new().write(true).create(true).mode(0o600).open(&path).await?;
+    /// assert_eq!(std::fs::metadata(&path)?.permissions().mode() & 0o777, 0o600);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// # })?.unwrap()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn mode(&mut self, mode: u32) -> &mut Self {
         self.mode = mode;
         self
     }
 
     /// Further `O_` flags of `open(2)`; access-mode bits are ignored.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use corespun::fs::OpenOptions;
+    ///
+    /// # corespun::app::App::builder().handle_signals(false).block_on(async |_app| {
+    /// let dir = tempfile::tempdir()?;
+    /// let path = dir.path().join("link");
+    /// std::os::unix::fs::symlink("/etc", &path)?;
+    /// // Not through a symbolic link.
+    /// let mut options = OpenOptions::new();
+    /// options.read(true).custom_flags(libc::O_NOFOLLOW);
+    /// assert_eq!(options.open(&path).await.unwrap_err().raw_os_error(), Some(libc::ELOOP));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// # })?.unwrap()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn custom_flags(&mut self, flags: i32) -> &mut Self {
         self.custom_flags = flags;
         self
@@ -121,6 +296,24 @@ impl OpenOptions {
     /// # Cancel safety
     ///
     /// If the future is dropped, a descriptor opened nevertheless is closed.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::io::ErrorKind;
+    /// use corespun::fs::OpenOptions;
+    ///
+    /// # corespun::app::App::builder().handle_signals(false).block_on(async |_app| {
+    /// let mut options = OpenOptions::new();
+    /// options.read(true).write(true);
+    /// // The options can be used again.
+    /// let missing = options.open("/no/such/file").await;
+    /// assert_eq!(missing.unwrap_err().kind(), ErrorKind::NotFound);
+    /// assert!(options.open("/dev/null").await.is_ok());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// # })?.unwrap()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub async fn open(&self, path: impl AsRef<Path>) -> io::Result<File> {
         let flags = self.flags()?;
         let path = CString::new(path.as_ref().as_os_str().as_bytes())?;

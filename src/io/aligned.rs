@@ -42,6 +42,16 @@ impl AlignedBuf {
     /// # Panics
     ///
     /// If `align` is not a power of two, or `len` overflows when rounded up to it.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use corespun::io::AlignedBuf;
+    ///
+    /// let mut sector = AlignedBuf::zeroed(512, 512);
+    /// sector[..4].copy_from_slice(b"boot");
+    /// assert_eq!((sector.len(), sector.as_ptr().addr() % 512), (512, 0));
+    /// ```
     #[track_caller]
     pub fn zeroed(len: usize, align: usize) -> Self {
         let layout = Layout::from_size_align(len, align).unwrap_or_else(|_| {
@@ -175,6 +185,23 @@ impl BufPool {
 /// driver's pool. Bound to its OS thread.
 ///
 /// Its bytes are initialised but arbitrary: a recycled buffer holds what its last user left.
+///
+/// # Examples
+///
+/// ```
+/// use corespun::{fs::File, io::Driver};
+///
+/// # corespun::app::App::builder().handle_signals(false).block_on(async |_app| {
+/// let zero = File::open("/dev/zero").await?;
+/// let mut buf = Driver::current().unwrap().buffer(4096);
+/// buf.fill(1);
+/// // A recycled one is not cleared: what was not read is not to be relied on.
+/// let (read, buf) = zero.read_at(buf, 0).await;
+/// assert!(buf[..read?].iter().all(|&byte| byte == 0));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// # })?.unwrap()?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 pub struct PooledBuf {
     buf: ManuallyDrop<AlignedBuf>,
     len: usize,

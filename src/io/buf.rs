@@ -16,11 +16,58 @@ use std::ops::{Bound, Deref, DerefMut, RangeBounds};
 ///   readable;
 /// - nothing but the value's own methods frees, moves or (while it is owned by an operation) writes
 ///   that memory.
+///
+/// # Examples
+///
+/// A buffer of one's own, for as long as what it points to stays in place:
+///
+/// ```
+/// use std::sync::Arc;
+/// use corespun::io::IoBuf;
+///
+/// struct Shared(Arc<[u8]>);
+///
+/// // SAFETY: the bytes are on the heap, and nobody writes them.
+/// unsafe impl IoBuf for Shared {
+///     fn stable_ptr(&self) -> *const u8 {
+///         self.0.as_ptr()
+///     }
+///
+///     fn bytes_init(&self) -> usize {
+///         self.0.len()
+///     }
+/// }
+///
+/// let message = Shared(Arc::from(*b"one message, many clients"));
+/// assert_eq!(&message.slice(..11)[..], b"one message");
+/// ```
 pub unsafe trait IoBuf: 'static {
     /// The first byte.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use corespun::io::IoBuf;
+    ///
+    /// let buf = vec![1, 2, 3];
+    /// let address = buf.stable_ptr();
+    /// let moved = Box::new(buf);
+    /// assert_eq!(moved.stable_ptr(), address);
+    /// ```
     fn stable_ptr(&self) -> *const u8;
 
     /// How many bytes from there are initialised: what a write sends.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use corespun::io::IoBuf;
+    ///
+    /// let mut buf = Vec::with_capacity(4096);
+    /// buf.extend([1, 2, 3]);
+    /// // What a write would send.
+    /// assert_eq!(buf.bytes_init(), 3);
+    /// ```
     fn bytes_init(&self) -> usize;
 
     /// Restricts an operation to a part of the buffer; [`Slice::into_inner`] gives the whole back.
@@ -76,12 +123,50 @@ pub unsafe trait IoBuf: 'static {
 ///
 /// As [`IoBuf`], and `stable_mut_ptr` is that same address, from which `bytes_total` bytes may be
 /// written.
+///
+/// # Examples
+///
+/// What is read goes into the room after what is there:
+///
+/// ```
+/// use corespun::{fs::File, io::IoBuf};
+///
+/// # corespun::app::App::builder().handle_signals(false).block_on(async |_app| {
+/// let zero = File::open("/dev/zero").await?;
+/// let mut buf = Vec::with_capacity(8);
+/// buf.extend([9, 9]);
+/// let (read, buf) = zero.read_at(buf.slice(2..6), 0).await;
+/// assert_eq!((read?, buf.into_inner()), (4, vec![9, 9, 0, 0, 0, 0]));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// # })?.unwrap()?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 pub unsafe trait IoBufMut: IoBuf {
     /// The first byte, for writing.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use corespun::io::{IoBuf, IoBufMut};
+    ///
+    /// let mut buf = vec![0; 16];
+    /// assert_eq!(buf.stable_mut_ptr().cast_const(), buf.stable_ptr());
+    /// ```
     fn stable_mut_ptr(&mut self) -> *mut u8;
 
     /// How many bytes from there may be written: what a read asks for. For a `Vec` this is its
     /// capacity.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use corespun::io::{IoBuf, IoBufMut};
+    ///
+    /// let buf: Box<[u8]> = vec![0; 512].into();
+    /// assert_eq!((buf.bytes_init(), buf.bytes_total()), (512, 512));
+    /// // What a read would ask for.
+    /// assert!(Vec::<u8>::with_capacity(512).bytes_total() >= 512);
+    /// ```
     fn bytes_total(&self) -> usize;
 
     /// Tells the buffer that its first `len` bytes are initialised. A `Vec` grows to `len` if it is
@@ -90,6 +175,20 @@ pub unsafe trait IoBufMut: IoBuf {
     /// # Safety
     ///
     /// They are, and `len <= bytes_total()`.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use corespun::io::IoBufMut;
+    ///
+    /// let mut buf = Vec::with_capacity(8);
+    /// // SAFETY: the two bytes are written first, and there is room for them.
+    /// unsafe {
+    ///     buf.stable_mut_ptr().write_bytes(7, 2);
+    ///     buf.set_init(2);
+    /// }
+    /// assert_eq!(buf, [7, 7]);
+    /// ```
     unsafe fn set_init(&mut self, len: usize);
 }
 
@@ -162,6 +261,17 @@ unsafe impl IoBuf for &'static str {
 }
 
 /// Part of a buffer: what [`IoBuf::slice`] makes.
+///
+/// # Examples
+///
+/// ```
+/// use corespun::io::IoBuf;
+///
+/// let mut part = vec![0; 8].slice(4..);
+/// part[0] = 1;
+/// assert_eq!(part.len(), 4);
+/// assert_eq!(part.into_inner(), [0, 0, 0, 0, 1, 0, 0, 0]);
+/// ```
 #[derive(Debug)]
 pub struct Slice<B> {
     buf: B,
@@ -171,11 +281,27 @@ pub struct Slice<B> {
 
 impl<B> Slice<B> {
     /// Gives the whole buffer back.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use corespun::io::IoBuf;
+    ///
+    /// assert_eq!(b"header body".to_vec().slice(7..).into_inner(), b"header body");
+    /// ```
     pub fn into_inner(self) -> B {
         self.buf
     }
 
     /// The offset in the whole buffer at which this part begins.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use corespun::io::IoBuf;
+    ///
+    /// assert_eq!(b"header body".to_vec().slice(7..).begin(), 7);
+    /// ```
     pub fn begin(&self) -> usize {
         self.begin
     }

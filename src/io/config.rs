@@ -7,6 +7,18 @@ use std::io;
 use crate::cpu::CpuSet;
 
 /// Which back-end a driver is asked to use.
+///
+/// # Examples
+///
+/// ```
+/// use corespun::io::{Backend, BackendChoice, Driver, DriverConfig};
+/// use nix::sys::eventfd::EventFd;
+///
+/// let config = DriverConfig::new().backend(BackendChoice::Epoll);
+/// let driver = Driver::new(&config, EventFd::new()?.into())?;
+/// assert_eq!(driver.backend(), Backend::Epoll);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum BackendChoice {
@@ -20,6 +32,16 @@ pub enum BackendChoice {
 }
 
 /// Which back-end a driver runs on.
+///
+/// # Examples
+///
+/// ```
+/// use corespun::io::Backend;
+///
+/// // As it is shown.
+/// assert_eq!(Backend::IoUring.to_string(), "io_uring");
+/// assert_eq!(Backend::Epoll.to_string(), "epoll");
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Backend {
@@ -72,11 +94,40 @@ impl Default for DriverConfig {
 impl DriverConfig {
     /// The defaults: back-end chosen at run time, 256 submission entries, at most 8 helper threads,
     /// at most 16 MiB of idle pooled buffers.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use corespun::io::{BackendChoice, DriverConfig};
+    ///
+    /// let spelled_out = DriverConfig::new()
+    ///     .backend(BackendChoice::Auto)
+    ///     .entries(256)
+    ///     .blocking_threads(8)
+    ///     .pooled_bytes(16 << 20);
+    /// assert_eq!(spelled_out, DriverConfig::new());
+    /// ```
     pub fn new() -> Self {
         Self::default()
     }
 
     /// Sets which back-end to use.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use corespun::io::{Backend, BackendChoice, Driver, DriverConfig, DriverError};
+    /// use nix::sys::eventfd::EventFd;
+    ///
+    /// let config = DriverConfig::new().backend(BackendChoice::IoUring);
+    /// match Driver::new(&config, EventFd::new()?.into()) {
+    ///     Ok(driver) => assert_eq!(driver.backend(), Backend::IoUring),
+    ///     // In many a container.
+    ///     Err(DriverError::IoUringRefused(_) | DriverError::IoUringTooOld(_)) => {}
+    ///     Err(other) => panic!("{other}"),
+    /// }
+    /// # Ok::<(), nix::errno::Errno>(())
+    /// ```
     #[must_use]
     pub fn backend(mut self, choice: BackendChoice) -> Self {
         self.backend = choice;
@@ -86,6 +137,15 @@ impl DriverConfig {
     /// Sets the submission entries of the ring (io_uring) or the AIO context (epoll). The kernel
     /// rounds up to a power of two and clamps to its limit. This bounds a batch, not the number of
     /// operations in flight: what does not fit waits in the driver.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use corespun::io::DriverConfig;
+    ///
+    /// // There is one at least.
+    /// assert_eq!(DriverConfig::new().entries(0), DriverConfig::new().entries(1));
+    /// ```
     #[must_use]
     pub fn entries(mut self, entries: u32) -> Self {
         self.entries = entries.max(1);
@@ -94,6 +154,15 @@ impl DriverConfig {
 
     /// Sets the greatest number of helper threads of this driver (at least 1). They are started when
     /// first needed and live until the driver is dropped.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use corespun::io::DriverConfig;
+    ///
+    /// // There is one at least.
+    /// assert_eq!(DriverConfig::new().blocking_threads(0), DriverConfig::new().blocking_threads(1));
+    /// ```
     #[must_use]
     pub fn blocking_threads(mut self, max: usize) -> Self {
         self.blocking_threads = max.max(1);
@@ -103,6 +172,24 @@ impl DriverConfig {
     /// Sets the CPUs helper threads run on. A thread inherits the mask of the one that starts it, so
     /// a driver of a pinned OS thread should be given the process' original mask here; without it,
     /// helpers share the pinned CPU.
+    ///
+    /// # Examples
+    ///
+    /// Asked for before the OS thread is pinned:
+    ///
+    /// ```
+    /// use corespun::{cpu, io::{Driver, DriverConfig}};
+    /// use nix::sys::eventfd::EventFd;
+    ///
+    /// let all = cpu::available()?;
+    /// cpu::pin_current_thread(all.first().unwrap())?;
+    /// let config = DriverConfig::new().helper_affinity(all);
+    /// let driver = Driver::new(&config, EventFd::new()?.into())?;
+    /// let _entered = driver.enter();
+    /// let seen = futures::executor::block_on(corespun::io::unblock(cpu::current_affinity))??;
+    /// assert_eq!(seen, all);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[must_use]
     pub fn helper_affinity(mut self, cpus: CpuSet) -> Self {
         self.helper_affinity = Some(cpus);
@@ -110,6 +197,21 @@ impl DriverConfig {
     }
 
     /// Sets how many bytes of returned [`PooledBuf`](super::PooledBuf)s are kept for reuse.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use corespun::io::{Driver, DriverConfig};
+    /// use nix::sys::eventfd::EventFd;
+    ///
+    /// let driver = Driver::new(&DriverConfig::new().pooled_bytes(8192), EventFd::new()?.into())?;
+    /// let first = driver.buffer(4096);
+    /// let address = first.as_ptr();
+    /// drop(first);
+    /// // It was kept.
+    /// assert_eq!(driver.buffer(4096).as_ptr(), address);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[must_use]
     pub fn pooled_bytes(mut self, bytes: usize) -> Self {
         self.pooled_bytes = bytes;
@@ -118,6 +220,16 @@ impl DriverConfig {
 }
 
 /// Why a [`Driver`](super::Driver) could not be made.
+///
+/// # Examples
+///
+/// ```
+/// use std::io::{Error, ErrorKind};
+/// use corespun::io::DriverError;
+///
+/// let refused = DriverError::IoUringRefused(ErrorKind::PermissionDenied.into());
+/// assert_eq!(Error::from(refused).kind(), ErrorKind::PermissionDenied);
+/// ```
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum DriverError {

@@ -63,6 +63,22 @@ impl Driver {
     /// # Errors
     ///
     /// [`DriverError`]; with [`BackendChoice::Auto`](super::BackendChoice) only if not even epoll is to be had.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::{sync::Arc, time::Duration};
+    /// use corespun::io::{Driver, DriverConfig};
+    /// use nix::sys::eventfd::EventFd;
+    ///
+    /// let wake = Arc::new(EventFd::new()?);
+    /// let driver = Driver::new(&DriverConfig::new(), wake.clone())?;
+    /// let other = std::thread::spawn(move || wake.write(1));
+    /// // Until the other thread writes.
+    /// driver.park(None);
+    /// other.join().unwrap()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn new(config: &DriverConfig, wake: Arc<EventFd>) -> Result<Driver, DriverError> {
         set_nonblocking(&wake)?;
         let (core, backend) = Core::new(config, wake)?;
@@ -71,6 +87,20 @@ impl Driver {
     }
 
     /// Which back-end runs.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use corespun::{app::{App, AppHandle}, io::Driver};
+    ///
+    /// let (backend, shown) = App::builder().block_on(async |app: AppHandle| {
+    ///     let backend = Driver::current().unwrap().backend();
+    ///     (backend, app.reactors().stats()[0].backend)
+    /// })?.unwrap();
+    /// // As introspection shows it.
+    /// assert_eq!(shown, Some(backend));
+    /// # Ok::<(), corespun::app::AppError>(())
+    /// ```
     pub fn backend(&self) -> Backend {
         self.0.backend
     }
@@ -80,6 +110,20 @@ impl Driver {
     /// # Panics
     ///
     /// If this OS thread has a current driver already: one loop, one driver.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use corespun::io::{Driver, DriverConfig};
+    /// use nix::sys::eventfd::EventFd;
+    ///
+    /// let driver = Driver::new(&DriverConfig::new(), EventFd::new()?.into())?;
+    /// let entered = driver.enter();
+    /// assert!(Driver::current().is_some());
+    /// drop(entered);
+    /// assert!(Driver::current().is_none());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[track_caller]
     #[must_use = "the driver is current only while the guard lives"]
     pub fn enter(&self) -> EnterGuard {
@@ -98,6 +142,19 @@ impl Driver {
     }
 
     /// The OS thread's current driver.
+    ///
+    /// # Examples
+    ///
+    /// A reactor has entered its driver:
+    ///
+    /// ```
+    /// use corespun::{app::App, io::Driver};
+    ///
+    /// assert!(Driver::current().is_none());
+    /// let on_reactor = App::builder().block_on(async |_app| Driver::current().is_some())?;
+    /// assert_eq!(on_reactor, Some(true));
+    /// # Ok::<(), corespun::app::AppError>(())
+    /// ```
     pub fn current() -> Option<Driver> {
         CURRENT
             .try_with(|current| current.borrow().clone())
@@ -121,6 +178,25 @@ impl Driver {
     /// Costs a load when nothing is in flight. On io_uring it makes no system call unless something
     /// is queued or the kernel says that completions wait to be posted; on epoll it makes one while
     /// a task waits for readiness.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::{future::Future, pin::pin, task::{Context, Waker}};
+    /// use corespun::{fs::File, io::{Driver, DriverConfig}};
+    /// use nix::sys::eventfd::EventFd;
+    ///
+    /// let driver = Driver::new(&DriverConfig::new(), EventFd::new()?.into())?;
+    /// let _entered = driver.enter();
+    /// let mut opening = pin!(File::open("/dev/null"));
+    /// let mut cx = Context::from_waker(Waker::noop());
+    /// // A loop that never sleeps.
+    /// while opening.as_mut().poll(&mut cx).is_pending() {
+    ///     driver.poll();
+    /// }
+    /// assert_eq!(driver.in_flight(), 0);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn poll(&self) -> usize {
         self.0.core.poll()
     }
@@ -130,6 +206,26 @@ impl Driver {
     /// the eventfd, wakes tasks, and returns how many completions there were. A signal ends it too.
     ///
     /// A write to the eventfd that came before the call ends it at once.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::{future::Future, pin::pin, task::{Context, Waker}, time::Duration};
+    /// use corespun::{fs::File, io::{Driver, DriverConfig}};
+    /// use nix::sys::eventfd::EventFd;
+    ///
+    /// let driver = Driver::new(&DriverConfig::new(), EventFd::new()?.into())?;
+    /// let _entered = driver.enter();
+    /// // Nothing comes.
+    /// assert_eq!(driver.park(Some(Duration::from_micros(100))), 0);
+    /// let mut opening = pin!(File::open("/dev/null"));
+    /// let mut cx = Context::from_waker(Waker::noop());
+    /// // A loop that sleeps until there is a completion.
+    /// while opening.as_mut().poll(&mut cx).is_pending() {
+    ///     driver.park(None);
+    /// }
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn park(&self, timeout: Option<Duration>) -> usize {
         self.park_then(timeout, || {})
     }
@@ -143,11 +239,41 @@ impl Driver {
     }
 
     /// How many operations and waits for readiness are in flight.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::{future::Future, os::unix::net::UnixStream, pin::pin, task::{Context, Waker}};
+    /// use corespun::io::{Driver, DriverConfig, PollFd};
+    /// use nix::sys::eventfd::EventFd;
+    ///
+    /// let driver = Driver::new(&DriverConfig::new(), EventFd::new()?.into())?;
+    /// let _entered = driver.enter();
+    /// let (_peer, socket) = UnixStream::pair()?;
+    /// let socket = PollFd::new(socket)?;
+    /// assert_eq!(driver.in_flight(), 0);
+    /// let mut readable = pin!(socket.readable());
+    /// assert!(readable.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+    /// assert_eq!(driver.in_flight(), 1);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn in_flight(&self) -> usize {
         self.0.core.in_flight()
     }
 
     /// An aligned buffer of `len` bytes from this driver's pool; its contents are arbitrary.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use corespun::io::{Driver, DriverConfig, POOL_ALIGN};
+    /// use nix::sys::eventfd::EventFd;
+    ///
+    /// let driver = Driver::new(&DriverConfig::new(), EventFd::new()?.into())?;
+    /// let buf = driver.buffer(5000);
+    /// assert_eq!((buf.len(), buf.as_ptr().addr() % POOL_ALIGN), (5000, 0));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn buffer(&self, len: usize) -> PooledBuf {
         self.0.core.buffer(len)
     }
@@ -163,6 +289,23 @@ impl std::fmt::Debug for Driver {
 }
 
 /// Keeps a driver current; see [`Driver::enter`].
+///
+/// # Examples
+///
+/// ```
+/// use corespun::io::{Driver, DriverConfig};
+/// use nix::sys::eventfd::EventFd;
+///
+/// fn entered() -> Result<corespun::io::EnterGuard, Box<dyn std::error::Error>> {
+///     let driver = Driver::new(&DriverConfig::new(), EventFd::new()?.into())?;
+///     Ok(driver.enter())
+/// }
+///
+/// // It keeps the driver alive.
+/// let guard = entered()?;
+/// assert_eq!(guard.driver().poll(), 0);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug)]
 pub struct EnterGuard {
     driver: Driver,
@@ -170,6 +313,18 @@ pub struct EnterGuard {
 
 impl EnterGuard {
     /// The driver that is current.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use corespun::io::{Driver, DriverConfig};
+    /// use nix::sys::eventfd::EventFd;
+    ///
+    /// let driver = Driver::new(&DriverConfig::new(), EventFd::new()?.into())?;
+    /// let entered = driver.enter();
+    /// assert_eq!(entered.driver().backend(), driver.backend());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn driver(&self) -> &Driver {
         &self.driver
     }

@@ -91,6 +91,15 @@ pub(crate) unsafe trait Payload: 'static {
 }
 
 /// One completion as the kernel reports it.
+///
+/// # Examples
+///
+/// ```
+/// use corespun::io::Completion;
+///
+/// let short_read = Completion { result: 512, flags: 0 };
+/// assert_eq!(short_read.into_result().unwrap(), 512);
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Completion {
     /// The operation's result: not negative on success, `-errno` on failure.
@@ -105,6 +114,16 @@ impl Completion {
     /// # Errors
     ///
     /// The operating system error in `result`.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::io::ErrorKind;
+    /// use corespun::io::Completion;
+    ///
+    /// let failed = Completion { result: -libc::ENOENT, flags: 0 };
+    /// assert_eq!(failed.into_result().unwrap_err().kind(), ErrorKind::NotFound);
+    /// ```
     pub fn into_result(self) -> io::Result<u32> {
         u32::try_from(self.result).map_err(|_| io::Error::from_raw_os_error(-self.result))
     }

@@ -35,14 +35,17 @@ impl Driver {
     /// ```
     /// use corespun::io::{Backend, Driver, raw::opcode};
     ///
-    /// # async fn f(driver: Driver) -> std::io::Result<()> {
+    /// # corespun::app::App::builder().handle_signals(false).block_on(async |_app| {
+    /// let driver = Driver::current().unwrap();
     /// if driver.backend() == Backend::IoUring {
     ///     // SAFETY: a no-op refers to nothing.
     ///     let nop = unsafe { driver.submit_raw(opcode::Nop::new().build(), ())? };
     ///     let (completion, ()) = nop.await;
     ///     assert_eq!(completion.result, 0);
     /// }
-    /// # Ok(()) }
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// # })?.unwrap()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub unsafe fn submit_raw<T: 'static>(
         &self,
@@ -71,6 +74,34 @@ impl Driver {
     /// # Safety
     ///
     /// As [`submit_raw`](Self::submit_raw), but for the number of completions.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::os::fd::AsRawFd;
+    /// use corespun::io::{Backend, Driver, raw::{opcode, types}};
+    /// use futures::StreamExt;
+    /// use nix::sys::eventfd::EventFd;
+    ///
+    /// # corespun::app::App::builder().handle_signals(false).block_on(async |_app| {
+    /// let driver = Driver::current().unwrap();
+    /// let doorbell = std::rc::Rc::new(EventFd::new()?);
+    /// if driver.backend() == Backend::IoUring {
+    ///     let fd = types::Fd(doorbell.as_raw_fd());
+    ///     let poll = opcode::PollAdd::new(fd, libc::POLLIN as u32).multi(true).build();
+    ///     // SAFETY: the stream keeps the descriptor open.
+    ///     let mut rings = unsafe { driver.submit_raw_multi(poll, doorbell.clone())? };
+    ///     for _ in 0..2 {
+    ///         doorbell.write(1)?;
+    ///         let ready = rings.next().await.unwrap().into_result()?;
+    ///         assert_ne!(ready & libc::POLLIN as u32, 0);
+    ///         doorbell.read()?;
+    ///     }
+    /// }
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// # })?.unwrap()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub unsafe fn submit_raw_multi<T: 'static>(
         &self,
         entry: squeue::Entry,
@@ -107,6 +138,25 @@ impl<T: 'static> Abandon for Kept<T> {
 /// # Cancel safety
 ///
 /// Dropping it asks the kernel to cancel; what it keeps is dropped after the completion.
+///
+/// # Examples
+///
+/// ```
+/// use corespun::io::{Backend, Driver, raw::opcode};
+///
+/// # corespun::app::App::builder().handle_signals(false).block_on(async |_app| {
+/// let driver = Driver::current().unwrap();
+/// if driver.backend() == Backend::IoUring {
+///     // SAFETY: a no-op refers to nothing.
+///     let nop = unsafe { driver.submit_raw(opcode::Nop::new().build(), vec![1, 2])? };
+///     // What it kept comes back.
+///     let (completion, kept) = nop.await;
+///     assert_eq!((completion.result, kept), (0, vec![1, 2]));
+/// }
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// # })?.unwrap()?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[must_use = "dropping it cancels the operation"]
 pub struct RawOp<T: 'static> {
     core: Rc<Core>,
@@ -117,6 +167,29 @@ pub struct RawOp<T: 'static> {
 impl<T: 'static> RawOp<T> {
     /// Sets what to do with the result if this future is dropped before it saw it, for opcodes that
     /// create something: close an accepted descriptor, say.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::{cell::Cell, rc::Rc, time::Duration};
+    /// use corespun::{io::{Backend, Driver, raw::opcode}, time};
+    ///
+    /// # corespun::app::App::builder().handle_signals(false).block_on(async |_app| {
+    /// let driver = Driver::current().unwrap();
+    /// if driver.backend() == Backend::IoUring {
+    ///     let released = Rc::new(Cell::new(false));
+    ///     // SAFETY: a no-op refers to nothing.
+    ///     let nop = unsafe { driver.submit_raw(opcode::Nop::new().build(), released.clone())? };
+    ///     // An accept would close the descriptor here.
+    ///     drop(nop.on_abandon(|released, _result| released.set(true)));
+    ///     while !released.get() {
+    ///         time::sleep(Duration::from_micros(20)).await;
+    ///     }
+    /// }
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// # })?.unwrap()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn on_abandon(mut self, release: fn(&mut T, i32)) -> Self {
         if let Some(kept) = &mut self.kept {
             kept.on_abandon = Some(release);
@@ -162,6 +235,32 @@ impl<T: 'static> std::fmt::Debug for RawOp<T> {
 /// # Cancel safety
 ///
 /// Dropping it asks the kernel to cancel; completions nobody has taken are lost.
+///
+/// # Examples
+///
+/// Dropping it ends the operation, and then what it kept goes:
+///
+/// ```
+/// use std::{os::fd::AsRawFd, rc::Rc, time::Duration};
+/// use corespun::{io::{Backend, Driver, raw::{opcode, types}}, time};
+/// use nix::sys::eventfd::EventFd;
+///
+/// # corespun::app::App::builder().handle_signals(false).block_on(async |_app| {
+/// let driver = Driver::current().unwrap();
+/// let doorbell = Rc::new(EventFd::new()?);
+/// if driver.backend() == Backend::IoUring {
+///     let fd = types::Fd(doorbell.as_raw_fd());
+///     let poll = opcode::PollAdd::new(fd, libc::POLLIN as u32).multi(true).build();
+///     // SAFETY: the stream keeps the descriptor open.
+///     drop(unsafe { driver.submit_raw_multi(poll, doorbell.clone())? });
+///     while Rc::strong_count(&doorbell) > 1 {
+///         time::sleep(Duration::from_micros(20)).await;
+///     }
+/// }
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// # })?.unwrap()?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[must_use = "dropping it cancels the operation"]
 pub struct RawStream<T: 'static> {
     core: Rc<Core>,

@@ -217,6 +217,19 @@ impl<T: AsFd + 'static> PollFd<T> {
     /// # Errors
     ///
     /// If no driver is entered on this OS thread, or the kernel refuses to watch the descriptor.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use corespun::{app::App, io::PollFd};
+    ///
+    /// // Only where a driver is entered, as on a reactor.
+    /// let (_peer, socket) = std::os::unix::net::UnixStream::pair()?;
+    /// assert!(PollFd::new(socket.try_clone()?).is_err());
+    /// let watched = App::builder().block_on(async |_app| PollFd::new(socket).is_ok())?;
+    /// assert_eq!(watched, Some(true));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn new(io: T) -> io::Result<Self> {
         let core = Driver::current_core()?;
         let io = Rc::new(io);
@@ -226,6 +239,21 @@ impl<T: AsFd + 'static> PollFd<T> {
     }
 
     /// The descriptor's owner.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::os::unix::net::UnixStream;
+    /// use corespun::io::PollFd;
+    ///
+    /// # corespun::app::App::builder().handle_signals(false).block_on(async |_app| {
+    /// let (_peer, socket) = UnixStream::pair()?;
+    /// let socket = PollFd::new(socket)?;
+    /// assert!(socket.get_ref().peer_addr()?.is_unnamed());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// # })?.unwrap()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn get_ref(&self) -> &T {
         &self.io
     }
@@ -240,6 +268,24 @@ impl<T: AsFd + 'static> PollFd<T> {
     /// # Cancel safety
     ///
     /// Dropping the future forgets the wait. Any number of tasks may wait.
+    ///
+    /// # Examples
+    ///
+    /// An eventfd of a C library:
+    ///
+    /// ```
+    /// use corespun::io::PollFd;
+    /// use nix::sys::eventfd::EventFd;
+    ///
+    /// # corespun::app::App::builder().handle_signals(false).block_on(async |_app| {
+    /// let doorbell = PollFd::new(EventFd::new()?)?;
+    /// doorbell.get_ref().write(3)?;
+    /// doorbell.readable().await?;
+    /// assert_eq!(doorbell.get_ref().read()?, 3);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// # })?.unwrap()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub async fn readable(&self) -> io::Result<()> {
         self.wait_level(Direction::Read).await
     }
@@ -253,6 +299,23 @@ impl<T: AsFd + 'static> PollFd<T> {
     /// # Cancel safety
     ///
     /// As [`readable`](Self::readable).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::{io::Write, os::unix::net::UnixStream};
+    /// use corespun::io::PollFd;
+    ///
+    /// # corespun::app::App::builder().handle_signals(false).block_on(async |_app| {
+    /// let (_peer, socket) = UnixStream::pair()?;
+    /// socket.set_nonblocking(true)?;
+    /// let socket = PollFd::new(socket)?;
+    /// socket.writable().await?;
+    /// assert_eq!(socket.get_ref().write(b"ping")?, 4);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// # })?.unwrap()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub async fn writable(&self) -> io::Result<()> {
         self.wait_level(Direction::Write).await
     }
@@ -266,6 +329,29 @@ impl<T: AsFd + 'static> PollFd<T> {
     /// # Cancel safety
     ///
     /// `op` ran to its end or not at all. Any number of tasks may wait.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::{io::{Read, Write}, os::unix::net::UnixStream};
+    /// use corespun::{io::PollFd, task};
+    ///
+    /// # corespun::app::App::builder().handle_signals(false).block_on(async |_app| {
+    /// let (mut peer, socket) = UnixStream::pair()?;
+    /// socket.set_nonblocking(true)?;
+    /// let socket = PollFd::new(socket)?;
+    /// let reader = task::spawn_local(async move {
+    ///     let mut buf = [0; 16];
+    ///     let length = socket.read_with(|mut socket| socket.read(&mut buf)).await?;
+    ///     Ok::<_, std::io::Error>(buf[..length].to_vec())
+    /// });
+    /// task::yield_now().await;
+    /// peer.write_all(b"ping")?;
+    /// assert_eq!(reader.await??, b"ping");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// # })?.unwrap()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub async fn read_with<R>(&self, op: impl FnMut(&T) -> io::Result<R>) -> io::Result<R> {
         self.op_with(Direction::Read, op).await
     }
@@ -279,6 +365,25 @@ impl<T: AsFd + 'static> PollFd<T> {
     /// # Cancel safety
     ///
     /// As [`read_with`](Self::read_with).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::{io::{Read, Write}, os::unix::net::UnixStream};
+    /// use corespun::io::PollFd;
+    ///
+    /// # corespun::app::App::builder().handle_signals(false).block_on(async |_app| {
+    /// let (mut peer, socket) = UnixStream::pair()?;
+    /// socket.set_nonblocking(true)?;
+    /// let socket = PollFd::new(socket)?;
+    /// let written = socket.write_with(|mut socket| socket.write(b"ping")).await?;
+    /// let mut buf = [0; 4];
+    /// peer.read_exact(&mut buf)?;
+    /// assert_eq!((written, &buf), (4, b"ping"));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// # })?.unwrap()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub async fn write_with<R>(&self, op: impl FnMut(&T) -> io::Result<R>) -> io::Result<R> {
         self.op_with(Direction::Write, op).await
     }
@@ -290,6 +395,25 @@ impl<T: AsFd + 'static> PollFd<T> {
     /// # Errors
     ///
     /// As [`read_with`](Self::read_with).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::{future::poll_fn, io::{Read, Write}, os::unix::net::UnixStream};
+    /// use corespun::io::PollFd;
+    ///
+    /// # corespun::app::App::builder().handle_signals(false).block_on(async |_app| {
+    /// let (mut peer, socket) = UnixStream::pair()?;
+    /// socket.set_nonblocking(true)?;
+    /// let socket = PollFd::new(socket)?;
+    /// peer.write_all(b"ping")?;
+    /// let mut buf = [0; 16];
+    /// let read = poll_fn(|cx| socket.poll_read_with(cx, |mut socket| socket.read(&mut buf)));
+    /// assert_eq!(read.await?, 4);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// # })?.unwrap()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn poll_read_with<R>(
         &self,
         cx: &mut Context<'_>,
@@ -305,6 +429,23 @@ impl<T: AsFd + 'static> PollFd<T> {
     /// # Errors
     ///
     /// As [`write_with`](Self::write_with).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::{future::poll_fn, io::Write, os::unix::net::UnixStream};
+    /// use corespun::io::PollFd;
+    ///
+    /// # corespun::app::App::builder().handle_signals(false).block_on(async |_app| {
+    /// let (_peer, socket) = UnixStream::pair()?;
+    /// socket.set_nonblocking(true)?;
+    /// let socket = PollFd::new(socket)?;
+    /// let write = poll_fn(|cx| socket.poll_write_with(cx, |mut socket| socket.write(b"ping")));
+    /// assert_eq!(write.await?, 4);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// # })?.unwrap()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn poll_write_with<R>(
         &self,
         cx: &mut Context<'_>,

@@ -27,10 +27,17 @@ use super::driver::Driver;
 ///
 /// # Examples
 ///
-/// ```no_run
-/// # async fn f() -> std::io::Result<()> {
-/// let names = corespun::io::unblock(|| std::fs::read_to_string("/etc/hosts")).await??;
-/// # Ok(()) }
+/// ```
+/// use std::thread;
+/// use corespun::io;
+///
+/// # corespun::app::App::builder().handle_signals(false).block_on(async |_app| {
+/// let here = thread::current().id();
+/// let there = io::unblock(|| thread::current().id()).await?;
+/// assert_ne!(there, here);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// # })?.unwrap()?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub async fn unblock<T: Send + 'static>(job: impl FnOnce() -> T + Send + 'static) -> io::Result<T> {
     let (sender, receiver) = oneshot::channel();

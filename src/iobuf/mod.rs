@@ -47,7 +47,6 @@ pub use queue::{GetBuf, GetMany};
 /// The length asked for decides it; the shorter buffers are sorted first:
 ///
 /// ```
-///
 /// use corespun::iobuf::Class;
 ///
 /// assert!(Class::Small < Class::Large);

@@ -195,7 +195,6 @@ impl Inner {
 /// One handle serves all threads; each opens its own channel:
 ///
 /// ```
-///
 /// use corespun::{iobuf::Iobuf, thread::ThreadLib};
 ///
 /// let library = ThreadLib::new();
@@ -472,7 +471,6 @@ impl Iobuf {
     /// Its caches are filled when it is opened:
     ///
     /// ```
-    ///
     /// use corespun::{iobuf::Iobuf, thread::ThreadLib};
     ///
     /// let mut runner = ThreadLib::new().thread().build()?.attach();
@@ -677,7 +675,6 @@ impl Future for Finish {
 /// Whether a cache is large enough, and a pool:
 ///
 /// ```
-///
 /// use corespun::iobuf::PoolStats;
 ///
 /// let stats = PoolStats { cache: 900, main: 100, retry: 0, cache_size: 32 };

@@ -290,7 +290,6 @@ enum GetState {
 /// It keeps what has come while it waits for the rest:
 ///
 /// ```
-///
 /// use corespun::{iobuf::Iobuf, task, thread::ThreadLib};
 ///
 /// let mut runner = ThreadLib::new().thread().build()?.attach();
@@ -410,7 +409,6 @@ impl fmt::Debug for GetMany {
 /// Dropped, it gives its place in the queue to the next:
 ///
 /// ```
-///
 /// use corespun::{iobuf::Iobuf, task, thread::ThreadLib};
 ///
 /// let mut runner = ThreadLib::new().thread().build()?.attach();

@@ -109,7 +109,6 @@ fn make<T>(capacity: usize, bounded: bool) -> Rc<Inner<T>> {
 /// A value that cannot be delivered is not lost; retry it elsewhere, or drop it:
 ///
 /// ```
-///
 /// use corespun::local::mpsc::{self, SendError};
 ///
 /// let (sender, receiver) = mpsc::unbounded();
@@ -290,7 +289,6 @@ impl<T> Sender<T> {
 /// It takes whatever comes, so something else must bound how much that is:
 ///
 /// ```
-///
 /// let (log, mut lines) = corespun::local::mpsc::unbounded();
 /// for number in 0..100 {
 ///     log.send(format!("line {number}")).unwrap();

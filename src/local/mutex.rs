@@ -46,7 +46,6 @@ impl<T> Mutex<T> {
     /// As it is `const`, a thread-local may hold one:
     ///
     /// ```
-    ///
     /// use corespun::local::Mutex;
     ///
     /// thread_local! {

@@ -127,7 +127,6 @@ impl Notify {
     /// in between:
     ///
     /// ```
-    ///
     /// use std::cell::Cell;
     /// use corespun::{local::Notify, task};
     ///
@@ -184,7 +183,6 @@ enum State {
 /// Dropped with a notification that it has not seen, it passes that on:
 ///
 /// ```
-///
 /// use corespun::local::Notify;
 /// use futures::{FutureExt, poll};
 ///

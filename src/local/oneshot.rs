@@ -123,7 +123,6 @@ impl<T> Sender<T> {
     /// Ends work that nobody wants any more:
     ///
     /// ```
-    ///
     /// use corespun::local::oneshot;
     /// use futures::future::{Either, pending, select};
     ///

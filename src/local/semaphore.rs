@@ -100,7 +100,6 @@ impl Semaphore {
     /// For a task, which may not borrow:
     ///
     /// ```
-    ///
     /// use std::rc::Rc;
     /// use corespun::{local::Semaphore, task, thread::ThreadLib};
     ///
@@ -303,7 +302,6 @@ pub enum TryAcquireError {
 /// Its place in the queue is that of its first poll:
 ///
 /// ```
-///
 /// use corespun::local::Semaphore;
 /// use futures::poll;
 ///

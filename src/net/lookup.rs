@@ -18,13 +18,16 @@ use crate::io::unblock;
 ///
 /// # Examples
 ///
-/// ```no_run
-/// use corespun::net::{TcpStream, lookup_host};
+/// ```
+/// use corespun::net::lookup_host;
 ///
-/// # async fn f() -> std::io::Result<()> {
-/// let address = lookup_host("localhost:10809").await?[0];
-/// let stream = TcpStream::connect(address).await?;
-/// # Ok(()) }
+/// # corespun::app::App::builder().handle_signals(false).block_on(async |_app| {
+/// // An address is one already; a name is looked up.
+/// assert_eq!(lookup_host("127.0.0.1:10809").await?, ["127.0.0.1:10809".parse()?]);
+/// assert!(lookup_host("127.0.0.1").await.is_err());
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// # })?.unwrap()?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub async fn lookup_host(host: &str) -> io::Result<Vec<SocketAddr>> {
     let name = host.to_owned();

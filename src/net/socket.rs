@@ -240,6 +240,26 @@ macro_rules! stream {
             /// # Cancel safety
             ///
             /// Safe: a dropped future has taken nothing from the socket.
+            ///
+            /// # Examples
+            ///
+            /// Of a [`UnixStream`](crate::net::UnixStream); a [`TcpStream`](crate::net::TcpStream) does
+            /// the same.
+            ///
+            /// ```
+            /// use corespun::net::UnixStream;
+            ///
+            /// # corespun::app::App::builder().handle_signals(false).block_on(async |_app| {
+            /// let (client, server) = UnixStream::pair()?;
+            /// client.send_all("read 7").await.0?;
+            /// let (received, buf) = server.recv(Vec::with_capacity(64)).await;
+            /// assert_eq!((received?, &buf[..]), (6, &b"read 7"[..]));
+            /// drop(client);
+            /// assert_eq!(server.recv(buf).await.0?, 0);
+            /// # Ok::<(), Box<dyn std::error::Error>>(())
+            /// # })?.unwrap()?;
+            /// # Ok::<(), Box<dyn std::error::Error>>(())
+            /// ```
             pub async fn recv<B: $crate::io::IoBufMut>(&self, buf: B) -> (io::Result<usize>, B) {
                 self.0.recv(buf).await
             }
@@ -253,6 +273,30 @@ macro_rules! stream {
             /// # Cancel safety
             ///
             /// Not safe: a dropped future may have taken a part.
+            ///
+            /// # Examples
+            ///
+            /// Of a [`UnixStream`](crate::net::UnixStream); a [`TcpStream`](crate::net::TcpStream) does
+            /// the same.
+            ///
+            /// ```
+            /// use std::io::ErrorKind;
+            /// use corespun::net::UnixStream;
+            ///
+            /// # corespun::app::App::builder().handle_signals(false).block_on(async |_app| {
+            /// let (client, server) = UnixStream::pair()?;
+            /// client.send_all("headerbo").await.0?;
+            /// let (received, header) = server.recv_exact(vec![0; 6]).await;
+            /// received?;
+            /// assert_eq!(header, b"header");
+            /// // The rest never comes.
+            /// drop(client);
+            /// let (received, _body) = server.recv_exact(vec![0; 4]).await;
+            /// assert_eq!(received.unwrap_err().kind(), ErrorKind::UnexpectedEof);
+            /// # Ok::<(), Box<dyn std::error::Error>>(())
+            /// # })?.unwrap()?;
+            /// # Ok::<(), Box<dyn std::error::Error>>(())
+            /// ```
             pub async fn recv_exact<B: $crate::io::IoBufMut>(&self, buf: B) -> (io::Result<()>, B) {
                 self.0.recv_exact(buf).await
             }
@@ -266,6 +310,25 @@ macro_rules! stream {
             /// # Cancel safety
             ///
             /// Safe: a dropped future has sent nothing.
+            ///
+            /// # Examples
+            ///
+            /// Of a [`UnixStream`](crate::net::UnixStream); a [`TcpStream`](crate::net::TcpStream) does
+            /// the same.
+            ///
+            /// ```
+            /// use corespun::net::UnixStream;
+            ///
+            /// # corespun::app::App::builder().handle_signals(false).block_on(async |_app| {
+            /// let (client, server) = UnixStream::pair()?;
+            /// // More than the socket has room for, with nobody who reads.
+            /// let (sent, buf) = client.send(vec![7; 16 << 20]).await;
+            /// assert!((1..buf.len()).contains(&sent?));
+            /// # drop(server);
+            /// # Ok::<(), Box<dyn std::error::Error>>(())
+            /// # })?.unwrap()?;
+            /// # Ok::<(), Box<dyn std::error::Error>>(())
+            /// ```
             pub async fn send<B: $crate::io::IoBuf>(&self, buf: B) -> (io::Result<usize>, B) {
                 self.0.send(buf).await
             }
@@ -279,6 +342,26 @@ macro_rules! stream {
             /// # Cancel safety
             ///
             /// Not safe: a dropped future may have sent a part.
+            ///
+            /// # Examples
+            ///
+            /// Of a [`UnixStream`](crate::net::UnixStream); a [`TcpStream`](crate::net::TcpStream) does
+            /// the same.
+            ///
+            /// ```
+            /// use corespun::{net::UnixStream, task};
+            ///
+            /// # corespun::app::App::builder().handle_signals(false).block_on(async |_app| {
+            /// let (client, server) = UnixStream::pair()?;
+            /// let sender = task::spawn_local(async move { client.send_all(vec![7; 1 << 20]).await.0 });
+            /// let (received, buf) = server.recv_exact(vec![0; 1 << 20]).await;
+            /// received?;
+            /// sender.await??;
+            /// assert!(buf.iter().all(|&byte| byte == 7));
+            /// # Ok::<(), Box<dyn std::error::Error>>(())
+            /// # })?.unwrap()?;
+            /// # Ok::<(), Box<dyn std::error::Error>>(())
+            /// ```
             pub async fn send_all<B: $crate::io::IoBuf>(&self, buf: B) -> (io::Result<()>, B) {
                 self.0.send_all(buf).await
             }
@@ -288,6 +371,27 @@ macro_rules! stream {
             /// # Errors
             ///
             /// Those of `shutdown(2)`.
+            ///
+            /// # Examples
+            ///
+            /// Of a [`UnixStream`](crate::net::UnixStream); a [`TcpStream`](crate::net::TcpStream) does
+            /// the same.
+            ///
+            /// ```
+            /// use std::net::Shutdown;
+            /// use corespun::net::UnixStream;
+            ///
+            /// # corespun::app::App::builder().handle_signals(false).block_on(async |_app| {
+            /// let (client, server) = UnixStream::pair()?;
+            /// client.shutdown(Shutdown::Write)?;
+            /// // The end, for the other side; which may still answer.
+            /// assert_eq!(server.recv(vec![0; 8]).await.0?, 0);
+            /// server.send_all("bye").await.0?;
+            /// assert_eq!(client.recv_exact(vec![0; 3]).await.1, b"bye");
+            /// # Ok::<(), Box<dyn std::error::Error>>(())
+            /// # })?.unwrap()?;
+            /// # Ok::<(), Box<dyn std::error::Error>>(())
+            /// ```
             pub fn shutdown(&self, how: std::net::Shutdown) -> io::Result<()> {
                 self.0.shutdown(how)
             }
@@ -295,6 +399,28 @@ macro_rules! stream {
             /// Two owned halves, for two tasks of this OS thread.
             ///
             /// A shared reference reads and writes too, so two `&stream` are borrowed halves.
+            ///
+            /// # Examples
+            ///
+            /// Of a [`UnixStream`](crate::net::UnixStream); a [`TcpStream`](crate::net::TcpStream) does
+            /// the same.
+            ///
+            /// ```
+            /// use corespun::net::UnixStream;
+            /// use futures::{AsyncReadExt, AsyncWriteExt};
+            ///
+            /// # corespun::app::App::builder().handle_signals(false).block_on(async |_app| {
+            /// let (stream, peer) = UnixStream::pair()?;
+            /// let (mut reader, mut writer) = stream.split();
+            /// peer.send_all("ping").await.0?;
+            /// writer.write_all(b"pong").await?;
+            /// let mut received = [0; 4];
+            /// reader.read_exact(&mut received).await?;
+            /// assert_eq!((&received, &peer.recv_exact(vec![0; 4]).await.1[..]), (b"ping", &b"pong"[..]));
+            /// # Ok::<(), Box<dyn std::error::Error>>(())
+            /// # })?.unwrap()?;
+            /// # Ok::<(), Box<dyn std::error::Error>>(())
+            /// ```
             pub fn split(self) -> ($crate::net::ReadHalf<Self>, $crate::net::WriteHalf<Self>) {
                 $crate::net::split::halves(self)
             }

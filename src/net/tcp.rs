@@ -20,16 +20,21 @@ const BACKLOG: i32 = 1024;
 ///
 /// # Examples
 ///
-/// ```no_run
-/// use corespun::net::TcpStream;
+/// ```
+/// use corespun::net::{TcpListener, TcpStream};
 /// use futures::{AsyncReadExt, AsyncWriteExt};
 ///
-/// # async fn f() -> std::io::Result<()> {
-/// let mut stream = TcpStream::connect("127.0.0.1:7".parse().unwrap()).await?;
-/// stream.write_all(b"hello").await?;
-/// let mut echo = [0; 5];
-/// stream.read_exact(&mut echo).await?;
-/// # Ok(()) }
+/// # corespun::app::App::builder().handle_signals(false).block_on(async |_app| {
+/// let listener = TcpListener::bind("127.0.0.1:0".parse()?)?;
+/// let mut client = TcpStream::connect(listener.local_addr()?).await?;
+/// let (mut server, _peer) = listener.accept().await?;
+/// client.write_all(b"hello").await?;
+/// let mut received = [0; 5];
+/// server.read_exact(&mut received).await?;
+/// assert_eq!(&received, b"hello");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// # })?.unwrap()?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub struct TcpStream(Socket);
 
@@ -45,6 +50,25 @@ impl TcpStream {
     /// # Cancel safety
     ///
     /// Safe: dropping the future gives the connection up.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use corespun::net::{TcpListener, TcpStream};
+    ///
+    /// # corespun::app::App::builder().handle_signals(false).block_on(async |_app| {
+    /// let listener = TcpListener::bind("127.0.0.1:0".parse()?)?;
+    /// let address = listener.local_addr()?;
+    /// let (client, (server, _peer)) =
+    ///     futures::try_join!(TcpStream::connect(address), listener.accept())?;
+    /// assert_eq!(client.peer_addr()?, server.local_addr()?);
+    /// // Nobody listens any more.
+    /// drop(listener);
+    /// assert!(TcpStream::connect(address).await.is_err());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// # })?.unwrap()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub async fn connect(address: SocketAddr) -> io::Result<TcpStream> {
         let kind = Type::STREAM.nonblocking().cloexec();
         let fd = socket2::Socket::new_raw(Domain::for_address(address), kind, Some(Protocol::TCP))?;
@@ -58,6 +82,27 @@ impl TcpStream {
     /// # Errors
     ///
     /// If no driver is entered, or the socket cannot be watched.
+    ///
+    /// # Examples
+    ///
+    /// A connection that another OS thread has taken:
+    ///
+    /// ```
+    /// use corespun::net::TcpStream;
+    ///
+    /// # corespun::app::App::builder().handle_signals(false).block_on(async |_app| {
+    /// let listener = std::net::TcpListener::bind("127.0.0.1:0")?;
+    /// let client = std::net::TcpStream::connect(listener.local_addr()?)?;
+    /// let client = TcpStream::from_std(client)?;
+    /// let server = TcpStream::from_std(listener.accept()?.0)?;
+    /// server.send_all("hello").await.0?;
+    /// let (received, buf) = client.recv_exact(vec![0; 5]).await;
+    /// received?;
+    /// assert_eq!(buf, b"hello");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// # })?.unwrap()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn from_std(stream: std::net::TcpStream) -> io::Result<TcpStream> {
         Socket::from_std(stream).map(TcpStream)
     }
@@ -67,6 +112,26 @@ impl TcpStream {
     /// # Errors
     ///
     /// Those of `dup(2)`, which is needed while a wait is in flight.
+    ///
+    /// # Examples
+    ///
+    /// From one reactor to another, a thread of which takes it up:
+    ///
+    /// ```
+    /// use corespun::net::{TcpListener, TcpStream};
+    /// use corespun::thread::SpdkThread;
+    ///
+    /// # corespun::app::App::builder().handle_signals(false).block_on(async |_app| {
+    /// let listener = TcpListener::bind("127.0.0.1:0".parse()?)?;
+    /// let client = TcpStream::connect(listener.local_addr()?).await?;
+    /// let (moved, address) = (client.into_std()?, listener.local_addr()?);
+    /// let worker = SpdkThread::current().unwrap().library().thread().create()?;
+    /// let peer = worker.call(move || TcpStream::from_std(moved)?.peer_addr()).await??;
+    /// assert_eq!(peer, address);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// # })?.unwrap()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn into_std(self) -> io::Result<std::net::TcpStream> {
         self.0.into_fd().map(Into::into)
     }
@@ -76,6 +141,21 @@ impl TcpStream {
     /// # Errors
     ///
     /// Those of `getsockname(2)`.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use corespun::net::{TcpListener, TcpStream};
+    ///
+    /// # corespun::app::App::builder().handle_signals(false).block_on(async |_app| {
+    /// let listener = TcpListener::bind("127.0.0.1:0".parse()?)?;
+    /// let client = TcpStream::connect(listener.local_addr()?).await?;
+    /// let (_server, peer) = listener.accept().await?;
+    /// assert_eq!(client.local_addr()?, peer);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// # })?.unwrap()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn local_addr(&self) -> io::Result<SocketAddr> {
         self.0.local_addr().and_then(inet)
     }
@@ -85,6 +165,20 @@ impl TcpStream {
     /// # Errors
     ///
     /// Those of `getpeername(2)`.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use corespun::net::{TcpListener, TcpStream};
+    ///
+    /// # corespun::app::App::builder().handle_signals(false).block_on(async |_app| {
+    /// let listener = TcpListener::bind("127.0.0.1:0".parse()?)?;
+    /// let client = TcpStream::connect(listener.local_addr()?).await?;
+    /// assert_eq!(client.peer_addr()?, listener.local_addr()?);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// # })?.unwrap()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn peer_addr(&self) -> io::Result<SocketAddr> {
         self.0.peer_addr().and_then(inet)
     }
@@ -94,6 +188,21 @@ impl TcpStream {
     /// # Errors
     ///
     /// Those of `getsockopt(2)`.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use corespun::net::{TcpListener, TcpStream};
+    ///
+    /// # corespun::app::App::builder().handle_signals(false).block_on(async |_app| {
+    /// let listener = TcpListener::bind("127.0.0.1:0".parse()?)?;
+    /// let client = TcpStream::connect(listener.local_addr()?).await?;
+    /// // As the kernel has it.
+    /// assert!(!client.nodelay()?);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// # })?.unwrap()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn nodelay(&self) -> io::Result<bool> {
         self.0.get().tcp_nodelay()
     }
@@ -103,6 +212,23 @@ impl TcpStream {
     /// # Errors
     ///
     /// Those of `setsockopt(2)`.
+    ///
+    /// # Examples
+    ///
+    /// For a protocol of small requests and replies:
+    ///
+    /// ```
+    /// use corespun::net::{TcpListener, TcpStream};
+    ///
+    /// # corespun::app::App::builder().handle_signals(false).block_on(async |_app| {
+    /// let listener = TcpListener::bind("127.0.0.1:0".parse()?)?;
+    /// let client = TcpStream::connect(listener.local_addr()?).await?;
+    /// client.set_nodelay(true)?;
+    /// assert!(client.nodelay()?);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// # })?.unwrap()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn set_nodelay(&self, yes: bool) -> io::Result<()> {
         self.0.get().set_tcp_nodelay(yes)
     }
@@ -112,13 +238,18 @@ impl TcpStream {
 ///
 /// # Examples
 ///
-/// ```no_run
-/// use corespun::net::TcpListener;
+/// ```
+/// use corespun::net::{TcpListener, TcpStream};
 ///
-/// # async fn f() -> std::io::Result<()> {
-/// let listener = TcpListener::bind("127.0.0.1:0".parse().unwrap())?;
+/// # corespun::app::App::builder().handle_signals(false).block_on(async |_app| {
+/// let listener = TcpListener::bind("127.0.0.1:0".parse()?)?;
+/// let client = TcpStream::connect(listener.local_addr()?).await?;
 /// let (stream, peer) = listener.accept().await?;
-/// # Ok(()) }
+/// assert_eq!(peer, client.local_addr()?);
+/// # drop(stream);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// # })?.unwrap()?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub struct TcpListener(Socket);
 
@@ -128,6 +259,21 @@ impl TcpListener {
     /// # Errors
     ///
     /// Those of `bind(2)` and `listen(2)`; an error if no driver is entered on this OS thread.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::io::ErrorKind;
+    /// use corespun::net::TcpListener;
+    ///
+    /// # corespun::app::App::builder().handle_signals(false).block_on(async |_app| {
+    /// let listener = TcpListener::bind("127.0.0.1:0".parse()?)?;
+    /// let taken = TcpListener::bind(listener.local_addr()?);
+    /// assert_eq!(taken.unwrap_err().kind(), ErrorKind::AddrInUse);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// # })?.unwrap()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
         let listener = std::net::TcpListener::bind(address)?;
         SockRef::from(&listener).listen(BACKLOG)?;
@@ -139,6 +285,23 @@ impl TcpListener {
     /// # Errors
     ///
     /// If no driver is entered, or the socket cannot be watched.
+    ///
+    /// # Examples
+    ///
+    /// One that was made before the reactors, by whoever may bind low ports:
+    ///
+    /// ```
+    /// use corespun::net::{TcpListener, TcpStream};
+    ///
+    /// let socket = std::net::TcpListener::bind("127.0.0.1:0")?;
+    /// # corespun::app::App::builder().handle_signals(false).block_on(async move |_app| {
+    /// let listener = TcpListener::from_std(socket)?;
+    /// let client = TcpStream::connect(listener.local_addr()?).await?;
+    /// assert_eq!(listener.accept().await?.1, client.local_addr()?);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// # })?.unwrap()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn from_std(listener: std::net::TcpListener) -> io::Result<TcpListener> {
         Socket::from_std(listener).map(TcpListener)
     }
@@ -148,6 +311,22 @@ impl TcpListener {
     /// # Errors
     ///
     /// Those of `dup(2)`, which is needed while a wait is in flight.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use corespun::net::TcpListener;
+    ///
+    /// # corespun::app::App::builder().handle_signals(false).block_on(async |_app| {
+    /// let listener = TcpListener::bind("127.0.0.1:0".parse()?)?;
+    /// let address = listener.local_addr()?;
+    /// // It goes on listening.
+    /// let socket = listener.into_std()?;
+    /// assert_eq!(socket.local_addr()?, address);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// # })?.unwrap()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn into_std(self) -> io::Result<std::net::TcpListener> {
         self.0.into_fd().map(Into::into)
     }
@@ -161,6 +340,30 @@ impl TcpListener {
     /// # Cancel safety
     ///
     /// Safe: a dropped future has taken no connection.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use corespun::{net::{TcpListener, TcpStream}, task};
+    /// use futures::{AsyncReadExt, AsyncWriteExt};
+    ///
+    /// # corespun::app::App::builder().handle_signals(false).block_on(async |_app| {
+    /// let listener = TcpListener::bind("127.0.0.1:0".parse()?)?;
+    /// let address = listener.local_addr()?;
+    /// let echo = task::spawn_local(async move {
+    ///     let (server, _peer) = listener.accept().await?;
+    ///     futures::io::copy(&server, &mut &server).await
+    /// });
+    /// let mut client = TcpStream::connect(address).await?;
+    /// client.write_all(b"hello").await?;
+    /// client.close().await?;
+    /// let mut reply = String::new();
+    /// client.read_to_string(&mut reply).await?;
+    /// assert_eq!((&reply[..], echo.await??), ("hello", 5));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// # })?.unwrap()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub async fn accept(&self) -> io::Result<(TcpStream, SocketAddr)> {
         let (fd, peer) = self.0.accept().await?;
         Ok((TcpStream(Socket::from_std(fd)?), inet(peer)?))
@@ -176,12 +379,55 @@ impl TcpListener {
     /// # Cancel safety
     ///
     /// Safe: a dropped future has taken no connection.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use corespun::{net::{TcpListener, TcpStream}, thread::SpdkThread};
+    ///
+    /// # corespun::app::App::builder().handle_signals(false).block_on(async |_app| {
+    /// let listener = TcpListener::bind("127.0.0.1:0".parse()?)?;
+    /// let client = TcpStream::connect(listener.local_addr()?).await?;
+    /// let (connection, _peer) = listener.accept_std().await?;
+    /// // Served by a thread that may be on another core.
+    /// let worker = SpdkThread::current().unwrap().library().thread().create()?;
+    /// let served = worker.spawn_with(async move || {
+    ///     TcpStream::from_std(connection)?.send_all("hello").await.0
+    /// });
+    /// let (received, buf) = client.recv_exact(vec![0; 5]).await;
+    /// received?;
+    /// served.await??;
+    /// assert_eq!(buf, b"hello");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// # })?.unwrap()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub async fn accept_std(&self) -> io::Result<(std::net::TcpStream, SocketAddr)> {
         let (fd, peer) = self.0.accept().await?;
         Ok((fd.into(), inet(peer)?))
     }
 
     /// The connections as a stream that never ends; an error does not end it either.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use corespun::{net::{TcpListener, TcpStream}, task};
+    /// use futures::StreamExt;
+    ///
+    /// # corespun::app::App::builder().handle_signals(false).block_on(async |_app| {
+    /// let listener = TcpListener::bind("127.0.0.1:0".parse()?)?;
+    /// let address = listener.local_addr()?;
+    /// let first_two = task::spawn_local(async move {
+    ///     listener.incoming().take(2).filter(|taken| std::future::ready(taken.is_ok())).count().await
+    /// });
+    /// let clients = (TcpStream::connect(address).await?, TcpStream::connect(address).await?);
+    /// assert_eq!(first_two.await?, 2);
+    /// # drop(clients);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// # })?.unwrap()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn incoming(&self) -> TcpIncoming<'_> {
         TcpIncoming(self)
     }
@@ -191,6 +437,20 @@ impl TcpListener {
     /// # Errors
     ///
     /// Those of `getsockname(2)`.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use corespun::net::TcpListener;
+    ///
+    /// # corespun::app::App::builder().handle_signals(false).block_on(async |_app| {
+    /// let listener = TcpListener::bind("127.0.0.1:0".parse()?)?;
+    /// // The port that the kernel has chosen.
+    /// assert_ne!(listener.local_addr()?.port(), 0);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// # })?.unwrap()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn local_addr(&self) -> io::Result<SocketAddr> {
         self.0.local_addr().and_then(inet)
     }
@@ -209,6 +469,22 @@ impl std::fmt::Debug for TcpListener {
 }
 
 /// The connections of a [`TcpListener`]; one task at a time may wait for them.
+///
+/// # Examples
+///
+/// ```
+/// use corespun::net::{TcpListener, TcpStream};
+/// use futures::TryStreamExt;
+///
+/// # corespun::app::App::builder().handle_signals(false).block_on(async |_app| {
+/// let listener = TcpListener::bind("127.0.0.1:0".parse()?)?;
+/// let client = TcpStream::connect(listener.local_addr()?).await?;
+/// let server = listener.incoming().try_next().await?.expect("it never ends");
+/// assert_eq!(server.peer_addr()?, client.local_addr()?);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// # })?.unwrap()?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug)]
 #[must_use = "streams do nothing unless polled"]
 pub struct TcpIncoming<'a>(&'a TcpListener);

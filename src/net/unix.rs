@@ -21,14 +21,19 @@ const BACKLOG: i32 = 1024;
 ///
 /// # Examples
 ///
-/// ```no_run
+/// ```
 /// use corespun::net::UnixStream;
-/// use futures::AsyncWriteExt;
+/// use futures::{AsyncReadExt, AsyncWriteExt};
 ///
-/// # async fn f() -> std::io::Result<()> {
-/// let mut stream = UnixStream::connect("/run/disk.sock").await?;
-/// stream.write_all(b"hello").await?;
-/// # Ok(()) }
+/// # corespun::app::App::builder().handle_signals(false).block_on(async |_app| {
+/// let (mut client, mut server) = UnixStream::pair()?;
+/// client.write_all(b"hello").await?;
+/// let mut received = [0; 5];
+/// server.read_exact(&mut received).await?;
+/// assert_eq!(&received, b"hello");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// # })?.unwrap()?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub struct UnixStream(Socket);
 
@@ -44,6 +49,24 @@ impl UnixStream {
     /// # Cancel safety
     ///
     /// Safe: dropping the future gives the connection up.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use corespun::net::{UnixListener, UnixStream};
+    ///
+    /// # corespun::app::App::builder().handle_signals(false).block_on(async |_app| {
+    /// let dir = tempfile::tempdir()?;
+    /// let path = dir.path().join("disk.sock");
+    /// assert!(UnixStream::connect(&path).await.is_err());
+    /// let listener = UnixListener::bind(&path)?;
+    /// let client = UnixStream::connect(&path).await?;
+    /// assert_eq!(client.peer_addr()?.as_pathname(), Some(&*path));
+    /// # drop(listener);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// # })?.unwrap()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub async fn connect(path: impl AsRef<Path>) -> io::Result<UnixStream> {
         let path = path.as_ref();
         let kind = Type::STREAM.nonblocking().cloexec();
@@ -66,6 +89,22 @@ impl UnixStream {
     /// # Errors
     ///
     /// Those of `socketpair(2)`; an error if no driver is entered.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use corespun::net::UnixStream;
+    ///
+    /// # corespun::app::App::builder().handle_signals(false).block_on(async |_app| {
+    /// let (one, other) = UnixStream::pair()?;
+    /// one.send_all("ping").await.0?;
+    /// let (received, buf) = other.recv_exact(vec![0; 4]).await;
+    /// received?;
+    /// assert_eq!(buf, b"ping");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// # })?.unwrap()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn pair() -> io::Result<(UnixStream, UnixStream)> {
         let (a, b) = std::os::unix::net::UnixStream::pair()?;
         Ok((Self::from_std(a)?, Self::from_std(b)?))
@@ -76,6 +115,24 @@ impl UnixStream {
     /// # Errors
     ///
     /// If no driver is entered, or the socket cannot be watched.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use corespun::net::UnixStream;
+    /// use futures::AsyncReadExt;
+    ///
+    /// # corespun::app::App::builder().handle_signals(false).block_on(async |_app| {
+    /// let (mut peer, socket) = std::os::unix::net::UnixStream::pair()?;
+    /// let mut stream = UnixStream::from_std(socket)?;
+    /// std::io::Write::write_all(&mut peer, b"ping")?;
+    /// let mut buf = [0; 4];
+    /// stream.read_exact(&mut buf).await?;
+    /// assert_eq!(&buf, b"ping");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// # })?.unwrap()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn from_std(stream: std::os::unix::net::UnixStream) -> io::Result<UnixStream> {
         Socket::from_std(stream).map(UnixStream)
     }
@@ -85,6 +142,29 @@ impl UnixStream {
     /// # Errors
     ///
     /// Those of `dup(2)`, which is needed while a wait is in flight.
+    ///
+    /// # Examples
+    ///
+    /// Handed to blocking code, which wants it blocking:
+    ///
+    /// ```
+    /// use std::io::Read;
+    /// use corespun::{net::UnixStream, task};
+    ///
+    /// # corespun::app::App::builder().handle_signals(false).block_on(async |_app| {
+    /// let (one, other) = UnixStream::pair()?;
+    /// let mut socket = other.into_std()?;
+    /// socket.set_nonblocking(false)?;
+    /// let reader = task::spawn_blocking(move || {
+    ///     let mut buf = [0; 4];
+    ///     socket.read_exact(&mut buf).map(|()| buf)
+    /// });
+    /// one.send_all("ping").await.0?;
+    /// assert_eq!(&reader.await??, b"ping");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// # })?.unwrap()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn into_std(self) -> io::Result<std::os::unix::net::UnixStream> {
         self.0.into_fd().map(Into::into)
     }
@@ -94,6 +174,19 @@ impl UnixStream {
     /// # Errors
     ///
     /// Those of `getsockname(2)`.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use corespun::net::UnixStream;
+    ///
+    /// # corespun::app::App::builder().handle_signals(false).block_on(async |_app| {
+    /// let (one, _other) = UnixStream::pair()?;
+    /// assert!(one.local_addr()?.is_unnamed());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// # })?.unwrap()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn local_addr(&self) -> io::Result<SocketAddr> {
         self.0.local_addr().and_then(unix)
     }
@@ -103,6 +196,22 @@ impl UnixStream {
     /// # Errors
     ///
     /// Those of `getpeername(2)`.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use corespun::net::{UnixListener, UnixStream};
+    ///
+    /// # corespun::app::App::builder().handle_signals(false).block_on(async |_app| {
+    /// let dir = tempfile::tempdir()?;
+    /// let path = dir.path().join("disk.sock");
+    /// let _listener = UnixListener::bind(&path)?;
+    /// let client = UnixStream::connect(&path).await?;
+    /// assert_eq!(client.peer_addr()?.as_pathname(), Some(&*path));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// # })?.unwrap()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn peer_addr(&self) -> io::Result<SocketAddr> {
         self.0.peer_addr().and_then(unix)
     }
@@ -114,16 +223,20 @@ impl UnixStream {
 ///
 /// # Examples
 ///
-/// ```no_run
-/// use corespun::net::UnixListener;
-/// use futures::StreamExt;
+/// ```
+/// use corespun::net::{UnixListener, UnixStream};
 ///
-/// # async fn f() -> std::io::Result<()> {
-/// let listener = UnixListener::bind("/run/disk.sock")?;
-/// while let Some(stream) = listener.incoming().next().await {
-///     let stream = stream?;
-/// }
-/// # Ok(()) }
+/// # corespun::app::App::builder().handle_signals(false).block_on(async |_app| {
+/// let dir = tempfile::tempdir()?;
+/// let path = dir.path().join("disk.sock");
+/// let listener = UnixListener::bind(&path)?;
+/// let client = UnixStream::connect(&path).await?;
+/// let (server, _peer) = listener.accept().await?;
+/// assert_eq!(server.local_addr()?.as_pathname(), Some(&*path));
+/// # drop(client);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// # })?.unwrap()?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub struct UnixListener(Socket);
 
@@ -134,6 +247,25 @@ impl UnixListener {
     ///
     /// Those of `bind(2)`: `AddrInUse` if there is a file at `path`, whether or not anyone listens;
     /// an error if no driver is entered on this OS thread.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::io::ErrorKind;
+    /// use corespun::net::UnixListener;
+    ///
+    /// # corespun::app::App::builder().handle_signals(false).block_on(async |_app| {
+    /// let dir = tempfile::tempdir()?;
+    /// let path = dir.path().join("disk.sock");
+    /// drop(UnixListener::bind(&path)?);
+    /// // The file is still there: remove it first.
+    /// assert_eq!(UnixListener::bind(&path).unwrap_err().kind(), ErrorKind::AddrInUse);
+    /// std::fs::remove_file(&path)?;
+    /// assert!(UnixListener::bind(&path).is_ok());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// # })?.unwrap()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn bind(path: impl AsRef<Path>) -> io::Result<UnixListener> {
         let listener = std::os::unix::net::UnixListener::bind(path)?;
         SockRef::from(&listener).listen(BACKLOG)?;
@@ -145,6 +277,22 @@ impl UnixListener {
     /// # Errors
     ///
     /// If no driver is entered, or the socket cannot be watched.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use corespun::net::{UnixListener, UnixStream};
+    ///
+    /// # corespun::app::App::builder().handle_signals(false).block_on(async |_app| {
+    /// let dir = tempfile::tempdir()?;
+    /// let path = dir.path().join("disk.sock");
+    /// let listener = UnixListener::from_std(std::os::unix::net::UnixListener::bind(&path)?)?;
+    /// let _client = UnixStream::connect(&path).await?;
+    /// assert!(listener.accept().await.is_ok());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// # })?.unwrap()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn from_std(listener: std::os::unix::net::UnixListener) -> io::Result<UnixListener> {
         Socket::from_std(listener).map(UnixListener)
     }
@@ -154,6 +302,21 @@ impl UnixListener {
     /// # Errors
     ///
     /// Those of `dup(2)`, which is needed while a wait is in flight.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use corespun::net::UnixListener;
+    ///
+    /// # corespun::app::App::builder().handle_signals(false).block_on(async |_app| {
+    /// let dir = tempfile::tempdir()?;
+    /// let path = dir.path().join("disk.sock");
+    /// let socket = UnixListener::bind(&path)?.into_std()?;
+    /// assert_eq!(socket.local_addr()?.as_pathname(), Some(&*path));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// # })?.unwrap()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn into_std(self) -> io::Result<std::os::unix::net::UnixListener> {
         self.0.into_fd().map(Into::into)
     }
@@ -167,6 +330,29 @@ impl UnixListener {
     /// # Cancel safety
     ///
     /// Safe: a dropped future has taken no connection.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use corespun::{net::{UnixListener, UnixStream}, task};
+    ///
+    /// # corespun::app::App::builder().handle_signals(false).block_on(async |_app| {
+    /// let dir = tempfile::tempdir()?;
+    /// let path = dir.path().join("disk.sock");
+    /// let listener = UnixListener::bind(&path)?;
+    /// let server = task::spawn_local(async move {
+    ///     let (connection, _peer) = listener.accept().await?;
+    ///     connection.send_all("hello").await.0
+    /// });
+    /// let client = UnixStream::connect(&path).await?;
+    /// let (received, greeting) = client.recv_exact(vec![0; 5]).await;
+    /// received?;
+    /// server.await??;
+    /// assert_eq!(greeting, b"hello");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// # })?.unwrap()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub async fn accept(&self) -> io::Result<(UnixStream, SocketAddr)> {
         let (fd, peer) = self.0.accept().await?;
         Ok((UnixStream(Socket::from_std(fd)?), unix(peer)?))
@@ -182,12 +368,56 @@ impl UnixListener {
     /// # Cancel safety
     ///
     /// Safe: a dropped future has taken no connection.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use corespun::{net::{UnixListener, UnixStream}, thread::SpdkThread};
+    ///
+    /// # corespun::app::App::builder().handle_signals(false).block_on(async |_app| {
+    /// let dir = tempfile::tempdir()?;
+    /// let path = dir.path().join("disk.sock");
+    /// let listener = UnixListener::bind(&path)?;
+    /// let client = UnixStream::connect(&path).await?;
+    /// let (connection, _peer) = listener.accept_std().await?;
+    /// // Served by a thread that may be on another core.
+    /// let worker = SpdkThread::current().unwrap().library().thread().create()?;
+    /// let served = worker.spawn_with(async move || {
+    ///     UnixStream::from_std(connection)?.send_all("hello").await.0
+    /// });
+    /// let (received, greeting) = client.recv_exact(vec![0; 5]).await;
+    /// received?;
+    /// served.await??;
+    /// assert_eq!(greeting, b"hello");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// # })?.unwrap()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub async fn accept_std(&self) -> io::Result<(std::os::unix::net::UnixStream, SocketAddr)> {
         let (fd, peer) = self.0.accept().await?;
         Ok((fd.into(), unix(peer)?))
     }
 
     /// The connections as a stream that never ends; an error does not end it either.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use corespun::net::{UnixListener, UnixStream};
+    /// use futures::StreamExt;
+    ///
+    /// # corespun::app::App::builder().handle_signals(false).block_on(async |_app| {
+    /// let dir = tempfile::tempdir()?;
+    /// let path = dir.path().join("disk.sock");
+    /// let listener = UnixListener::bind(&path)?;
+    /// let clients = (UnixStream::connect(&path).await?, UnixStream::connect(&path).await?);
+    /// let taken: Vec<_> = listener.incoming().take(2).collect().await;
+    /// assert!(taken.iter().all(|connection| connection.is_ok()));
+    /// # drop(clients);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// # })?.unwrap()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn incoming(&self) -> UnixIncoming<'_> {
         UnixIncoming(self)
     }
@@ -197,6 +427,20 @@ impl UnixListener {
     /// # Errors
     ///
     /// Those of `getsockname(2)`.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use corespun::net::UnixListener;
+    ///
+    /// # corespun::app::App::builder().handle_signals(false).block_on(async |_app| {
+    /// let dir = tempfile::tempdir()?;
+    /// let path = dir.path().join("disk.sock");
+    /// assert_eq!(UnixListener::bind(&path)?.local_addr()?.as_pathname(), Some(&*path));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// # })?.unwrap()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn local_addr(&self) -> io::Result<SocketAddr> {
         self.0.local_addr().and_then(unix)
     }
@@ -217,6 +461,25 @@ impl std::fmt::Debug for UnixListener {
 }
 
 /// The connections of a [`UnixListener`]; one task at a time may wait for them.
+///
+/// # Examples
+///
+/// ```
+/// use corespun::net::{UnixListener, UnixStream};
+/// use futures::TryStreamExt;
+///
+/// # corespun::app::App::builder().handle_signals(false).block_on(async |_app| {
+/// let dir = tempfile::tempdir()?;
+/// let path = dir.path().join("disk.sock");
+/// let listener = UnixListener::bind(&path)?;
+/// let client = UnixStream::connect(&path).await?;
+/// let server = listener.incoming().try_next().await?.expect("it never ends");
+/// server.send_all("hello").await.0?;
+/// assert_eq!(client.recv_exact(vec![0; 5]).await.1, b"hello");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// # })?.unwrap()?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug)]
 #[must_use = "streams do nothing unless polled"]
 pub struct UnixIncoming<'a>(&'a UnixListener);

@@ -26,6 +26,20 @@ pub(crate) use watcher::Watcher;
 /// ([`Poller::set_interrupt`](crate::thread::Poller::set_interrupt)) into interrupt
 /// mode. Any other active poller keeps it awake:
 /// [`ReactorStats::kept_awake_by`] names it.
+///
+/// # Examples
+///
+/// ```
+/// use corespun::{app::App, reactor::ReactorMode};
+///
+/// assert_eq!(ReactorMode::default(), ReactorMode::Adaptive);
+/// let all = [ReactorMode::Poll, ReactorMode::Adaptive, ReactorMode::Interrupt];
+/// for mode in all {
+///     // They differ in what they cost, not in what they do.
+///     assert_eq!(App::builder().mode(mode).block_on(async |_app| 42)?, Some(42));
+/// }
+/// # Ok::<(), corespun::app::AppError>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum ReactorMode {
@@ -49,6 +63,19 @@ impl ReactorMode {
 
 /// How long a reactor in adaptive mode spins before it sleeps, as QEMU's
 /// `poll-max-ns`, `poll-grow` and `poll-shrink`.
+///
+/// # Examples
+///
+/// ```
+/// use std::time::Duration;
+/// use corespun::reactor::AdaptivePolling;
+///
+/// let default = AdaptivePolling::default();
+/// assert_eq!((default.max, default.grow), (Duration::from_micros(50), 2));
+/// // A useless spin is halved, not given up at once.
+/// let patient = AdaptivePolling { shrink: 2, ..default };
+/// assert_ne!(patient, default);
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AdaptivePolling {
     /// The longest spin; zero never spins.

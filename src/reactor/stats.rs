@@ -9,6 +9,25 @@ use super::group::Shared;
 use crate::io::Backend;
 
 /// What a reactor is doing, at one moment.
+///
+/// # Examples
+///
+/// Two samples tell how busy a core was in between:
+///
+/// ```
+/// use std::time::Duration;
+/// use corespun::{app::{App, AppHandle}, time};
+///
+/// let (before, after) = App::builder().block_on(async |app: AppHandle| {
+///     let before = app.reactors().stats().remove(0);
+///     time::sleep(Duration::from_micros(200)).await;
+///     (before, app.reactors().stats().remove(0))
+/// })?.unwrap();
+/// let busy = after.busy_ticks - before.busy_ticks;
+/// let idle = after.idle_ticks - before.idle_ticks;
+/// assert!(idle > 0 && 100 * busy / (busy + idle) < 100);
+/// # Ok::<(), corespun::app::AppError>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ReactorStats {
@@ -33,6 +52,26 @@ pub struct ReactorStats {
 }
 
 /// What keeps a reactor in a sleeping mode awake all the time.
+///
+/// # Examples
+///
+/// ```
+/// use std::time::Duration;
+/// use corespun::{app::{App, AppHandle}, reactor::ReactorMode, thread::Poller, time};
+///
+/// let app = App::builder().name("target").mode(ReactorMode::Interrupt);
+/// let kept = app.block_on(async |app: AppHandle| {
+///     let _poller = Poller::builder().name("scan").register(|| false).unwrap();
+///     loop {
+///         if let Some(kept) = app.reactors().stats()[0].kept_awake_by.clone() {
+///             return kept;
+///         }
+///         time::sleep(Duration::from_micros(20)).await;
+///     }
+/// })?.unwrap();
+/// assert_eq!((&kept.thread[..], kept.poller.as_deref()), ("target", Some("scan")));
+/// # Ok::<(), corespun::app::AppError>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct KeptAwake {

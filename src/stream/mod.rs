@@ -23,7 +23,6 @@ pub use poller_stream::{PollerStream, PollerStreamBuilder};
 /// A ring of completions that says when it is torn down:
 ///
 /// ```
-///
 /// use std::task::Poll;
 /// use corespun::{stream::{PollerItem, PollerStream}, thread::ThreadLib};
 /// use futures::FutureExt;

@@ -74,7 +74,6 @@ impl<T> Drop for WakeOnDrop<T> {
 /// Waits for a flag that nobody signals, such as one in a device's memory:
 ///
 /// ```
-///
 /// use std::{cell::Cell, rc::Rc, task::Poll};
 /// use corespun::{stream, task, thread::ThreadLib};
 ///

@@ -216,7 +216,6 @@ fn report(library: &LibraryInner, source: PanicSource, payload: Payload) {
 /// Calls run side by side, from when they were made:
 ///
 /// ```
-///
 /// use std::sync::mpsc;
 /// use corespun::thread::ThreadLib;
 ///

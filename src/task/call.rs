@@ -351,7 +351,6 @@ impl fmt::Debug for CallError {
 /// Several calls run on their threads at the same time:
 ///
 /// ```
-///
 /// use corespun::thread::ThreadLib;
 /// use futures::future::try_join_all;
 ///
@@ -415,7 +414,6 @@ impl<R> fmt::Debug for Call<R> {
 /// What it started goes with it:
 ///
 /// ```
-///
 /// use std::sync::Arc;
 /// use corespun::thread::ThreadLib;
 ///

@@ -256,7 +256,6 @@ impl<T> JoinHandle<T> {
     /// One place waits for the task, another may end it:
     ///
     /// ```
-    ///
     /// use corespun::{task, thread::ThreadLib};
     ///
     /// let mut runner = ThreadLib::new().thread().build()?.attach();
@@ -382,7 +381,6 @@ impl<T> fmt::Debug for JoinHandle<T> {
 /// Clones of it can be kept wherever the wish to cancel may come from:
 ///
 /// ```
-///
 /// use corespun::{task, thread::ThreadLib};
 ///
 /// let mut runner = ThreadLib::new().thread().build()?.attach();

@@ -40,7 +40,6 @@ pub enum TaskState {
 /// Who has been polled how often, for how long, and where it comes from:
 ///
 /// ```
-///
 /// use std::time::Duration;
 /// use corespun::{task, thread::ThreadLib};
 ///

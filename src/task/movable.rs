@@ -159,7 +159,6 @@ pub fn move_to(thread: &SpdkThread) -> MoveTo {
 /// Awaited again, it brings the task back:
 ///
 /// ```
-///
 /// use corespun::{task, thread::{SpdkThread, ThreadLib}};
 ///
 /// let library = ThreadLib::new();

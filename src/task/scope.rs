@@ -143,7 +143,6 @@ struct Inner<'env> {
 /// Children may start others:
 ///
 /// ```
-///
 /// use std::cell::Cell;
 /// use corespun::task::{self, Scope};
 ///
@@ -219,7 +218,6 @@ impl<'env> Scope<'env> {
     /// The first answer is enough:
     ///
     /// ```
-    ///
     /// use corespun::task::{self, ScopeCancelled};
     ///
     /// let answer = task::scope(async |scope| {

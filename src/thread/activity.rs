@@ -10,7 +10,6 @@
 /// `bool` or nothing:
 ///
 /// ```
-///
 /// use corespun::thread::Activity;
 ///
 /// let queues = [Activity::Idle, Activity::Busy, Activity::Ignored];

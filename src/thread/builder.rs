@@ -157,7 +157,6 @@ impl ThreadBuilder {
     /// A small ring saves memory where there are many threads; it refuses nothing:
     ///
     /// ```
-    ///
     /// use std::sync::mpsc;
     /// use corespun::thread::ThreadLib;
     ///
@@ -236,7 +235,6 @@ impl ThreadBuilder {
     /// For a loop of your own, on whichever OS thread:
     ///
     /// ```
-    ///
     /// use corespun::thread::ThreadLib;
     ///
     /// let parked = ThreadLib::new().thread().build()?;

@@ -32,7 +32,6 @@ use super::shared::{self, Shared};
 /// Says by its text what an operator needs to know:
 ///
 /// ```
-///
 /// use corespun::thread::{ExitHolder, Poller, ThreadLib};
 ///
 /// let mut runner = ThreadLib::new().thread().build()?.attach();

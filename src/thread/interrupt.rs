@@ -411,7 +411,6 @@ impl Interrupt {
     /// An eventfd, whose counter need not be read by the callback:
     ///
     /// ```
-    ///
     /// use std::{cell::Cell, os::fd::AsFd, rc::Rc};
     /// use corespun::{interrupt::{FdKind, FdOptions}, thread::{Interrupt, ThreadLib}};
     /// use nix::sys::eventfd::EventFd;
@@ -483,7 +482,6 @@ impl Interrupt {
     /// Room to write matters only while there is something to be written:
     ///
     /// ```
-    ///
     /// use std::{cell::Cell, os::unix::net::UnixStream, rc::Rc};
     /// use corespun::{interrupt::Event, thread::{Interrupt, ThreadLib}};
     ///

@@ -29,7 +29,6 @@ use crate::notify::Sleeper;
 /// One OS thread that polls whatever was created, in turn:
 ///
 /// ```
-///
 /// use std::sync::{Arc, Mutex};
 /// use corespun::thread::{CreateError, Framework, ParkedThread, ThreadLib};
 ///
@@ -69,7 +68,6 @@ pub trait Framework: Send + Sync + 'static {
     /// A framework may refuse, and the thread is gone as if it had never been there:
     ///
     /// ```
-    ///
     /// use std::sync::Arc;
     /// use corespun::thread::{CreateError, Framework, ParkedThread, ThreadLib};
     ///
@@ -105,7 +103,6 @@ pub trait Framework: Send + Sync + 'static {
     /// The mask is looked at when the poll is over:
     ///
     /// ```
-    ///
     /// use std::sync::{Arc, Mutex};
     /// use corespun::cpu::CpuSet;
     /// use corespun::thread::{CreateError, Framework, ParkedThread, SetCpumaskError};
@@ -352,7 +349,6 @@ impl ThreadLib {
     /// With a virtual clock, time stands still unless a test moves it:
     ///
     /// ```
-    ///
     /// use corespun::{clock::Clock, thread::ThreadLib};
     ///
     /// let (clock, hand) = Clock::virtual_at(1_000_000);

@@ -111,7 +111,6 @@ impl<T: 'static> LocalKey<T> {
     /// What [`spdk_thread_local!`](crate::spdk_thread_local) expands to:
     ///
     /// ```
-    ///
     /// use std::cell::Cell;
     /// use corespun::thread::{LocalKey, ThreadLib};
     ///

@@ -157,7 +157,6 @@ pub struct ThreadStats {
 /// Any OS thread may hold one and send with it:
 ///
 /// ```
-///
 /// use corespun::thread::{SpdkThread, ThreadLib};
 ///
 /// fn log_from(thread: SpdkThread) {
@@ -306,7 +305,6 @@ impl SpdkThread {
     /// What a signal handler may do:
     ///
     /// ```
-    ///
     /// use std::sync::atomic::{AtomicBool, Ordering};
     /// use corespun::thread::ThreadLib;
     ///
@@ -528,7 +526,6 @@ impl SpdkThread {
     /// Two samples make a load:
     ///
     /// ```
-    ///
     /// use corespun::thread::ThreadLib;
     ///
     /// let (clock, hand) = corespun::clock::Clock::virtual_at(1_000_000);
@@ -560,7 +557,6 @@ impl SpdkThread {
     /// Whether a thread is stuck can be seen from outside:
     ///
     /// ```
-    ///
     /// use corespun::thread::ThreadLib;
     ///
     /// let (clock, hand) = corespun::clock::Clock::virtual_at(1_000_000);
@@ -582,7 +578,6 @@ impl SpdkThread {
     /// What runs on a thread reaches the others through it:
     ///
     /// ```
-    ///
     /// use corespun::thread::{SpdkThread, ThreadLib};
     ///
     /// let library = ThreadLib::new();

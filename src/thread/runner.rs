@@ -68,7 +68,6 @@ impl ThreadRunner {
     /// A loop of your own; it is idle when nothing of one round was busy:
     ///
     /// ```
-    ///
     /// use corespun::thread::{Activity, ThreadLib};
     ///
     /// let library = ThreadLib::new();
@@ -184,7 +183,6 @@ impl ThreadRunner {
     /// The end of a loop over threads:
     ///
     /// ```
-    ///
     /// use corespun::thread::ThreadLib;
     ///
     /// let library = ThreadLib::new();
@@ -228,7 +226,6 @@ impl ThreadRunner {
     /// Passed as the begin of the next poll, no time is unaccounted for:
     ///
     /// ```
-    ///
     /// use corespun::thread::ThreadLib;
     ///
     /// let (clock, hand) = corespun::clock::Clock::virtual_at(1_000_000);
@@ -358,7 +355,6 @@ impl ThreadRunner {
     /// How long a loop may sleep:
     ///
     /// ```
-    ///
     /// use std::time::Duration;
     /// use corespun::{task, thread::ThreadLib, time};
     ///
@@ -402,7 +398,7 @@ impl ThreadRunner {
     /// let waiting = FdGroup::new()?;
     /// waiting.add(&thread.interrupt_fd()?, FdOptions::default(), |_| ())?;
     /// let handle = thread.handle();
-    /// std::thread::spawn(move || handle.send_msg(|| println!("hello")));
+    /// std::thread::spawn(move || handle.send_msg(|| ()).unwrap());
     /// assert_eq!(waiting.wait(None)?, 1);
     /// assert!(thread.poll(0, 0).is_busy());
     /// # Ok::<(), Box<dyn std::error::Error>>(())
@@ -463,7 +459,6 @@ impl ThreadRunner {
     /// A loop that sleeps while its thread has nothing to do:
     ///
     /// ```
-    ///
     /// use std::{sync::Arc, thread};
     /// use corespun::{notify::Sleeper, thread::ThreadLib};
     ///
@@ -595,7 +590,6 @@ impl fmt::Debug for ThreadRunner {
 /// From one OS thread to another, with all that waits on it:
 ///
 /// ```
-///
 /// use corespun::{task, thread::ThreadLib};
 ///
 /// let mut runner = ThreadLib::new().thread().build()?.attach();

@@ -72,7 +72,6 @@ impl fmt::Display for SpinlockMisuse {
 /// It names both threads:
 ///
 /// ```
-///
 /// use corespun::thread::{SpinlockMisuse, Spinlock, ThreadLib};
 ///
 /// let library = ThreadLib::new();

@@ -213,7 +213,6 @@ impl ThreadLib {
 /// Awaited by a task, it tells when a change has reached every thread:
 ///
 /// ```
-///
 /// use std::sync::{Arc, atomic::{AtomicU32, Ordering}};
 /// use corespun::{task, thread::{SpdkThread, ThreadLib}};
 ///

@@ -53,7 +53,6 @@ pub fn interval(period: Duration) -> Interval {
 /// Phase-shifted, so that not every thread does its housekeeping at once:
 ///
 /// ```
-///
 /// use std::time::Duration;
 /// use corespun::{task, thread::ThreadLib, time};
 ///
@@ -264,7 +263,6 @@ impl Interval {
     /// A heartbeat that is due only when nothing else was sent for a while:
     ///
     /// ```
-    ///
     /// use std::time::Duration;
     /// use corespun::{task, thread::ThreadLib, time};
     ///
@@ -395,7 +393,6 @@ impl Interval {
     /// went by:
     ///
     /// ```
-    ///
     /// use std::time::Duration;
     /// use corespun::{task, thread::ThreadLib, time::{self, MissedTickBehavior}};
     ///

@@ -103,7 +103,6 @@ enum When {
 /// One sleep can be awaited by reference again and again, beside other things:
 ///
 /// ```
-///
 /// use std::time::Duration;
 /// use corespun::{local::mpsc, task, thread::ThreadLib, time};
 /// use futures::future::{Either, select};
@@ -244,7 +243,6 @@ impl Sleep {
     /// Puts an idle timeout off with every request:
     ///
     /// ```
-    ///
     /// use std::time::Duration;
     /// use corespun::{task, thread::ThreadLib, time};
     ///

@@ -80,7 +80,6 @@ pub fn timeout_at<F: IntoFuture>(tick: u64, future: F) -> Timeout<F::IntoFuture>
 /// It becomes the `std::io::Error` that I/O code expects:
 ///
 /// ```
-///
 /// use std::io::{Error, ErrorKind};
 /// use corespun::time::Elapsed;
 ///
@@ -176,7 +175,6 @@ impl<F> Timeout<F> {
     /// When the deadline does not matter any more:
     ///
     /// ```
-    ///
     /// let read = corespun::time::timeout_at(500, async { "data" });
     /// assert_eq!(futures::executor::block_on(read.into_inner()), "data");
     /// ```

@@ -232,7 +232,6 @@ impl Poller {
     /// A queue that is polled in poll mode, and in interrupt mode rings an eventfd:
     ///
     /// ```
-    ///
     /// use std::{cell::RefCell, os::fd::AsFd, rc::Rc};
     /// use corespun::{interrupt::{FdKind, FdOptions}, thread::{Interrupt, Poller, ThreadLib}};
     /// use nix::sys::eventfd::EventFd;
@@ -435,7 +434,6 @@ pub trait Polled: 'static {
     /// It is an ordinary method, to be tested without a thread:
     ///
     /// ```
-    ///
     /// use corespun::thread::{Activity, Polled};
     ///
     /// struct Credits(u32);

@@ -27,7 +27,6 @@ use super::timer_queue::TimerKey;
 /// As text they are SPDK's names:
 ///
 /// ```
-///
 /// use corespun::thread::{Poller, PollerState, ThreadLib};
 ///
 /// let mut runner = ThreadLib::new().thread().build()?.attach();
