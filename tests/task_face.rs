@@ -350,6 +350,21 @@ fn a_wait_that_found_nothing_costs_no_budget() {
 // Helper threads and other threads' ways in.
 
 #[test]
+fn a_handle_gives_its_result_once_and_then_says_so() {
+    let (mut runner, _) = thread();
+    let mut handle = runner.enter(|| spawn_local(async { 1 }));
+    settle(&mut runner);
+    assert_eq!(block_on(&mut handle).unwrap(), 1);
+    assert!(handle.is_finished());
+    let again = std::panic::catch_unwind(|| block_on(handle)).unwrap_err();
+    let text = again.downcast_ref::<String>().unwrap();
+    assert!(
+        text.contains("polled after it had given the result"),
+        "{text}"
+    );
+}
+
+#[test]
 fn block_on_inside_a_spdk_thread_is_refused_and_names_it() {
     let mut runner = ThreadLib::new()
         .thread()

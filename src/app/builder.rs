@@ -305,8 +305,8 @@ impl AppBuilder {
     ///     })
     ///     .block_on(async move |_| {
     ///         // What no reactor should ever do: block.
-    ///         let (still_running, report) = stalls.recv().unwrap();
-    ///         assert!(still_running);
+    ///         let found = stalls.iter().find(|(still_running, _)| *still_running);
+    ///         let (_, report) = found.expect("nothing else ends this wait");
     ///         println!("{report}");
     ///     })?;
     /// # Ok::<(), Box<dyn std::error::Error>>(())
@@ -318,6 +318,21 @@ impl AppBuilder {
 
     /// Called with each [`Stall`]: on the reactor that was held, and for what is
     /// still running, on the OS thread that looks for that.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use corespun::app::App;
+    /// use std::{sync::mpsc, thread, time::Duration};
+    ///
+    /// let (seen, stalls) = mpsc::channel();
+    /// App::builder()
+    ///     .stall_limit(Duration::from_millis(1))
+    ///     .stall_hook(move |stall| _ = seen.send(stall.held))
+    ///     .block_on(async |_| thread::sleep(Duration::from_millis(2)))?;
+    /// assert!(stalls.iter().any(|held| held >= Duration::from_millis(2)));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn stall_hook(mut self, hook: impl Fn(&Stall<'_>) + Send + Sync + 'static) -> Self {
         self.stall_hook = Some(Box::new(hook));
         self

@@ -2,6 +2,7 @@
 
 use std::any::Any;
 use std::fmt;
+use std::panic::{RefUnwindSafe, UnwindSafe};
 use std::pin::Pin;
 use std::ptr::NonNull;
 use std::sync::atomic::Ordering;
@@ -173,6 +174,10 @@ impl Drop for Joiner {
 /// Awaiting `&mut handle` may be cancelled and repeated; the waker of the last
 /// poll is the one that is woken.
 ///
+/// # Panics
+///
+/// When it is polled again after it gave the result.
+///
 /// # Examples
 ///
 /// ```
@@ -199,6 +204,8 @@ pub struct JoinHandle<T> {
     meta: NonNull<TaskMeta>,
     /// Set while a foreign executor waits.
     joiner: Option<(Arc<Joiner>, Waker)>,
+    /// Whether the result was given out.
+    joined: bool,
 }
 
 // SAFETY: async-task's handle is `Send` for a `Send` output, and the metadata
@@ -209,6 +216,10 @@ unsafe impl<T: Send> Send for JoinHandle<T> {}
 unsafe impl<T: Send> Sync for JoinHandle<T> {}
 
 impl<T> Unpin for JoinHandle<T> {}
+// Nothing of the task is seen half done: what panicked is gone, and its result
+// is an error.
+impl<T> UnwindSafe for JoinHandle<T> {}
+impl<T> RefUnwindSafe for JoinHandle<T> {}
 
 impl<T> JoinHandle<T> {
     /// # Safety
@@ -219,6 +230,7 @@ impl<T> JoinHandle<T> {
             task: Some(task),
             meta,
             joiner: None,
+            joined: false,
         }
     }
 
@@ -319,6 +331,10 @@ impl<T> Future for JoinHandle<T> {
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let id = self.id();
         let this = &mut *self;
+        assert!(
+            !this.joined,
+            "the JoinHandle of task {id} was polled after it had given the result"
+        );
         let task = this.task.as_mut().expect("present until dropped");
         // async-task would abort the process where a waker panics. Those of our
         // own tasks do not.
@@ -345,6 +361,7 @@ impl<T> Future for JoinHandle<T> {
                 polled = Pin::new(task).poll(&mut Context::from_waker(joiner));
             }
         }
+        this.joined = polled.is_ready();
         polled.map(|outcome| match outcome {
             Some(outcome) => outcome.into_result(id),
             // The `Runnable` was dropped: only the end of a thread does that.
@@ -403,6 +420,9 @@ pub struct AbortHandle {
 unsafe impl Send for AbortHandle {}
 // SAFETY: as above.
 unsafe impl Sync for AbortHandle {}
+
+impl UnwindSafe for AbortHandle {}
+impl RefUnwindSafe for AbortHandle {}
 
 impl AbortHandle {
     fn meta(&self) -> &TaskMeta {

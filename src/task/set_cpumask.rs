@@ -76,6 +76,20 @@ impl SpdkThread {
 }
 
 /// The future of [`SpdkThread::set_cpumask_async`].
+///
+/// # Examples
+///
+/// ```
+/// use corespun::{cpu::CpuSet, task::SetCpumask, thread::{SetCpumaskError, ThreadLib}};
+/// use futures::executor::block_on;
+///
+/// let mut runner = ThreadLib::new().thread().build()?.attach();
+/// let moving: SetCpumask = runner.handle().set_cpumask_async(&CpuSet::single(1));
+/// runner.poll(0, 0);
+/// // A thread that is polled by hand is moved by nobody.
+/// assert!(matches!(block_on(moving), Err(SetCpumaskError::NotSupported(_))));
+/// # Ok::<(), corespun::thread::CreateError>(())
+/// ```
 #[must_use = "futures do nothing unless awaited; the thread moves without"]
 pub struct SetCpumask {
     thread: SpdkThread,

@@ -189,6 +189,18 @@ impl SpdkThread {
 
     /// The core whose reactor polls the thread. `None` on the way from one to
     /// another, and when nobody has told: see [`ThreadRunner::set_core`].
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use corespun::thread::ThreadLib;
+    ///
+    /// let mut runner = ThreadLib::new().thread().build()?.attach();
+    /// assert_eq!(runner.handle().core(), None);
+    /// runner.set_core(Some(3));
+    /// assert_eq!(runner.handle().core(), Some(3));
+    /// # Ok::<(), corespun::thread::CreateError>(())
+    /// ```
     pub fn core(&self) -> Option<usize> {
         self.shared.core()
     }

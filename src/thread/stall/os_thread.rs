@@ -5,6 +5,22 @@ use std::fmt;
 use std::fs;
 
 /// Whether an OS thread runs.
+///
+/// # Examples
+///
+/// ```
+/// use corespun::thread::OsThreadState;
+///
+/// fn what_to_look_for(state: OsThreadState) -> &'static str {
+///     match state {
+///         OsThreadState::Running => "a loop without an await",
+///         OsThreadState::Sleeping => "a lock or a blocking call",
+///         OsThreadState::Uninterruptible => "blocking file I/O",
+///         _ => "a debugger",
+///     }
+/// }
+/// assert_eq!(what_to_look_for(OsThreadState::Sleeping), "a lock or a blocking call");
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum OsThreadState {
@@ -19,6 +35,27 @@ pub enum OsThreadState {
 }
 
 /// An OS thread, as the kernel sees it at one moment.
+///
+/// # Examples
+///
+/// ```
+/// use corespun::app::App;
+/// use std::{sync::mpsc, time::Duration};
+///
+/// let (seen, stalls) = mpsc::channel();
+/// App::builder()
+///     .stall_limit(Duration::from_millis(20))
+///     .stall_hook(move |stall| _ = seen.send((stall.still_running, stall.os_thread.clone())))
+///     .block_on(async move |_| {
+///         // Blocks the reactor until somebody has seen it.
+///         let found = stalls.iter().find(|(still_running, _)| *still_running);
+///         if let Some((_, Some(os_thread))) = found {
+///             assert!(os_thread.tid > 0);
+///             println!("blocked: {os_thread}");
+///         }
+///     })?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct OsThread {
