@@ -14,8 +14,7 @@
 mod measure;
 
 use std::hint::{black_box, spin_loop};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
@@ -25,7 +24,7 @@ use corespun::thread::{SpdkThread, ThreadRunner};
 use futures::FutureExt;
 use futures::task::noop_waker_ref;
 use measure::tasks::{self, Ended, Executor, Timers};
-use measure::{Elsewhere, line_round_trip, per_op, runner};
+use measure::{Elsewhere, Line, line_round_trip, per_op, runner};
 
 const RUNS: usize = 9;
 
@@ -82,6 +81,9 @@ fn main() {
             calls(there, 300 * scale)
         });
         row("remote spawn, each", || remote_spawns(there, 3000 * scale));
+        row("remote spawn, detached, each", || {
+            remote_detached_spawns(there, 3000 * scale)
+        });
     }
 }
 
@@ -188,19 +190,36 @@ fn calls(there: usize, rounds: usize) -> f64 {
     })
 }
 
-fn remote_spawns(there: usize, count: usize) -> f64 {
+/// Tasks that count themselves, started on another core one by one.
+fn remote_tasks(there: usize, count: usize, start: impl Fn(&SpdkThread, &'static Line)) -> f64 {
     with_elsewhere(there, |thread| {
-        let ran = Arc::new(AtomicU64::new(0));
-        let start = Instant::now();
+        let ran = Line::leaked();
+        let started = Instant::now();
         for _ in 0..count {
-            let ran = ran.clone();
-            drop(thread.spawn(async move {
-                ran.fetch_add(1, Ordering::Relaxed);
-            }));
+            start(&thread, ran);
         }
-        while ran.load(Ordering::Relaxed) < count as u64 {
+        while ran.0.load(Ordering::Relaxed) < count as u64 {
             spin_loop();
         }
-        per_op(start, count)
+        per_op(started, count)
+    })
+}
+
+async fn count_one(ran: &Line) {
+    let before = ran.0.load(Ordering::Relaxed);
+    ran.0.store(before + 1, Ordering::Relaxed);
+}
+
+fn remote_spawns(there: usize, count: usize) -> f64 {
+    remote_tasks(there, count, |thread, ran| {
+        drop(thread.spawn(count_one(ran)));
+    })
+}
+
+fn remote_detached_spawns(there: usize, count: usize) -> f64 {
+    remote_tasks(there, count, |thread, ran| {
+        thread
+            .spawn_detached(move || count_one(ran))
+            .expect("it runs");
     })
 }

@@ -104,6 +104,58 @@ fn try_calls_are_refused_by_a_full_mailbox_with_what_was_to_be_called() {
 
 // Sets.
 
+/// G3, G4, G6
+#[test]
+fn a_detached_task_runs_there_in_its_turn_and_comes_back_from_a_gone_thread() {
+    let (library, panics) = library_with_panics();
+    let mut there = library.thread().name("there").build().unwrap().attach();
+    let thread = there.handle();
+    let trace = Arc::new(Mutex::new(Vec::new()));
+    let note = |what: &'static str| {
+        let trace = trace.clone();
+        move || trace.lock().unwrap().push(what)
+    };
+    thread.send_msg(note("before")).unwrap();
+    let first = note("first poll");
+    let second = note("second poll");
+    thread
+        .spawn_detached(move || async move {
+            let not_send = std::rc::Rc::new(());
+            first();
+            yield_now().await;
+            second();
+            drop(not_send);
+        })
+        .unwrap();
+    thread.send_msg(note("after")).unwrap();
+    there.poll(0, 0);
+    assert_eq!(
+        trace.lock().unwrap().drain(..).collect::<Vec<_>>(),
+        ["before", "first poll", "after"]
+    );
+    there.poll(0, 0);
+    assert_eq!(*trace.lock().unwrap(), ["second poll"]);
+
+    thread.spawn_detached(async || panic!("oops")).unwrap();
+    let late = Arc::new(());
+    let waits = late.clone();
+    settle(&mut there);
+    assert_eq!(*panics.lock().unwrap(), ["Task: oops"]);
+
+    let exit = there.exit();
+    while !there.is_exited() {
+        there.poll(0, 0);
+    }
+    drop(exit);
+    let refused = thread
+        .spawn_detached(async move || drop(waits))
+        .unwrap_err();
+    assert!(refused.to_string().contains("there"));
+    assert_eq!(Arc::strong_count(&late), 2);
+    drop(refused.into_message());
+    assert_eq!(Arc::strong_count(&late), 1);
+}
+
 #[test]
 fn a_set_joins_its_tasks_in_the_order_they_end() {
     let (mut runner, hand) = thread();

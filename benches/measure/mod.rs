@@ -17,6 +17,15 @@ use corespun::thread::{Activity, SpdkThread, ThreadLib, ThreadRunner};
 #[repr(align(256))]
 pub struct Line(pub AtomicU64);
 
+impl Line {
+    /// One that tasks on several cores refer to without counting references, which
+    /// would take a line from core to core for each of them.
+    #[allow(dead_code, reason = "not every bench has several cores")]
+    pub fn leaked() -> &'static Self {
+        Box::leak(Box::new(Line(AtomicU64::new(0))))
+    }
+}
+
 /// Nanoseconds per operation since `start`.
 pub fn per_op(start: Instant, operations: usize) -> f64 {
     start.elapsed().as_nanos() as f64 / operations as f64

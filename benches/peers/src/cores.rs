@@ -95,13 +95,13 @@ pub fn wakes<E: Executor>(here: usize, there: usize, rounds: usize) -> f64 {
 
 /// Spawns tasks that only count, a tenth of them first to warm up, and waits until
 /// they have run: the time that takes for each.
-pub fn spawns(count: usize, mut spawn: impl FnMut(Arc<Line>)) -> f64 {
-    let ran = Arc::new(Line(AtomicU64::new(0)));
+pub fn spawns(count: usize, mut spawn: impl FnMut(&'static Line)) -> f64 {
+    let ran = Line::leaked();
     let mut batch = |count: usize| {
         let before = ran.0.load(Ordering::Relaxed);
         let start = Instant::now();
         for _ in 0..count {
-            spawn(ran.clone());
+            spawn(ran);
         }
         while ran.0.load(Ordering::Relaxed) < before + count as u64 {
             spin_loop();
@@ -130,7 +130,7 @@ pub fn tokio_spawns(here: usize, there: usize, tasks: usize) -> f64 {
         move |stopped| _ = runtime.block_on(stopped),
         || {
             cpu::pin_current_thread(here).expect("pinning");
-            spawns(tasks, |ran| drop(handle.spawn(async move { count(&ran) })))
+            spawns(tasks, |ran| drop(handle.spawn(async move { count(ran) })))
         },
     )
 }
@@ -144,7 +144,7 @@ pub fn smol_spawns(here: usize, there: usize, tasks: usize) -> f64 {
         || {
             cpu::pin_current_thread(here).expect("pinning");
             spawns(tasks, |ran| {
-                executor.spawn(async move { count(&ran) }).detach();
+                executor.spawn(async move { count(ran) }).detach();
             })
         },
     )
@@ -171,13 +171,13 @@ fn while_blocked(
 /// glommio has no spawn from afar: a shared channel from executor to executor, of
 /// the capacity in its own bench, and a task for whatever comes out of it.
 pub fn glommio_spawns(here: usize, there: usize, tasks: usize) -> f64 {
-    let (sender, receiver) = shared_channel::new_bounded::<Arc<Line>>(1024);
+    let (sender, receiver) = shared_channel::new_bounded::<&'static Line>(1024);
     let os_thread = std::thread::spawn(move || {
         cpu::pin_current_thread(there).expect("pinning");
         let receive = async move {
             let receiver = receiver.connect().await;
             while let Some(ran) = receiver.recv().await {
-                glommio::spawn_local(async move { count(&ran) }).detach();
+                glommio::spawn_local(async move { count(ran) }).detach();
             }
         };
         glommio_here().make().expect("an executor").run(receive);
@@ -185,13 +185,13 @@ pub fn glommio_spawns(here: usize, there: usize, tasks: usize) -> f64 {
     cpu::pin_current_thread(here).expect("pinning");
     let send = async move {
         let sender = sender.connect().await;
-        let ran = Arc::new(Line(AtomicU64::new(0)));
+        let ran = Line::leaked();
         let mut figure = 0.0;
         let mut before = 0;
         for batch in [tasks / 10, tasks] {
             let start = Instant::now();
             for _ in 0..batch {
-                sender.send(ran.clone()).await.expect("it receives");
+                sender.send(ran).await.expect("it receives");
             }
             before += batch as u64;
             // The last ones only go when their executor runs.
@@ -216,7 +216,7 @@ pub fn compio_spawns(here: usize, there: usize, tasks: usize) -> f64 {
         .expect("a dispatcher");
     cpu::pin_current_thread(here).expect("pinning");
     let figure = spawns(tasks, |ran| {
-        let dispatched = dispatcher.dispatch(async move || count(&ran));
+        let dispatched = dispatcher.dispatch(async move || count(ran));
         drop(dispatched.expect("its worker runs"));
     });
     futures::executor::block_on(dispatcher.join()).expect("a worker that ends well");

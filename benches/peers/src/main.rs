@@ -291,6 +291,18 @@ fn between(here: usize, there: usize) -> Vec<Row> {
             ],
         },
         Row {
+            name: "remote spawn, detached from the start, each",
+            cells: [
+                None,
+                cell(move || reactor::remote_detached_spawns(here, there, 1_000_000)),
+                None,
+                None,
+                None,
+                None,
+                None,
+            ],
+        },
+        Row {
             name: "call to another core and back",
             cells: [
                 line(),

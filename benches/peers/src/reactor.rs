@@ -102,7 +102,17 @@ pub fn wakes(mode: ReactorMode, here: usize, there: usize, rounds: usize) -> f64
 pub fn remote_spawns(here: usize, there: usize, count: usize) -> f64 {
     with_thread(ReactorMode::Poll, here, there, async move |thread| {
         cores::spawns(count, |ran| {
-            drop(thread.spawn(async move { cores::count(&ran) }));
+            drop(thread.spawn(async move { cores::count(ran) }));
+        })
+    })
+}
+
+/// The same for tasks that nobody can join, which is what the others' are.
+pub fn remote_detached_spawns(here: usize, there: usize, count: usize) -> f64 {
+    with_thread(ReactorMode::Poll, here, there, async move |thread| {
+        cores::spawns(count, |ran| {
+            let spawned = thread.spawn_detached(async move || cores::count(ran));
+            spawned.expect("the thread takes it");
         })
     })
 }
