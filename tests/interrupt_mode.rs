@@ -423,6 +423,16 @@ fn what_is_begun_between_polls_makes_the_descriptor_readable() {
         settle(&mut runner);
         assert!(!runner.has_messages(), "{n}");
     }
+    // A resumed poller wants its poll, whoever resumes it.
+    let active = runner.enter(|| Poller::active(|| false).unwrap());
+    active.pause();
+    runner.poll(0, 0);
+    settle(&mut runner);
+    active.resume();
+    assert!(is_readable(PollTimeout::ZERO));
+    drop(active);
+    runner.poll(0, 0);
+    settle(&mut runner);
     // A timer arms the descriptor, which its time makes readable.
     let poller = runner.enter(|| Poller::timed(us(1000), || ()).unwrap());
     assert!(is_readable(PollTimeout::from(60_000u16)));

@@ -115,10 +115,7 @@ impl LocalSpawner {
         // SAFETY: who has an `Rc` of a thread's owner part is on the OS thread
         // that owns it; the bounds ask for `'static`.
         let handle = unsafe { raw::spawn(Origin::Local(local, FirstPoll::Queued), meta, future) };
-        if !local.shared.is_current() {
-            // Between two polls somebody may wait for the thread's descriptor.
-            local.shared.notify_host();
-        }
+        local.begun_outside();
         handle
     }
 }

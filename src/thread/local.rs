@@ -215,6 +215,15 @@ impl Local {
         }
     }
 
+    /// After something was begun that a poll has to see: if that was between two
+    /// polls, somebody may wait for the thread's descriptor.
+    #[inline]
+    pub(crate) fn begun_outside(&self) {
+        if !self.shared.is_current() {
+            self.shared.notify_host();
+        }
+    }
+
     /// The rare parts, made now if need be.
     pub(super) fn rare(&self) -> &Rare {
         self.rare.get_or_init(Box::default)

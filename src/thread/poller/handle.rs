@@ -177,6 +177,7 @@ impl Poller {
     /// ```
     pub fn resume(&self) {
         self.local.resume_poller(&self.core);
+        self.local.begun_outside();
     }
 
     /// Unregisters the poller at once: a callback that waits is dropped now,
