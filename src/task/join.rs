@@ -291,7 +291,7 @@ impl<T> JoinHandle<T> {
         }
     }
 
-    /// Whether the task has ended: awaiting the handle would not wait.
+    /// Whether the task has ended: awaiting the handle would not wait for it.
     ///
     /// # Examples
     ///
