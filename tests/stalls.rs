@@ -230,6 +230,48 @@ fn time_outside_of_a_poll_holds_nothing() {
     assert_eq!(watched.take().len(), 0);
 }
 
+/// Outside of a poll it holds nothing, and within one, whatever spawned it.
+#[test]
+fn an_eager_task_is_a_part_of_what_spawns_it() {
+    let watched = Watched::new();
+    let mut runner = watched.library.thread().build().unwrap().attach();
+    runner.enter(|| drop(task::spawn_eager(async {})));
+    watched.time.advance(1_000);
+    assert_eq!(watched.library.check_stalls(), 0);
+    runner.poll(0, 0);
+    let time = watched.time.clone();
+    let hog = runner.enter(|| {
+        TaskBuilder::new().name("hog").spawn_local(async move {
+            for _ in 0..2 {
+                let time = time.clone();
+                drop(task::spawn_eager(async move { _ = time.advance(70) }));
+                drop(task::spawn_eager(async {}));
+            }
+        })
+    });
+    runner.poll(0, 0);
+    assert!(hog.is_finished());
+    let seen = watched.take();
+    assert_eq!(seen.len(), 1, "{seen:?}");
+    assert!(seen[0].name.starts_with("hog "), "{}", seen[0].name);
+    assert_eq!(seen[0].held, us(140));
+}
+
+#[test]
+fn what_does_not_return_is_seen_by_its_name_after_it_has_spawned_an_eager_task() {
+    let seen = Watched::new().holds(|runner, block| {
+        let task = TaskBuilder::new().name("hog");
+        runner.enter(|| {
+            drop(task.spawn_local(async move {
+                drop(task::spawn_eager(async {}));
+                block.hold()
+            }))
+        });
+    });
+    assert_eq!(seen[0].source, StallSource::Task);
+    assert!(seen[0].name.starts_with("hog "), "{}", seen[0].name);
+}
+
 #[test]
 fn what_was_reported_as_ended_is_not_found_still_running() {
     let (clock, time) = Clock::virtual_at(1_000_000);

@@ -26,7 +26,9 @@ use corespun::task::{self, AbortHandle, JoinHandle};
 use corespun::thread::{ParkedThread, Poller, SpdkThread, ThreadLib, ThreadRunner};
 use corespun::time;
 use crossbeam_queue::SegQueue;
-use futures::FutureExt;
+use futures::future::BoxFuture;
+use futures::stream::FuturesUnordered;
+use futures::{FutureExt, StreamExt};
 
 const POLLING: usize = 2;
 const SENDING: usize = 3;
@@ -54,6 +56,7 @@ struct Books {
     futures_dropped: AtomicUsize,
     strayed: AtomicUsize,
     joined: AtomicUsize,
+    joined_by_tasks: AtomicUsize,
     exited: AtomicUsize,
     abandoned: AtomicUsize,
     moved: AtomicUsize,
@@ -145,13 +148,48 @@ impl Drop for Content {
     }
 }
 
-/// Gives its waker away, sleeps, yields, panics, or waits for a wake that may
-/// never come.
+/// A child of the current task, on its thread: bound to it or not, polled at once
+/// or not.
+fn spawn_child(world: &Arc<World>, dice: &mut Dice) -> JoinHandle<u64> {
+    let seed = dice.below(u64::MAX);
+    let wander =
+        |home| -> BoxFuture<'static, u64> { wander(Content::new(world, home), seed).boxed() };
+    let here = Some(thread::current().id());
+    match dice.below(3) {
+        0 => task::spawn(wander(None)),
+        1 => task::spawn_local(wander(here)),
+        _ => task::spawn_eager(wander(here)),
+    }
+}
+
+/// Polls a task's handle as one task or another, here or on another thread, did
+/// before, and leaves it to the next, or waits for the end.
+async fn join_as_others_do(world: &Arc<World>, dice: &mut Dice, mut handle: JoinHandle<u64>) {
+    if dice.below(4) == 0 {
+        let _ = handle.await;
+        return count(&world.books.joined_by_tasks);
+    }
+    let polled = match dice.below(3) {
+        // With another waker than the task's.
+        0 => FuturesUnordered::from_iter([&mut handle])
+            .next()
+            .now_or_never(),
+        _ => futures::poll!(&mut handle).is_ready().then_some(None),
+    };
+    if polled.is_some() {
+        count(&world.books.joined_by_tasks);
+    } else if dice.below(4) > 0 {
+        world.tasks.push(handle);
+    }
+}
+
+/// Gives its waker away, sleeps, yields, panics, waits for a wake that may never
+/// come, or for another task.
 async fn wander(content: Content, seed: u64) -> u64 {
     let mut dice = Dice(seed | 1);
     for _ in 0..dice.below(6) {
         content.check();
-        match dice.below(8) {
+        match dice.below(11) {
             0 => task::yield_now().await,
             1 => time::sleep(Duration::from_nanos(dice.below(50_000))).await,
             2 => {
@@ -160,6 +198,17 @@ async fn wander(content: Content, seed: u64) -> u64 {
                 let _ = futures::poll!(nap);
             }
             3 if dice.below(20) == 0 => std::panic::resume_unwind(Box::new("on purpose")),
+            4 if dice.below(2) == 0 => {
+                let world = content.world.clone();
+                let child = spawn_child(&world, &mut dice);
+                join_as_others_do(&world, &mut dice, child).await;
+            }
+            5..8 => {
+                let world = content.world.clone();
+                if let Some(handle) = world.tasks.pop() {
+                    join_as_others_do(&world, &mut dice, handle).await;
+                }
+            }
             _ => {
                 let mut given = false;
                 poll_fn(|cx| {
@@ -453,7 +502,7 @@ fn main() {
     let books = &world.books;
     println!(
         "messages: {} accepted, {} refused, {} ran, {} dropped with their thread; \
-         futures: {} made, {} dropped; {} tasks joined; \
+         futures: {} made, {} dropped; {} tasks joined, and {} by others; \
          threads: {} exited, {} dropped, {} moves",
         read(&books.accepted),
         read(&books.refused),
@@ -462,6 +511,7 @@ fn main() {
         read(&books.futures_made),
         read(&books.futures_dropped),
         read(&books.joined),
+        read(&books.joined_by_tasks),
         read(&books.exited),
         read(&books.abandoned),
         read(&books.moved),

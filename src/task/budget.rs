@@ -2,10 +2,10 @@
 //! way after so many items, without its author having thought of it.
 //!
 //! Each poll of a task starts with a budget. Every leaf of this crate that can be
-//! ready without end (channels, semaphores, streams, timers that are due) takes one unit for each item
-//! it hands out, and once there is none left it wakes the task and is pending,
-//! so that the task goes behind the others. A future polled outside of a task has
-//! no limit.
+//! ready without end (channels, semaphores, streams, timers that are due, tasks that
+//! have ended) takes one unit for each item it hands out, and once there is none
+//! left it wakes the task and is pending, so that the task goes behind the others.
+//! A future polled outside of a task has no limit.
 
 use std::future::poll_fn;
 use std::pin::Pin;

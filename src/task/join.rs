@@ -7,9 +7,10 @@ use std::pin::Pin;
 use std::ptr::NonNull;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll, Wake, Waker};
+use std::task::{Context, Poll, Wake, Waker, ready};
 
 use super::TaskId;
+use super::budget::poll_budget;
 use super::raw::{RawTask, TaskMeta, with_running};
 use crate::thread::local::Local;
 use crate::thread::panic::{PanicSource, Payload, contain, discard, payload_text};
@@ -167,7 +168,10 @@ impl Drop for Joiner {
 /// Owns the right to learn how a task ended. Awaiting it gives the task's
 /// output; dropping it lets the task run on by itself.
 ///
-/// Works from any thread and any executor: it is `Send` if the output is.
+/// Works from any thread and any executor: it is `Send` if the output is. A task
+/// that has ended takes a unit of the budget of the task that awaits it
+/// ([`consume_budget`](super::consume_budget)), so that a loop over tasks that end
+/// at once gives way.
 ///
 /// # Cancel safety
 ///
@@ -287,7 +291,7 @@ impl<T> JoinHandle<T> {
         }
     }
 
-    /// Whether the task has ended: awaiting the handle would not wait.
+    /// Whether the task has ended: awaiting the handle would not wait for it.
     ///
     /// # Examples
     ///
@@ -336,6 +340,11 @@ impl<T> Future for JoinHandle<T> {
             "the JoinHandle of task {id} was polled after it had given the result"
         );
         let task = this.task.as_mut().expect("present until dropped");
+        // One that has ended is a source that is always ready: a loop over eager
+        // tasks makes those without end.
+        if task.is_finished() {
+            ready!(poll_budget(cx)).progressed();
+        }
         // async-task would abort the process where a waker panics. Those of our
         // own tasks do not.
         let trusted = with_running(|running| {

@@ -2,13 +2,12 @@
 
 use std::fmt;
 use std::future::poll_fn;
-use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
-use futures::stream::{FuturesUnordered, Stream};
+use futures::stream::FuturesUnordered;
 use futures::{FutureExt, StreamExt};
 
-use super::{AbortHandle, JoinError, JoinHandle, TaskBuilder, poll_budget};
+use super::{AbortHandle, JoinError, JoinHandle, TaskBuilder, poll_budget, unconstrained};
 use crate::thread::SpdkThread;
 
 /// A set of tasks, on any threads, that are joined in the order they end.
@@ -259,7 +258,7 @@ impl<T> JoinSet<T> {
     /// # Ok::<(), corespun::thread::CreateError>(())
     /// ```
     pub fn try_join_next(&mut self) -> Option<Result<T, JoinError>> {
-        self.tasks.next().now_or_never()?
+        unconstrained(self.tasks.next()).now_or_never()?
     }
 
     /// The form of [`JoinSet::join_next`] for hand-written futures.
@@ -282,7 +281,8 @@ impl<T> JoinSet<T> {
     /// ```
     pub fn poll_join_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<T, JoinError>>> {
         let budget = ready!(poll_budget(cx));
-        let next = ready!(Pin::new(&mut self.tasks).poll_next(cx));
+        // What the handles would take is taken.
+        let next = ready!(unconstrained(self.tasks.next()).poll_unpin(cx));
         budget.progressed();
         Poll::Ready(next)
     }

@@ -503,14 +503,30 @@ impl<'a> Running<'a> {
         Running {
             outer: local.running.replace(ptr::from_ref(meta).cast()),
             outer_budget: local.budget.replace(super::budget::PER_POLL),
-            start: if local.times_tasks {
-                local.callback_begins(meta.node.occupant())
-            } else {
-                0
+            start: match local.times_tasks {
+                true => Self::begins(local, meta),
+                false => 0,
             },
             local,
             meta,
         }
+    }
+
+    /// Begins to measure; returns when. A poll inside of what spawned the task is
+    /// measured, but what runs, where somebody watches, is what it is inside of.
+    fn begins(local: &Local, meta: &TaskMeta) -> u64 {
+        if local.eager_depth.get() > 0 {
+            return local.shared.library.clock.now();
+        }
+        local.callback_begins(meta.node.occupant())
+    }
+
+    /// Returns for how long it was, in ticks.
+    fn ends(local: &Local, meta: &TaskMeta, start: u64) -> u64 {
+        if local.eager_depth.get() > 0 {
+            return local.shared.library.clock.now().saturating_sub(start);
+        }
+        local.callback_ends(meta.node.occupant(), start)
     }
 }
 
@@ -520,10 +536,9 @@ impl Drop for Running<'_> {
         let Running { local, meta, .. } = self;
         local.running.set(self.outer);
         local.budget.set(self.outer_budget);
-        let ticks = if local.times_tasks {
-            local.callback_ends(meta.node.occupant(), self.start)
-        } else {
-            0
+        let ticks = match local.times_tasks {
+            true => Self::ends(local, meta, self.start),
+            false => 0,
         };
         meta.node.count_poll(ticks);
     }

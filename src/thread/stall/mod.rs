@@ -40,7 +40,8 @@ pub enum StallSource {
     Message,
     /// A poller's callback.
     Poller,
-    /// One poll of a task.
+    /// One poll of a task. The first one of an eager task is a part of what spawns
+    /// it, and outside of a poll of the thread, nothing.
     Task,
     /// Anything else in a poll of the thread: the destructor of a future or of a
     /// message, an interrupt's callback, a critical message, a foreign waker, a
