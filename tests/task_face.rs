@@ -16,6 +16,7 @@ use corespun::task::{
     spawn_local, yield_now,
 };
 use corespun::thread::{SpdkThread, StallSource, ThreadLib};
+use futures::future::LocalBoxFuture;
 use futures::task::{LocalSpawnExt, SpawnExt};
 use futures::{FutureExt, StreamExt};
 use task_harness::*;
@@ -344,23 +345,36 @@ fn an_error_or_a_cancel_drops_the_children_and_a_childs_panic_passes_on() {
 /// G9
 #[test]
 fn sources_that_are_always_ready_give_way_after_a_budget() {
-    let (mut runner, _) = thread();
-    let taken = Rc::new(Cell::new(0));
-    let count = taken.clone();
-    let _task = runner.enter(|| {
-        spawn_local(async move {
-            let (sender, mut receiver) = mpsc::unbounded();
-            loop {
-                sender.send(()).unwrap();
-                receiver.next().await;
-                count.set(count.get() + 1);
-            }
-        })
-    });
-    runner.poll(0, 0);
-    assert_eq!(taken.get(), 128);
-    runner.poll(0, 0);
-    assert_eq!(taken.get(), 256);
+    async fn of_a_channel(taken: Rc<Cell<u32>>) {
+        let (sender, mut receiver) = mpsc::unbounded();
+        loop {
+            sender.send(()).unwrap();
+            receiver.next().await;
+            taken.set(taken.get() + 1);
+        }
+    }
+    async fn of_oneshots(taken: Rc<Cell<u32>>) {
+        loop {
+            let (sender, receiver) = oneshot::channel();
+            sender.send(()).unwrap();
+            receiver.await.unwrap();
+            taken.set(taken.get() + 1);
+        }
+    }
+    type Endless = fn(Rc<Cell<u32>>) -> LocalBoxFuture<'static, ()>;
+    let loops: [Endless; 2] = [
+        |taken| of_a_channel(taken).boxed_local(),
+        |taken| of_oneshots(taken).boxed_local(),
+    ];
+    for endless in loops {
+        let (mut runner, _) = thread();
+        let taken = Rc::new(Cell::new(0));
+        let _task = runner.enter(|| spawn_local(endless(taken.clone())));
+        runner.poll(0, 0);
+        assert_eq!(taken.get(), 128);
+        runner.poll(0, 0);
+        assert_eq!(taken.get(), 256);
+    }
 }
 
 #[test]

@@ -5,7 +5,9 @@ use std::fmt;
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll, Waker, ready};
+
+use crate::task::poll_budget;
 
 struct Inner<T> {
     value: Cell<Option<T>>,
@@ -273,8 +275,12 @@ impl<T> Future for Receiver<T> {
     type Output = Result<T, RecvError>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let budget = ready!(poll_budget(cx));
         match self.try_recv() {
-            Ok(value) => Poll::Ready(Ok(value)),
+            Ok(value) => {
+                budget.progressed();
+                Poll::Ready(Ok(value))
+            }
             Err(TryRecvError::Closed) => Poll::Ready(Err(RecvError)),
             Err(TryRecvError::Empty) => {
                 keep(&self.inner.receiver, cx.waker());
