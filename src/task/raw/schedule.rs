@@ -1,0 +1,179 @@
+//! How a task comes into being, and into the queue of its thread whenever it is
+//! woken.
+
+use std::mem::MaybeUninit;
+use std::ptr::{self, NonNull};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use async_task::{Runnable, ScheduleInfo, WithInfo};
+
+use super::future::{TaskFuture, cancel_unpolled};
+use super::meta::TaskMeta;
+use crate::task::join::JoinHandle;
+use crate::thread::local::Local;
+use crate::thread::message::{Message, MessageVTable, Payload};
+use crate::thread::shared::Shared;
+
+/// How a task comes into being.
+pub(in crate::task) enum Origin<'a> {
+    /// Spawned by its own thread.
+    Local(&'a Local, FirstPoll),
+    /// Spawned from elsewhere.
+    Remote,
+}
+
+/// When a task that its own thread spawns is polled first.
+#[derive(Clone, Copy)]
+pub(in crate::task) enum FirstPoll {
+    /// In its turn, as those that wait already.
+    Queued,
+    /// Before the spawn returns.
+    AtOnce,
+}
+
+/// How deep eager tasks may be polled inside each other: each takes stack.
+const EAGER_DEPTH: u8 = 16;
+
+/// Makes a task and schedules its first poll, or does it.
+///
+/// # Safety
+///
+/// With `Origin::Local` the caller is the owner of `meta.thread`. With
+/// `Origin::Remote`, what `future` holds before its first poll is `Send`, and
+/// so is its output. In both cases future and output are `'static`.
+pub(in crate::task) unsafe fn spawn<F: Future>(
+    origin: Origin<'_>,
+    meta: TaskMeta,
+    future: F,
+) -> JoinHandle<F::Output> {
+    let wrap = |meta: &TaskMeta| TaskFuture::new(meta, future);
+    // SAFETY: what async-task asks for: the future is `'static`; it is polled
+    // and dropped by one thread, or holds only `Send` content where it is not
+    // (R1, R3, R4); the schedule function is `Send + Sync + 'static`; the
+    // wakers reach it from anywhere through R1.
+    let (runnable, task) = unsafe {
+        async_task::Builder::new()
+            .metadata(meta)
+            .spawn_unchecked(wrap, WithInfo(schedule_with_info))
+    };
+    let meta = runnable.metadata();
+    let meta_pointer = NonNull::from(meta);
+    meta.keep(runnable.waker());
+    match origin {
+        Origin::Local(local, _) if local.refuses_work() => {
+            // Too late: the task never runs; joining it says so.
+            drop(runnable);
+        }
+        Origin::Local(local, FirstPoll::AtOnce) if local.eager_depth.get() < EAGER_DEPTH => {
+            let depth = local.eager_depth.get();
+            local.eager_depth.set(depth + 1);
+            runnable.run();
+            local.eager_depth.set(depth);
+        }
+        Origin::Local(local, _) => {
+            let subject = ptr::from_ref(meta).cast::<()>();
+            // SAFETY: by this function's contract the caller is the owner; the
+            // metadata is pinned in the allocation and leaves the list before
+            // that is freed, as the future does (R2).
+            unsafe { local.live.insert(&meta.node, cancel_unpolled, subject) };
+            meta.count(local);
+            meta.node.scheduled.store(true, Ordering::Relaxed);
+            local.ready.push_task(message(runnable));
+        }
+        Origin::Remote => schedule(runnable, true),
+    }
+    // SAFETY: the pointer is to the metadata of this very task.
+    unsafe { JoinHandle::new(task.fallible(), meta_pointer) }
+}
+
+fn schedule_with_info(runnable: Runnable<TaskMeta>, info: ScheduleInfo) {
+    schedule(runnable, info.woken_while_running);
+}
+
+/// Puts a task into its thread's queue. Any OS thread; never runs the task. One
+/// that woke itself, or is new, lets a round of pollers and timers pass first.
+fn schedule(runnable: Runnable<TaskMeta>, gives_way: bool) {
+    let meta = runnable.metadata();
+    meta.node.scheduled.store(true, Ordering::Relaxed);
+    let came_from = meta.hop.take_came_from();
+    // SAFETY: this has the `Runnable`.
+    let thread = unsafe { meta.thread() };
+    if thread.is_current() {
+        Local::with_current(|local| {
+            let message = message(runnable);
+            if gives_way {
+                local.ready.push(message);
+            } else {
+                local.ready.push_task(message);
+            }
+        });
+        return;
+    }
+    // The task may run and be freed before the sleeper is notified.
+    let thread = Arc::clone(thread);
+    match thread.mailbox.push(message(runnable)) {
+        Ok(()) => thread.notify_host(),
+        Err(refused) => bounce(refused, came_from),
+    }
+}
+
+/// What becomes of a task whose thread takes no more.
+#[cold]
+fn bounce(refused: Message, came_from: Option<Arc<Shared>>) {
+    let Some(came_from) = came_from else {
+        // By R3 this drops a shell, or a future that is `Send` still.
+        drop(refused);
+        return;
+    };
+    // A hop whose target has exited: the task goes on where it was. That is the
+    // current thread, at the end of the poll that asked for the hop.
+    let Some(local) = came_from.current_local() else {
+        return drop(refused);
+    };
+    let runnable = take_runnable(refused);
+    let meta = runnable.metadata();
+    // SAFETY: this has the `Runnable`.
+    let refused_by = unsafe { meta.set_thread(came_from.clone()) };
+    meta.hop.set_refused(refused_by);
+    local.ready.push(message(runnable));
+}
+
+/// The `Runnable` that [`message`] packed.
+fn take_runnable(message: Message) -> Runnable<TaskMeta> {
+    let mut payload = message.into_payload();
+    // SAFETY: the callers pass what `message` made, and it is consumed here.
+    unsafe { take(&mut payload) }
+}
+
+unsafe fn take(payload: &mut Payload) -> Runnable<TaskMeta> {
+    // SAFETY: by this function's callers the first word is a `Runnable`, taken
+    // once.
+    unsafe {
+        let raw = payload.as_ptr().cast::<NonNull<()>>().read();
+        Runnable::from_raw(raw)
+    }
+}
+
+#[inline(always)]
+fn message(runnable: Runnable<TaskMeta>) -> Message {
+    const VTABLE: MessageVTable = MessageVTable {
+        run: |payload| {
+            // SAFETY: `message` put a `Runnable` here, and it is taken once.
+            let runnable = unsafe { take(payload) };
+            runnable.run();
+        },
+        drop: |payload| {
+            // SAFETY: as above.
+            drop(unsafe { take(payload) });
+        },
+        limited: false,
+        name: || "task",
+    };
+
+    let raw = runnable.into_raw().as_ptr();
+    let payload = [MaybeUninit::new(raw), MaybeUninit::uninit()];
+    // SAFETY: a `Runnable` may be sent to its thread, and dropped where R3 lets
+    // it be dropped.
+    unsafe { Message::from_raw(payload, &VTABLE) }
+}
