@@ -415,6 +415,48 @@ fn a_wait_that_found_nothing_costs_no_budget() {
 
 // Helper threads and other threads' ways in.
 
+/// G6, G7
+#[test]
+fn metadata_goes_with_the_future_however_that_goes() {
+    struct Loud;
+    impl Drop for Loud {
+        fn drop(&mut self) {
+            panic!("on purpose");
+        }
+    }
+    let (library, panics) = library_with_panics();
+    let mut runner = library.thread().build().unwrap().attach();
+    let witness = Arc::new(());
+    let labelled = || {
+        TaskBuilder::new()
+            .name("labelled")
+            .metadata(witness.clone())
+    };
+    let (ended, aborted, cancelled) = runner.enter(|| {
+        (
+            labelled().spawn_local(async {}),
+            labelled().spawn_local(pending::<()>()),
+            labelled().spawn_local(pending::<()>()),
+        )
+    });
+    let _loud = runner.enter(|| TaskBuilder::new().metadata(Loud).spawn_local(async {}));
+    aborted.abort();
+    assert_eq!(Arc::strong_count(&witness), 4);
+    settle(&mut runner);
+    // The handles keep the tasks' memory, but not this.
+    assert_eq!(Arc::strong_count(&witness), 2);
+    assert_eq!(*panics.lock().unwrap(), ["Drop: on purpose"]);
+    let unpolled = runner.enter(|| labelled().spawn_local(async {}));
+    let _exit = runner.exit();
+    while !runner.is_exited() {
+        runner.poll(0, 0);
+    }
+    assert_eq!(Arc::strong_count(&witness), 1);
+    let late = labelled().spawn_on(&runner.handle(), async {});
+    assert_eq!(Arc::strong_count(&witness), 1);
+    drop((ended, aborted, cancelled, unpolled, late));
+}
+
 #[test]
 fn a_handle_gives_its_result_once_and_then_says_so() {
     let (mut runner, _) = thread();

@@ -1,6 +1,8 @@
 //! Seeing the tasks of a thread.
 
+use std::any::Any;
 use std::panic::Location;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::{Call, TaskId};
@@ -68,6 +70,8 @@ pub struct TaskInfo {
     pub id: TaskId,
     /// Its name, if it was given one.
     pub name: Option<String>,
+    /// The value that goes with it: see [`TaskBuilder::metadata`](super::TaskBuilder::metadata).
+    pub metadata: Option<Arc<dyn Any + Send + Sync>>,
     /// Where it was spawned.
     pub location: &'static Location<'static>,
     /// What it is doing.
@@ -96,6 +100,7 @@ impl Local {
             tasks.push(TaskInfo {
                 id: node.id.into(),
                 name: node.name().map(str::to_owned),
+                metadata: node.metadata(),
                 location: node.location,
                 state,
                 polls: counts.polls,

@@ -28,6 +28,7 @@ mod spawner;
 mod walk;
 mod yield_now;
 
+use std::any::Any;
 use std::fmt;
 use std::panic::Location;
 use std::sync::Arc;
@@ -48,6 +49,7 @@ pub use set_cpumask::SetCpumask;
 pub use spawner::LocalSpawner;
 pub use yield_now::{YieldNow, yield_now};
 
+use crate::thread::live::Label;
 use crate::thread::local::Local;
 use crate::thread::message::Message;
 use crate::thread::shared::Shared;
@@ -116,6 +118,50 @@ impl fmt::Debug for TaskId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "TaskId({self})")
     }
+}
+
+/// The id of the task that calls this; `None` outside of one.
+///
+/// # Examples
+///
+/// ```
+/// use corespun::{task, thread::ThreadLib};
+///
+/// let mut runner = ThreadLib::new().thread().build()?.attach();
+/// let own = runner.enter(|| task::spawn_local(async { task::id() }));
+/// let id = own.id();
+/// runner.poll(0, 0);
+/// assert_eq!(futures::executor::block_on(own).unwrap(), Some(id));
+/// assert_eq!(task::id(), None);
+/// # Ok::<(), corespun::thread::CreateError>(())
+/// ```
+pub fn id() -> Option<TaskId> {
+    raw::with_running(TaskMeta::id)
+}
+
+/// The value that was given to the task that calls this, if it is a `T`; see
+/// [`TaskBuilder::metadata`].
+///
+/// # Examples
+///
+/// ```
+/// use corespun::{task::{self, TaskBuilder}, thread::ThreadLib};
+///
+/// struct Tenant(&'static str);
+///
+/// let mut runner = ThreadLib::new().thread().build()?.attach();
+/// let scan = TaskBuilder::new().metadata(Tenant("backup"));
+/// let task = runner.enter(|| scan.spawn_local(async {
+///     // However deep in the calls of the task.
+///     task::metadata::<Tenant>().map(|tenant| tenant.0)
+/// }));
+/// runner.poll(0, 0);
+/// assert_eq!(futures::executor::block_on(task).unwrap(), Some("backup"));
+/// # Ok::<(), corespun::thread::CreateError>(())
+/// ```
+pub fn metadata<T: Any + Send + Sync>() -> Option<Arc<T>> {
+    let metadata = raw::with_running(|task| task.node.metadata())??;
+    metadata.downcast().ok()
 }
 
 /// Spawns a future, `Send` or not, on the current SpdkThread.
@@ -218,7 +264,7 @@ where
     TaskBuilder::new().spawn(future)
 }
 
-/// Names a task before it is spawned.
+/// Names a task, and gives it a value to go with it, before it is spawned.
 ///
 /// # Examples
 ///
@@ -234,7 +280,7 @@ where
 #[derive(Clone, Debug, Default)]
 #[must_use = "call one of the `spawn` methods"]
 pub struct TaskBuilder {
-    name: Option<Box<str>>,
+    label: Label,
 }
 
 impl TaskBuilder {
@@ -269,7 +315,31 @@ impl TaskBuilder {
     /// # Ok::<(), corespun::thread::CreateError>(())
     /// ```
     pub fn name(mut self, name: impl Into<String>) -> Self {
-        self.name = Some(crate::thread::cut_name(name.into()).into_boxed_str());
+        self.label.name = Some(crate::thread::cut_name(name.into()).into_boxed_str());
+        self
+    }
+
+    /// A value that goes with the task: it is told to who lists tasks
+    /// ([`TaskInfo::metadata`]), and the task finds it itself ([`metadata`]). It is
+    /// dropped with the task's future.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use corespun::{task::TaskBuilder, thread::ThreadLib};
+    ///
+    /// struct Tenant(&'static str);
+    ///
+    /// let mut runner = ThreadLib::new().thread().build()?.attach();
+    /// let scan = TaskBuilder::new().metadata(Tenant("backup"));
+    /// let task = runner.enter(|| scan.spawn_local(async {}));
+    /// let metadata = runner.tasks().remove(0).metadata.unwrap();
+    /// assert_eq!(metadata.downcast::<Tenant>().unwrap().0, "backup");
+    /// # drop(task);
+    /// # Ok::<(), corespun::thread::CreateError>(())
+    /// ```
+    pub fn metadata(mut self, value: impl Any + Send + Sync) -> Self {
+        self.label.metadata = Some(Arc::new(value));
         self
     }
 
@@ -422,9 +492,9 @@ impl TaskBuilder {
     {
         Local::with_current(|local| {
             let id = TaskId::local(local);
-            let name = self.name.as_deref();
+            let name = self.label.name.as_deref();
             let future = span::traced(future, &local.shared, id, name, location);
-            let meta = TaskMeta::new(local.lend_shared(), id, location, self.name, kind);
+            let meta = TaskMeta::new(local.lend_shared(), id, location, self.label, kind);
             // SAFETY: the current thread's owner is the caller, and the bounds
             // ask for `'static`.
             unsafe { raw::spawn(Origin::Local(local, first_poll), meta, future) }
@@ -496,15 +566,15 @@ impl TaskBuilder {
     {
         if let Some(local) = thread.current_local() {
             let id = TaskId::local(local);
-            let future = span::traced(future, thread, id, self.name.as_deref(), location);
-            let meta = TaskMeta::new(local.lend_shared(), id, location, self.name, kind);
+            let future = span::traced(future, thread, id, self.label.name.as_deref(), location);
+            let meta = TaskMeta::new(local.lend_shared(), id, location, self.label, kind);
             // SAFETY: the target is the current thread, so its owner is the
             // caller.
             return unsafe { raw::spawn(Origin::Local(local, FirstPoll::Queued), meta, future) };
         }
         let id = TaskId::remote(thread);
-        let future = span::traced(future, thread, id, self.name.as_deref(), location);
-        let meta = TaskMeta::new(thread.clone(), id, location, self.name, kind);
+        let future = span::traced(future, thread, id, self.label.name.as_deref(), location);
+        let meta = TaskMeta::new(thread.clone(), id, location, self.label, kind);
         // SAFETY: the two callers see to it that what the future holds before
         // its first poll is `Send`; the output is, by the bound.
         unsafe { raw::spawn(Origin::Remote, meta, future) }

@@ -5,9 +5,11 @@
 //! costs a few stores and no allocation. This floor knows of a task only that
 //! it can be told to cancel itself and that it can be named.
 
+use std::any::Any;
 use std::cell::{Cell, OnceCell};
 use std::panic::Location;
 use std::ptr;
+use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use super::stall::Occupant;
@@ -35,10 +37,22 @@ pub(crate) struct LiveNode {
     polls: Cell<u64>,
 }
 
+/// A value of the user's that goes with a task.
+pub(crate) type Metadata = Arc<dyn Any + Send + Sync>;
+
+/// What a task is called, and what its user says of it.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Label {
+    pub(crate) name: Option<Box<str>>,
+    pub(crate) metadata: Option<Metadata>,
+}
+
 /// What few tasks have, in a box so that the others stay small.
 #[derive(Default)]
 struct Rare {
     name: Option<Box<str>>,
+    /// Goes with the future.
+    metadata: Cell<Option<Metadata>>,
     /// Ticks of all polls, and of the longest, where the library measures them.
     total: Cell<u64>,
     longest: Cell<u64>,
@@ -53,15 +67,13 @@ pub(crate) struct PollCounts {
 }
 
 impl LiveNode {
-    pub(crate) fn new(
-        location: &'static Location<'static>,
-        name: Option<Box<str>>,
-        id: [u64; 2],
-    ) -> Self {
+    pub(crate) fn new(location: &'static Location<'static>, label: Label, id: [u64; 2]) -> Self {
+        let Label { name, metadata } = label;
         let rare = OnceCell::new();
-        if name.is_some() {
+        if name.is_some() || metadata.is_some() {
             let _ = rare.set(Box::new(Rare {
                 name,
+                metadata: Cell::new(metadata),
                 ..Rare::default()
             }));
         }
@@ -101,6 +113,20 @@ impl LiveNode {
             total_ticks: rare.map_or(0, |rare| rare.total.get()),
             longest_ticks: rare.map_or(0, |rare| rare.longest.get()),
         }
+    }
+
+    /// The value that goes with the task, until its future is gone.
+    pub(crate) fn metadata(&self) -> Option<Metadata> {
+        let place = &self.rare.get()?.metadata;
+        let metadata = place.take();
+        place.set(metadata.clone());
+        metadata
+    }
+
+    /// Takes the value away that goes with the task.
+    #[inline]
+    pub(crate) fn take_metadata(&self) -> Option<Metadata> {
+        self.rare.get()?.metadata.take()
     }
 
     /// The name given.

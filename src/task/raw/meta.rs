@@ -11,8 +11,9 @@ use std::task::{RawWaker, RawWakerVTable, Waker};
 
 use crate::task::TaskId;
 use crate::task::movable::Hop;
-use crate::thread::live::LiveNode;
+use crate::thread::live::{Label, LiveNode, Metadata};
 use crate::thread::local::Local;
+use crate::thread::panic::{PanicSource, contain};
 use crate::thread::shared::Shared;
 
 /// What is known of a task wherever its `Runnable` or waker is.
@@ -55,11 +56,11 @@ impl TaskMeta {
         thread: Arc<Shared>,
         id: TaskId,
         location: &'static Location<'static>,
-        name: Option<Box<str>>,
+        label: Label,
         kind: TaskKind,
     ) -> Self {
         TaskMeta {
-            node: LiveNode::new(location, name, id.into()),
+            node: LiveNode::new(location, label, id.into()),
             thread: UnsafeCell::new(ManuallyDrop::new(thread)),
             aborted: AtomicBool::new(false),
             finished: AtomicBool::new(false),
@@ -209,6 +210,22 @@ impl TaskMeta {
         // itself.
         if let Some(joiner) = self.take_joiner() {
             joiner.wake();
+        }
+        if let Some(metadata) = self.node.take_metadata() {
+            self.drop_metadata(metadata);
+        }
+    }
+
+    /// Here rather than with the allocation, for async-task lets no destructor
+    /// unwind.
+    #[cold]
+    fn drop_metadata(&self, metadata: Metadata) {
+        if let Err(payload) = contain(|| drop(metadata)) {
+            // SAFETY: the caller of `finish` is the owner, or has the `Runnable`.
+            let thread = unsafe { self.thread() };
+            let name = self.node.describe();
+            let library = &thread.library;
+            library.report_panic(thread.name(), PanicSource::Drop, Some(&name), payload);
         }
     }
 
