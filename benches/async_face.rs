@@ -47,8 +47,14 @@ fn main() {
     row("local spawn + join, one at a time", || {
         tasks::spawn_join::<Polled>(300 * scale)
     });
+    row("local spawn + join, eager, one at a time", || {
+        tasks::spawn_join::<Eager>(300 * scale)
+    });
     row("spawn 10,000, join all, each", || {
         tasks::spawn_many::<Polled>(1, 100 * scale)
+    });
+    row("spawn 10,000, join all, eager, each", || {
+        tasks::spawn_many::<Eager>(1, 100 * scale)
     });
     for (name, tasks) in [("yield, 1 task", 1), ("yield, 1,000 tasks", 1000)] {
         row(name, || {
@@ -146,6 +152,25 @@ impl Executor for Polled {
 
     async fn give_way() {
         task::yield_now().await
+    }
+}
+
+/// The same, with tasks that are polled once before their spawn returns.
+struct Eager;
+
+impl Executor for Eager {
+    type Handle<T: 'static> = Ended<task::JoinHandle<T>>;
+
+    fn run<T: 'static>(main: impl Future<Output = T> + 'static) -> T {
+        Polled::run(main)
+    }
+
+    fn spawn<T: 'static>(future: impl Future<Output = T> + 'static) -> Self::Handle<T> {
+        Ended(task::spawn_eager(future))
+    }
+
+    async fn give_way() {
+        Polled::give_way().await
     }
 }
 
