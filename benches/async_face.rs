@@ -53,9 +53,6 @@ fn main() {
     row("spawn 10,000, join all, each", || {
         tasks::spawn_many::<Polled>(1, 100 * scale)
     });
-    row("spawn 10,000, join all, eager, each", || {
-        tasks::spawn_many::<Eager>(1, 100 * scale)
-    });
     for (name, tasks) in [("yield, 1 task", 1), ("yield, 1,000 tasks", 1000)] {
         row(name, || {
             tasks::yields::<Polled>(tasks, 1000 * scale / tasks + 1)

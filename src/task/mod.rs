@@ -315,7 +315,8 @@ impl TaskBuilder {
     /// # Ok::<(), corespun::thread::CreateError>(())
     /// ```
     pub fn name(mut self, name: impl Into<String>) -> Self {
-        self.label.name = Some(crate::thread::cut_name(name.into()).into_boxed_str());
+        let name = crate::thread::cut_name(name.into()).into_boxed_str();
+        self.label.get_or_insert_default().name = Some(name);
         self
     }
 
@@ -339,7 +340,7 @@ impl TaskBuilder {
     /// # Ok::<(), corespun::thread::CreateError>(())
     /// ```
     pub fn metadata(mut self, value: impl Any + Send + Sync) -> Self {
-        self.label.metadata = Some(Arc::new(value));
+        self.label.get_or_insert_default().metadata = Some(Arc::new(value));
         self
     }
 
@@ -458,6 +459,10 @@ impl TaskBuilder {
         self.spawn_here(FirstPoll::Queued, future, TaskKind::Movable)
     }
 
+    fn name_given(&self) -> Option<&str> {
+        self.label.as_ref()?.name.as_deref()
+    }
+
     #[track_caller]
     fn spawn_here<F>(
         self,
@@ -492,7 +497,7 @@ impl TaskBuilder {
     {
         Local::with_current(|local| {
             let id = TaskId::local(local);
-            let name = self.label.name.as_deref();
+            let name = self.name_given();
             let future = span::traced(future, &local.shared, id, name, location);
             let meta = TaskMeta::new(local.lend_shared(), id, location, self.label, kind);
             // SAFETY: the current thread's owner is the caller, and the bounds
@@ -566,14 +571,14 @@ impl TaskBuilder {
     {
         if let Some(local) = thread.current_local() {
             let id = TaskId::local(local);
-            let future = span::traced(future, thread, id, self.label.name.as_deref(), location);
+            let future = span::traced(future, thread, id, self.name_given(), location);
             let meta = TaskMeta::new(local.lend_shared(), id, location, self.label, kind);
             // SAFETY: the target is the current thread, so its owner is the
             // caller.
             return unsafe { raw::spawn(Origin::Local(local, FirstPoll::Queued), meta, future) };
         }
         let id = TaskId::remote(thread);
-        let future = span::traced(future, thread, id, self.label.name.as_deref(), location);
+        let future = span::traced(future, thread, id, self.name_given(), location);
         let meta = TaskMeta::new(thread.clone(), id, location, self.label, kind);
         // SAFETY: the two callers see to it that what the future holds before
         // its first poll is `Send`; the output is, by the bound.

@@ -9,7 +9,6 @@ use futures::task::{FutureObj, LocalFutureObj, LocalSpawn, Spawn, SpawnError};
 use super::raw::{self, FirstPoll, Origin, TaskKind, TaskMeta};
 use super::{JoinHandle, TaskId};
 use crate::thread::SpdkThread;
-use crate::thread::live::Label;
 use crate::thread::local::Local;
 
 /// Spawns on this thread, from anywhere; fails once it has exited.
@@ -112,13 +111,7 @@ impl LocalSpawner {
         let local = &*self.local;
         let id = TaskId::local(local);
         let thread = local.shared.clone();
-        let meta = TaskMeta::new(
-            thread,
-            id,
-            Location::caller(),
-            Label::default(),
-            TaskKind::Bound,
-        );
+        let meta = TaskMeta::new(thread, id, Location::caller(), None, TaskKind::Bound);
         // SAFETY: who has an `Rc` of a thread's owner part is on the OS thread
         // that owns it; the bounds ask for `'static`.
         let handle = unsafe { raw::spawn(Origin::Local(local, FirstPoll::Queued), meta, future) };

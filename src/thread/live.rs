@@ -40,9 +40,12 @@ pub(crate) struct LiveNode {
 /// A value of the user's that goes with a task.
 pub(crate) type Metadata = Arc<dyn Any + Send + Sync>;
 
-/// What a task is called, and what its user says of it.
+/// What a task is called, and what its user says of it: boxed, since most tasks
+/// are spawned without.
+pub(crate) type Label = Option<Box<Labelled>>;
+
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Label {
+pub(crate) struct Labelled {
     pub(crate) name: Option<Box<str>>,
     pub(crate) metadata: Option<Metadata>,
 }
@@ -58,6 +61,17 @@ struct Rare {
     longest: Cell<u64>,
 }
 
+impl Rare {
+    #[cold]
+    fn labelled(Labelled { name, metadata }: Labelled) -> Box<Self> {
+        Box::new(Rare {
+            name,
+            metadata: Cell::new(metadata),
+            ..Rare::default()
+        })
+    }
+}
+
 /// How often a task was polled, and for how long.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct PollCounts {
@@ -68,14 +82,9 @@ pub(crate) struct PollCounts {
 
 impl LiveNode {
     pub(crate) fn new(location: &'static Location<'static>, label: Label, id: [u64; 2]) -> Self {
-        let Label { name, metadata } = label;
         let rare = OnceCell::new();
-        if name.is_some() || metadata.is_some() {
-            let _ = rare.set(Box::new(Rare {
-                name,
-                metadata: Cell::new(metadata),
-                ..Rare::default()
-            }));
+        if let Some(label) = label {
+            let _ = rare.set(Rare::labelled(*label));
         }
         LiveNode {
             previous: Cell::new(ptr::null()),
