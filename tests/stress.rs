@@ -10,6 +10,8 @@
 //! ThreadSanitizer, which does not see into a ready-made standard library, can
 //! follow every edge.
 
+mod stress_harness;
+
 use std::cell::Cell;
 use std::future::poll_fn;
 use std::marker::PhantomData;
@@ -29,21 +31,10 @@ use crossbeam_queue::SegQueue;
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
 use futures::{FutureExt, StreamExt};
+use stress_harness::*;
 
 const POLLING: usize = 2;
 const SENDING: usize = 3;
-
-/// xorshift64: enough to choose operations.
-struct Dice(u64);
-
-impl Dice {
-    fn below(&mut self, n: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0 % n
-    }
-}
 
 #[derive(Default)]
 struct Books {
@@ -60,14 +51,6 @@ struct Books {
     exited: AtomicUsize,
     abandoned: AtomicUsize,
     moved: AtomicUsize,
-}
-
-fn count(counter: &AtomicUsize) {
-    counter.fetch_add(1, Ordering::Relaxed);
-}
-
-fn read(counter: &AtomicUsize) -> usize {
-    counter.load(Ordering::Relaxed)
 }
 
 /// Where everybody finds what the others made.
@@ -186,7 +169,7 @@ async fn join_as_others_do(world: &Arc<World>, dice: &mut Dice, mut handle: Join
 /// Gives its waker away, sleeps, yields, panics, waits for a wake that may never
 /// come, or for another task.
 async fn wander(content: Content, seed: u64) -> u64 {
-    let mut dice = Dice(seed | 1);
+    let mut dice = Dice::new(seed);
     for _ in 0..dice.below(6) {
         content.check();
         match dice.below(11) {
@@ -197,7 +180,7 @@ async fn wander(content: Content, seed: u64) -> u64 {
                 let nap = pin!(time::sleep(Duration::from_secs(1)));
                 let _ = futures::poll!(nap);
             }
-            3 if dice.below(20) == 0 => std::panic::resume_unwind(Box::new("on purpose")),
+            3 if dice.below(20) == 0 => std::panic::resume_unwind(Box::new(ON_PURPOSE)),
             4 if dice.below(2) == 0 => {
                 let world = content.world.clone();
                 let child = spawn_child(&world, &mut dice);
@@ -437,19 +420,8 @@ fn poll_and_end(world: &Arc<World>, at: usize, mut dice: Dice) {
     }
 }
 
-fn number(variable: &str, default: u64) -> u64 {
-    let value = std::env::var(variable).ok();
-    value.map_or(default, |value| {
-        value
-            .parse()
-            .unwrap_or_else(|_| panic!("{variable} must be a number"))
-    })
-}
-
 fn main() {
-    let seconds = number("CORESPUN_STRESS_SECONDS", 2);
-    let seed = number("CORESPUN_STRESS_SEED", u64::from(std::process::id()));
-    println!("stress for {seconds} s, seed {seed}");
+    let (seconds, seed) = settings("stress");
     let world = Arc::new(World {
         library: ThreadLib::new(),
         books: Books::default(),
@@ -460,16 +432,15 @@ fn main() {
         tasks: SegQueue::new(),
         aborts: SegQueue::new(),
     });
-    let dice = |n: usize| Dice((seed + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ (n as u64 + 1));
     let polling: Vec<_> = (0..POLLING)
         .map(|at| {
-            let (world, dice) = (world.clone(), dice(at));
+            let (world, dice) = (world.clone(), Dice::of(seed, at));
             thread::spawn(move || poll_and_end(&world, at, dice))
         })
         .collect();
     let sending: Vec<_> = (POLLING..POLLING + SENDING)
         .map(|n| {
-            let (world, dice) = (world.clone(), dice(n));
+            let (world, dice) = (world.clone(), Dice::of(seed, n));
             thread::spawn(move || send_and_spawn(&world, dice))
         })
         .collect();

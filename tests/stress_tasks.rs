@@ -14,6 +14,8 @@
 //! ThreadSanitizer, which does not see into a ready-made standard library, can
 //! follow every edge.
 
+mod stress_harness;
+
 use std::cell::RefCell;
 use std::future::poll_fn;
 use std::os::fd::{AsFd, AsRawFd};
@@ -39,28 +41,9 @@ use futures::future::{Either, abortable, select};
 use futures::task::LocalSpawnExt;
 use nix::sys::eventfd::EventFd;
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, raise, sigaction};
+use stress_harness::*;
 
 const POLLING: usize = 2;
-/// What the panics say that are expected.
-const ON_PURPOSE: &str = "on purpose";
-
-/// xorshift64: enough to choose operations.
-#[derive(Clone)]
-struct Dice(u64);
-
-impl Dice {
-    fn below(&mut self, n: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0 % n
-    }
-
-    /// For something that this starts.
-    fn other(&mut self) -> Dice {
-        Dice(self.below(u64::MAX) | 1)
-    }
-}
 
 #[derive(Default)]
 struct Books {
@@ -77,14 +60,6 @@ struct Books {
     panicked: AtomicUsize,
     exited: AtomicUsize,
     abandoned: AtomicUsize,
-}
-
-fn count(counter: &AtomicUsize) {
-    counter.fetch_add(1, Ordering::Relaxed);
-}
-
-fn read(counter: &AtomicUsize) -> usize {
-    counter.load(Ordering::Relaxed)
 }
 
 /// Where everybody finds what the others made.
@@ -604,19 +579,8 @@ fn meddle_for_signals(world: &Arc<World>, mut dice: Dice) {
     }
 }
 
-fn number(variable: &str, default: u64) -> u64 {
-    let value = std::env::var(variable).ok();
-    value.map_or(default, |value| {
-        value
-            .parse()
-            .unwrap_or_else(|_| panic!("{variable} must be a number"))
-    })
-}
-
 fn main() {
-    let seconds = number("CORESPUN_STRESS_SECONDS", 2);
-    let seed = number("CORESPUN_STRESS_SEED", u64::from(std::process::id()));
-    println!("stress of tasks for {seconds} s, seed {seed}");
+    let (seconds, seed) = settings("stress of tasks");
     let books = Arc::new(Books::default());
     let counted = books.clone();
     let builder = ThreadLib::builder().panic_hook(move |panic| {
@@ -646,10 +610,10 @@ fn main() {
     ];
     let os_threads: Vec<_> = roles
         .into_iter()
-        .zip(1u64..)
+        .zip(0..)
         .map(|(role, n)| {
             let world = world.clone();
-            let dice = Dice((seed + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ n);
+            let dice = Dice::of(seed, n);
             thread::spawn(move || role(&world, dice))
         })
         .collect();

@@ -13,6 +13,8 @@
 //! a choice of operations. No test harness, so that ThreadSanitizer can follow
 //! every edge.
 
+mod stress_harness;
+
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::rc::Rc;
@@ -24,19 +26,15 @@ use std::time::{Duration, Instant};
 use corespun::channel::{self, IoChannel, IoDevice, WalkStep};
 use corespun::thread::{Activity, ParkedThread, Poller, SpdkThread, ThreadLib, ThreadRunner};
 use crossbeam_queue::SegQueue;
+use stress_harness::*;
 
 const OS_THREADS: usize = 2;
 /// SpdkThreads that one OS thread polls.
 const HOSTED: usize = 3;
 const DEVICES: usize = 6;
-/// What the panics and errors say that are expected.
-const ON_PURPOSE: &str = "on purpose";
-
-/// xorshift64: enough to choose operations.
-struct Dice(u64);
 
 thread_local! {
-    static DICE: RefCell<Dice> = const { RefCell::new(Dice(1)) };
+    static DICE: RefCell<Dice> = const { RefCell::new(Dice::new(1)) };
     /// What the SpdkThreads of this OS thread hold, by their ids.
     static HOLDINGS: RefCell<HashMap<u64, Holdings>> = RefCell::default();
     /// Whether messages may be dropped unrun: refused ones, and those of a thread
@@ -47,12 +45,7 @@ thread_local! {
 }
 
 fn below(n: usize) -> usize {
-    DICE.with_borrow_mut(|Dice(state)| {
-        *state ^= *state << 13;
-        *state ^= *state >> 7;
-        *state ^= *state << 17;
-        (*state % n as u64) as usize
-    })
+    DICE.with_borrow_mut(|dice| dice.below(n as u64) as usize)
 }
 
 /// One in `n`.
@@ -98,10 +91,6 @@ struct Books {
     exited: AtomicUsize,
     abandoned: AtomicUsize,
     moved: AtomicUsize,
-}
-
-fn count(counter: &AtomicUsize) {
-    counter.fetch_add(1, Ordering::Relaxed);
 }
 
 struct World {
@@ -456,8 +445,8 @@ fn finish(world: &Arc<World>, runner: &mut ThreadRunner, others: &mut [ThreadRun
     count(&world.books.exited);
 }
 
-fn poll_and_operate(world: &Arc<World>, seed: u64) {
-    DICE.set(Dice(seed));
+fn poll_and_operate(world: &Arc<World>, dice: Dice) {
+    DICE.set(dice);
     let mut hosted: Vec<ThreadRunner> = Vec::new();
     while !world.stop.load(Ordering::Relaxed) {
         while hosted.len() < HOSTED {
@@ -526,19 +515,8 @@ fn unregister_all(world: &Arc<World>) {
     }
 }
 
-fn number(variable: &str, default: u64) -> u64 {
-    let value = std::env::var(variable).ok();
-    value.map_or(default, |value| {
-        value
-            .parse()
-            .unwrap_or_else(|_| panic!("{variable} must be a number"))
-    })
-}
-
 fn main() {
-    let seconds = number("CORESPUN_STRESS_SECONDS", 2);
-    let seed = number("CORESPUN_STRESS_SEED", u64::from(std::process::id()));
-    println!("stress of threads for {seconds} s, seed {seed}");
+    let (seconds, seed) = settings("stress of threads");
     let books = Arc::new(Books::default());
     let counted = books.clone();
     let builder = ThreadLib::builder().panic_hook(move |panic| {
@@ -554,11 +532,11 @@ fn main() {
         devices: SegQueue::new(),
         parked: SegQueue::new(),
     });
-    let os_threads: Vec<_> = (0..OS_THREADS as u64)
+    let os_threads: Vec<_> = (0..OS_THREADS)
         .map(|n| {
             let world = world.clone();
-            let seed = (seed + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ (n + 1);
-            thread::spawn(move || poll_and_operate(&world, seed))
+            let dice = Dice::of(seed, n);
+            thread::spawn(move || poll_and_operate(&world, dice))
         })
         .collect();
     let end = Instant::now() + Duration::from_secs(seconds);
