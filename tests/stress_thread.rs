@@ -221,7 +221,11 @@ fn register_device(world: &Arc<World>) {
     if world.devices.len() >= DEVICES {
         return;
     }
-    let (inside, under) = (world.clone(), world.device());
+    let inside = world.clone();
+    // Above another for every second one only: a device keeps its constructor, and
+    // that the device below, so that a chain of them without end would be dropped at
+    // a depth that no stack has.
+    let under = world.device().filter(|_| rarely(2));
     let registered = IoDevice::builder().register(move || {
         if rarely(16) {
             return Err(std::io::Error::other(ON_PURPOSE));
