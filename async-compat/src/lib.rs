@@ -1,3 +1,48 @@
-//! Porting kit for [`corespun`]: the place for a tokio-style API and trait
-//! adapters on SpdkThreads. It holds nothing yet; `MIGRATION.md` says which
-//! parts of the core already replace their tokio counterparts.
+//! tokio's API on [`corespun`]'s SpdkThreads.
+//!
+//! ```toml
+//! [dependencies]
+//! tokio = { package = "corespun-compat", version = "0.1", features = ["full"] }
+//! ```
+//!
+//! is the whole port of a program or a library of one's own: the paths, the features
+//! and their defaults are tokio's. What touches no runtime in tokio (channels and
+//! locks, the I/O traits and their combinators, `select!` and its kin) *is* tokio's,
+//! re-exported, so that the types are those of the ecosystem. The rest is native:
+//! tasks, timers, sockets and files belong to the SpdkThread that polls them and to the
+//! I/O driver of its OS thread.
+//!
+//! What is different, and what it costs, is said by each module.
+
+#[cfg(feature = "taskdump")]
+compile_error!(
+    "corespun-compat has no task dumps: list the tasks of a SpdkThread with \
+     corespun::thread::SpdkThread::tasks, which names them, their state and where they were spawned"
+);
+
+#[cfg(feature = "fs")]
+pub mod fs;
+pub mod io;
+#[cfg(feature = "net")]
+pub mod net;
+#[cfg(feature = "process")]
+pub mod process;
+#[cfg(feature = "rt")]
+pub mod runtime;
+#[cfg(feature = "signal")]
+pub mod signal;
+#[cfg(feature = "sync")]
+pub mod sync;
+#[cfg(feature = "rt")]
+pub mod task;
+#[cfg(feature = "time")]
+pub mod time;
+
+#[cfg(feature = "rt")]
+pub use task::spawn;
+
+pub use tokio::pin;
+#[cfg(feature = "macros")]
+pub use tokio::{join, main, select, test, try_join};
+#[cfg(feature = "rt")]
+pub use tokio::task_local;

@@ -1,0 +1,4 @@
+//! tokio's `task`.
+
+pub use tokio::task::spawn;
+pub use tokio::task::{LocalKey, coop, futures};
