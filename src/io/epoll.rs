@@ -169,7 +169,7 @@ impl Epoll {
         sink: &mut Sink<'_>,
     ) {
         self.poll(sink);
-        let awake = sink.reaped > 0 || self.woken;
+        let awake = sink.reaped > 0 || self.woken || !self.shared.is_empty();
         let limit = match awake || !blocking.announce_sleep() {
             true => Some(Duration::ZERO),
             false => timeout,

@@ -192,8 +192,7 @@ impl Uring {
                 .build();
             self.push(entry.user_data(WAKE));
         }
-        let awake =
-            sink.reaped > 0 || self.woken || self.shared_ready || !self.backlog.is_empty();
+        let awake = sink.reaped > 0 || self.woken || self.shared_ready || !self.backlog.is_empty();
         if awake || timeout == Some(Duration::ZERO) || !blocking.announce_sleep() {
             self.poll(sink);
         } else {

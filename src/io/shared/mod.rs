@@ -17,8 +17,8 @@ use std::task::{Context, Poll, ready};
 
 pub use remote::DriverHandle;
 pub(crate) use remote::{SHARED, Table};
-use source::Source;
 pub use source::ReadyEvent;
+use source::Source;
 
 use super::driver::{Driver, current_id, no_driver};
 use super::interest::Interest;
@@ -142,7 +142,11 @@ impl<T: AsFd> SharedFd<T> {
     /// If there is no driver on this OS thread, and no home or that has ended; if the kernel refuses to
     /// watch the descriptor.
     #[inline]
-    pub fn poll_ready(&self, cx: &mut Context<'_>, interest: Interest) -> Poll<io::Result<ReadyEvent>> {
+    pub fn poll_ready(
+        &self,
+        cx: &mut Context<'_>,
+        interest: Interest,
+    ) -> Poll<io::Result<ReadyEvent>> {
         if let Some(event) = self.source.seen(interest) {
             return Poll::Ready(Ok(event));
         }

@@ -166,11 +166,7 @@ struct Entry {
 
 impl Table {
     /// `id` is the driver's, and `set` its set, or one of its own.
-    pub(crate) fn new(
-        id: usize,
-        set: Option<Arc<Set>>,
-        wake: Arc<EventFd>,
-    ) -> io::Result<Self> {
+    pub(crate) fn new(id: usize, set: Option<Arc<Set>>, wake: Arc<EventFd>) -> io::Result<Self> {
         let set = match set {
             Some(set) => set,
             None => Arc::new(Set::new(EpollCreateFlags::EPOLL_CLOEXEC)?),

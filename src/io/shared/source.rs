@@ -177,7 +177,10 @@ impl Source {
             woken.extend(self.wakers[Direction::Write as usize].take());
         }
         if self.waiting.load(Ordering::SeqCst) > 0 {
-            self.take_waiters(|interest| ready.intersects(Ready::answering(interest)), woken);
+            self.take_waiters(
+                |interest| ready.intersects(Ready::answering(interest)),
+                woken,
+            );
         }
     }
 
@@ -275,10 +278,9 @@ impl Source {
     ) {
         let mut state = self.lock();
         let fd = state.fd;
-        let wanted = state
-            .registrations
-            .iter_mut()
-            .find(|registration| registration.remote.id() == remote.id() && registration.key.is_none());
+        let wanted = state.registrations.iter_mut().find(|registration| {
+            registration.remote.id() == remote.id() && registration.key.is_none()
+        });
         let (Some(registration), Some(fd)) = (wanted, fd) else {
             return;
         };
