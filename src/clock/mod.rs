@@ -1,10 +1,11 @@
 //! Ticks: the one unit of time inside the library, and where they come from.
 //!
 //! A [`Clock`] is made with the library instance and copied to whoever needs
-//! the time; no clock is process-wide. Three sources: the invariant TSC (`tsc`),
-//! `CLOCK_MONOTONIC` where there is no such TSC, and a hand-advanced
-//! [`VirtualClock`] for tests and simulation.
+//! the time; no clock is process-wide. Four sources: the invariant TSC (`tsc`),
+//! `CLOCK_MONOTONIC` where there is no such TSC, a [`StoppableClock`] over that, and
+//! a hand-advanced [`VirtualClock`] for tests and simulation.
 
+mod stoppable;
 mod tsc;
 mod virtual_clock;
 
@@ -14,6 +15,7 @@ use std::time::Duration;
 
 use nix::time::{ClockId, clock_gettime};
 
+pub use stoppable::StoppableClock;
 pub use virtual_clock::VirtualClock;
 
 const NANOS_PER_SEC: u64 = 1_000_000_000;
@@ -51,6 +53,7 @@ enum Source {
     Tsc,
     Monotonic,
     Virtual(Arc<AtomicU64>),
+    Stoppable(Arc<stoppable::Stoppable>),
 }
 
 /// Where a [`Clock`]'s ticks come from.
@@ -73,6 +76,8 @@ pub enum ClockSource {
     Monotonic,
     /// A [`VirtualClock`].
     Virtual,
+    /// A [`StoppableClock`].
+    Stoppable,
 }
 
 impl Clock {
@@ -174,6 +179,7 @@ impl Clock {
             Source::Tsc => tsc::read(),
             Source::Monotonic => monotonic_nanos(),
             Source::Virtual(ticks) => ticks.load(Ordering::Acquire),
+            Source::Stoppable(clock) => clock.now(),
         }
     }
 
@@ -206,6 +212,7 @@ impl Clock {
             Source::Tsc => ClockSource::Tsc,
             Source::Monotonic => ClockSource::Monotonic,
             Source::Virtual(_) => ClockSource::Virtual,
+            Source::Stoppable(_) => ClockSource::Stoppable,
         }
     }
 

@@ -13,6 +13,7 @@ use super::aligned::PooledBuf;
 use super::config::{Backend, DriverConfig, DriverError};
 use super::shared::DriverHandle;
 use super::state::Core;
+use crate::notify::Sleeper;
 
 thread_local! {
     /// The entered driver; `CURRENT_CORE` is its core's address, for the check on every operation.
@@ -53,6 +54,7 @@ pub struct Driver(Rc<Handle>);
 struct Handle {
     core: Rc<Core>,
     backend: Backend,
+    wake: Arc<EventFd>,
 }
 
 impl Driver {
@@ -82,9 +84,38 @@ impl Driver {
     /// ```
     pub fn new(config: &DriverConfig, wake: Arc<EventFd>) -> Result<Driver, DriverError> {
         set_nonblocking(&wake)?;
-        let (core, backend) = Core::new(config, wake)?;
+        let (core, backend) = Core::new(config, wake.clone())?;
         let core = Rc::new(core);
-        Ok(Driver(Rc::new(Handle { core, backend })))
+        Ok(Driver(Rc::new(Handle {
+            core,
+            backend,
+            wake,
+        })))
+    }
+
+    /// The eventfd that ends a [`park`](Self::park): the one it was made with.
+    ///
+    /// # Examples
+    ///
+    /// A loop inside of another one on the same OS thread sleeps in that one's driver:
+    ///
+    /// ```
+    /// use corespun::{app::App, io::Driver};
+    ///
+    /// let completions = App::builder().block_on(async |_app| {
+    ///     let driver = Driver::current().unwrap();
+    ///     let wake = driver.wake_fd();
+    ///     let other = std::thread::spawn(move || wake.write(1));
+    ///     // Until the other thread writes.
+    ///     let completions = driver.park(None);
+    ///     other.join().unwrap().unwrap();
+    ///     completions
+    /// })?;
+    /// assert_eq!(completions, Some(0));
+    /// # Ok::<(), corespun::app::AppError>(())
+    /// ```
+    pub fn wake_fd(&self) -> Arc<EventFd> {
+        self.0.wake.clone()
     }
 
     /// Which back-end runs.
@@ -238,6 +269,29 @@ impl Driver {
     /// ```
     pub fn park(&self, timeout: Option<Duration>) -> usize {
         self.park_then(timeout, || {})
+    }
+
+    /// As [`park`](Self::park), for a sleep that `sleeper` has announced: the announcement is taken
+    /// back once the wait is over and before any task is woken, so that no wake of this OS thread's
+    /// own tasks writes the eventfd.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::{sync::Arc, time::Duration};
+    /// use corespun::{io::{Driver, DriverConfig}, notify::Sleeper};
+    /// use nix::sys::eventfd::EventFd;
+    ///
+    /// let wake = Arc::new(EventFd::new()?);
+    /// let driver = Driver::new(&DriverConfig::new(), wake.clone())?;
+    /// let sleeper = Sleeper::new(move || _ = wake.write(1));
+    /// let limit = Some(Duration::from_micros(100));
+    /// let slept = sleeper.sleep_unless(|| false, || driver.park_announced(limit, &sleeper));
+    /// assert_eq!(slept, Some(0));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn park_announced(&self, timeout: Option<Duration>, sleeper: &Sleeper) -> usize {
+        self.park_then(timeout, || sleeper.retract())
     }
 
     /// As [`park`](Self::park), with `awake` called once the wait is over and before any task is

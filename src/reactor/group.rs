@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, OnceLock, Weak};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use super::hosted;
+use super::seat::SleepHooks;
 use super::stats::{IdleTicks, KeptAwake};
 use super::watcher::Watched;
 use super::{AdaptivePolling, ReactorMode, ReactorStats};
@@ -94,6 +95,8 @@ pub(crate) struct Group {
     pub(super) driver: DriverConfig,
     /// More reactors than processors: each must sleep for the others to run.
     pub(super) oversubscribed: bool,
+    /// Called around each sleep of a reactor.
+    pub(super) sleep_hooks: SleepHooks,
     stopping: AtomicBool,
     /// Where the search for a place for the next thread begins.
     cursor: AtomicUsize,
@@ -107,6 +110,18 @@ impl Group {
         adaptive: AdaptivePolling,
         driver: DriverConfig,
     ) -> io::Result<Arc<Self>> {
+        let hooks = SleepHooks::default();
+        Group::with_hooks(library, places, mode, adaptive, driver, hooks).map(Arc::new)
+    }
+
+    pub(super) fn with_hooks(
+        library: ThreadLib,
+        places: &[Place],
+        mode: ReactorMode,
+        adaptive: AdaptivePolling,
+        driver: DriverConfig,
+        sleep_hooks: SleepHooks,
+    ) -> io::Result<Self> {
         let reactors: io::Result<Box<[Shared]>> = places
             .iter()
             .map(|&place| Shared::new(&library, place, mode))
@@ -115,15 +130,16 @@ impl Group {
         let mut cpus: Vec<_> = places.iter().map(|place| place.cpu).collect();
         cpus.sort_unstable();
         cpus.dedup();
-        Ok(Arc::new(Group {
+        Ok(Group {
             library,
             reactors: reactors?,
             adaptive,
             driver,
             oversubscribed: places.len() > processors.min(cpus.len()),
+            sleep_hooks,
             stopping: AtomicBool::new(false),
             cursor: AtomicUsize::new(0),
-        }))
+        })
     }
 
     fn index_of(&self, core: usize) -> Option<usize> {

@@ -7,6 +7,7 @@
 mod group;
 mod hosted;
 mod idle;
+mod seat;
 mod stats;
 mod turn;
 mod watcher;
@@ -15,6 +16,7 @@ use std::time::Duration;
 
 pub use group::{EventError, Reactors, StartError};
 pub(crate) use group::{Group, Place, Placement};
+pub use seat::{ReactorSeat, ReactorsBuilder};
 pub use stats::{KeptAwake, ReactorStats};
 pub(crate) use turn::Reactor;
 pub(crate) use watcher::Watcher;
