@@ -42,7 +42,7 @@ pub mod time;
 pub use task::spawn;
 
 pub use tokio::pin;
-#[cfg(feature = "macros")]
-pub use tokio::{join, main, select, test, try_join};
 #[cfg(feature = "rt")]
 pub use tokio::task_local;
+#[cfg(feature = "macros")]
+pub use tokio::{join, main, select, test, try_join};

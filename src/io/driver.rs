@@ -11,6 +11,7 @@ use nix::sys::eventfd::EventFd;
 
 use super::aligned::PooledBuf;
 use super::config::{Backend, DriverConfig, DriverError};
+use super::shared::DriverHandle;
 use super::state::Core;
 use crate::notify::Sleeper;
 
@@ -197,6 +198,15 @@ impl Driver {
         Driver::current()
             .map(|driver| driver.0.core.clone())
             .ok_or_else(no_driver)
+    }
+
+    /// A way to this driver for other OS threads.
+    ///
+    /// # Errors
+    ///
+    /// If the kernel refuses the epoll set that it takes, which is made by the first call.
+    pub fn handle(&self) -> io::Result<DriverHandle> {
+        Ok(self.0.core.table()?.handle())
     }
 
     pub(crate) fn core(&self) -> &Rc<Core> {
@@ -411,6 +421,12 @@ impl Core {
             Err(wrong_driver())
         }
     }
+}
+
+/// The number of this OS thread's current driver; 0 if there is none.
+#[inline]
+pub(crate) fn current_id() -> usize {
+    CURRENT_CORE.get().addr()
 }
 
 fn set_nonblocking(wake: &EventFd) -> Result<(), DriverError> {

@@ -23,12 +23,13 @@ use super::blocking::BlockingPool;
 use super::config::{DriverConfig, DriverError};
 use super::op::{Completion, Request, Sink, Slot};
 use super::readiness::Direction;
+use super::shared::SHARED;
 
 const WAKE: u64 = u64::MAX;
 const AIO: u64 = u64::MAX - 1;
 
 pub(crate) struct Epoll {
-    set: Set,
+    set: Arc<Set>,
     events: Vec<EpollEvent>,
     wake: Arc<EventFd>,
     /// The eventfd was seen readable, and drained, since the last park.
@@ -38,6 +39,10 @@ pub(crate) struct Epoll {
     done: VecDeque<(usize, i32)>,
     /// Directions somebody waits for: while zero, a turn need not ask the kernel.
     pub(crate) waiting: usize,
+    /// There may be shared descriptors, so that every turn asks.
+    pub(crate) shares: bool,
+    /// Their events, for their table.
+    pub(crate) shared: Vec<EpollEvent>,
 }
 
 impl Epoll {
@@ -64,14 +69,20 @@ impl Epoll {
             }
         };
         Ok(Epoll {
-            set,
+            set: Arc::new(set),
             events: vec![EpollEvent::empty(); 256],
             wake,
             woken: false,
             aio,
             done: VecDeque::new(),
             waiting: 0,
+            shares: false,
+            shared: Vec::new(),
         })
+    }
+
+    pub(crate) fn set(&self) -> &Arc<Set> {
+        &self.set
     }
 
     /// Starts the operation `key` by the quickest way that cannot block this thread.
@@ -142,7 +153,7 @@ impl Epoll {
             aio.submit(sink);
             aio.reap(sink);
         }
-        if self.waiting > 0 {
+        if self.waiting > 0 || self.shares {
             let count = self
                 .set
                 .wait(&mut self.events, EpollTimeout::ZERO)
@@ -158,7 +169,7 @@ impl Epoll {
         sink: &mut Sink<'_>,
     ) {
         self.poll(sink);
-        let awake = sink.reaped > 0 || self.woken;
+        let awake = sink.reaped > 0 || self.woken || !self.shared.is_empty();
         let limit = match awake || !blocking.announce_sleep() {
             true => Some(Duration::ZERO),
             false => timeout,
@@ -184,6 +195,7 @@ impl Epoll {
                 }
                 // An edge, never read: the completions themselves are looked for in memory.
                 AIO => {}
+                key if key & SHARED != 0 => self.shared.push(*event),
                 source => {
                     let (source, flags) = (source as usize, event.events());
                     let broken = EpollFlags::EPOLLHUP | EpollFlags::EPOLLERR;

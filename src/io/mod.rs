@@ -10,8 +10,9 @@
 //! happens to its future: reads and writes therefore take a buffer ([`IoBuf`], [`IoBufMut`]) and give
 //! it back with the result.
 //!
-//! Everything here is bound to the driver's OS thread and neither `Send` nor `Sync`, except the plain
-//! values ([`DriverConfig`], [`AlignedBuf`], …):
+//! Everything here is bound to the driver's OS thread and neither `Send` nor `Sync`, except
+//! [`SharedFd`], which is watched by whichever driver polls it, and the plain values ([`DriverConfig`],
+//! [`AlignedBuf`], …):
 //!
 //! ```compile_fail,E0277
 //! fn elsewhere(file: corespun::fs::File) {
@@ -33,9 +34,11 @@ mod buf;
 mod config;
 pub(crate) mod driver;
 mod epoll;
+mod interest;
 pub(crate) mod op;
 pub mod raw;
 pub(crate) mod readiness;
+mod shared;
 pub(crate) mod state;
 mod unblock;
 mod uring;
@@ -44,7 +47,9 @@ pub use aligned::{AlignedBuf, POOL_ALIGN, PooledBuf};
 pub use buf::{IoBuf, IoBufMut, Slice};
 pub use config::{Backend, BackendChoice, DriverConfig, DriverError};
 pub use driver::{Driver, EnterGuard};
+pub use interest::{Interest, Ready};
 pub use op::Completion;
 pub use raw::{RawOp, RawStream};
 pub use readiness::PollFd;
+pub use shared::{DriverHandle, ReadyEvent, SharedFd};
 pub use unblock::unblock;

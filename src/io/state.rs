@@ -7,13 +7,13 @@
 //! `Effect`s and runs them afterwards. Only the driver's OS thread gets here.
 
 use std::any::Any;
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::VecDeque;
 use std::io;
-use std::os::fd::RawFd;
+use std::os::fd::{AsRawFd, RawFd};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use nix::sys::eventfd::EventFd;
@@ -25,6 +25,7 @@ use super::config::{Backend, BackendChoice, DriverConfig, DriverError};
 use super::epoll::Epoll;
 use super::op::{Abandon, Completion, Effect, Ending, Op, Payload, Sink, Slot};
 use super::readiness::{Direction, Replaced, Sources, Wait, Waiter};
+use super::shared::Table;
 use super::uring::Uring;
 
 /// What all I/O objects of the driver share.
@@ -36,6 +37,9 @@ pub(crate) struct Core {
     /// Kept between turns for its allocation.
     effects: Cell<Vec<Effect>>,
     buffers: Rc<BufPool>,
+    /// Descriptors that other OS threads use too; made for the first of them.
+    shared: OnceCell<Table>,
+    wake: Arc<EventFd>,
 }
 
 struct State {
@@ -75,6 +79,8 @@ impl Core {
         let core = Core {
             in_flight: Cell::new(0),
             waiters: Cell::new(0),
+            shared: OnceCell::new(),
+            wake: wake.clone(),
             state: RefCell::new(State {
                 slots: Slab::new(),
                 sources: Sources::default(),
@@ -88,7 +94,12 @@ impl Core {
     }
 
     pub(crate) fn poll(&self) -> usize {
-        if self.in_flight.get() == 0 || self.is_quiet() {
+        let urgent = match self.shared.get() {
+            None if self.in_flight.get() == 0 => return 0,
+            None => false,
+            Some(table) => table.is_urgent(),
+        };
+        if !urgent && self.is_quiet() {
             return 0;
         }
         self.turn(Turn::Poll, || {})
@@ -96,6 +107,10 @@ impl Core {
 
     /// `awake` runs after the kernel's wait and before anything foreign.
     pub(crate) fn park(&self, limit: Option<Duration>, awake: impl FnOnce()) -> usize {
+        let limit = match self.shared.get() {
+            Some(table) if table.is_urgent() => Some(Duration::ZERO),
+            _ => limit,
+        };
         self.turn(Turn::Park(limit), awake)
     }
 
@@ -254,6 +269,29 @@ impl Core {
         }
     }
 
+    /// The table of descriptors that other OS threads use too.
+    pub(crate) fn table(&self) -> io::Result<&Table> {
+        if let Some(table) = self.shared.get() {
+            return Ok(table);
+        }
+        let mut state = self.state.borrow_mut();
+        let id = std::ptr::from_ref(self).addr();
+        let table = match &mut state.engine {
+            Engine::Uring(uring) => {
+                let table = Table::new(id, None, self.wake.clone())?;
+                uring.watch_shared(table.set().0.as_raw_fd());
+                table
+            }
+            Engine::Epoll(epoll) => {
+                let table = Table::new(id, Some(epoll.set().clone()), self.wake.clone())?;
+                epoll.shares = true;
+                table
+            }
+            Engine::Closed => return Err(shut_down()),
+        };
+        Ok(self.shared.get_or_init(|| table))
+    }
+
     pub(crate) fn add_source(&self, fd: RawFd, owner: Rc<dyn Any>) -> io::Result<usize> {
         let mut state = self.state.borrow_mut();
         let State {
@@ -408,7 +446,11 @@ impl Core {
             }
             blocking.reap(&mut sink);
             self.in_flight.set(self.in_flight.get() - sink.finished);
-            sink.reaped
+            let reaped = sink.reaped;
+            match self.shared.get() {
+                Some(table) => reaped + serve(table, &mut state.engine, &mut effects),
+                None => reaped,
+            }
         };
         then();
         for effect in effects.drain(..) {
@@ -445,12 +487,49 @@ impl Core {
             blocking.stop();
             sink.sources.wake_all(sink.effects);
             self.in_flight.set(0);
+            if let Some(table) = self.shared.get() {
+                table.end(&mut Woken(&mut effects));
+            }
             std::mem::replace(engine, Engine::Closed)
         };
         drop(engine);
         for effect in effects {
             effect.run();
         }
+    }
+}
+
+/// Deals with the events of shared descriptors that a turn of the back-end has shown, and then with
+/// the notes. Returns how many events there were.
+fn serve(table: &Table, engine: &mut Engine, effects: &mut Vec<Effect>) -> usize {
+    let mut woken = Woken(effects);
+    let count = match engine {
+        Engine::Uring(uring) => match uring.take_shared() || table.has_more() {
+            true => table.fetch(&mut woken),
+            false => 0,
+        },
+        Engine::Epoll(epoll) => {
+            for event in &epoll.shared {
+                table.dispatch(*event, &mut woken);
+            }
+            let count = epoll.shared.len();
+            epoll.shared.clear();
+            count
+        }
+        Engine::Closed => 0,
+    };
+    if count > 0 || table.is_urgent() {
+        table.tidy(&mut woken);
+    }
+    count
+}
+
+/// Wakers on their way into the effects of a turn.
+struct Woken<'a>(&'a mut Vec<Effect>);
+
+impl Extend<Waker> for Woken<'_> {
+    fn extend<I: IntoIterator<Item = Waker>>(&mut self, wakers: I) {
+        self.0.extend(wakers.into_iter().map(Effect::Wake));
     }
 }
 

@@ -22,6 +22,7 @@ use super::op::{Completion, Ending, Request, Sink, Slot};
 /// Tags of entries that are not operations.
 const WAKE: u64 = u64::MAX;
 const CANCEL: u64 = u64::MAX - 1;
+const SHARED: u64 = u64::MAX - 2;
 
 pub(crate) struct Uring {
     ring: IoUring,
@@ -33,6 +34,12 @@ pub(crate) struct Uring {
     wake_multi: bool,
     /// The eventfd was seen readable, and drained, since the last park.
     woken: bool,
+    /// The epoll set of the shared descriptors.
+    shared: Option<RawFd>,
+    shared_armed: bool,
+    shared_multi: bool,
+    /// The set was seen readable since it was last looked at.
+    shared_ready: bool,
 }
 
 impl Uring {
@@ -58,6 +65,10 @@ impl Uring {
             wake_armed: false,
             wake_multi: true,
             woken: false,
+            shared: None,
+            shared_armed: false,
+            shared_multi: true,
+            shared_ready: false,
         })
     }
 
@@ -83,6 +94,33 @@ impl Uring {
                 .build()
                 .user_data(key as u64),
         );
+    }
+
+    /// Watches the epoll set of the shared descriptors from now on.
+    pub(crate) fn watch_shared(&mut self, set: RawFd) {
+        self.shared = Some(set);
+        self.arm_shared();
+    }
+
+    /// Its events come when the set becomes readable; what it held before is seen at once.
+    fn arm_shared(&mut self) {
+        let Some(set) = self.shared else {
+            return;
+        };
+        self.shared_armed = true;
+        let entry = opcode::PollAdd::new(Fd(set), libc::POLLIN as u32)
+            .multi(self.shared_multi)
+            .build();
+        self.push(entry.user_data(SHARED));
+    }
+
+    /// Whether the set should be looked at.
+    pub(crate) fn take_shared(&mut self) -> bool {
+        let ready = std::mem::take(&mut self.shared_ready);
+        if ready && !self.shared_armed {
+            self.arm_shared();
+        }
+        ready
     }
 
     pub(crate) fn cancel(&mut self, key: usize) {
@@ -154,7 +192,7 @@ impl Uring {
                 .build();
             self.push(entry.user_data(WAKE));
         }
-        let awake = sink.reaped > 0 || self.woken || !self.backlog.is_empty();
+        let awake = sink.reaped > 0 || self.woken || self.shared_ready || !self.backlog.is_empty();
         if awake || timeout == Some(Duration::ZERO) || !blocking.announce_sleep() {
             self.poll(sink);
         } else {
@@ -192,6 +230,11 @@ impl Uring {
                     self.wake_multi &= entry.result() != -libc::EINVAL;
                     self.woken = true;
                     let _ = self.wake.read();
+                }
+                SHARED => {
+                    self.shared_armed = more;
+                    self.shared_multi &= entry.result() != -libc::EINVAL;
+                    self.shared_ready = true;
                 }
                 key => {
                     let completion = Completion {

@@ -1,0 +1,313 @@
+//! Descriptors that any OS thread may use: watched by the driver of whichever one polls them.
+//!
+//! [`SharedFd`] is what [`PollFd`](super::PollFd) is, but `Send` and `Sync`. A system call is tried
+//! first; only when it would block does the driver of the calling OS thread begin to watch the
+//! descriptor, once, for as long as it is open or until its use has moved to another driver. A wake
+//! from any of the drivers that watch reaches every task that waits, wherever it is.
+
+mod remote;
+mod source;
+
+use std::future::poll_fn;
+use std::io;
+use std::mem::ManuallyDrop;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+pub use remote::DriverHandle;
+pub(crate) use remote::{SHARED, Table};
+pub use source::ReadyEvent;
+use source::Source;
+
+use super::driver::{Driver, current_id, no_driver};
+use super::interest::Interest;
+use super::readiness::Direction;
+
+/// A descriptor whose readiness is watched by the driver of the OS thread that polls it: `Send` and
+/// `Sync` if `T` is, and two of its users may be on two OS threads.
+///
+/// It owns `T`, whose descriptor should be non-blocking and must stay the same. For what stays on one
+/// OS thread, [`PollFd`](super::PollFd) costs less on io_uring.
+///
+/// Dropped, on any OS thread, it is out of every driver's sight before `T` is dropped. What waits on a
+/// driver that ends is woken, and goes on where it is polled next.
+///
+/// # Examples
+///
+/// ```
+/// use std::{io::{Read, Write}, os::unix::net::UnixStream};
+/// use corespun::io::{Interest, SharedFd};
+///
+/// # corespun::app::App::builder().handle_signals(false).block_on(async |_app| {
+/// let (mut peer, socket) = UnixStream::pair()?;
+/// socket.set_nonblocking(true)?;
+/// let socket = SharedFd::new(socket, Interest::READABLE);
+/// peer.write_all(b"ping")?;
+/// let mut buf = [0; 16];
+/// assert_eq!(socket.async_io(Interest::READABLE, |mut socket| socket.read(&mut buf)).await?, 4);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// # })?.unwrap()?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub struct SharedFd<T: AsFd> {
+    /// Taken once, by drop or by `into_inner`.
+    io: ManuallyDrop<T>,
+    source: Arc<Source>,
+    home: Option<DriverHandle>,
+}
+
+impl<T: AsFd> SharedFd<T> {
+    /// Takes `io`, to be watched for `interest`. Makes no system call, and needs no driver yet.
+    pub fn new(io: T, interest: Interest) -> Self {
+        Self::make(io, interest, None)
+    }
+
+    /// As [`new`](Self::new), with the driver that watches for an OS thread that has none.
+    pub fn with_home(io: T, interest: Interest, home: DriverHandle) -> Self {
+        Self::make(io, interest, Some(home))
+    }
+
+    fn make(io: T, interest: Interest, home: Option<DriverHandle>) -> Self {
+        let source = Arc::new(Source::new(io.as_fd().as_raw_fd(), interest));
+        SharedFd {
+            io: ManuallyDrop::new(io),
+            source,
+            home,
+        }
+    }
+
+    /// The descriptor's owner.
+    #[inline]
+    pub fn get_ref(&self) -> &T {
+        &self.io
+    }
+
+    /// The descriptor's owner, whose descriptor must stay the same.
+    #[inline]
+    pub fn get_mut(&mut self) -> &mut T {
+        &mut self.io
+    }
+
+    /// Gives the descriptor's owner back; no driver watches it any more.
+    pub fn into_inner(self) -> T {
+        let mut this = ManuallyDrop::new(self);
+        this.source.close();
+        // SAFETY: `this` is never dropped, so that each field is read, or dropped, here alone.
+        unsafe {
+            std::ptr::drop_in_place(&raw mut this.source);
+            std::ptr::drop_in_place(&raw mut this.home);
+            ManuallyDrop::take(&mut this.io)
+        }
+    }
+
+    /// Has the current driver watch the descriptor now, instead of at the first wait.
+    ///
+    /// # Errors
+    ///
+    /// If the kernel refuses: `PermissionDenied` for a regular file, which is always ready,
+    /// `AlreadyExists` for a descriptor that is watched here for another owner; and if there is no
+    /// driver.
+    pub fn watch(&self) -> io::Result<()> {
+        self.watch_here(Direction::Read)
+    }
+
+    /// Makes sure that the driver of this OS thread, or the home, watches.
+    #[inline]
+    fn watch_here(&self, direction: Direction) -> io::Result<()> {
+        let here = current_id();
+        if here != 0 && self.source.is_here(direction, here) {
+            return Ok(());
+        }
+        self.begin_to_watch(direction)
+    }
+
+    #[cold]
+    fn begin_to_watch(&self, direction: Direction) -> io::Result<()> {
+        match (Driver::current(), &self.home) {
+            (Some(driver), _) => driver.core().table()?.watch(&self.source, direction),
+            (None, Some(home)) => home.watch(&self.source, direction),
+            (None, None) => Err(no_driver()),
+        }
+    }
+
+    /// Waits, for use in a `poll` function, until a driver says that the descriptor is ready to be read
+    /// or, with [`Interest::WRITABLE`], written.
+    ///
+    /// Only the waker of the last call is kept for each of the two: one task at a time may read this
+    /// way, and one write. It is ready until [`clear`](Self::clear)ed.
+    ///
+    /// # Errors
+    ///
+    /// If there is no driver on this OS thread, and no home or that has ended; if the kernel refuses to
+    /// watch the descriptor.
+    #[inline]
+    pub fn poll_ready(
+        &self,
+        cx: &mut Context<'_>,
+        interest: Interest,
+    ) -> Poll<io::Result<ReadyEvent>> {
+        if let Some(event) = self.source.seen(interest) {
+            return Poll::Ready(Ok(event));
+        }
+        let direction = interest.direction();
+        self.source.register(direction, cx);
+        self.watch_here(direction)?;
+        match self.source.seen(interest) {
+            Some(event) => Poll::Ready(Ok(event)),
+            None => Poll::Pending,
+        }
+    }
+
+    /// Waits until a driver says that the descriptor is ready for some of `interest`.
+    ///
+    /// # Errors
+    ///
+    /// As [`poll_ready`](Self::poll_ready).
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future forgets the wait. Any number of tasks may wait, on any OS threads.
+    pub async fn ready(&self, interest: Interest) -> io::Result<ReadyEvent> {
+        let mut wait = Wait {
+            source: &self.source,
+            id: None,
+        };
+        poll_fn(|cx| {
+            if let Some(event) = self.source.seen(interest) {
+                return Poll::Ready(Ok(event));
+            }
+            wait.id = Some(self.source.wait(wait.id, interest, cx.waker()));
+            self.watch_here(interest.direction())?;
+            match self.source.seen(interest) {
+                Some(event) => Poll::Ready(Ok(event)),
+                None => Poll::Pending,
+            }
+        })
+        .await
+    }
+
+    /// What is known for `interest` without asking anyone; nothing before a driver watches.
+    pub fn seen(&self, interest: Interest) -> Option<ReadyEvent> {
+        self.source.seen(interest)
+    }
+
+    /// Says that what `event` says is over, since a system call would have blocked, so that the next
+    /// wait waits. An event that came after `event` was given out is not lost; a side that is closed
+    /// stays closed.
+    #[inline]
+    pub fn clear(&self, event: ReadyEvent) {
+        self.source.clear(event);
+    }
+
+    /// Runs `op`, if it is not known that it would block, and takes note if it does.
+    ///
+    /// # Errors
+    ///
+    /// `WouldBlock`, or that of `op`.
+    #[inline]
+    pub fn try_io<R>(
+        &self,
+        interest: Interest,
+        op: impl FnOnce(&T) -> io::Result<R>,
+    ) -> io::Result<R> {
+        let Some(event) = self.source.worth_a_try(interest) else {
+            return Err(io::ErrorKind::WouldBlock.into());
+        };
+        self.attempt(event, op)
+    }
+
+    /// Runs `op` until it does not answer `WouldBlock`, for use in a `poll` function; waits in between
+    /// as [`poll_ready`](Self::poll_ready). `op` is given what was seen, for [`clear`](Self::clear).
+    ///
+    /// # Errors
+    ///
+    /// That of `op`, and those of [`poll_ready`](Self::poll_ready).
+    #[inline]
+    pub fn poll_io<R>(
+        &self,
+        cx: &mut Context<'_>,
+        interest: Interest,
+        mut op: impl FnMut(&T, ReadyEvent) -> io::Result<R>,
+    ) -> Poll<io::Result<R>> {
+        loop {
+            let event = match self.source.worth_a_try(interest) {
+                Some(event) => event,
+                None => ready!(self.poll_ready(cx, interest))?,
+            };
+            match self.attempt(event, |io| op(io, event)) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                done => return Poll::Ready(done),
+            }
+        }
+    }
+
+    /// Runs `op` until it does not answer `WouldBlock`, waiting in between as [`ready`](Self::ready).
+    ///
+    /// # Errors
+    ///
+    /// That of `op`, and those of [`poll_ready`](Self::poll_ready).
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped, nothing more happens than what `op` has done.
+    pub async fn async_io<R>(
+        &self,
+        interest: Interest,
+        mut op: impl FnMut(&T) -> io::Result<R>,
+    ) -> io::Result<R> {
+        loop {
+            let event = match self.source.worth_a_try(interest) {
+                Some(event) => event,
+                None => self.ready(interest).await?,
+            };
+            match self.attempt(event, &mut op) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                done => return done,
+            }
+        }
+    }
+
+    #[inline]
+    fn attempt<R>(&self, event: ReadyEvent, op: impl FnOnce(&T) -> io::Result<R>) -> io::Result<R> {
+        let done = op(&self.io);
+        if matches!(&done, Err(error) if error.kind() == io::ErrorKind::WouldBlock) {
+            self.source.clear(event);
+        }
+        done
+    }
+}
+
+/// A wait of an async method, given up when its future is dropped.
+struct Wait<'a> {
+    source: &'a Source,
+    id: Option<u64>,
+}
+
+impl Drop for Wait<'_> {
+    fn drop(&mut self) {
+        if let Some(id) = self.id {
+            self.source.forget(id);
+        }
+    }
+}
+
+impl<T: AsFd> Drop for SharedFd<T> {
+    fn drop(&mut self) {
+        self.source.close();
+        // SAFETY: taken nowhere else, as this is the drop.
+        unsafe { ManuallyDrop::drop(&mut self.io) }
+    }
+}
+
+impl<T: AsFd> AsFd for SharedFd<T> {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.io.as_fd()
+    }
+}
+
+impl<T: AsFd + std::fmt::Debug> std::fmt::Debug for SharedFd<T> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("SharedFd").field(&*self.io).finish()
+    }
+}
