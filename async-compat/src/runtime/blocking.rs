@@ -79,6 +79,8 @@ impl BlockingPool {
         let join = JoinHandle::of_slot(slot.clone());
         #[cfg(all(feature = "time", feature = "test-util"))]
         let standing = handle.inner.clock.inhibit_auto_advance();
+        #[cfg(all(feature = "time", feature = "test-util"))]
+        let of_job = handle.clone();
         let run = move |run| {
             let _in_task = context::enter_task(Some(id));
             let result = match run {
@@ -94,7 +96,11 @@ impl BlockingPool {
             };
             slot.finish(result);
             #[cfg(all(feature = "time", feature = "test-util"))]
-            drop(standing);
+            if standing.end() {
+                // The clock may go on: who sleeps has to see that. One that has exited
+                // does not sleep.
+                let _ = of_job.inner.scheduler.place().0.send_msg(|| ());
+            }
         };
         let run = Box::new(run);
         let handle = handle.clone();

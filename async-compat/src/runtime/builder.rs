@@ -85,6 +85,7 @@ impl Builder {
             start_paused: false,
             config: Config {
                 name: None,
+                is_local: false,
                 enable_io: false,
                 enable_time: false,
                 max_blocking_threads: 512,
@@ -143,7 +144,19 @@ impl Builder {
     #[cfg(any(feature = "net", feature = "process", feature = "signal"))]
     #[track_caller]
     pub fn max_io_events_per_tick(&mut self, capacity: usize) -> &mut Self {
-        assert_ne!(capacity, 0, "max_io_events_per_tick must be greater than 0");
+        assert!(capacity > 0, "max_io_events_per_tick must be non-zero");
+        self
+    }
+
+    /// How many I/O events one turn takes that does not wait: as above.
+    ///
+    /// # Panics
+    ///
+    /// When it is 0.
+    #[cfg(any(feature = "net", feature = "process", feature = "signal"))]
+    #[track_caller]
+    pub fn max_io_events_per_busy_tick(&mut self, capacity: usize) -> &mut Self {
+        assert!(capacity > 0, "max_io_events_per_busy_tick must be non-zero");
         self
     }
 
@@ -187,8 +200,15 @@ impl Builder {
     }
 
     /// The runtime's name.
+    ///
+    /// # Panics
+    ///
+    /// When it is empty.
+    #[track_caller]
     pub fn name(&mut self, val: impl Into<String>) -> &mut Self {
-        self.config.name = Some(val.into());
+        let name = val.into();
+        assert!(!name.trim().is_empty(), "runtime name shouldn't be empty");
+        self.config.name = Some(name);
         self
     }
 
@@ -268,8 +288,14 @@ impl Builder {
     }
 
     /// How many tasks run between two looks at timers and I/O; 61 unless set.
+    ///
+    /// # Panics
+    ///
+    /// When it is 0.
+    #[track_caller]
     pub fn event_interval(&mut self, val: u32) -> &mut Self {
-        self.config.event_interval = (val as usize).max(1);
+        assert!(val > 0, "event_interval must be greater than 0");
+        self.config.event_interval = val as usize;
         self
     }
 
@@ -303,7 +329,7 @@ impl Builder {
             Kind::CurrentThread => {
                 let (library, thread, time) = self.one_thread()?;
                 let scheduler = Scheduler::CurrentThread(CurrentThread::new(thread));
-                Ok(Runtime::of(self.handle(library, scheduler, time)))
+                Ok(Runtime::of(self.handle(library, scheduler, time, false)))
             }
             #[cfg(feature = "rt-multi-thread")]
             Kind::MultiThread => self.build_workers(),
@@ -327,10 +353,8 @@ impl Builder {
                 let (library, thread, time) = self.one_thread()?;
                 let runner = thread.attach();
                 let scheduler = Scheduler::CurrentThread(CurrentThread::elsewhere(runner.handle()));
-                Ok(LocalRuntime::of(
-                    self.handle(library, scheduler, time),
-                    runner,
-                ))
+                let handle = self.handle(library, scheduler, time, true);
+                Ok(LocalRuntime::of(handle, runner))
             }
             #[cfg(feature = "rt-multi-thread")]
             Kind::MultiThread => {
@@ -378,7 +402,12 @@ impl Builder {
         };
         let library = ThreadLib::builder().clock(system_clock()).build();
         let (workers, seats) = Workers::new(&library, &self.config, count, self.mode)?;
-        let handle = self.handle(library, Scheduler::MultiThread(workers), Time::default());
+        let handle = self.handle(
+            library,
+            Scheduler::MultiThread(workers),
+            Time::default(),
+            false,
+        );
         let runtime = Runtime::of(handle);
         if let Scheduler::MultiThread(workers) = &runtime.handle().inner.scheduler {
             workers.start(runtime.handle(), seats)?;
@@ -386,7 +415,13 @@ impl Builder {
         Ok(runtime)
     }
 
-    fn handle(&self, library: ThreadLib, scheduler: Scheduler, time: Time) -> Handle {
+    fn handle(
+        &self,
+        library: ThreadLib,
+        scheduler: Scheduler,
+        time: Time,
+        is_local: bool,
+    ) -> Handle {
         static NEXT: AtomicU64 = AtomicU64::new(1);
         let id = NEXT.fetch_add(1, Ordering::Relaxed);
         #[cfg(not(feature = "time"))]
@@ -395,7 +430,10 @@ impl Builder {
             inner: Arc::new(Inner {
                 id: NonZeroU64::new(id).expect("2⁶⁴ runtimes take centuries"),
                 blocking: BlockingPool::new(&self.config),
-                config: self.config.clone(),
+                config: Config {
+                    is_local,
+                    ..self.config.clone()
+                },
                 library,
                 scheduler,
                 #[cfg(feature = "time")]

@@ -11,6 +11,7 @@ pub(super) type ThreadNameFn = Arc<dyn Fn() -> String + Send + Sync>;
 #[derive(Clone)]
 pub(super) struct Config {
     pub(super) name: Option<String>,
+    pub(super) is_local: bool,
     #[allow(dead_code, reason = "looked at by the I/O features")]
     pub(super) enable_io: bool,
     #[allow(dead_code, reason = "looked at by the feature `time`")]

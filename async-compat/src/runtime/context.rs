@@ -11,15 +11,16 @@
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::marker::PhantomData;
+use std::num::NonZeroU64;
 use std::rc::Rc;
-use std::sync::OnceLock;
+use std::sync::{MutexGuard, OnceLock};
 use std::task::{Context as TaskContext, Poll, Waker};
 
 use tokio::task::coop::{RestoreOnPending, poll_proceed};
 
 use super::handle::{Handle, TryCurrentError};
 use crate::task::Id;
-use crate::task::local::LocalContext;
+use crate::task::local::{LocalContext, Tasks};
 
 /// Whether the OS thread may be blocked.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -33,27 +34,33 @@ enum Entered {
 
 struct Context {
     current: RefCell<Option<Rc<Handle>>>,
-    /// How many guards of `enter` there are.
-    depth: Cell<usize>,
+    /// What was current before, for each guard of `enter`.
+    outer: RefCell<Vec<Option<Rc<Handle>>>>,
     entered: Cell<Entered>,
     task: Cell<Option<Id>>,
     worker: Cell<Option<usize>>,
-    /// Where `spawn_local` goes.
-    local: RefCell<Option<LocalContext>>,
+    /// The current `LocalSet`.
+    local_set: RefCell<Option<Rc<Tasks>>>,
+    /// The `LocalRuntime`s of this OS thread, by number.
+    local_runtimes: RefCell<Vec<(NonZeroU64, LocalContext)>>,
     /// What sets tokio's budget; see [`fresh_budget`].
     budget: Cell<Option<RestoreOnPending>>,
+    /// The budget is as tokio has set it: whole.
+    budget_is_whole: Cell<bool>,
 }
 
 thread_local! {
     static CONTEXT: Context = const {
         Context {
             current: RefCell::new(None),
-            depth: Cell::new(0),
+            outer: RefCell::new(Vec::new()),
             entered: Cell::new(Entered::No),
             task: Cell::new(None),
             worker: Cell::new(None),
-            local: RefCell::new(None),
+            local_set: RefCell::new(None),
+            local_runtimes: RefCell::new(Vec::new()),
             budget: Cell::new(None),
+            budget_is_whole: Cell::new(false),
         }
     };
 }
@@ -77,21 +84,20 @@ pub(crate) fn with_current<R>(f: impl FnOnce(&Handle) -> R) -> Result<R, TryCurr
 
 /// Keeps a runtime current.
 pub(super) struct SetCurrent {
-    previous: Option<Rc<Handle>>,
     depth: usize,
-    /// It belongs to the OS thread that made it.
-    _not_send: PhantomData<*const ()>,
+    /// It belongs to the OS thread that made it: `Sync`, and not `Send`.
+    _not_send: PhantomData<MutexGuard<'static, ()>>,
 }
 
 /// Makes a runtime current; `None` while the OS thread ends.
 pub(super) fn set_current(handle: &Handle) -> Option<SetCurrent> {
     let handle = Rc::new(handle.clone());
     with(|context| {
-        let depth = context.depth.get() + 1;
-        context.depth.set(depth);
+        let previous = context.current.replace(Some(handle));
+        let mut outer = context.outer.borrow_mut();
+        outer.push(previous);
         SetCurrent {
-            previous: context.current.replace(Some(handle)),
-            depth,
+            depth: outer.len(),
             _not_send: PhantomData,
         }
     })
@@ -99,12 +105,13 @@ pub(super) fn set_current(handle: &Handle) -> Option<SetCurrent> {
 
 impl Drop for SetCurrent {
     fn drop(&mut self) {
-        let previous = self.previous.take();
         let left = with(|context| {
-            if context.depth.get() != self.depth {
+            let mut outer = context.outer.borrow_mut();
+            if outer.len() != self.depth {
                 return Err(());
             }
-            context.depth.set(self.depth - 1);
+            let previous = outer.pop().flatten();
+            drop(outer);
             Ok(context.current.replace(previous))
         });
         if let Some(Err(())) = left
@@ -146,26 +153,40 @@ pub(super) fn enter_runtime<R>(
 ) -> R {
     let mut f = Some(f);
     let _current = set_current(handle);
+    let token = |cx: &mut TaskContext<'_>| match poll_proceed(cx) {
+        Poll::Ready(token) => Some(token),
+        Poll::Pending => None,
+    };
+    // One more than is kept: dropped, it makes up for the unit that the other takes.
+    let mut spare = tokio_marks().block_on(poll_fn(|cx| Poll::Ready(token(cx))));
     tokio_marks().block_on(poll_fn(|cx| {
         let _entered = replace_entered(Entered::Yes {
             allow_block_in_place,
         });
-        let token = match poll_proceed(cx) {
-            Poll::Ready(token) => Some(token),
-            Poll::Pending => None,
-        };
-        let _budget = RestoreBudget(with(|context| context.budget.replace(token)).flatten());
+        let kept = token(cx);
+        drop(spare.take());
+        let _budget = with(|context| RestoreBudget {
+            token: context.budget.replace(kept),
+            whole: context.budget_is_whole.replace(true),
+        });
         let _task = enter_task(None);
         let f = f.take().expect("it is ready at once");
         Poll::Ready(f())
     }))
 }
 
-struct RestoreBudget(Option<RestoreOnPending>);
+struct RestoreBudget {
+    token: Option<RestoreOnPending>,
+    whole: bool,
+}
 
 impl Drop for RestoreBudget {
     fn drop(&mut self) {
-        let ours = with(|context| context.budget.replace(self.0.take())).flatten();
+        let ours = with(|context| {
+            context.budget_is_whole.set(self.whole);
+            context.budget.replace(self.token.take())
+        })
+        .flatten();
         if let Some(ours) = ours {
             // Not restored: tokio does that when its `block_on` ends.
             ours.made_progress();
@@ -219,7 +240,8 @@ pub(crate) fn disallow_block_in_place() -> impl Drop {
     })
 }
 
-/// Gives what is polled next tokio's budget of one poll (less one unit).
+/// Gives what is polled next tokio's budget of one poll: the whole one the first time in
+/// a loop, and one unit less from then on.
 ///
 /// tokio lets its own runtimes alone set the budget. But a token that
 /// `poll_proceed` gave in a fresh budget restores that when it is dropped unused, and
@@ -227,6 +249,9 @@ pub(crate) fn disallow_block_in_place() -> impl Drop {
 #[inline]
 pub(crate) fn fresh_budget() {
     with(|context| {
+        if context.budget_is_whole.take() {
+            return;
+        }
         let Some(token) = context.budget.take() else {
             return;
         };
@@ -263,26 +288,66 @@ pub(super) fn worker_index() -> Option<usize> {
     with(|context| context.worker.get()).flatten()
 }
 
-pub(super) fn set_worker_index(index: usize) {
-    with(|context| context.worker.set(Some(index)));
+/// Keeps the OS thread named as a worker.
+pub(super) struct InWorker(Option<usize>);
+
+/// Names the OS thread as a worker of its runtime, or as none.
+pub(super) fn enter_worker(index: Option<usize>) -> InWorker {
+    InWorker(with(|context| context.worker.replace(index)).flatten())
 }
 
-/// Keeps a place for `spawn_local` current.
-pub(crate) struct SetLocal(Option<LocalContext>);
+impl Drop for InWorker {
+    fn drop(&mut self) {
+        with(|context| context.worker.set(self.0));
+    }
+}
 
-/// Says where `spawn_local` goes.
-pub(crate) fn set_local(local: Option<LocalContext>) -> SetLocal {
-    SetLocal(with(|context| context.local.replace(local)).flatten())
+/// Keeps a `LocalSet` current.
+pub(crate) struct SetLocal(Option<Rc<Tasks>>);
+
+/// Makes a `LocalSet` current.
+pub(crate) fn set_local(tasks: Rc<Tasks>) -> SetLocal {
+    SetLocal(with(|context| context.local_set.replace(Some(tasks))).flatten())
 }
 
 impl Drop for SetLocal {
     fn drop(&mut self) {
         let previous = self.0.take();
-        drop(with(|context| context.local.replace(previous)));
+        drop(with(|context| context.local_set.replace(previous)));
     }
 }
 
+/// Says where `spawn_local` goes in a `LocalRuntime` of this OS thread.
+pub(super) fn add_local_runtime(id: NonZeroU64, local: LocalContext) {
+    with(|context| context.local_runtimes.borrow_mut().push((id, local)));
+}
+
+pub(super) fn remove_local_runtime(id: NonZeroU64) {
+    let removed = with(|context| {
+        let mut runtimes = context.local_runtimes.borrow_mut();
+        let place = runtimes.iter().position(|one| one.0 == id);
+        place.map(|place| runtimes.swap_remove(place))
+    });
+    drop(removed);
+}
+
 /// Where `spawn_local` goes.
+#[track_caller]
 pub(crate) fn current_local() -> Option<LocalContext> {
-    with(|context| context.local.borrow().clone()).flatten()
+    let runtime = with_current(|handle| handle.is_local().then_some(handle.inner.id));
+    if let Ok(Some(id)) = runtime {
+        let found = with(|context| {
+            let runtimes = context.local_runtimes.borrow();
+            let found = runtimes.iter().find(|one| one.0 == id);
+            found.map(|one| one.1.clone())
+        });
+        return Some(found.flatten().unwrap_or_else(|| {
+            panic!(
+                "Local tasks can only be spawned on a LocalRuntime from the thread the runtime \
+                 was created on"
+            )
+        }));
+    }
+    let set = with(|context| context.local_set.borrow().clone()).flatten();
+    set.map(LocalContext::Set)
 }

@@ -49,7 +49,7 @@ fn bed() -> io::Result<(Rc<Bed>, Option<corespun::io::EnterGuard>)> {
     if let Some(driver) = Driver::current() {
         return Ok((Rc::new(Bed::of(driver)), None));
     }
-    let known = BED.with_borrow(Clone::clone);
+    let known = BED.try_with(|bed| bed.borrow().clone()).ok().flatten();
     let bed = match known {
         Some(bed) => bed,
         None => {
@@ -57,7 +57,8 @@ fn bed() -> io::Result<(Rc<Bed>, Option<corespun::io::EnterGuard>)> {
             let wake = Arc::new(EventFd::from_flags(flags)?);
             let driver = Driver::new(&DriverConfig::new(), wake).map_err(io::Error::other)?;
             let bed = Rc::new(Bed::of(driver));
-            BED.set(Some(bed.clone()));
+            // Not while the OS thread ends.
+            let _ = BED.try_with(|place| place.replace(Some(bed.clone())));
             bed
         }
     };
@@ -94,8 +95,9 @@ pub(super) fn block_on_thread<F: Future>(
     loop {
         if let Some(mut taken) = thread.take() {
             if taken.moved {
-                // wake_tasks
+                taken.runner().wake_tasks();
             }
+            let _worker = context::enter_worker(Some(0));
             let output = block.run(taken.runner(), Some(&thread.load), future.as_mut(), || false);
             return output.expect("it is not asked to stop before");
         }
@@ -129,20 +131,6 @@ pub(super) fn block_on_runner<F: Future>(
     let future = pin!(future);
     let output = BlockOn::new(handle).run(runner, Some(load), future, || false);
     output.expect("it is not asked to stop before")
-}
-
-/// Polls a thread that is to exit until it has.
-pub(super) fn run_to_exit(runner: &mut ThreadRunner) {
-    drop(runner.exit());
-    let entered = bed();
-    while !runner.is_exited() {
-        if !runner.poll(0, 0).is_busy() {
-            if let Ok((bed, _)) = &entered {
-                bed.driver.poll();
-            }
-            std::thread::yield_now();
-        }
-    }
 }
 
 struct BlockOn<'a> {

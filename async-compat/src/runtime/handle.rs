@@ -10,12 +10,11 @@ use corespun::thread::ThreadLib;
 
 use super::blocking::BlockingPool;
 use super::config::Config;
-use super::context::{self, SetCurrent, SetLocal};
+use super::context::{self, SetCurrent};
 use super::drive;
 use super::metrics::RuntimeMetrics;
 use super::scheduler::Scheduler;
 use super::RuntimeFlavor;
-use crate::task::local::LocalContext;
 use crate::task::tracked::Tracked;
 use crate::task::{Id, JoinHandle};
 #[cfg(feature = "time")]
@@ -58,7 +57,6 @@ pub(crate) struct Inner {
 /// Guards have to be dropped in the reverse order of their making.
 #[must_use = "the runtime is current only while the guard lives"]
 pub struct EnterGuard<'a> {
-    _local: Option<SetLocal>,
     _current: Option<SetCurrent>,
     _runtime: PhantomData<&'a Handle>,
 }
@@ -73,13 +71,7 @@ impl Handle {
     /// Makes the runtime current on this OS thread, without polling anything: for
     /// [`tokio::spawn`](crate::spawn) and for making timers and sockets.
     pub fn enter(&self) -> EnterGuard<'_> {
-        self.enter_with(None)
-    }
-
-    /// As [`Handle::enter`], where `spawn_local` has a place too.
-    pub(super) fn enter_with(&self, local: Option<LocalContext>) -> EnterGuard<'_> {
         EnterGuard {
-            _local: local.map(|local| context::set_local(Some(local))),
             _current: context::set_current(self),
             _runtime: PhantomData,
         }
@@ -135,7 +127,7 @@ impl Handle {
     {
         let id = Id::next();
         let (thread, load) = self.inner.scheduler.place();
-        let task = builder.spawn_on(thread, Tracked::new(future, id, Some(load.clone())));
+        let task = builder.spawn_on(thread, Tracked::new(future, id, load, !thread.is_current()));
         JoinHandle::of_task(task, id)
     }
 
@@ -189,6 +181,11 @@ impl Handle {
     #[must_use]
     pub fn metrics(&self) -> RuntimeMetrics {
         RuntimeMetrics::new(self.clone())
+    }
+
+    /// Whether it is one of a [`LocalRuntime`](super::LocalRuntime).
+    pub(super) fn is_local(&self) -> bool {
+        self.inner.config.is_local
     }
 
     /// Panics as tokio does when a timer is made where none works.

@@ -45,9 +45,13 @@ pub struct LocalOptions {}
 impl LocalRuntime {
     pub(super) fn of(handle: Handle, mut runner: ThreadRunner) -> Self {
         let spawner = runner.enter(LocalSpawner::current);
+        let spawner = spawner.expect("the thread is entered");
+        let load = handle.inner.scheduler.place().1.clone();
+        let local = LocalContext::Thread(spawner.clone(), load);
+        context::add_local_runtime(handle.inner.id, local);
         LocalRuntime {
             handle,
-            spawner: spawner.expect("the thread is entered"),
+            spawner,
             runner: RefCell::new(Some(runner)),
         }
     }
@@ -93,10 +97,6 @@ impl LocalRuntime {
         self.handle.inner.scheduler.place().1
     }
 
-    fn local(&self) -> LocalContext {
-        LocalContext::Thread(self.spawner.clone(), self.load().clone())
-    }
-
     /// As [`Runtime::block_on`](super::Runtime::block_on).
     ///
     /// # Panics
@@ -106,7 +106,7 @@ impl LocalRuntime {
     pub fn block_on<F: Future>(&self, future: F) -> F::Output {
         let load = self.load();
         context::enter_runtime(&self.handle, false, || {
-            let _local = context::set_local(Some(self.local()));
+            let _worker = context::enter_worker(Some(0));
             let runner = self.runner.borrow_mut().take();
             let mut back = PutBack(self, runner);
             let runner = back.1.as_mut().expect("nothing blocks on it while it is polled");
@@ -116,7 +116,7 @@ impl LocalRuntime {
 
     /// As [`Handle::enter`]; and [`spawn_local`](crate::task::spawn_local) spawns here.
     pub fn enter(&self) -> EnterGuard<'_> {
-        self.handle.enter_with(Some(self.local()))
+        self.handle.enter()
     }
 
     /// As [`Runtime::shutdown_timeout`](super::Runtime::shutdown_timeout).
@@ -137,11 +137,11 @@ impl LocalRuntime {
     }
 
     fn end_tasks(&mut self) {
-        if let Some(mut runner) = self.runner.get_mut().take() {
+        if let Some(runner) = self.runner.get_mut().take() {
             let _current = context::set_current(&self.handle);
-            let _local = context::set_local(Some(self.local()));
-            drive::run_to_exit(&mut runner);
+            drop(runner);
         }
+        context::remove_local_runtime(self.handle.inner.id);
     }
 }
 

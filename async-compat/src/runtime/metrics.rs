@@ -45,11 +45,12 @@ impl RuntimeMetrics {
         workers.iter().map(|(_, load)| load.alive()).sum()
     }
 
-    /// How many tasks wait in the queue that all workers share: there is none, since a
-    /// task is placed when it is spawned.
+    /// How many tasks were spawned by other threads than their worker, and wait for their
+    /// first poll. No queue is shared: a task is placed when it is spawned.
     #[must_use]
     pub fn global_queue_depth(&self) -> usize {
-        0
+        let workers = self.handle.inner.scheduler.workers();
+        workers.iter().map(|(_, load)| load.injected()).sum()
     }
 
     /// How long a worker was busy.

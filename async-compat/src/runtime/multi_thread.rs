@@ -187,7 +187,7 @@ fn run(handle: &Handle, seat: ReactorSeat) {
     let index = seat.core();
     let config = &handle.inner.config;
     context::enter_runtime(handle, true, || {
-        context::set_worker_index(index);
+        let _worker = context::enter_worker(Some(index));
         call(&config.after_start);
         if let Err(error) = seat.run() {
             tracing::error!("worker {index} has no reactor: {error}");

@@ -160,8 +160,8 @@ pub(super) fn shut_down(handle: &Handle, wait: Wait) {
         Scheduler::CurrentThread(thread) => {
             // What tasks drop may spawn.
             let _current = context::set_current(handle);
-            if let Some(mut taken) = thread.take() {
-                drive::run_to_exit(taken.runner());
+            if let Some(taken) = thread.take() {
+                taken.end();
             }
             thread.close();
         }

@@ -17,6 +17,8 @@ use super::multi_thread::Workers;
 pub(crate) struct Load {
     /// Tasks that have begun and not ended.
     alive: AtomicUsize,
+    /// Those of them that another thread has spawned and that were not polled yet.
+    injected: AtomicUsize,
     /// How often the worker went to sleep, and woke.
     parks: AtomicU64,
 }
@@ -28,6 +30,18 @@ impl Load {
 
     pub(crate) fn task_ends(&self) {
         self.alive.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn task_injected(&self) {
+        self.injected.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn task_taken(&self) {
+        self.injected.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn injected(&self) -> usize {
+        self.injected.load(Ordering::Relaxed)
     }
 
     pub(super) fn alive(&self) -> usize {
@@ -221,6 +235,11 @@ pub(super) struct Taken<'a> {
 }
 
 impl Taken<'_> {
+    /// Ends the thread: drops its tasks, without polling them once more.
+    pub(super) fn end(mut self) {
+        drop(self.runner.take());
+    }
+
     pub(super) fn runner(&mut self) -> &mut ThreadRunner {
         self.runner.as_mut().expect("until it is dropped")
     }
@@ -231,13 +250,15 @@ impl Drop for Taken<'_> {
         let Some(runner) = self.runner.take() else {
             return;
         };
-        let exited = runner.is_exited();
         let state = match runner.park() {
-            _ if exited => SeatState::Gone,
             Ok(parked) => SeatState::Free(parked),
             Err(runner) => {
                 let id = self.owner.thread.id();
-                STRANDED.with_borrow_mut(|stranded| stranded.push((id, runner)));
+                let left = STRANDED.try_with(|stranded| stranded.borrow_mut().push((id, runner)));
+                if left.is_err() {
+                    // The OS thread ends, and so does what cannot leave it.
+                    return self.owner.close();
+                }
                 SeatState::Stranded(std::thread::current().id())
             }
         };

@@ -65,7 +65,7 @@ where
     F::Output: 'static,
 {
     let id = Id::next();
-    let task = spawner.spawn_local(Tracked::new(future, id, Some(load.clone())));
+    let task = spawner.spawn_local(Tracked::new(future, id, load, false));
     JoinHandle::of_task(task, id)
 }
 
@@ -189,7 +189,7 @@ impl LocalSet {
     }
 
     fn set_current(&self) -> SetLocal {
-        context::set_local(Some(LocalContext::Set(self.tasks.clone())))
+        context::set_local(self.tasks.clone())
     }
 
     /// Spawns a task on the set. It runs when the set does.
@@ -254,6 +254,7 @@ impl Future for LocalSet {
 impl Drop for LocalSet {
     fn drop(&mut self) {
         let _local = self.set_current();
+        let _no_blocking = context::disallow_block_in_place();
         self.tasks.closed.set(true);
         // Each by itself: the destructor of one may panic.
         let spawned = self.tasks.spawned.take();

@@ -19,18 +19,22 @@ pub(crate) struct Tracked<F> {
     #[pin]
     future: Option<Unconstrained<F>>,
     id: Id,
-    load: Option<Arc<Load>>,
+    load: Arc<Load>,
+    /// Spawned by another thread, and not polled yet.
+    injected: bool,
 }
 
 impl<F: Future> Tracked<F> {
-    pub(crate) fn new(future: F, id: Id, load: Option<Arc<Load>>) -> Self {
-        if let Some(load) = &load {
-            load.task_begins();
+    pub(crate) fn new(future: F, id: Id, load: &Arc<Load>, injected: bool) -> Self {
+        load.task_begins();
+        if injected {
+            load.task_injected();
         }
         Tracked {
             future: Some(unconstrained(future)),
             id,
-            load,
+            load: load.clone(),
+            injected,
         }
     }
 }
@@ -40,6 +44,9 @@ impl<F: Future> Future for Tracked<F> {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
+        if std::mem::take(this.injected) {
+            this.load.task_taken();
+        }
         let _in_task = context::enter_task(Some(*this.id));
         context::fresh_budget();
         let future = this.future.as_pin_mut();
@@ -56,20 +63,21 @@ impl<F: Future> Future for Tracked<F> {
 impl<F> PinnedDrop for Tracked<F> {
     fn drop(self: Pin<&mut Self>) {
         let mut this = self.project();
+        if *this.injected {
+            this.load.task_taken();
+        }
         // Counted out also if the destructor unwinds.
-        let _load = Leave(this.load.take());
+        let _load = Leave(this.load);
         let _in_task = context::enter_task(Some(*this.id));
         this.future.set(None);
     }
 }
 
-struct Leave(Option<Arc<Load>>);
+struct Leave<'a>(&'a Load);
 
-impl Drop for Leave {
+impl Drop for Leave<'_> {
     fn drop(&mut self) {
-        if let Some(load) = &self.0 {
-            load.task_ends();
-        }
+        self.0.task_ends();
     }
 }
 

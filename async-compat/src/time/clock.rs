@@ -37,7 +37,7 @@ mod stoppable {
     #[derive(Debug)]
     struct Stoppable {
         hand: StoppableClock,
-        /// A tick and an instant that is not later.
+        /// A tick and an instant that is not earlier.
         base: (u64, Instant),
         /// It stood once: from then on it differs from real time.
         stood: AtomicBool,
@@ -47,6 +47,13 @@ mod stoppable {
 
     /// Keeps a standing clock from going on by itself.
     pub(crate) struct Inhibit(Option<Arc<AtomicUsize>>);
+
+    impl Inhibit {
+        /// Ends it; says whether that matters to anybody.
+        pub(crate) fn end(self) -> bool {
+            self.0.is_some()
+        }
+    }
 
     impl Drop for Inhibit {
         fn drop(&mut self) {
@@ -60,8 +67,8 @@ mod stoppable {
         /// One that can be stopped.
         pub(crate) fn stoppable(start_paused: bool) -> Self {
             let hand = StoppableClock::new();
-            let instant = Instant::now();
-            let base = (hand.clock().now(), instant);
+            let tick = hand.clock().now();
+            let base = (tick, Instant::now());
             if start_paused {
                 hand.stop();
             }
@@ -108,7 +115,8 @@ mod stoppable {
         }
 
         pub(crate) fn inhibit_auto_advance(&self) -> Inhibit {
-            Inhibit(self.stoppable.as_ref().map(|stoppable| {
+            let stoppable = self.stoppable.as_ref();
+            Inhibit(stoppable.map(|stoppable| {
                 stoppable.inhibitors.fetch_add(1, Ordering::AcqRel);
                 stoppable.inhibitors.clone()
             }))

@@ -124,7 +124,8 @@ impl Interval {
 
     /// The next tick comes after `after`.
     pub fn reset_after(&mut self, after: Duration) {
-        self.reset_at(Instant::now() + after);
+        let deadline = Instant::now().checked_add(after);
+        self.reset_at(deadline.unwrap_or_else(Instant::far_future));
     }
 
     /// The next tick comes at `deadline`.
