@@ -7,10 +7,12 @@
 
 use std::any::Any;
 use std::cell::{Cell, OnceCell};
+use std::mem::ManuallyDrop;
 use std::panic::Location;
 use std::ptr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::task::{RawWaker, RawWakerVTable, Waker};
 
 use super::stall::Occupant;
 
@@ -35,6 +37,10 @@ pub(crate) struct LiveNode {
     /// Waits in a queue to be polled. Any thread.
     pub(crate) scheduled: AtomicBool,
     polls: Cell<u64>,
+    /// The parts of the task's waker, not counted as a reference. Written once,
+    /// before the task is first scheduled.
+    pub(crate) waker_data: Cell<*const ()>,
+    pub(crate) waker_vtable: Cell<Option<&'static RawWakerVTable>>,
 }
 
 /// A value of the user's that goes with a task.
@@ -97,6 +103,8 @@ impl LiveNode {
             id,
             scheduled: AtomicBool::new(false),
             polls: Cell::new(0),
+            waker_data: Cell::new(ptr::null()),
+            waker_vtable: Cell::new(None),
         }
     }
 
@@ -245,6 +253,19 @@ impl LiveList {
             f(current);
             node = current.next.get();
         }
+    }
+
+    /// Wakes what is listed.
+    pub(crate) fn wake_all(&self) {
+        // The wakes of our own tasks run no foreign code, and change no list.
+        self.for_each(|node| {
+            let vtable = node.waker_vtable.get().expect("set before it is listed");
+            let raw = RawWaker::new(node.waker_data.get(), vtable);
+            // SAFETY: data and table came from a waker of the task; it is not
+            // dropped, so the reference count stays right, and a task is alive
+            // while it is listed.
+            ManuallyDrop::new(unsafe { Waker::from_raw(raw) }).wake_by_ref();
+        });
     }
 
     /// Cancels the newest listed node that `choose` picks; says whether there

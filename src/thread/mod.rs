@@ -398,6 +398,25 @@ impl SpdkThread {
         self.shared.name()
     }
 
+    /// Whether a SpdkThread is current on this OS thread. As
+    /// [`SpdkThread::current`], without making a handle of it.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use corespun::thread::{SpdkThread, ThreadLib};
+    ///
+    /// let mut runner = ThreadLib::new().thread().build()?.attach();
+    /// assert!(!SpdkThread::has_current());
+    /// assert!(runner.enter(SpdkThread::has_current));
+    /// # Ok::<(), corespun::thread::CreateError>(())
+    /// ```
+    #[inline]
+    #[must_use]
+    pub fn has_current() -> bool {
+        !local::current_ptr().is_null()
+    }
+
     /// Asks the framework not to move the thread, whatever its mask says, or
     /// takes that back (`spdk_thread_bind`). The mask is not touched.
     ///

@@ -13,7 +13,7 @@ use super::meta::TaskMeta;
 use crate::task::budget;
 use crate::task::join::{JoinError, Outcome};
 use crate::thread::local::Local;
-use crate::thread::panic::{PanicSource, contain, payload_text};
+use crate::thread::panic::{PanicSource, Payload, contain, payload_text};
 use crate::thread::shared::Shared;
 
 /// The user's future inside its task.
@@ -41,22 +41,29 @@ impl<F: Future> TaskFuture<F> {
         unsafe { self.meta.as_ref() }
     }
 
+    /// Drops the future, if it is there. Owner only, not while it is being polled.
+    fn drop_future(&self) -> Result<(), Payload> {
+        // SAFETY: the owner runs this outside of the future's poll, so nothing
+        // else refers into the cell. The place was never moved since the first
+        // poll, and the future is dropped in it.
+        let future = unsafe { &mut *self.future.get() };
+        if future.is_none() {
+            return Ok(());
+        }
+        // The assignment stores `None` also when the old value's destructor
+        // unwinds; the drop is not tried again.
+        let dropped = contain(|| *future = None);
+        self.meta().finish();
+        dropped
+    }
+
     /// Drops the future and all that made the thread remember the task; gives
     /// back the waker set aside for it. Owner only, not while the future is
     /// being polled.
     fn release(&self, local: &Local) -> Option<Waker> {
         let meta = self.meta();
-        // SAFETY: the owner runs this outside of the future's poll, so nothing
-        // else refers into the cell. The place was never moved since the first
-        // poll, and the future is dropped in it.
-        let future = unsafe { &mut *self.future.get() };
-        if future.is_some() {
-            if let Err(payload) = contain(|| *future = None) {
-                local.report_panic(PanicSource::Drop, Some(&meta.node.describe()), payload);
-                // The assignment stored `None` although the old value's
-                // destructor unwound; the drop is not tried again.
-            }
-            meta.finish();
+        if let Err(payload) = self.drop_future() {
+            local.report_panic(PanicSource::Drop, Some(&meta.node.describe()), payload);
         }
         // SAFETY: the caller is the owner, and a task is only ever listed on its
         // own thread.
@@ -142,8 +149,13 @@ impl<F: Future> TaskFuture<F> {
             } else {
                 JoinError::cancelled(meta.id())
             };
+            let dropped = self.drop_future();
             drop(self.release(local));
-            return Poll::Ready(Outcome::failed(cause));
+            return Poll::Ready(match dropped {
+                Ok(()) => Outcome::failed(cause),
+                // A panic of the task like any other.
+                Err(payload) => self.panicked(payload),
+            });
         }
         if !meta.placed.get() && !self.place(local) {
             drop(self.release(local));
@@ -169,23 +181,27 @@ impl<F: Future> TaskFuture<F> {
                 return Poll::Pending;
             }
             Ok(Poll::Ready(output)) => Outcome::finished(output),
-            Err(payload) => {
-                // SAFETY: this is the task's poll, which changes nothing now.
-                let thread = unsafe { meta.thread() };
-                if thread.library.panic_is_fatal() {
-                    thread.library.report_panic_text(
-                        thread.name(),
-                        PanicSource::Task,
-                        Some(&meta.node.describe()),
-                        payload_text(&*payload),
-                    );
-                }
-                Outcome::panicked(meta.id(), payload, thread.clone(), meta.node.describe())
-            }
+            Err(payload) => self.panicked(payload),
         };
         // Not the last reference: the `Runnable` that is running has one.
         drop(self.release(local));
         Poll::Ready(outcome)
+    }
+
+    #[cold]
+    fn panicked(&self, payload: Payload) -> Outcome<F::Output> {
+        let meta = self.meta();
+        // SAFETY: this is the task's poll, which changes nothing now.
+        let thread = unsafe { meta.thread() };
+        if thread.library.panic_is_fatal() {
+            thread.library.report_panic_text(
+                thread.name(),
+                PanicSource::Task,
+                Some(&meta.node.describe()),
+                payload_text(&*payload),
+            );
+        }
+        Outcome::panicked(meta.id(), payload, thread.clone(), meta.node.describe())
     }
 
     /// Sends a movable task on to `target`: takes it off this thread's list, and

@@ -7,7 +7,7 @@ use std::panic::Location;
 use std::ptr::{self, NonNull};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::{RawWaker, RawWakerVTable, Waker};
+use std::task::{RawWaker, Waker};
 
 use crate::task::TaskId;
 use crate::task::movable::Hop;
@@ -36,10 +36,6 @@ pub(crate) struct TaskMeta {
     /// counted waker.
     joiner: Cell<Option<NonNull<TaskMeta>>>,
     pub(in crate::task) hop: Hop,
-    /// The parts of the task's waker, not counted as a reference. Written once,
-    /// before the task is first scheduled.
-    waker_data: Cell<*const ()>,
-    waker_vtable: Cell<Option<&'static RawWakerVTable>>,
 }
 
 // SAFETY: `node`, `stays`, `counted`, `kept`, `placed` and `joiner` are touched by the owner
@@ -70,8 +66,6 @@ impl TaskMeta {
             placed: Cell::new(false),
             joiner: Cell::new(None),
             hop: Hop::new(kind == TaskKind::Movable),
-            waker_data: Cell::new(ptr::null()),
-            waker_vtable: Cell::new(None),
         }
     }
 
@@ -106,15 +100,16 @@ impl TaskMeta {
         ManuallyDrop::into_inner(std::mem::replace(place, ManuallyDrop::new(thread)))
     }
 
-    /// The task's waker, borrowed.
+    /// The task's waker, borrowed. Its parts are in the node, where a walk over the
+    /// tasks of a thread finds them.
     ///
     /// # Safety
     ///
     /// The task's allocation is alive while the result is used: the caller has
     /// its `Runnable`, a `Waker` or the join handle of it, or its future.
     pub(in crate::task) unsafe fn waker(&self) -> ManuallyDrop<Waker> {
-        let vtable = self.waker_vtable.get().expect("set by `allocate`");
-        let raw = RawWaker::new(self.waker_data.get(), vtable);
+        let vtable = self.node.waker_vtable.get().expect("set by `allocate`");
+        let raw = RawWaker::new(self.node.waker_data.get(), vtable);
         // SAFETY: data and table came from a waker of this task; it is not
         // dropped, so the reference count stays right, and the allocation is
         // alive by this function's contract.
@@ -123,15 +118,15 @@ impl TaskMeta {
 
     /// Whether `waker` is the task's own.
     pub(in crate::task) fn is_waker(&self, waker: &Waker) -> bool {
-        let vtable = self.waker_vtable.get();
-        waker.data() == self.waker_data.get()
+        let vtable = self.node.waker_vtable.get();
+        waker.data() == self.node.waker_data.get()
             && vtable.is_some_and(|vtable| ptr::eq(vtable, waker.vtable()))
     }
 
     /// Sets a counted waker aside (R5).
     pub(super) fn keep(&self, waker: Waker) {
-        self.waker_data.set(waker.data());
-        self.waker_vtable.set(Some(waker.vtable()));
+        self.node.waker_data.set(waker.data());
+        self.node.waker_vtable.set(Some(waker.vtable()));
         self.kept.set(true);
         std::mem::forget(waker);
     }

@@ -1,0 +1,215 @@
+//! The workers of a `multi_thread` runtime: reactors on OS threads of their own.
+
+use std::io;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use corespun::cpu::{self, CpuSet};
+use corespun::reactor::{ReactorMode, ReactorSeat, Reactors, StartError};
+use corespun::thread::{SpdkThread, ThreadLib};
+
+use super::Placement;
+use super::config::{Config, call};
+use super::context;
+use super::handle::Handle;
+use super::scheduler::Load;
+
+pub(super) struct Workers {
+    reactors: Reactors,
+    workers: Box<[Worker]>,
+    placement: Placement,
+    /// Where the search for a place begins.
+    next: AtomicUsize,
+    running: Mutex<Running>,
+}
+
+struct Worker {
+    thread: SpdkThread,
+    load: Arc<Load>,
+}
+
+/// The workers that have not ended.
+#[derive(Default)]
+struct Running {
+    os_threads: Vec<std::thread::JoinHandle<()>>,
+}
+
+/// How many tasks more than another a worker may have before it gives away what it
+/// spawns: short-lived helpers of a task stay beside it.
+const SLACK: usize = 4;
+
+/// The seats of workers that do not run yet.
+pub(super) struct Seats(Vec<ReactorSeat>);
+
+impl Workers {
+    /// Makes the workers; they begin to run with [`Workers::start`].
+    pub(super) fn new(
+        library: &ThreadLib,
+        config: &Config,
+        count: usize,
+        mode: ReactorMode,
+    ) -> io::Result<(Self, Seats)> {
+        let loads: Arc<[Arc<Load>]> = (0..count).map(|_| Arc::default()).collect();
+        let park = |hook: &Option<super::config::Callback>| {
+            let (loads, hook) = (loads.clone(), hook.clone());
+            move |core: usize| {
+                loads[core].note_park();
+                call(&hook);
+            }
+        };
+        let (reactors, seats) = Reactors::builder()
+            .lcores(places(count)?)
+            .mode(mode)
+            .sleep_hooks(park(&config.before_park), park(&config.after_unpark))
+            .build(library)
+            .map_err(start_error)?;
+        let worker = |core: usize| {
+            let thread = reactors
+                .thread()
+                .name(format!("worker_{core}"))
+                .cpumask(CpuSet::single(core))
+                .batch(config.event_interval)
+                .create()
+                .map_err(io::Error::other)?;
+            let load = loads[core].clone();
+            Ok(Worker { thread, load })
+        };
+        let workers: io::Result<Box<[Worker]>> = (0..count).map(worker).collect();
+        let workers = Workers {
+            workers: workers?,
+            reactors,
+            placement: config.placement,
+            next: AtomicUsize::new(0),
+            running: Mutex::default(),
+        };
+        Ok((workers, Seats(seats)))
+    }
+
+    /// Starts the OS threads.
+    pub(super) fn start(&self, handle: &Handle, seats: Seats) -> io::Result<()> {
+        let mut running = Vec::new();
+        for seat in seats.0 {
+            let of_worker = handle.clone();
+            let os_thread = handle.inner.config.os_thread();
+            let started = os_thread.spawn(move || run(&of_worker, seat));
+            match started {
+                Ok(os_thread) => running.push(os_thread),
+                Err(error) => {
+                    self.reactors.stop();
+                    return Err(error);
+                }
+            }
+        }
+        let mut place = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        place.os_threads = running;
+        Ok(())
+    }
+
+    pub(super) fn all(&self) -> Vec<(&SpdkThread, &Arc<Load>)> {
+        let workers = self.workers.iter();
+        workers.map(|one| (&one.thread, &one.load)).collect()
+    }
+
+    /// The place of a task that is spawned now.
+    pub(super) fn place(&self) -> (&SpdkThread, &Arc<Load>) {
+        let here = context::worker_index().filter(|&index| {
+            // The index may be one of another runtime.
+            self.workers.get(index).is_some_and(|one| one.thread.is_current())
+        });
+        let index = match (self.placement, here) {
+            (Placement::Local, Some(here)) => here,
+            (Placement::LeastLoaded, Some(here)) => {
+                let other = self.another(here);
+                let load = |index: usize| self.workers[index].load.alive();
+                match load(here) > load(other) + SLACK {
+                    true => other,
+                    false => here,
+                }
+            }
+            (Placement::LeastLoaded, None) => {
+                let next = self.next_worker();
+                let other = self.another(next);
+                let load = |index: usize| self.workers[index].load.alive();
+                match load(next) > load(other) {
+                    true => other,
+                    false => next,
+                }
+            }
+            (Placement::RoundRobin | Placement::Local, _) => self.next_worker(),
+        };
+        let worker = &self.workers[index];
+        (&worker.thread, &worker.load)
+    }
+
+    fn next_worker(&self) -> usize {
+        self.next.fetch_add(1, Ordering::Relaxed) % self.workers.len()
+    }
+
+    /// One of the others, in turn. The same, if there is only one.
+    fn another(&self, index: usize) -> usize {
+        match self.workers.len() {
+            1 => index,
+            2 => 1 - index,
+            count => {
+                let step = 1 + self.next.fetch_add(1, Ordering::Relaxed) % (count - 1);
+                (index + step) % count
+            }
+        }
+    }
+
+    pub(super) fn stop(&self) {
+        self.reactors.stop();
+    }
+
+    /// Waits for the OS threads to end.
+    pub(super) fn join(&self, until: Option<Instant>) {
+        let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        let os_threads = std::mem::take(&mut running.os_threads);
+        drop(running);
+        for os_thread in os_threads {
+            if let Some(until) = until {
+                while !os_thread.is_finished() {
+                    if Instant::now() >= until {
+                        return;
+                    }
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+            }
+            // What it had to say was said when it panicked.
+            let _ = os_thread.join();
+        }
+    }
+}
+
+/// One worker, in its OS thread.
+fn run(handle: &Handle, seat: ReactorSeat) {
+    let index = seat.core();
+    let config = &handle.inner.config;
+    context::enter_runtime(handle, true, || {
+        let _worker = context::enter_worker(Some(index));
+        call(&config.after_start);
+        if let Err(error) = seat.run() {
+            tracing::error!("worker {index} has no reactor: {error}");
+        }
+        call(&config.before_stop);
+    });
+}
+
+/// Core numbers, and the processors they are pinned to: those that the process may use,
+/// in turn, from the one after the caller's.
+fn places(count: usize) -> io::Result<Vec<(usize, usize)>> {
+    let cpus = cpu::current_affinity().map_err(io::Error::other)?;
+    let cpus: Vec<usize> = cpus.iter().collect();
+    let here = nix::sched::sched_getcpu().unwrap_or(0);
+    let first = cpus.iter().position(|&cpu| cpu > here).unwrap_or(0);
+    let cpu = |core: usize| cpus[(first + core) % cpus.len()];
+    Ok((0..count).map(|core| (core, cpu(core))).collect())
+}
+
+fn start_error(error: StartError) -> io::Error {
+    match error {
+        StartError::Io(error) => error,
+        other => io::Error::other(other),
+    }
+}

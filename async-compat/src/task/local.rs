@@ -1,0 +1,326 @@
+//! Tasks that are not `Send`, beside a future that is awaited or blocked on.
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::fmt;
+use std::future::poll_fn;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::{Pin, pin};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use corespun::task::LocalSpawner;
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
+use futures::task::AtomicWaker;
+use pin_project::{pin_project, pinned_drop};
+use tokio::task::coop::unconstrained;
+
+use super::slot::Slot;
+use super::tracked::Tracked;
+use super::{Id, JoinError, JoinHandle};
+use crate::runtime::context::{self, SetLocal};
+use crate::runtime::{Load, Runtime};
+
+/// Where [`spawn_local`] goes.
+#[derive(Clone)]
+pub(crate) enum LocalContext {
+    /// To a `LocalSet`.
+    Set(Rc<Tasks>),
+    /// To the thread of a `LocalRuntime`.
+    Thread(LocalSpawner, Arc<Load>),
+}
+
+/// Spawns a future, `Send` or not, on the current [`LocalSet`] or
+/// [`LocalRuntime`](crate::runtime::LocalRuntime).
+///
+/// # Panics
+///
+/// Where there is neither.
+#[track_caller]
+pub fn spawn_local<F>(future: F) -> JoinHandle<F::Output>
+where
+    F: Future + 'static,
+    F::Output: 'static,
+{
+    match context::current_local() {
+        Some(LocalContext::Set(tasks)) => tasks.spawn(future),
+        Some(LocalContext::Thread(spawner, load)) => spawn_on_thread(&spawner, &load, future),
+        None => panic!(
+            "`spawn_local` called from outside of a `task::LocalSet` or `runtime::LocalRuntime`"
+        ),
+    }
+}
+
+/// Spawns on the thread of a `LocalRuntime`.
+#[track_caller]
+pub(crate) fn spawn_on_thread<F>(
+    spawner: &LocalSpawner,
+    load: &Arc<Load>,
+    future: F,
+) -> JoinHandle<F::Output>
+where
+    F: Future + 'static,
+    F::Output: 'static,
+{
+    let id = Id::next();
+    let task = spawner.spawn_local(Tracked::new(future, id, load, false));
+    JoinHandle::of_task(task, id)
+}
+
+/// Tasks that are not `Send`, which run while the set is awaited, in
+/// [`run_until`](Self::run_until) or by itself.
+///
+/// They run inside of the task that does so, on its thread. Dropped, the set drops its
+/// tasks.
+///
+/// # Examples
+///
+/// ```
+/// # use corespun_compat as tokio;
+/// # let runtime = tokio::runtime::Runtime::new()?;
+/// # runtime.block_on(async {
+/// let local = tokio::task::LocalSet::new();
+/// let answer = local.run_until(async {
+///     let not_send = std::rc::Rc::new(42);
+///     tokio::task::spawn_local(async move { *not_send }).await.unwrap()
+/// });
+/// assert_eq!(answer.await, 42);
+/// # });
+/// # Ok::<(), std::io::Error>(())
+/// ```
+pub struct LocalSet {
+    tasks: Rc<Tasks>,
+}
+
+/// Keeps a set current; see [`LocalSet::enter`].
+pub struct LocalEnterGuard {
+    _local: SetLocal,
+}
+
+impl fmt::Debug for LocalEnterGuard {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LocalEnterGuard").finish_non_exhaustive()
+    }
+}
+
+type BoxedTask = Pin<Box<dyn Future<Output = ()>>>;
+
+/// The tasks of a set.
+pub(crate) struct Tasks {
+    running: RefCell<FuturesUnordered<BoxedTask>>,
+    /// Those that were spawned since, also by those that run.
+    spawned: RefCell<VecDeque<BoxedTask>>,
+    /// Who polls the set, to be told of those.
+    waker: AtomicWaker,
+    closed: Cell<bool>,
+}
+
+/// How many tasks end in one poll of the set.
+const ENDS_PER_POLL: usize = 61;
+
+impl Tasks {
+    #[track_caller]
+    fn spawn<F>(&self, future: F) -> JoinHandle<F::Output>
+    where
+        F: Future + 'static,
+        F::Output: 'static,
+    {
+        let slot = Slot::new(Id::next());
+        let join = JoinHandle::of_slot(slot.clone());
+        let task = Box::pin(LocalTask {
+            future: Some(future),
+            slot,
+        });
+        if self.closed.get() {
+            // Cancelled by its drop.
+            drop(task);
+        } else {
+            self.spawned.borrow_mut().push_back(task);
+            self.waker.wake();
+        }
+        join
+    }
+
+    /// Polls the tasks that are ready. Ready itself when there is none at all.
+    fn poll(&self, cx: &mut Context<'_>) -> Poll<()> {
+        self.waker.register(cx.waker());
+        let tasks = poll_fn(|cx| self.poll_ready(cx));
+        // The budgets of the tasks are their own, and not that of who polls the set.
+        pin!(unconstrained(tasks)).poll(cx)
+    }
+
+    fn poll_ready(&self, cx: &mut Context<'_>) -> Poll<()> {
+        for _ in 0..ENDS_PER_POLL {
+            let mut running = self.running.borrow_mut();
+            running.extend(self.spawned.take());
+            match running.poll_next_unpin(cx) {
+                Poll::Ready(Some(())) => {}
+                _ if !self.spawned.borrow().is_empty() => {}
+                Poll::Ready(None) => return Poll::Ready(()),
+                Poll::Pending => return Poll::Pending,
+            }
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+}
+
+impl LocalSet {
+    /// A set without tasks.
+    #[must_use]
+    pub fn new() -> LocalSet {
+        LocalSet {
+            tasks: Rc::new(Tasks {
+                running: RefCell::default(),
+                spawned: RefCell::default(),
+                waker: AtomicWaker::new(),
+                closed: Cell::new(false),
+            }),
+        }
+    }
+
+    /// Makes the set the place where [`spawn_local`] goes, until the guard is dropped.
+    pub fn enter(&self) -> LocalEnterGuard {
+        LocalEnterGuard {
+            _local: self.set_current(),
+        }
+    }
+
+    fn set_current(&self) -> SetLocal {
+        context::set_local(self.tasks.clone())
+    }
+
+    /// Spawns a task on the set. It runs when the set does.
+    #[track_caller]
+    pub fn spawn_local<F>(&self, future: F) -> JoinHandle<F::Output>
+    where
+        F: Future + 'static,
+        F::Output: 'static,
+    {
+        self.tasks.spawn(future)
+    }
+
+    /// Runs `future` with the set on a runtime.
+    ///
+    /// # Panics
+    ///
+    /// As [`Runtime::block_on`].
+    #[track_caller]
+    pub fn block_on<F: Future>(&self, rt: &Runtime, future: F) -> F::Output {
+        rt.block_on(self.run_until(future))
+    }
+
+    /// Runs `future`, and the set as long as that takes.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe if `future` is: the tasks stay.
+    pub async fn run_until<F: Future>(&self, future: F) -> F::Output {
+        let mut future = pin!(future);
+        poll_fn(|cx| {
+            let _local = self.set_current();
+            let _no_blocking = context::disallow_block_in_place();
+            // Before the future: what it spawns wakes this.
+            self.tasks.waker.register(cx.waker());
+            if let Poll::Ready(output) = future.as_mut().poll(cx) {
+                return Poll::Ready(output);
+            }
+            let _ = self.tasks.poll(cx);
+            Poll::Pending
+        })
+        .await
+    }
+}
+
+impl Default for LocalSet {
+    fn default() -> Self {
+        LocalSet::new()
+    }
+}
+
+/// Runs the set until it has no task left.
+impl Future for LocalSet {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let _local = self.set_current();
+        let _no_blocking = context::disallow_block_in_place();
+        self.tasks.poll(cx)
+    }
+}
+
+impl Drop for LocalSet {
+    fn drop(&mut self) {
+        let _local = self.set_current();
+        let _no_blocking = context::disallow_block_in_place();
+        self.tasks.closed.set(true);
+        // Each by itself: the destructor of one may panic.
+        let spawned = self.tasks.spawned.take();
+        let running = self.tasks.running.take();
+        drop(running);
+        drop(spawned);
+    }
+}
+
+impl fmt::Debug for LocalSet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LocalSet").finish_non_exhaustive()
+    }
+}
+
+/// A task of a set. A panic of its future is its own.
+#[pin_project(PinnedDrop)]
+struct LocalTask<F: Future> {
+    #[pin]
+    future: Option<F>,
+    slot: Arc<Slot<F::Output>>,
+}
+
+impl<F: Future> Future for LocalTask<F> {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let mut this = self.project();
+        let id = this.slot.id();
+        let _in_task = context::enter_task(Some(id));
+        let panicked = |payload| JoinError::panicked(id, payload);
+        let result = if this.slot.poll_aborted(cx) {
+            Err(JoinError::cancelled(id))
+        } else {
+            context::fresh_budget();
+            let future = this.future.as_mut().as_pin_mut();
+            let future = future.expect("a task is not polled after its end");
+            match catch_unwind(AssertUnwindSafe(|| future.poll(cx))) {
+                Ok(Poll::Pending) => return Poll::Pending,
+                Ok(Poll::Ready(output)) => Ok(output),
+                Err(payload) => Err(panicked(payload)),
+            }
+        };
+        let dropped = catch_unwind(AssertUnwindSafe(|| this.future.set(None)));
+        let result = match dropped {
+            Err(payload) => Err(panicked(payload)),
+            Ok(()) => result,
+        };
+        this.slot.finish(result);
+        Poll::Ready(())
+    }
+}
+
+#[pinned_drop]
+impl<F: Future> PinnedDrop for LocalTask<F> {
+    fn drop(self: Pin<&mut Self>) {
+        let mut this = self.project();
+        if this.future.is_none() {
+            return;
+        }
+        let id = this.slot.id();
+        let _in_task = context::enter_task(Some(id));
+        let dropped = catch_unwind(AssertUnwindSafe(|| this.future.set(None)));
+        this.slot.finish(Err(match dropped {
+            Ok(()) => JoinError::cancelled(id),
+            Err(payload) => JoinError::panicked(id, payload),
+        }));
+    }
+}

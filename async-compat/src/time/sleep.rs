@@ -1,0 +1,192 @@
+//! A future that is ready at a point in time.
+
+use std::fmt;
+use std::marker::PhantomPinned;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use corespun::thread::SpdkThread;
+use pin_project::pin_project;
+use tokio::task::coop::poll_proceed;
+
+use super::Instant;
+use crate::runtime::Handle;
+use crate::task::JoinHandle;
+
+/// Waits until `deadline`.
+///
+/// # Cancel safety
+///
+/// Cancel safe: a new one for the same deadline goes on waiting.
+///
+/// # Panics
+///
+/// Outside of a runtime, and in one whose timers are disabled.
+#[track_caller]
+pub fn sleep_until(deadline: Instant) -> Sleep {
+    let handle = Handle::current();
+    handle.check_time();
+    Sleep {
+        deadline,
+        handle,
+        timer: Timer::Unarmed,
+        elapsed: false,
+        _pinned: PhantomPinned,
+    }
+}
+
+/// Waits for `duration`.
+///
+/// # Cancel safety
+///
+/// Cancel safe: nothing but the wait is lost.
+///
+/// # Panics
+///
+/// Outside of a runtime, and in one whose timers are disabled.
+///
+/// # Examples
+///
+/// ```
+/// # use corespun_compat as tokio;
+/// # tokio::runtime::Builder::new_current_thread().enable_time().build()?.block_on(async {
+/// use tokio::time::{Duration, Instant, sleep};
+///
+/// let begin = Instant::now();
+/// sleep(Duration::from_micros(50)).await;
+/// assert!(begin.elapsed() >= Duration::from_micros(50));
+/// # });
+/// # Ok::<(), std::io::Error>(())
+/// ```
+#[track_caller]
+pub fn sleep(duration: Duration) -> Sleep {
+    let deadline = Instant::now().checked_add(duration);
+    sleep_until(deadline.unwrap_or_else(Instant::far_future))
+}
+
+/// The future of [`sleep`] and [`sleep_until`].
+#[pin_project]
+#[must_use = "futures do nothing unless awaited"]
+pub struct Sleep {
+    deadline: Instant,
+    handle: Handle,
+    timer: Timer,
+    elapsed: bool,
+    /// tokio's is not `Unpin` either.
+    #[pin]
+    _pinned: PhantomPinned,
+}
+
+enum Timer {
+    Unarmed,
+    /// In the queue of a SpdkThread.
+    Thread(corespun::time::Sleep),
+    /// On the runtime, for a poll on an OS thread that has no SpdkThread.
+    Remote(Remote),
+}
+
+/// A task that waits in another's place; it ends with this.
+struct Remote(JoinHandle<()>);
+
+impl Drop for Remote {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+impl Sleep {
+    pub(super) fn far_future() -> Sleep {
+        sleep_until(Instant::far_future())
+    }
+
+    /// When it is ready.
+    #[must_use]
+    pub fn deadline(&self) -> Instant {
+        self.deadline
+    }
+
+    /// Whether that is past.
+    #[must_use]
+    pub fn is_elapsed(&self) -> bool {
+        let armed = !matches!(self.timer, Timer::Unarmed);
+        self.elapsed || armed && Instant::now() >= self.deadline
+    }
+
+    /// Moves the deadline, earlier or later, whether or not it has passed. The task
+    /// that waits is woken then, without polling this again.
+    pub fn reset(self: Pin<&mut Self>, deadline: Instant) {
+        let this = self.project();
+        *this.deadline = deadline;
+        *this.elapsed = false;
+        match this.timer {
+            Timer::Thread(timer) if SpdkThread::has_current() => {
+                timer.reset_after(deadline.saturating_duration_since(Instant::now()));
+            }
+            Timer::Remote(remote) => {
+                // Wakes who waits; that polls, and asks anew.
+                remote.0.abort();
+            }
+            _ => *this.timer = Timer::Unarmed,
+        }
+    }
+
+    /// As [`Sleep::reset`] for an interval, which polls before it waits.
+    pub(super) fn set(self: Pin<&mut Self>, deadline: Instant) {
+        self.reset(deadline);
+    }
+
+    /// Polls without taking of the budget.
+    pub(super) fn poll_elapsed(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let this = self.project();
+        while !*this.elapsed {
+            let now = Instant::now();
+            let left = this.deadline.saturating_duration_since(now);
+            if !left.is_zero() {
+                match this.timer {
+                    Timer::Thread(timer) if SpdkThread::has_current() => {
+                        ready!(Pin::new(&mut *timer).poll(cx));
+                        // The thread's clock may be ahead of the one that counts.
+                        let left = this.deadline.saturating_duration_since(Instant::now());
+                        timer.reset_after(left);
+                    }
+                    Timer::Remote(remote) if !SpdkThread::has_current() => {
+                        let _ = ready!(Pin::new(&mut remote.0).poll(cx));
+                        *this.timer = Timer::Unarmed;
+                    }
+                    _ if SpdkThread::has_current() => {
+                        *this.timer = Timer::Thread(corespun::time::sleep(left));
+                    }
+                    _ => {
+                        let (handle, deadline) = (this.handle.clone(), *this.deadline);
+                        let waits = async move { sleep_until(deadline).await };
+                        *this.timer = Timer::Remote(Remote(handle.spawn(waits)));
+                    }
+                }
+                continue;
+            }
+            *this.elapsed = true;
+            *this.timer = Timer::Unarmed;
+        }
+        Poll::Ready(())
+    }
+}
+
+impl Future for Sleep {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let budget = ready!(poll_proceed(cx));
+        ready!(self.poll_elapsed(cx));
+        budget.made_progress();
+        Poll::Ready(())
+    }
+}
+
+impl fmt::Debug for Sleep {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Sleep")
+            .field("deadline", &self.deadline)
+            .finish_non_exhaustive()
+    }
+}
