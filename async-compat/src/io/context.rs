@@ -3,42 +3,42 @@
 
 use std::io;
 
-use corespun::io::{Driver, DriverHandle};
+use corespun::io::{Driver, DriverHandle, NotWatched};
 
-/// The driver of the runtime that the calling OS thread is in; `None` where the kernel refuses what it
-/// takes, and the first wait will say so.
+use crate::runtime::{context, shutdown_error};
+
+/// The driver of the calling OS thread; `None` where the kernel refuses what it takes, and the first
+/// wait will say so, or where the runtime is only entered.
 ///
 /// # Panics
 ///
-/// Outside of a runtime.
+/// Outside of a runtime and of corespun's own reactors.
 #[track_caller]
 pub(crate) fn home() -> Option<DriverHandle> {
-    match Driver::current() {
-        Some(driver) => driver.handle().ok(),
-        None => panic!(
-            "there is no reactor running, must be called from the context of a Tokio 1.x runtime"
-        ),
+    let driver = Driver::current();
+    match context::current_rc() {
+        Ok(handle) => handle.check_io(),
+        Err(error) if driver.is_none() => panic!("{error}"),
+        Err(_) => {}
     }
+    driver?.handle().ok()
 }
 
-/// What an operation says when the driver that it waited for has ended.
-#[cold]
+/// What an operation says when there is nobody to watch for it: its runtime is gone.
 pub(crate) fn gone(error: io::Error) -> io::Error {
-    match error.raw_os_error() {
-        None if error.to_string().contains("I/O driver") => io::Error::other(
-            "A Tokio 1.x context was found, but it is being shutdown.",
-        ),
-        _ => error,
+    match NotWatched::of(&error) {
+        Some(_) => shutdown_error(),
+        None => error,
     }
 }
 
 /// # Panics
 ///
-/// If the socket is blocking: one that is would stop everything on its core.
+/// With debug assertions, if the socket is blocking: one that is would stop everything on its core.
 #[track_caller]
 pub(crate) fn check_nonblocking(fd: &impl std::os::fd::AsFd) {
     let nonblocking = socket2::SockRef::from(fd).nonblocking();
-    assert!(
+    debug_assert!(
         nonblocking.unwrap_or(true),
         "Registering a blocking socket with the tokio runtime is unsupported. \
          Call `set_nonblocking(true)` on it first: it would stop everything on its core"

@@ -146,9 +146,8 @@ impl<T: AsFd> Evented<T> {
         let wanted = buf.remaining();
         // SAFETY: `read` only writes initialised bytes there.
         let space = unsafe { buf.unfilled_mut() };
-        let count = ready!(
-            self.poll_transfer(cx, Interest::READABLE, wanted, |io| read(io, &mut *space))
-        )?;
+        let count =
+            ready!(self.poll_transfer(cx, Interest::READABLE, wanted, |io| read(io, &mut *space)))?;
         // SAFETY: `read` has filled that many bytes.
         unsafe { buf.assume_init(count) };
         buf.advance(count);

@@ -20,16 +20,18 @@ pub use tokio::io::{AsyncBufRead, AsyncRead, AsyncSeek, AsyncWrite, ReadBuf};
 #[doc(no_inline)]
 pub use std::io::{Error, ErrorKind, Result, SeekFrom};
 
-#[cfg(feature = "net")]
-pub use corespun::io::{Interest, Ready};
 #[cfg(all(not(feature = "net"), any(feature = "process", feature = "signal")))]
 pub(crate) use corespun::io::Interest;
+#[cfg(feature = "net")]
+pub use corespun::io::{Interest, Ready};
 
 /// Waiting for the readiness of any descriptor: [`AsyncFd`](unix::AsyncFd).
 #[cfg(feature = "net")]
 pub mod unix {
+    #[allow(deprecated)]
+    pub use super::async_fd::AsyncFdTryNewError;
     pub use super::async_fd::{
-        AsyncFd, AsyncFdReadyGuard, AsyncFdReadyMutGuard, AsyncFdTryNewError, TryIoError,
+        AsyncFd, AsyncFdReadyGuard, AsyncFdReadyMutGuard, AsyncFdRegisterError, TryIoError,
     };
 }
 

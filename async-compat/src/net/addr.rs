@@ -53,9 +53,10 @@ pub(super) async fn addresses(query: Query) -> io::Result<Vec<SocketAddr>> {
             asyncify(move || Ok(std::net::ToSocketAddrs::to_socket_addrs(&text)?.collect())).await
         }
         Query::Host(host, port) => {
-            let target = move || (&*host, port);
-            asyncify(move || Ok(std::net::ToSocketAddrs::to_socket_addrs(&target())?.collect()))
-                .await
+            asyncify(move || {
+                Ok(std::net::ToSocketAddrs::to_socket_addrs(&(&*host, port))?.collect())
+            })
+            .await
         }
     }
 }

@@ -29,5 +29,4 @@ pub use unix::socket::UnixSocket;
 pub use unix::stream::UnixStream;
 
 use addr::addresses;
-pub(crate) use ready::socket_traits;
-use ready::{ready_methods, stream_halves, stream_methods};
+use ready::{ready_methods, socket_traits, stream_halves, stream_methods};

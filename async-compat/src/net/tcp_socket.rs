@@ -17,6 +17,7 @@ use super::{TcpListener, TcpStream};
 /// ```
 /// use tokio::net::TcpSocket;
 ///
+/// # use corespun_compat as tokio;
 /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
 /// let socket = TcpSocket::new_v4()?;
 /// socket.set_reuseaddr(true)?;

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 
 #[cfg(feature = "io-util")]
 use bytes::BufMut;
@@ -11,7 +11,7 @@ use tokio::io::ReadBuf;
 
 use super::{ToSocketAddrs, addresses, ready_methods};
 use crate::io::Interest;
-use crate::io::evented::{Evented, room};
+use crate::io::evented::Evented;
 #[cfg(feature = "io-util")]
 use crate::io::evented::{fill, fill_with};
 
@@ -25,6 +25,7 @@ use crate::io::evented::{fill, fill_with};
 /// ```
 /// use tokio::net::UdpSocket;
 ///
+/// # use corespun_compat as tokio;
 /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
 /// let one = UdpSocket::bind("127.0.0.1:0").await?;
 /// let other = UdpSocket::bind("127.0.0.1:0").await?;
@@ -195,7 +196,9 @@ impl UdpSocket {
     ///
     /// Safe: a dropped future has sent nothing.
     pub async fn send(&self, buf: &[u8]) -> io::Result<usize> {
-        self.io.async_io(Interest::WRITABLE, |io| io.send(buf)).await
+        self.io
+            .async_io(Interest::WRITABLE, |io| io.send(buf))
+            .await
     }
 
     /// As [`send`](Self::send), in a `poll` function, one task at a time.
@@ -226,7 +229,9 @@ impl UdpSocket {
     ///
     /// Safe: a dropped future has taken nothing.
     pub async fn recv(&self, buf: &mut [u8]) -> io::Result<usize> {
-        self.io.async_io(Interest::READABLE, |io| io.recv(buf)).await
+        self.io
+            .async_io(Interest::READABLE, |io| io.recv(buf))
+            .await
     }
 
     /// As [`recv`](Self::recv), in a `poll` function, one task at a time.
@@ -235,10 +240,9 @@ impl UdpSocket {
     ///
     /// As there.
     pub fn poll_recv(&self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        self.io
-            .poll_read_datagram(cx, buf, |io, space| {
-                SockRef::from(io).recv(space).map(|count| (count, ()))
-            })
+        self.io.poll_read_datagram(cx, buf, |io, space| {
+            SockRef::from(io).recv(space).map(|count| (count, ()))
+        })
     }
 
     /// As [`recv`](Self::recv), if it need not wait.
@@ -406,7 +410,9 @@ impl UdpSocket {
     ///
     /// Safe.
     pub async fn peek(&self, buf: &mut [u8]) -> io::Result<usize> {
-        self.io.async_io(Interest::READABLE, |io| io.peek(buf)).await
+        self.io
+            .async_io(Interest::READABLE, |io| io.peek(buf))
+            .await
     }
 
     /// As [`peek`](Self::peek), in a `poll` function, one task at a time.

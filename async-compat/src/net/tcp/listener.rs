@@ -19,6 +19,7 @@ use crate::net::{TcpSocket, ToSocketAddrs, addresses, socket_traits};
 /// ```
 /// use tokio::net::{TcpListener, TcpStream};
 ///
+/// # use corespun_compat as tokio;
 /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
 /// let listener = TcpListener::bind("127.0.0.1:0").await?;
 /// let client = TcpStream::connect(listener.local_addr()?).await?;

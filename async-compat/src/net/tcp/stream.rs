@@ -11,8 +11,8 @@ use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::split::{OwnedReadHalf, OwnedWriteHalf, ReadHalf, WriteHalf};
-use crate::io::evented::{Evented, fill, room};
 use crate::io::Interest;
+use crate::io::evented::{Evented, fill, room};
 use crate::net::{TcpSocket, ToSocketAddrs, addresses, ready_methods, stream_methods};
 
 /// A TCP connection.
@@ -25,6 +25,7 @@ use crate::net::{TcpSocket, ToSocketAddrs, addresses, ready_methods, stream_meth
 /// use tokio::io::{AsyncReadExt, AsyncWriteExt};
 /// use tokio::net::{TcpListener, TcpStream};
 ///
+/// # use corespun_compat as tokio;
 /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
 /// let listener = TcpListener::bind("127.0.0.1:0").await?;
 /// let mut client = TcpStream::connect(listener.local_addr()?).await?;
@@ -128,10 +129,9 @@ impl TcpStream {
     ) -> Poll<io::Result<usize>> {
         // SAFETY: only initialised bytes are written to it.
         let space = unsafe { buf.unfilled_mut() };
-        let count = ready!(
-            self.io
-                .poll_io(cx, Interest::READABLE, |io| SockRef::from(io).peek(&mut *space))
-        )?;
+        let count = ready!(self.io.poll_io(cx, Interest::READABLE, |io| {
+            SockRef::from(io).peek(&mut *space)
+        }))?;
         // SAFETY: the kernel has filled that many bytes.
         unsafe { buf.assume_init(count) };
         buf.advance(count);

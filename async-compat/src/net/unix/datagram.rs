@@ -27,6 +27,7 @@ use crate::net::ready_methods;
 /// ```
 /// use tokio::net::UnixDatagram;
 ///
+/// # use corespun_compat as tokio;
 /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
 /// let (one, other) = UnixDatagram::pair()?;
 /// one.send(b"ping").await?;
@@ -156,7 +157,9 @@ impl UnixDatagram {
     ///
     /// Safe: a dropped future has sent nothing.
     pub async fn send(&self, buf: &[u8]) -> io::Result<usize> {
-        self.io.async_io(Interest::WRITABLE, |io| io.send(buf)).await
+        self.io
+            .async_io(Interest::WRITABLE, |io| io.send(buf))
+            .await
     }
 
     /// As [`send`](Self::send), in a `poll` function, one task at a time.
@@ -228,7 +231,9 @@ impl UnixDatagram {
     ///
     /// Safe: a dropped future has taken nothing.
     pub async fn recv(&self, buf: &mut [u8]) -> io::Result<usize> {
-        self.io.async_io(Interest::READABLE, |io| io.recv(buf)).await
+        self.io
+            .async_io(Interest::READABLE, |io| io.recv(buf))
+            .await
     }
 
     /// As [`recv`](Self::recv), in a `poll` function, one task at a time.

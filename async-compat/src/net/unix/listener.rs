@@ -18,6 +18,7 @@ use crate::net::socket_traits;
 /// ```
 /// use tokio::net::{UnixListener, UnixStream};
 ///
+/// # use corespun_compat as tokio;
 /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
 /// let dir = tempfile::tempdir()?;
 /// let path = dir.path().join("socket");

@@ -32,6 +32,7 @@ use crate::io::{Interest, Ready};
 /// use tokio::io::{AsyncReadExt, AsyncWriteExt};
 /// use tokio::net::unix::pipe;
 ///
+/// # use corespun_compat as tokio;
 /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
 /// let (mut sender, mut receiver) = pipe::pipe()?;
 /// sender.write_all(b"ping").await?;

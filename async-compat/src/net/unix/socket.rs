@@ -17,6 +17,7 @@ use super::stream::UnixStream;
 /// ```
 /// use tokio::net::UnixSocket;
 ///
+/// # use corespun_compat as tokio;
 /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
 /// let dir = tempfile::tempdir()?;
 /// let path = dir.path().join("socket");

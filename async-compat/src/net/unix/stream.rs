@@ -26,6 +26,7 @@ use crate::net::{ready_methods, stream_methods};
 /// use tokio::io::{AsyncReadExt, AsyncWriteExt};
 /// use tokio::net::UnixStream;
 ///
+/// # use corespun_compat as tokio;
 /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
 /// let (mut one, mut other) = UnixStream::pair()?;
 /// one.write_all(b"ping").await?;
