@@ -340,7 +340,10 @@ impl Reactor {
             // Tasks that the completions wake are this reactor's own: it is awake
             // by then, and nobody has to write its eventfd.
             || {
-                let _hooks = self.group.sleep_hooks.around_sleep(self.shared().place.core);
+                let _hooks = self
+                    .group
+                    .sleep_hooks
+                    .around_sleep(self.shared().place.core);
                 let driver = self.driver.driver();
                 driver.park_announced(timeout, sleeper)
             },

@@ -1,1 +1,32 @@
-//! tokio's `net`.
+//! TCP, UDP and Unix sockets, as tokio's `net`.
+//!
+//! They are `Send` and `Sync`: made on one OS thread, polled on another, or each half of a split on
+//! its own. A system call is tried at once, and only one that would block has the I/O driver of the
+//! calling OS thread watch the socket; so a connection that is accepted on one reactor and served by
+//! another costs the first one nothing.
+//!
+//! What differs from tokio: an operation may succeed before a driver has reported readiness, as it is
+//! tried first; and a socket outlives its runtime, if it is polled on another one.
+
+mod addr;
+mod lookup_host;
+mod ready;
+mod tcp_socket;
+mod udp;
+
+pub mod tcp;
+pub mod unix;
+
+pub use addr::ToSocketAddrs;
+pub use lookup_host::lookup_host;
+pub use tcp::listener::TcpListener;
+pub use tcp::stream::TcpStream;
+pub use tcp_socket::TcpSocket;
+pub use udp::UdpSocket;
+pub use unix::datagram::UnixDatagram;
+pub use unix::listener::UnixListener;
+pub use unix::socket::UnixSocket;
+pub use unix::stream::UnixStream;
+
+use addr::addresses;
+use ready::{ready_methods, socket_traits, stream_halves, stream_methods};

@@ -135,9 +135,9 @@ impl BlockingPool {
                         return;
                     }
                     let waited = self.shared.ended.wait_timeout(queue, left);
-                    waited.map(|waited| waited.0).map_err(|error| {
-                        PoisonError::new(error.into_inner().0)
-                    })
+                    waited
+                        .map(|waited| waited.0)
+                        .map_err(|error| PoisonError::new(error.into_inner().0))
                 }
             }
             .unwrap_or_else(PoisonError::into_inner);

@@ -98,7 +98,9 @@ pub(super) fn block_on_thread<F: Future>(
                 taken.runner().wake_tasks();
             }
             let _worker = context::enter_worker(Some(0));
-            let output = block.run(taken.runner(), Some(&thread.load), future.as_mut(), || false);
+            let output = block.run(taken.runner(), Some(&thread.load), future.as_mut(), || {
+                false
+            });
             return output.expect("it is not asked to stop before");
         }
         // Somebody else polls the runtime's thread: this one's turn comes with the end

@@ -8,13 +8,13 @@ use std::sync::Arc;
 use corespun::task::TaskBuilder;
 use corespun::thread::ThreadLib;
 
+use super::RuntimeFlavor;
 use super::blocking::BlockingPool;
 use super::config::Config;
 use super::context::{self, SetCurrent};
 use super::drive;
 use super::metrics::RuntimeMetrics;
 use super::scheduler::Scheduler;
-use super::RuntimeFlavor;
 use crate::task::tracked::Tracked;
 use crate::task::{Id, JoinHandle};
 #[cfg(feature = "time")]
@@ -116,11 +116,7 @@ impl Handle {
     }
 
     #[track_caller]
-    pub(crate) fn spawn_named<F>(
-        &self,
-        builder: TaskBuilder,
-        future: F,
-    ) -> JoinHandle<F::Output>
+    pub(crate) fn spawn_named<F>(&self, builder: TaskBuilder, future: F) -> JoinHandle<F::Output>
     where
         F: Future + Send + 'static,
         F::Output: Send + 'static,

@@ -109,7 +109,10 @@ impl LocalRuntime {
             let _worker = context::enter_worker(Some(0));
             let runner = self.runner.borrow_mut().take();
             let mut back = PutBack(self, runner);
-            let runner = back.1.as_mut().expect("nothing blocks on it while it is polled");
+            let runner = back
+                .1
+                .as_mut()
+                .expect("nothing blocks on it while it is polled");
             drive::block_on_runner(&self.handle, runner, load, future)
         })
     }

@@ -26,7 +26,11 @@ impl RuntimeMetrics {
         RuntimeMetrics { handle }
     }
 
-    fn worker<R>(&self, worker: usize, f: impl FnOnce(&corespun::thread::SpdkThread, u64) -> R) -> R {
+    fn worker<R>(
+        &self,
+        worker: usize,
+        f: impl FnOnce(&corespun::thread::SpdkThread, u64) -> R,
+    ) -> R {
         let workers = self.handle.inner.scheduler.workers();
         let (thread, load) = workers[worker];
         f(thread, load.parks())
@@ -101,6 +105,11 @@ impl RuntimeMetrics {
 
 impl fmt::Display for RuntimeMetrics {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} workers, {} tasks", self.num_workers(), self.num_alive_tasks())
+        write!(
+            f,
+            "{} workers, {} tasks",
+            self.num_workers(),
+            self.num_alive_tasks()
+        )
     }
 }

@@ -115,7 +115,9 @@ impl Workers {
     pub(super) fn place(&self) -> (&SpdkThread, &Arc<Load>) {
         let here = context::worker_index().filter(|&index| {
             // The index may be one of another runtime.
-            self.workers.get(index).is_some_and(|one| one.thread.is_current())
+            self.workers
+                .get(index)
+                .is_some_and(|one| one.thread.is_current())
         });
         let index = match (self.placement, here) {
             (Placement::Local, Some(here)) => here,

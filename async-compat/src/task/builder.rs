@@ -105,11 +105,7 @@ impl<'a> Builder<'a> {
 
     /// As [`Handle::spawn_blocking`]. The name is not kept.
     #[track_caller]
-    pub fn spawn_blocking_on<F, R>(
-        self,
-        function: F,
-        handle: &Handle,
-    ) -> io::Result<JoinHandle<R>>
+    pub fn spawn_blocking_on<F, R>(self, function: F, handle: &Handle) -> io::Result<JoinHandle<R>>
     where
         F: FnOnce() -> R + Send + 'static,
         R: Send + 'static,

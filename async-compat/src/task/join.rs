@@ -253,7 +253,9 @@ impl JoinError {
         if let Some(text) = payload.downcast_ref::<String>() {
             return Some(text.clone());
         }
-        payload.downcast_ref::<&'static str>().map(|text| (*text).to_owned())
+        payload
+            .downcast_ref::<&'static str>()
+            .map(|text| (*text).to_owned())
     }
 }
 

@@ -3,9 +3,9 @@
 #[cfg(feature = "test-util")]
 pub(crate) use stoppable::Clock;
 #[cfg(feature = "test-util")]
-pub use stoppable::{advance, pause, resume};
-#[cfg(feature = "test-util")]
 pub(super) use stoppable::now;
+#[cfg(feature = "test-util")]
+pub use stoppable::{advance, pause, resume};
 
 /// Real time.
 #[cfg(all(feature = "rt", not(feature = "test-util")))]

@@ -15,12 +15,12 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
-pub use remote::DriverHandle;
+pub use remote::{DriverHandle, NotWatched};
 pub(crate) use remote::{SHARED, Table};
 pub use source::ReadyEvent;
 use source::Source;
 
-use super::driver::{Driver, current_id, no_driver};
+use super::driver::{Driver, current_id};
 use super::interest::Interest;
 use super::readiness::Direction;
 
@@ -127,7 +127,7 @@ impl<T: AsFd> SharedFd<T> {
         match (Driver::current(), &self.home) {
             (Some(driver), _) => driver.core().table()?.watch(&self.source, direction),
             (None, Some(home)) => home.watch(&self.source, direction),
-            (None, None) => Err(no_driver()),
+            (None, None) => Err(NotWatched::NoDriver.into()),
         }
     }
 
@@ -139,8 +139,8 @@ impl<T: AsFd> SharedFd<T> {
     ///
     /// # Errors
     ///
-    /// If there is no driver on this OS thread, and no home or that has ended; if the kernel refuses to
-    /// watch the descriptor.
+    /// [`NotWatched`] if there is no driver on this OS thread, and no home or that has ended; those of
+    /// the kernel if it refuses to watch the descriptor.
     #[inline]
     pub fn poll_ready(
         &self,

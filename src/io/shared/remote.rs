@@ -119,7 +119,7 @@ impl DriverHandle {
     /// Has the driver watch `source`, by a note to its own thread.
     pub(super) fn watch(&self, source: &Arc<Source>, direction: Direction) -> io::Result<()> {
         if self.is_ended() {
-            return Err(ended());
+            return Err(NotWatched::Ended.into());
         }
         let mut asked = false;
         source.watch_on(direction, &self.0, |_, _| {
@@ -136,7 +136,7 @@ impl DriverHandle {
             let mut woken = Vec::new();
             source.detach(&self.0, &mut woken);
             woken.into_iter().for_each(Waker::wake);
-            return Err(ended());
+            return Err(NotWatched::Ended.into());
         }
         Ok(())
     }
@@ -305,7 +305,44 @@ impl Table {
     }
 }
 
-#[cold]
-pub(super) fn ended() -> io::Error {
-    io::Error::other("the I/O driver that watched this descriptor was shut down")
+/// Why nobody watches a descriptor; inside of the [`io::Error`] of a wait.
+///
+/// # Examples
+///
+/// ```
+/// use corespun::io::{Interest, NotWatched, SharedFd};
+/// use nix::sys::eventfd::EventFd;
+///
+/// let doorbell = SharedFd::new(EventFd::new()?, Interest::READABLE);
+/// // An executor without a driver.
+/// let refused = futures::executor::block_on(doorbell.ready(Interest::READABLE)).unwrap_err();
+/// assert!(matches!(NotWatched::of(&refused), Some(NotWatched::NoDriver)));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum NotWatched {
+    /// The OS thread has no driver, and the descriptor no home.
+    #[error(
+        "no I/O driver on this OS thread: wait on a reactor, enter a Driver, or make the SharedFd \
+         with a home"
+    )]
+    NoDriver,
+    /// The driver that watched for this OS thread has ended.
+    #[error("the I/O driver that watched this descriptor was shut down")]
+    Ended,
+}
+
+impl NotWatched {
+    /// What `error` holds, if it is one.
+    pub fn of(error: &io::Error) -> Option<NotWatched> {
+        error.get_ref()?.downcast_ref().copied()
+    }
+}
+
+impl From<NotWatched> for io::Error {
+    #[cold]
+    fn from(error: NotWatched) -> io::Error {
+        io::Error::other(error)
+    }
 }
