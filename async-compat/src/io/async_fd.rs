@@ -117,18 +117,13 @@ impl<T: AsRawFd> AsyncFd<T> {
         inner: T,
         interest: Interest,
     ) -> Result<Self, AsyncFdRegisterError<T>> {
-        let home = context::home();
         let fd = inner.as_raw_fd();
         // SAFETY: the call only reads a flag.
         if unsafe { libc::fcntl(fd, libc::F_GETFD) } < 0 {
             let cause = io::Error::last_os_error();
             return Err(AsyncFdRegisterError { inner, cause });
         }
-        let owner = Owner(inner);
-        let fd = match home {
-            Some(home) => SharedFd::with_home(owner, interest, home),
-            None => SharedFd::new(owner, interest),
-        };
+        let fd = context::share(Owner(inner), interest);
         match corespun::io::Driver::current().map(|_| fd.watch()) {
             Some(Err(cause)) => Err(AsyncFdRegisterError {
                 inner: fd.into_inner().0,

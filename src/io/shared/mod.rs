@@ -5,6 +5,7 @@
 //! descriptor, once, for as long as it is open or until its use has moved to another driver. A wake
 //! from any of the drivers that watch reaches every task that waits, wherever it is.
 
+mod home;
 mod remote;
 mod source;
 
@@ -15,13 +16,15 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
+use home::Fallback;
+pub use home::Home;
 pub use remote::{DriverHandle, NotWatched};
 pub(crate) use remote::{SHARED, Table};
 pub use source::ReadyEvent;
 use source::Source;
 
 use super::driver::{Driver, current_id};
-use super::interest::Interest;
+use super::interest::{Interest, Ready};
 use super::readiness::Direction;
 
 /// A descriptor whose readiness is watched by the driver of the OS thread that polls it: `Send` and
@@ -54,7 +57,7 @@ pub struct SharedFd<T: AsFd> {
     /// Taken once, by drop or by `into_inner`.
     io: ManuallyDrop<T>,
     source: Arc<Source>,
-    home: Option<DriverHandle>,
+    fallback: Option<Fallback>,
 }
 
 impl<T: AsFd> SharedFd<T> {
@@ -64,16 +67,29 @@ impl<T: AsFd> SharedFd<T> {
     }
 
     /// As [`new`](Self::new), with the driver that watches for an OS thread that has none.
-    pub fn with_home(io: T, interest: Interest, home: DriverHandle) -> Self {
-        Self::make(io, interest, Some(home))
+    pub fn with_driver(io: T, interest: Interest, driver: DriverHandle) -> Self {
+        Self::make(io, interest, Some(Fallback::Driver(driver)))
     }
 
-    fn make(io: T, interest: Interest, home: Option<DriverHandle>) -> Self {
+    /// As [`new`](Self::new), with a home whose drivers watch for an OS thread that has none.
+    pub fn with_home(io: T, interest: Interest, home: Home) -> Self {
+        Self::make(io, interest, Some(Fallback::Home(home)))
+    }
+
+    /// Takes it for ready before any driver has looked: for what was made to be, as a new connection
+    /// is to be written to.
+    #[must_use]
+    pub fn assume(self, ready: Ready) -> Self {
+        self.source.assume(ready);
+        self
+    }
+
+    fn make(io: T, interest: Interest, fallback: Option<Fallback>) -> Self {
         let source = Arc::new(Source::new(io.as_fd().as_raw_fd(), interest));
         SharedFd {
             io: ManuallyDrop::new(io),
             source,
-            home,
+            fallback,
         }
     }
 
@@ -96,7 +112,7 @@ impl<T: AsFd> SharedFd<T> {
         // SAFETY: `this` is never dropped, so that each field is read, or dropped, here alone.
         unsafe {
             std::ptr::drop_in_place(&raw mut this.source);
-            std::ptr::drop_in_place(&raw mut this.home);
+            std::ptr::drop_in_place(&raw mut this.fallback);
             ManuallyDrop::take(&mut this.io)
         }
     }
@@ -124,9 +140,9 @@ impl<T: AsFd> SharedFd<T> {
 
     #[cold]
     fn begin_to_watch(&self, direction: Direction) -> io::Result<()> {
-        match (Driver::current(), &self.home) {
+        match (Driver::current(), &self.fallback) {
             (Some(driver), _) => driver.core().table()?.watch(&self.source, direction),
-            (None, Some(home)) => home.watch(&self.source, direction),
+            (None, Some(fallback)) => fallback.watch(&self.source, direction),
             (None, None) => Err(NotWatched::NoDriver.into()),
         }
     }
