@@ -223,7 +223,9 @@ impl File {
     pub async fn try_clone(&self) -> io::Result<File> {
         drop(self.settled().await);
         let std = self.std.clone();
-        Ok(File::from_std(asyncify(move || std.try_clone()).await?))
+        let mut clone = File::from_std(asyncify(move || std.try_clone()).await?);
+        clone.max_buf_size = self.max_buf_size;
+        Ok(clone)
     }
 
     /// Gives the file of `std`'s, once the operation that is under way has ended.
@@ -283,7 +285,13 @@ impl File {
     }
 
     /// Sets the most that one operation moves, in bytes; 2 MiB if it is not set.
+    ///
+    /// # Panics
+    ///
+    /// If it is 0.
+    #[track_caller]
     pub fn set_max_buf_size(&mut self, max_buf_size: usize) {
+        assert!(max_buf_size > 0, "`max_buf_size` must be greater than 0");
         self.max_buf_size = max_buf_size;
     }
 
