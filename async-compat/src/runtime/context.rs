@@ -225,8 +225,21 @@ pub(crate) fn block_in_place<R>(f: impl FnOnce() -> R) -> R {
             allow_block_in_place: true,
         } => {}
     }
+    let _budget = FreshBudget;
     let _entered = replace_entered(Entered::No);
     tokio::task::block_in_place(f)
+}
+
+/// What goes on after it has blocked has a budget again: tokio takes it away.
+#[cfg(feature = "rt-multi-thread")]
+struct FreshBudget;
+
+#[cfg(feature = "rt-multi-thread")]
+impl Drop for FreshBudget {
+    fn drop(&mut self) {
+        with(|context| context.budget_is_whole.set(false));
+        fresh_budget();
+    }
 }
 
 /// Refuses `block_in_place` while the guard lives: in what must not stop.

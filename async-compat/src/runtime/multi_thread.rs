@@ -144,13 +144,12 @@ impl Workers {
                 }
             }
             (Placement::LeastLoaded, None) => {
-                let next = self.next_worker();
-                let other = self.another(next);
-                let load = |index: usize| self.workers[index].load.alive();
-                match load(next) > load(other) {
-                    true => other,
-                    false => next,
-                }
+                // Few are looked at one and all; of many, some.
+                let first = self.next_worker();
+                let looked_at = self.workers.len().min(8);
+                let looked_at = (first..first + looked_at).map(|index| index % self.workers.len());
+                let least = looked_at.min_by_key(|&index| self.workers[index].load.alive());
+                least.unwrap_or(first)
             }
             (Placement::RoundRobin | Placement::Local, _) => self.next_worker(),
         };

@@ -18,7 +18,7 @@ use pin_project::{pin_project, pinned_drop};
 use tokio::task::coop::unconstrained;
 
 use super::slot::Slot;
-use super::tracked::Tracked;
+use super::tracked::{Tracked, poll_or_drop};
 use super::{Id, JoinError, JoinHandle};
 use crate::runtime::context::{self, SetLocal};
 use crate::runtime::{Load, Runtime};
@@ -290,9 +290,8 @@ impl<F: Future> Future for LocalTask<F> {
             Err(JoinError::cancelled(id))
         } else {
             context::fresh_budget();
-            let future = this.future.as_mut().as_pin_mut();
-            let future = future.expect("a task is not polled after its end");
-            match catch_unwind(AssertUnwindSafe(|| future.poll(cx))) {
+            let future = this.future.as_mut();
+            match catch_unwind(AssertUnwindSafe(|| poll_or_drop(future, cx))) {
                 Ok(Poll::Pending) => return Poll::Pending,
                 Ok(Poll::Ready(output)) => Ok(output),
                 Err(payload) => Err(panicked(payload)),

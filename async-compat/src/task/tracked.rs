@@ -1,6 +1,7 @@
 //! What every task of a runtime is wrapped in: it names the task while it is polled or
 //! dropped, gives each poll its budget, and counts the task where it was placed.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -49,14 +50,33 @@ impl<F: Future> Future for Tracked<F> {
         }
         let _in_task = context::enter_task(Some(*this.id));
         context::fresh_budget();
-        let future = this.future.as_pin_mut();
-        let future = future.expect("a task is not polled after its end");
-        let value = ready!(future.poll(cx));
+        let value = ready!(poll_or_drop(this.future, cx));
         Poll::Ready(Output {
             value: Some(value),
             id: *this.id,
         })
     }
+}
+
+/// Polls a future that is there. One that panics is dropped at once, while the OS thread
+/// unwinds: what it holds may look at that, as the guard of a `std` mutex does.
+pub(super) fn poll_or_drop<F: Future>(
+    future: Pin<&mut Option<F>>,
+    cx: &mut Context<'_>,
+) -> Poll<F::Output> {
+    struct Unwinding<'a, F>(Pin<&'a mut Option<F>>);
+    impl<F> Drop for Unwinding<'_, F> {
+        fn drop(&mut self) {
+            if std::thread::panicking() {
+                // A second panic must not leave a destructor that runs in the first.
+                let dropped = catch_unwind(AssertUnwindSafe(|| self.0.set(None)));
+                std::mem::forget(dropped);
+            }
+        }
+    }
+    let mut future = Unwinding(future);
+    let future = future.0.as_mut().as_pin_mut();
+    future.expect("a task is not polled after its end").poll(cx)
 }
 
 #[pinned_drop]
