@@ -53,5 +53,5 @@ pub use interest::{Interest, Ready};
 pub use op::Completion;
 pub use raw::{RawOp, RawStream};
 pub use readiness::PollFd;
-pub use shared::{DriverHandle, Home, NotWatched, ReadyEvent, SharedFd};
+pub use shared::{DriverHandle, FdWatch, Home, NotWatched, ReadyEvent, SharedFd};
 pub use unblock::unblock;

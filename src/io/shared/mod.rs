@@ -56,6 +56,28 @@ use super::readiness::Direction;
 pub struct SharedFd<T: AsFd> {
     /// Taken once, by drop or by `into_inner`.
     io: ManuallyDrop<T>,
+    watch: FdWatch,
+}
+
+/// The readiness of a [`SharedFd`], without the owner of its descriptor: `Send` and `Sync` whatever
+/// that is.
+///
+/// # Examples
+///
+/// ```
+/// use corespun::io::{FdWatch, Interest, SharedFd};
+/// use nix::sys::eventfd::EventFd;
+///
+/// fn is_sync<T: Sync>(_: &T) {}
+///
+/// let doorbell = SharedFd::new(EventFd::new()?, Interest::READABLE);
+/// let watch: &FdWatch = doorbell.watcher();
+/// is_sync(watch);
+/// // No driver has said anything yet.
+/// assert!(watch.seen(Interest::READABLE).is_none());
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub struct FdWatch {
     source: Arc<Source>,
     fallback: Option<Fallback>,
 }
@@ -80,7 +102,7 @@ impl<T: AsFd> SharedFd<T> {
     /// is to be written to.
     #[must_use]
     pub fn assume(self, ready: Ready) -> Self {
-        self.source.assume(ready);
+        self.watch.source.assume(ready);
         self
     }
 
@@ -88,8 +110,7 @@ impl<T: AsFd> SharedFd<T> {
         let source = Arc::new(Source::new(io.as_fd().as_raw_fd(), interest));
         SharedFd {
             io: ManuallyDrop::new(io),
-            source,
-            fallback,
+            watch: FdWatch { source, fallback },
         }
     }
 
@@ -108,13 +129,18 @@ impl<T: AsFd> SharedFd<T> {
     /// Gives the descriptor's owner back; no driver watches it any more.
     pub fn into_inner(self) -> T {
         let mut this = ManuallyDrop::new(self);
-        this.source.close();
+        this.watch.source.close();
         // SAFETY: `this` is never dropped, so that each field is read, or dropped, here alone.
         unsafe {
-            std::ptr::drop_in_place(&raw mut this.source);
-            std::ptr::drop_in_place(&raw mut this.fallback);
+            std::ptr::drop_in_place(&raw mut this.watch);
             ManuallyDrop::take(&mut this.io)
         }
+    }
+
+    /// Its readiness, without the owner of the descriptor.
+    #[inline]
+    pub fn watcher(&self) -> &FdWatch {
+        &self.watch
     }
 
     /// Has the current driver watch the descriptor now, instead of at the first wait.
@@ -125,12 +151,129 @@ impl<T: AsFd> SharedFd<T> {
     /// `AlreadyExists` for a descriptor that is watched here for another owner; and if there is no
     /// driver.
     pub fn watch(&self) -> io::Result<()> {
-        self.watch_here(Direction::Read)
+        self.watch.here(Direction::Read)
     }
 
+    /// As [`FdWatch::poll_ready`].
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    #[inline]
+    pub fn poll_ready(
+        &self,
+        cx: &mut Context<'_>,
+        interest: Interest,
+    ) -> Poll<io::Result<ReadyEvent>> {
+        self.watch.poll_ready(cx, interest)
+    }
+
+    /// As [`FdWatch::ready`].
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    ///
+    /// # Cancel safety
+    ///
+    /// As there.
+    pub async fn ready(&self, interest: Interest) -> io::Result<ReadyEvent> {
+        self.watch.ready(interest).await
+    }
+
+    /// As [`FdWatch::seen`].
+    pub fn seen(&self, interest: Interest) -> Option<ReadyEvent> {
+        self.watch.seen(interest)
+    }
+
+    /// As [`FdWatch::clear`].
+    #[inline]
+    pub fn clear(&self, event: ReadyEvent) {
+        self.watch.clear(event);
+    }
+
+    /// Runs `op`, if it is not known that it would block, and takes note if it does.
+    ///
+    /// # Errors
+    ///
+    /// `WouldBlock`, or that of `op`.
+    #[inline]
+    pub fn try_io<R>(
+        &self,
+        interest: Interest,
+        op: impl FnOnce(&T) -> io::Result<R>,
+    ) -> io::Result<R> {
+        let Some(event) = self.watch.source.worth_a_try(interest) else {
+            return Err(io::ErrorKind::WouldBlock.into());
+        };
+        self.attempt(event, op)
+    }
+
+    /// Runs `op` until it does not answer `WouldBlock`, for use in a `poll` function; waits in between
+    /// as [`poll_ready`](Self::poll_ready). `op` is given what was seen, for [`clear`](Self::clear).
+    ///
+    /// # Errors
+    ///
+    /// That of `op`, and those of [`poll_ready`](Self::poll_ready).
+    #[inline]
+    pub fn poll_io<R>(
+        &self,
+        cx: &mut Context<'_>,
+        interest: Interest,
+        mut op: impl FnMut(&T, ReadyEvent) -> io::Result<R>,
+    ) -> Poll<io::Result<R>> {
+        loop {
+            let event = match self.watch.source.worth_a_try(interest) {
+                Some(event) => event,
+                None => ready!(self.poll_ready(cx, interest))?,
+            };
+            match self.attempt(event, |io| op(io, event)) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                done => return Poll::Ready(done),
+            }
+        }
+    }
+
+    /// Runs `op` until it does not answer `WouldBlock`, waiting in between as [`ready`](Self::ready).
+    ///
+    /// # Errors
+    ///
+    /// That of `op`, and those of [`poll_ready`](Self::poll_ready).
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped, nothing more happens than what `op` has done.
+    pub async fn async_io<R>(
+        &self,
+        interest: Interest,
+        mut op: impl FnMut(&T) -> io::Result<R>,
+    ) -> io::Result<R> {
+        loop {
+            let event = match self.watch.source.worth_a_try(interest) {
+                Some(event) => event,
+                None => self.ready(interest).await?,
+            };
+            match self.attempt(event, &mut op) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                done => return done,
+            }
+        }
+    }
+
+    #[inline]
+    fn attempt<R>(&self, event: ReadyEvent, op: impl FnOnce(&T) -> io::Result<R>) -> io::Result<R> {
+        let done = op(&self.io);
+        if matches!(&done, Err(error) if error.kind() == io::ErrorKind::WouldBlock) {
+            self.clear(event);
+        }
+        done
+    }
+}
+
+impl FdWatch {
     /// Makes sure that the driver of this OS thread, or the home, watches.
     #[inline]
-    fn watch_here(&self, direction: Direction) -> io::Result<()> {
+    fn here(&self, direction: Direction) -> io::Result<()> {
         let here = current_id();
         if here != 0 && self.source.is_here(direction, here) {
             return Ok(());
@@ -168,7 +311,7 @@ impl<T: AsFd> SharedFd<T> {
         }
         let direction = interest.direction();
         self.source.register(direction, cx);
-        self.watch_here(direction)?;
+        self.here(direction)?;
         match self.source.seen(interest) {
             Some(event) => Poll::Ready(Ok(event)),
             None => Poll::Pending,
@@ -194,7 +337,7 @@ impl<T: AsFd> SharedFd<T> {
                 return Poll::Ready(Ok(event));
             }
             wait.id = Some(self.source.wait(wait.id, interest, cx.waker()));
-            self.watch_here(interest.direction())?;
+            self.here(interest.direction())?;
             match self.source.seen(interest) {
                 Some(event) => Poll::Ready(Ok(event)),
                 None => Poll::Pending,
@@ -215,82 +358,11 @@ impl<T: AsFd> SharedFd<T> {
     pub fn clear(&self, event: ReadyEvent) {
         self.source.clear(event);
     }
+}
 
-    /// Runs `op`, if it is not known that it would block, and takes note if it does.
-    ///
-    /// # Errors
-    ///
-    /// `WouldBlock`, or that of `op`.
-    #[inline]
-    pub fn try_io<R>(
-        &self,
-        interest: Interest,
-        op: impl FnOnce(&T) -> io::Result<R>,
-    ) -> io::Result<R> {
-        let Some(event) = self.source.worth_a_try(interest) else {
-            return Err(io::ErrorKind::WouldBlock.into());
-        };
-        self.attempt(event, op)
-    }
-
-    /// Runs `op` until it does not answer `WouldBlock`, for use in a `poll` function; waits in between
-    /// as [`poll_ready`](Self::poll_ready). `op` is given what was seen, for [`clear`](Self::clear).
-    ///
-    /// # Errors
-    ///
-    /// That of `op`, and those of [`poll_ready`](Self::poll_ready).
-    #[inline]
-    pub fn poll_io<R>(
-        &self,
-        cx: &mut Context<'_>,
-        interest: Interest,
-        mut op: impl FnMut(&T, ReadyEvent) -> io::Result<R>,
-    ) -> Poll<io::Result<R>> {
-        loop {
-            let event = match self.source.worth_a_try(interest) {
-                Some(event) => event,
-                None => ready!(self.poll_ready(cx, interest))?,
-            };
-            match self.attempt(event, |io| op(io, event)) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                done => return Poll::Ready(done),
-            }
-        }
-    }
-
-    /// Runs `op` until it does not answer `WouldBlock`, waiting in between as [`ready`](Self::ready).
-    ///
-    /// # Errors
-    ///
-    /// That of `op`, and those of [`poll_ready`](Self::poll_ready).
-    ///
-    /// # Cancel safety
-    ///
-    /// Dropped, nothing more happens than what `op` has done.
-    pub async fn async_io<R>(
-        &self,
-        interest: Interest,
-        mut op: impl FnMut(&T) -> io::Result<R>,
-    ) -> io::Result<R> {
-        loop {
-            let event = match self.source.worth_a_try(interest) {
-                Some(event) => event,
-                None => self.ready(interest).await?,
-            };
-            match self.attempt(event, &mut op) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                done => return done,
-            }
-        }
-    }
-
-    #[inline]
-    fn attempt<R>(&self, event: ReadyEvent, op: impl FnOnce(&T) -> io::Result<R>) -> io::Result<R> {
-        let done = op(&self.io);
-        if matches!(&done, Err(error) if error.kind() == io::ErrorKind::WouldBlock) {
-            self.source.clear(event);
-        }
-        done
+impl std::fmt::Debug for FdWatch {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("FdWatch").finish_non_exhaustive()
     }
 }
 
@@ -310,7 +382,7 @@ impl Drop for Wait<'_> {
 
 impl<T: AsFd> Drop for SharedFd<T> {
     fn drop(&mut self) {
-        self.source.close();
+        self.watch.source.close();
         // SAFETY: taken nowhere else, as this is the drop.
         unsafe { ManuallyDrop::drop(&mut self.io) }
     }
