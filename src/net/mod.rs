@@ -8,13 +8,22 @@
 //! as its std type ([`TcpListener::accept_std`]), send that over, and wrap it there
 //! ([`TcpStream::from_std`]).
 
+mod bound;
+mod datagram;
 mod lookup;
+mod ready;
 mod socket;
 mod split;
 mod tcp;
+mod tcp_socket;
+mod udp;
 mod unix;
+mod unix_datagram;
 
 pub use lookup::lookup_host;
 pub use split::{ReadHalf, ReuniteError, WriteHalf};
 pub use tcp::{TcpIncoming, TcpListener, TcpStream};
+pub use tcp_socket::TcpSocket;
+pub use udp::UdpSocket;
+pub use unix_datagram::UnixDatagram;
 pub use unix::{UnixIncoming, UnixListener, UnixStream};

@@ -42,6 +42,25 @@ impl<T: AsFd> Evented<T> {
         Evented(context::share(io, interest))
     }
 
+    /// As [`with_interest`](Self::with_interest), of what is not tried before a driver has seen an
+    /// event, and is watched at once.
+    ///
+    /// # Errors
+    ///
+    /// If the kernel refuses to watch it.
+    ///
+    /// # Panics
+    ///
+    /// Outside of a runtime.
+    #[track_caller]
+    pub(crate) fn watched(io: T, interest: Interest) -> io::Result<Self> {
+        let fd = context::share(io, interest).after_event();
+        if corespun::io::Driver::current().is_some() {
+            fd.watch()?;
+        }
+        Ok(Evented(fd))
+    }
+
     /// Takes it for ready before a driver has looked.
     pub(crate) fn assume(self, ready: Ready) -> Self {
         Evented(self.0.assume(ready))

@@ -162,16 +162,15 @@ impl Child {
 
     /// Kills it (SIGKILL), without waiting for its end.
     ///
+    /// One whose end was seen already is no error.
+    ///
     /// # Errors
     ///
-    /// `InvalidInput` if its end was seen already.
+    /// Those of `kill(2)`.
     pub fn start_kill(&mut self) -> io::Result<()> {
         match &mut self.state {
             State::Runs(running) => running.waited().child.kill(),
-            State::Ended(_) => Err(io::Error::new(
-                io::ErrorKind::InvalidInput,
-                "invalid argument: can't kill an exited process",
-            )),
+            State::Ended(_) => Ok(()),
         }
     }
 
@@ -181,10 +180,7 @@ impl Child {
     ///
     /// Those of `kill(2)` and `waitpid(2)`. A child that has ended by itself is none.
     pub async fn kill(&mut self) -> io::Result<()> {
-        // If its end was seen, there is nothing to kill.
-        if let State::Runs(_) = self.state {
-            self.start_kill()?;
-        }
+        self.start_kill()?;
         self.wait().await.map(drop)
     }
 

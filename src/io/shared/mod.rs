@@ -106,6 +106,14 @@ impl<T: AsFd> SharedFd<T> {
         self
     }
 
+    /// Has nothing be tried before a driver has seen an event: for what answers otherwise before there
+    /// was one, as a FIFO that nobody has opened for writing is at its end.
+    #[must_use]
+    pub fn after_event(self) -> Self {
+        self.watch.source.untry();
+        self
+    }
+
     fn make(io: T, interest: Interest, fallback: Option<Fallback>) -> Self {
         let source = Arc::new(Source::new(io.as_fd().as_raw_fd(), interest));
         SharedFd {

@@ -125,6 +125,12 @@ impl Source {
         self.bits.fetch_or(ready.bits(), Ordering::SeqCst);
     }
 
+    /// Takes nothing to be worth a try before a driver has looked.
+    pub(super) fn untry(&self) {
+        self.bits
+            .fetch_and(!(UNTRIED[0] | UNTRIED[1]), Ordering::SeqCst);
+    }
+
     /// What is known for `interest`, if a driver has said anything.
     #[inline]
     pub(super) fn seen(&self, interest: Interest) -> Option<ReadyEvent> {

@@ -46,7 +46,7 @@ use crate::io::{Interest, Ready};
 #[track_caller]
 pub fn pipe() -> io::Result<(Sender, Receiver)> {
     let (receiver, sender) = nix::unistd::pipe2(OFlag::O_NONBLOCK | OFlag::O_CLOEXEC)?;
-    Ok((Sender::new(sender.into()), Receiver::new(receiver.into())))
+    Ok((Sender::new(sender.into())?, Receiver::new(receiver.into())?))
 }
 
 /// How a FIFO is opened.
@@ -87,7 +87,7 @@ impl OpenOptions {
     #[track_caller]
     pub fn open_receiver<P: AsRef<Path>>(&self, path: P) -> io::Result<Receiver> {
         self.open(path.as_ref(), true, self.read_write)
-            .map(Receiver::new)
+            .and_then(Receiver::new)
     }
 
     /// Opens the writing end.
@@ -102,7 +102,7 @@ impl OpenOptions {
     #[track_caller]
     pub fn open_sender<P: AsRef<Path>>(&self, path: P) -> io::Result<Sender> {
         self.open(path.as_ref(), self.read_write, true)
-            .map(Sender::new)
+            .and_then(Sender::new)
     }
 
     fn open(&self, path: &Path, read: bool, write: bool) -> io::Result<File> {
@@ -126,10 +126,9 @@ pub struct Sender {
 
 impl Sender {
     #[track_caller]
-    fn new(file: File) -> Sender {
-        Sender {
-            io: Evented::with_interest(file, Interest::WRITABLE),
-        }
+    fn new(file: File) -> io::Result<Sender> {
+        let io = Evented::watched(file, Interest::WRITABLE)?;
+        Ok(Sender { io })
     }
 
     /// Takes the writing end of a pipe, and makes it non-blocking.
@@ -173,7 +172,7 @@ impl Sender {
     #[track_caller]
     pub fn from_file_unchecked(file: File) -> io::Result<Sender> {
         set_nonblocking(&file, true)?;
-        Ok(Self::new(file))
+        Self::new(file)
     }
 
     /// As [`from_file_unchecked`](Self::from_file_unchecked).
@@ -313,10 +312,9 @@ pub struct Receiver {
 
 impl Receiver {
     #[track_caller]
-    fn new(file: File) -> Receiver {
-        Receiver {
-            io: Evented::with_interest(file, Interest::READABLE),
-        }
+    fn new(file: File) -> io::Result<Receiver> {
+        let io = Evented::watched(file, Interest::READABLE)?;
+        Ok(Receiver { io })
     }
 
     /// Takes the reading end of a pipe, and makes it non-blocking.
@@ -360,7 +358,7 @@ impl Receiver {
     #[track_caller]
     pub fn from_file_unchecked(file: File) -> io::Result<Receiver> {
         set_nonblocking(&file, true)?;
-        Ok(Self::new(file))
+        Self::new(file)
     }
 
     /// As [`from_file_unchecked`](Self::from_file_unchecked).
