@@ -7,7 +7,7 @@ use std::future::Future;
 use std::io::{Read, Write};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,7 +15,9 @@ use std::task::{Context, Poll, Wake, Waker};
 use std::time::{Duration, Instant};
 
 use corespun::io::raw::{opcode, types};
-use corespun::io::{Backend, BackendChoice, Driver, DriverConfig, DriverError, PollFd, unblock};
+use corespun::io::{
+    Backend, BackendChoice, Driver, DriverConfig, DriverError, PollFd, RawOp, unblock,
+};
 use futures::StreamExt;
 use io_harness::{Loop, io_uring_permitted, on_every_backend, poll_once};
 use nix::sys::eventfd::EventFd;
@@ -532,4 +534,50 @@ fn a_park_without_practical_limit_is_legal() {
             waker.join().unwrap();
         }
     });
+}
+
+/// The number of a slot goes to the next operation as soon as this one's result was taken: a future
+/// that is asked again must not ask for it.
+#[test]
+fn a_raw_operation_polled_after_its_completion_touches_no_other_operation() {
+    let Some(io) = ring() else { return };
+    // SAFETY: a no-op refers to nothing.
+    let mut done = pin!(unsafe { io.driver.submit_raw(opcode::Nop::new().build(), ()) }.unwrap());
+    io.settle();
+    assert!(poll_once(done.as_mut()).is_ready());
+
+    let (mut peer, ours) = UnixStream::pair().unwrap();
+    let mut buf = vec![0u8; 8];
+    let entry = opcode::Recv::new(types::Fd(ours.as_raw_fd()), buf.as_mut_ptr(), 8).build();
+    // SAFETY: the vector's bytes and the descriptor are kept.
+    let mut victim = Box::pin(unsafe { io.driver.submit_raw(entry, (buf, ours)) }.unwrap());
+    let woken = Arc::new(AtomicBool::new(false));
+    let flag = woken.clone();
+    let waker = waker_fn::waker_fn(move || flag.store(true, Ordering::Relaxed));
+    let pending = victim.as_mut().poll(&mut Context::from_waker(&waker));
+    assert!(pending.is_pending());
+
+    let again = |done: Pin<&mut RawOp<()>>| {
+        let polled = std::panic::AssertUnwindSafe(|| poll_once(done).is_ready());
+        std::panic::catch_unwind(polled).map_err(|panic| panic.downcast::<&str>().ok())
+    };
+    // While the victim is in flight, and once its result lies there.
+    for complete in [false, true] {
+        if complete {
+            peer.write_all(b"victim").unwrap();
+            io.settle();
+        }
+        let Err(Some(message)) = again(done.as_mut()) else {
+            panic!("it asked for another operation's result")
+        };
+        assert!(message.contains("polled after it completed"), "{message}");
+    }
+    assert!(
+        woken.load(Ordering::Relaxed),
+        "the victim's waker is its own"
+    );
+    let Poll::Ready((completion, (buf, _))) = poll_once(victim.as_mut()) else {
+        panic!("its result was taken")
+    };
+    assert_eq!((completion.result, &buf[..6]), (6, &b"victim"[..]));
 }

@@ -23,6 +23,7 @@ use super::blocking::BlockingPool;
 use super::config::{DriverConfig, DriverError};
 use super::op::{Completion, Request, Sink, Slot};
 use super::readiness::Direction;
+use super::table::Key;
 
 const WAKE: u64 = u64::MAX;
 const AIO: u64 = u64::MAX - 1;
@@ -35,7 +36,7 @@ pub(crate) struct Epoll {
     woken: bool,
     aio: Option<Aio>,
     /// Operations that were done on the spot.
-    done: VecDeque<(usize, i32)>,
+    done: VecDeque<(Key, i32)>,
     /// Directions somebody waits for: while zero, a turn need not ask the kernel.
     pub(crate) waiting: usize,
 }
@@ -77,7 +78,7 @@ impl Epoll {
     /// Starts the operation `key` by the quickest way that cannot block this thread.
     pub(crate) fn start(
         &mut self,
-        key: usize,
+        key: Key,
         request: Request,
         blocking: &mut BlockingPool,
     ) -> io::Result<()> {
@@ -109,14 +110,14 @@ impl Epoll {
         }
     }
 
-    pub(crate) fn add(&mut self, fd: RawFd, source: usize) -> io::Result<()> {
+    pub(crate) fn add(&mut self, fd: RawFd, source: Key) -> io::Result<()> {
         let flags = EpollFlags::EPOLLIN
             | EpollFlags::EPOLLOUT
             | EpollFlags::EPOLLRDHUP
             | EpollFlags::EPOLLET;
         // SAFETY: the source's owner holds the descriptor open.
         let fd = unsafe { BorrowedFd::borrow_raw(fd) };
-        match self.set.add(fd, EpollEvent::new(flags, source as u64)) {
+        match self.set.add(fd, EpollEvent::new(flags, source.to_bits())) {
             // A regular file is always ready, as a new source says.
             Ok(()) | Err(Errno::EPERM) => Ok(()),
             Err(errno) => Err(errno.into()),
@@ -185,7 +186,7 @@ impl Epoll {
                 // An edge, never read: the completions themselves are looked for in memory.
                 AIO => {}
                 source => {
-                    let (source, flags) = (source as usize, event.events());
+                    let (source, flags) = (Key::from_bits(source), event.events());
                     let broken = EpollFlags::EPOLLHUP | EpollFlags::EPOLLERR;
                     for (direction, ready, closed) in [
                         (Direction::Read, EpollFlags::EPOLLIN, EpollFlags::EPOLLRDHUP),

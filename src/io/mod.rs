@@ -37,6 +37,7 @@ pub(crate) mod op;
 pub mod raw;
 pub(crate) mod readiness;
 pub(crate) mod state;
+mod table;
 mod unblock;
 mod uring;
 

@@ -10,6 +10,7 @@ pub use io_uring::{cqueue, opcode, squeue, types};
 use super::driver::Driver;
 use super::op::{Abandon, Completion};
 use super::state::Core;
+use super::table::Key;
 
 impl Driver {
     /// Queues a ring entry as it stands (its user data is overwritten) and gives a future of its
@@ -53,14 +54,9 @@ impl Driver {
         keep: T,
     ) -> std::io::Result<RawOp<T>> {
         let key = self.core().submit_entry(entry, false)?;
-        let kept = Some(Kept {
-            keep,
-            on_abandon: None,
-        });
         Ok(RawOp {
             core: self.core().clone(),
-            key,
-            kept,
+            running: Some((key, Kept::new(keep))),
         })
     }
 
@@ -108,14 +104,10 @@ impl Driver {
         keep: T,
     ) -> std::io::Result<RawStream<T>> {
         let key = self.core().submit_entry(entry, true)?;
-        let kept = Some(Kept {
-            keep,
-            on_abandon: None,
-        });
         Ok(RawStream {
             core: self.core().clone(),
             key,
-            kept,
+            kept: Some(Kept::new(keep)),
         })
     }
 }
@@ -123,6 +115,15 @@ impl Driver {
 struct Kept<T> {
     keep: T,
     on_abandon: Option<fn(&mut T, i32)>,
+}
+
+impl<T> Kept<T> {
+    fn new(keep: T) -> Self {
+        Kept {
+            keep,
+            on_abandon: None,
+        }
+    }
 }
 
 impl<T: 'static> Abandon for Kept<T> {
@@ -160,8 +161,8 @@ impl<T: 'static> Abandon for Kept<T> {
 #[must_use = "dropping it cancels the operation"]
 pub struct RawOp<T: 'static> {
     core: Rc<Core>,
-    key: usize,
-    kept: Option<Kept<T>>,
+    /// None once the completion was given: there is no key left to ask with.
+    running: Option<(Key, Kept<T>)>,
 }
 
 impl<T: 'static> RawOp<T> {
@@ -191,7 +192,7 @@ impl<T: 'static> RawOp<T> {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn on_abandon(mut self, release: fn(&mut T, i32)) -> Self {
-        if let Some(kept) = &mut self.kept {
+        if let Some((_, kept)) = &mut self.running {
             kept.on_abandon = Some(release);
         }
         self
@@ -204,20 +205,23 @@ impl<T: 'static> Unpin for RawOp<T> {}
 impl<T: 'static> Future for RawOp<T> {
     type Output = (Completion, T);
 
+    /// # Panics
+    ///
+    /// If it has given its completion already.
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let completion = ready!(self.core.poll_slot(self.key, cx));
-        let kept = self
-            .kept
-            .take()
-            .expect("raw operation polled after it completed");
+        let Some((key, _)) = self.running else {
+            panic!("raw operation polled after it completed");
+        };
+        let completion = ready!(self.core.poll_slot(key, cx));
+        let (_, kept) = self.running.take().expect("it was there");
         Poll::Ready((completion, kept.keep))
     }
 }
 
 impl<T: 'static> Drop for RawOp<T> {
     fn drop(&mut self) {
-        if let Some(kept) = self.kept.take() {
-            self.core.abandon_slot(self.key, Box::new(kept));
+        if let Some((key, kept)) = self.running.take() {
+            self.core.abandon_slot(key, Box::new(kept));
         }
     }
 }
@@ -225,7 +229,7 @@ impl<T: 'static> Drop for RawOp<T> {
 impl<T: 'static> std::fmt::Debug for RawOp<T> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("RawOp")
-            .field("key", &self.key)
+            .field("key", &self.running.as_ref().map(|(key, _)| key))
             .finish_non_exhaustive()
     }
 }
@@ -264,7 +268,7 @@ impl<T: 'static> std::fmt::Debug for RawOp<T> {
 #[must_use = "dropping it cancels the operation"]
 pub struct RawStream<T: 'static> {
     core: Rc<Core>,
-    key: usize,
+    key: Key,
     kept: Option<Kept<T>>,
 }
 

@@ -17,7 +17,6 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use nix::sys::eventfd::EventFd;
-use slab::Slab;
 
 use super::aligned::{BufPool, PooledBuf};
 use super::blocking::BlockingPool;
@@ -25,6 +24,7 @@ use super::config::{Backend, BackendChoice, DriverConfig, DriverError};
 use super::epoll::Epoll;
 use super::op::{Abandon, Completion, Effect, Ending, Op, Payload, Sink, Slot};
 use super::readiness::{Direction, Replaced, Sources, Wait, Waiter};
+use super::table::{Key, Table};
 use super::uring::Uring;
 
 /// What all I/O objects of the driver share.
@@ -39,7 +39,7 @@ pub(crate) struct Core {
 }
 
 struct State {
-    slots: Slab<Slot>,
+    slots: Table<Slot>,
     sources: Sources,
     blocking: BlockingPool,
     engine: Engine,
@@ -76,7 +76,7 @@ impl Core {
             in_flight: Cell::new(0),
             waiters: Cell::new(0),
             state: RefCell::new(State {
-                slots: Slab::new(),
+                slots: Table::default(),
                 sources: Sources::default(),
                 blocking: BlockingPool::new(config, wake),
                 engine,
@@ -123,8 +123,7 @@ impl Core {
             blocking,
             ..
         } = &mut *state;
-        let entry = slots.vacant_entry();
-        let key = entry.key();
+        let key = slots.next_key();
         let started = match engine {
             Engine::Uring(uring) => uring.start(key, request, blocking),
             Engine::Epoll(epoll) => epoll.start(key, request, blocking),
@@ -134,7 +133,7 @@ impl Core {
             drop(state);
             return Err((error, payload));
         }
-        entry.insert(Slot::Waiting(None, Ending::ByItself));
+        slots.insert(Slot::Waiting(None, Ending::ByItself));
         self.in_flight.set(self.in_flight.get() + 1);
         drop(state);
         Ok(Op::new(self.clone(), key, payload))
@@ -145,7 +144,7 @@ impl Core {
         &self,
         entry: io_uring::squeue::Entry,
         many: bool,
-    ) -> io::Result<usize> {
+    ) -> io::Result<Key> {
         self.check_current()?;
         let mut state = self.state.borrow_mut();
         let State { slots, engine, .. } = &mut *state;
@@ -167,22 +166,22 @@ impl Core {
                 waker: None,
             },
         });
-        uring.push(entry.user_data(key as u64));
+        uring.push(entry.user_data(key.to_bits()));
         self.in_flight.set(self.in_flight.get() + 1);
         Ok(key)
     }
 
     /// The completion of `Slot::Waiting`/`Done`, freeing the slot.
-    pub(crate) fn poll_slot(&self, key: usize, cx: &mut Context<'_>) -> Poll<Completion> {
+    pub(crate) fn poll_slot(&self, key: Key, cx: &mut Context<'_>) -> Poll<Completion> {
         let mut state = self.state.borrow_mut();
-        let replaced: Replaced = match &mut state.slots[key] {
-            &mut Slot::Done(completion) => {
+        let replaced: Replaced = match state.slots.get_mut(key) {
+            Some(&mut Slot::Done(completion)) => {
                 state.slots.remove(key);
                 return Poll::Ready(completion);
             }
-            Slot::Waiting(Some(waker), _) if waker.will_wake(cx.waker()) => None,
-            Slot::Waiting(waker, _) => waker.replace(cx.waker().clone()),
-            _ => unreachable!("the future still owns the payload"),
+            Some(Slot::Waiting(Some(waker), _)) if waker.will_wake(cx.waker()) => None,
+            Some(Slot::Waiting(waker, _)) => waker.replace(cx.waker().clone()),
+            _ => unreachable!("the future still owns the payload, and has the key once"),
         };
         drop(state);
         drop(replaced);
@@ -190,13 +189,13 @@ impl Core {
     }
 
     /// The next completion of a `Slot::Multi`; None when it has ended.
-    pub(crate) fn poll_multi(&self, key: usize, cx: &mut Context<'_>) -> Poll<Option<Completion>> {
+    pub(crate) fn poll_multi(&self, key: Key, cx: &mut Context<'_>) -> Poll<Option<Completion>> {
         let mut state = self.state.borrow_mut();
-        let Slot::Multi {
+        let Some(Slot::Multi {
             queue,
             ended,
             waker,
-        } = &mut state.slots[key]
+        }) = state.slots.get_mut(key)
         else {
             unreachable!("only the stream frees the slot");
         };
@@ -213,16 +212,15 @@ impl Core {
     }
 
     /// The future of `key` is gone: keep `payload` until the completion, or release it now.
-    pub(crate) fn abandon_slot(&self, key: usize, payload: Box<dyn Abandon>) {
+    pub(crate) fn abandon_slot(&self, key: Key, payload: Box<dyn Abandon>) {
         let mut state = self.state.borrow_mut();
         let State { slots, engine, .. } = &mut *state;
-        match std::mem::replace(
-            &mut slots[key],
-            Slot::Done(Completion {
-                result: 0,
-                flags: 0,
-            }),
-        ) {
+        let slot = slots.get_mut(key).expect("abandoned once");
+        let nothing = Completion {
+            result: 0,
+            flags: 0,
+        };
+        match std::mem::replace(slot, Slot::Done(nothing)) {
             Slot::Done(completion) => {
                 slots.remove(key);
                 drop(state);
@@ -241,7 +239,7 @@ impl Core {
                     Slot::Waiting(_, ending) => ending,
                     _ => Ending::Cancelled,
                 };
-                slots[key] = Slot::Orphan(payload, ending);
+                *slot = Slot::Orphan(payload, ending);
                 if let Engine::Uring(uring) = engine
                     && ending == Ending::Cancelled
                 {
@@ -254,7 +252,7 @@ impl Core {
         }
     }
 
-    pub(crate) fn add_source(&self, fd: RawFd, owner: Rc<dyn Any>) -> io::Result<usize> {
+    pub(crate) fn add_source(&self, fd: RawFd, owner: Rc<dyn Any>) -> io::Result<Key> {
         let mut state = self.state.borrow_mut();
         let State {
             sources, engine, ..
@@ -271,21 +269,15 @@ impl Core {
         added.map(|()| source)
     }
 
-    pub(crate) fn remove_source(&self, source: usize) {
+    pub(crate) fn remove_source(&self, source: Key) {
         let mut state = self.state.borrow_mut();
         let State {
-            slots,
-            sources,
-            engine,
-            ..
+            sources, engine, ..
         } = &mut *state;
         let removed = sources.remove(source);
         match engine {
             Engine::Uring(uring) => {
                 for key in removed.waits.iter().filter_map(|wait| wait.watch) {
-                    if let Slot::Watch { source, .. } = &mut slots[key] {
-                        *source = None;
-                    }
                     uring.cancel(key);
                 }
             }
@@ -303,7 +295,7 @@ impl Core {
 
     pub(crate) fn poll_ready(
         &self,
-        source: usize,
+        source: Key,
         direction: Direction,
         waiter: Waiter,
         cx: &mut Context<'_>,
@@ -325,7 +317,7 @@ impl Core {
                 Engine::Uring(uring) => {
                     let state = sources.get_mut(source);
                     let key = slots.insert(Slot::Watch {
-                        source: Some(source),
+                        source,
                         direction,
                         _owner: state.owner.clone(),
                     });
@@ -345,7 +337,7 @@ impl Core {
 
     pub(crate) fn with_wait<R>(
         &self,
-        source: usize,
+        source: Key,
         direction: Direction,
         change: impl FnOnce(&mut Wait) -> R,
     ) -> R {

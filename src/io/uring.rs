@@ -18,6 +18,7 @@ use nix::sys::eventfd::EventFd;
 use super::blocking::BlockingPool;
 use super::config::{DriverConfig, DriverError};
 use super::op::{Completion, Ending, Request, Sink, Slot};
+use super::table::Key;
 
 /// Tags of entries that are not operations.
 const WAKE: u64 = u64::MAX;
@@ -64,11 +65,11 @@ impl Uring {
     /// Starts the operation `key`, on a helper thread if this kernel's ring does not know it.
     pub(crate) fn start(
         &mut self,
-        key: usize,
+        key: Key,
         request: Request,
         blocking: &mut BlockingPool,
     ) -> io::Result<()> {
-        let entry = entry_of(&request).user_data(key as u64);
+        let entry = entry_of(&request).user_data(key.to_bits());
         if !self.probe.is_supported(entry.get_opcode() as u8) {
             return blocking.start(key, request);
         }
@@ -77,17 +78,17 @@ impl Uring {
     }
 
     /// Arms a one-shot wait for readiness.
-    pub(crate) fn watch(&mut self, key: usize, fd: RawFd, mask: i16) {
+    pub(crate) fn watch(&mut self, key: Key, fd: RawFd, mask: i16) {
         self.push(
             opcode::PollAdd::new(Fd(fd), mask as u32)
                 .build()
-                .user_data(key as u64),
+                .user_data(key.to_bits()),
         );
     }
 
-    pub(crate) fn cancel(&mut self, key: usize) {
+    pub(crate) fn cancel(&mut self, key: Key) {
         self.push(
-            opcode::AsyncCancel::new(key as u64)
+            opcode::AsyncCancel::new(key.to_bits())
                 .build()
                 .user_data(CANCEL),
         );
@@ -198,7 +199,7 @@ impl Uring {
                         result: entry.result(),
                         flags: entry.flags(),
                     };
-                    sink.complete(key as usize, completion, more);
+                    sink.complete(Key::from_bits(key), completion, more);
                 }
             }
         }
