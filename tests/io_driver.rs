@@ -19,7 +19,7 @@ use corespun::io::{
     Backend, BackendChoice, Driver, DriverConfig, DriverError, PollFd, RawOp, unblock,
 };
 use futures::StreamExt;
-use io_harness::{Loop, io_uring_permitted, on_every_backend, poll_once};
+use io_harness::{Loop, in_a_process_of_its_own, io_uring_permitted, on_every_backend, poll_once};
 use nix::sys::eventfd::EventFd;
 
 #[test]
@@ -288,48 +288,36 @@ fn an_idle_poll_touches_nothing() {
 
 #[test]
 fn drivers_leave_no_descriptors_or_threads() {
-    // A process of its own, because other tests open descriptors meanwhile.
-    const ALONE: &str = "CORESPUN_TEST_ALONE";
-    if std::env::var_os(ALONE).is_none() {
-        let status = std::process::Command::new(std::env::current_exe().unwrap())
-            .args([
-                "--exact",
-                "drivers_leave_no_descriptors_or_threads",
-                "--test-threads=1",
-            ])
-            .env(ALONE, "1")
-            .status()
-            .unwrap();
-        assert!(status.success());
-        return;
-    }
-    let count = |what| std::fs::read_dir(what).unwrap().count();
-    let turn = || {
-        on_every_backend(|choice| {
-            let io = Loop::new(choice);
-            io.block_on(unblock(|| ())).unwrap();
-            let (a, b) = corespun::net::UnixStream::pair().unwrap();
-            let mut receive = Box::pin(a.recv(vec![0; 64]));
-            assert!(poll_once(receive.as_mut()).is_pending());
-            io.driver.poll();
-            io.end();
-            drop(receive);
-            drop((a, b));
-        });
-    };
-    turn();
-    let before = (count("/proc/self/fd"), count("/proc/self/task"));
-    for _ in 0..20 {
+    // Other tests open descriptors meanwhile.
+    in_a_process_of_its_own("drivers_leave_no_descriptors_or_threads", || {
+        let count = |what| std::fs::read_dir(what).unwrap().count();
+        let turn = || {
+            on_every_backend(|choice| {
+                let io = Loop::new(choice);
+                io.block_on(unblock(|| ())).unwrap();
+                let (a, b) = corespun::net::UnixStream::pair().unwrap();
+                let mut receive = Box::pin(a.recv(vec![0; 64]));
+                assert!(poll_once(receive.as_mut()).is_pending());
+                io.driver.poll();
+                io.end();
+                drop(receive);
+                drop((a, b));
+            });
+        };
         turn();
-    }
-    // The kernel tears a ring down after its close has returned.
-    for _ in 0..200 {
-        if (count("/proc/self/fd"), count("/proc/self/task")) == before {
-            return;
+        let before = (count("/proc/self/fd"), count("/proc/self/task"));
+        for _ in 0..20 {
+            turn();
         }
-        std::thread::sleep(Duration::from_millis(10));
-    }
-    assert_eq!((count("/proc/self/fd"), count("/proc/self/task")), before);
+        // The kernel tears a ring down after its close has returned.
+        for _ in 0..200 {
+            if (count("/proc/self/fd"), count("/proc/self/task")) == before {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        assert_eq!((count("/proc/self/fd"), count("/proc/self/task")), before);
+    });
 }
 
 /// A loop on io_uring, or nothing where it is refused.

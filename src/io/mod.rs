@@ -31,6 +31,7 @@ mod aligned;
 mod blocking;
 mod buf;
 mod config;
+pub(crate) mod delay;
 pub(crate) mod driver;
 mod epoll;
 pub(crate) mod op;

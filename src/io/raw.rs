@@ -11,6 +11,7 @@ use super::driver::Driver;
 use super::op::{Abandon, Completion};
 use super::state::Core;
 use super::table::Key;
+use crate::sync::budget::poll_budget;
 
 impl Driver {
     /// Queues a ring entry as it stands (its user data is overwritten) and gives a future of its
@@ -212,7 +213,8 @@ impl<T: 'static> Future for RawOp<T> {
         let Some((key, _)) = self.running else {
             panic!("raw operation polled after it completed");
         };
-        let completion = ready!(self.core.poll_slot(key, cx));
+        let budget = ready!(poll_budget(cx));
+        let completion = ready!(budget.on(self.core.poll_slot(key, cx)));
         let (_, kept) = self.running.take().expect("it was there");
         Poll::Ready((completion, kept.keep))
     }
@@ -278,7 +280,8 @@ impl<T: 'static> Stream for RawStream<T> {
     type Item = Completion;
 
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Completion>> {
-        self.core.poll_multi(self.key, cx)
+        let budget = ready!(poll_budget(cx));
+        budget.on(self.core.poll_multi(self.key, cx))
     }
 }
 

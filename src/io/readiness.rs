@@ -16,6 +16,7 @@ use super::driver::Driver;
 use super::op::Effect;
 use super::state::Core;
 use super::table::{Key, Table};
+use crate::sync::budget::poll_budget;
 use nix::poll::{PollFd as SysPollFd, PollFlags, PollTimeout};
 
 /// Which side of a descriptor is waited for.
@@ -475,6 +476,10 @@ impl<T: AsFd + 'static> PollFd<T> {
         self.io.clone()
     }
 
+    pub(crate) fn core(&self) -> &Rc<Core> {
+        &self.core
+    }
+
     async fn op_with<R>(
         &self,
         direction: Direction,
@@ -507,15 +512,21 @@ impl<T: AsFd + 'static> PollFd<T> {
         cx: &mut Context<'_>,
         mut op: impl FnMut(&T) -> io::Result<R>,
     ) -> Poll<io::Result<R>> {
-        self.core.check_current()?;
         loop {
-            ready!(self.core.poll_ready(self.source, direction, waiter, cx))?;
-            match op(&self.io) {
+            let budget = ready!(poll_budget(cx));
+            let ready = match self.core.check_current() {
+                Ok(()) => ready!(self.core.poll_ready(self.source, direction, waiter, cx)),
+                error => error,
+            };
+            match ready.and_then(|()| op(&self.io)) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     self.core.with_wait(self.source, direction, Wait::clear);
                 }
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                done => return Poll::Ready(done),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => budget.progressed(),
+                done => {
+                    budget.progressed();
+                    return Poll::Ready(done);
+                }
             }
         }
     }

@@ -21,6 +21,7 @@ use nix::sys::eventfd::EventFd;
 use super::aligned::{BufPool, PooledBuf};
 use super::blocking::BlockingPool;
 use super::config::{Backend, BackendChoice, DriverConfig, DriverError};
+use super::delay::Delays;
 use super::epoll::Epoll;
 use super::op::{Abandon, Completion, Effect, Ending, Op, Payload, Sink, Slot};
 use super::readiness::{Direction, Replaced, Sources, Wait, Waiter};
@@ -36,6 +37,7 @@ pub(crate) struct Core {
     /// Kept between turns for its allocation.
     effects: Cell<Vec<Effect>>,
     buffers: Rc<BufPool>,
+    pub(super) delays: Delays,
 }
 
 struct State {
@@ -83,12 +85,13 @@ impl Core {
             }),
             effects: Cell::default(),
             buffers: BufPool::new(config.pooled_bytes),
+            delays: Delays::default(),
         };
         Ok((core, backend))
     }
 
     pub(crate) fn poll(&self) -> usize {
-        if self.in_flight.get() == 0 || self.is_quiet() {
+        if self.in_flight.get() == 0 || (self.is_quiet() && !self.delays.is_due()) {
             return 0;
         }
         self.turn(Turn::Poll, || {})
@@ -96,11 +99,16 @@ impl Core {
 
     /// `awake` runs after the kernel's wait and before anything foreign.
     pub(crate) fn park(&self, limit: Option<Duration>, awake: impl FnOnce()) -> usize {
-        self.turn(Turn::Park(limit), awake)
+        self.turn(Turn::Park(self.delays.limit(limit)), awake)
     }
 
     pub(crate) fn in_flight(&self) -> usize {
         self.in_flight.get()
+    }
+
+    pub(super) fn count_in_flight(&self, more: isize) {
+        let count = self.in_flight.get().saturating_add_signed(more);
+        self.in_flight.set(count);
     }
 
     pub(crate) fn buffer(&self, len: usize) -> PooledBuf {
@@ -402,12 +410,14 @@ impl Core {
             self.in_flight.set(self.in_flight.get() - sink.finished);
             sink.reaped
         };
+        let ended = self.delays.end_due(&mut effects);
+        self.in_flight.set(self.in_flight.get() - ended);
         then();
         for effect in effects.drain(..) {
             effect.run();
         }
         self.effects.set(effects);
-        reaped
+        reaped + ended
     }
 
     /// Cancels what can be cancelled and waits for the rest. No foreign code runs before the kernel
@@ -436,6 +446,7 @@ impl Core {
             }
             blocking.stop();
             sink.sources.wake_all(sink.effects);
+            self.delays.end_all(sink.effects);
             self.in_flight.set(0);
             std::mem::replace(engine, Engine::Closed)
         };

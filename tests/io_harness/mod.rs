@@ -91,7 +91,7 @@ impl Loop {
 }
 
 /// Polls once, with a waker that does nothing.
-pub fn poll_once<F: Future>(future: std::pin::Pin<&mut F>) -> Poll<F::Output> {
+pub fn poll_once<F: Future + ?Sized>(future: std::pin::Pin<&mut F>) -> Poll<F::Output> {
     future.poll(&mut Context::from_waker(Waker::noop()))
 }
 
@@ -138,4 +138,18 @@ pub fn open_descriptors_of(path: &std::path::Path) -> usize {
         .filter_map(|entry| std::fs::read_link(entry.ok()?.path()).ok())
         .filter(|target| *target == path)
         .count()
+}
+
+/// Runs the body of the test `name` in a process of its own: for what a process has one of.
+pub fn in_a_process_of_its_own(name: &str, body: impl FnOnce()) {
+    const ALONE: &str = "CORESPUN_TEST_ALONE";
+    if std::env::var_os(ALONE).is_some_and(|alone| alone == *name) {
+        return body();
+    }
+    let status = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", name, "--test-threads=1", "--nocapture"])
+        .env(ALONE, name)
+        .status()
+        .unwrap();
+    assert!(status.success(), "{name}: {status}");
 }
