@@ -113,6 +113,18 @@ impl BlockingPool {
         spawned
     }
 
+    /// Whether no operation is in flight here.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.in_flight == 0
+    }
+
+    /// Leaves threads and queues alone in a forked child, which has only their memory.
+    pub(crate) fn leave_to_parent(&mut self) {
+        std::mem::forget(std::mem::take(&mut self.threads));
+        std::mem::forget(self.shared.take());
+        self.in_flight = 0;
+    }
+
     pub(crate) fn is_quiet(&self) -> bool {
         self.in_flight == 0
             || self

@@ -131,7 +131,10 @@ impl Epoll {
         let _ = self.set.delete(fd);
     }
 
-    pub(crate) fn poll(&mut self, sink: &mut Sink<'_>) {
+    /// # Errors
+    ///
+    /// If the kernel refuses to serve the set, for good.
+    pub(crate) fn poll(&mut self, sink: &mut Sink<'_>) -> io::Result<()> {
         // Only what was there at the start: completions may start new operations.
         for _ in 0..self.done.len() {
             let Some((key, result)) = self.done.pop_front() else {
@@ -144,12 +147,10 @@ impl Epoll {
             aio.reap(sink);
         }
         if self.waiting > 0 {
-            let count = self
-                .set
-                .wait(&mut self.events, EpollTimeout::ZERO)
-                .unwrap_or(0);
+            let count = served(self.set.wait(&mut self.events, EpollTimeout::ZERO))?;
             self.dispatch(count, sink);
         }
+        Ok(())
     }
 
     pub(crate) fn park(
@@ -157,23 +158,21 @@ impl Epoll {
         timeout: Option<Duration>,
         blocking: &BlockingPool,
         sink: &mut Sink<'_>,
-    ) {
-        self.poll(sink);
+    ) -> io::Result<()> {
+        self.poll(sink)?;
         let awake = sink.reaped > 0 || self.woken;
         let limit = match awake || !blocking.announce_sleep() {
             true => Some(Duration::ZERO),
             false => timeout,
         };
-        match wait(&self.set, &mut self.events, limit) {
-            Ok(count) => self.dispatch(count, sink),
-            Err(Errno::EINTR) => {}
-            Err(error) => tracing::error!(%error, "epoll_wait failed"),
-        }
+        let waited = served(wait(&self.set, &mut self.events, limit));
         blocking.retract();
+        self.dispatch(waited?, sink);
         if let Some(aio) = &mut self.aio {
             aio.reap(sink);
         }
         self.woken = false;
+        Ok(())
     }
 
     fn dispatch(&mut self, count: usize, sink: &mut Sink<'_>) {
@@ -211,7 +210,7 @@ impl Epoll {
     /// Waits until the kernel and the helpers have let go of every operation.
     pub(crate) fn drain(&mut self, blocking: &mut BlockingPool, sink: &mut Sink<'_>) {
         loop {
-            self.poll(sink);
+            let mut served = self.poll(sink).is_ok();
             blocking.reap(sink);
             let running = sink.slots.iter().any(|(_, slot)| {
                 matches!(
@@ -223,7 +222,12 @@ impl Epoll {
                 return;
             }
             sink.reaped = 0;
-            self.park(Some(Duration::from_millis(10)), blocking, sink);
+            let limit = Duration::from_millis(10);
+            served &= self.park(Some(limit), blocking, sink).is_ok();
+            if !served {
+                // What is left needs no readiness: helper threads and AIO.
+                std::thread::sleep(limit);
+            }
         }
     }
 }
@@ -238,6 +242,14 @@ fn read_cached(fd: RawFd, ptr: *mut u8, len: u32, offset: u64) -> Option<i32> {
     // is done with both when it returns.
     let count = unsafe { libc::preadv2(fd, &part, 1, offset as i64, libc::RWF_NOWAIT) };
     (count >= 0).then_some(count as i32)
+}
+
+/// An interruption is a wait that found nothing; any other error is there to stay.
+fn served(waited: Result<usize, Errno>) -> io::Result<usize> {
+    match waited {
+        Err(Errno::EINTR) => Ok(0),
+        waited => Ok(waited?),
+    }
 }
 
 /// `epoll_wait` with a limit in nanoseconds.

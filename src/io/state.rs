@@ -23,13 +23,20 @@ use super::blocking::BlockingPool;
 use super::config::{Backend, BackendChoice, DriverConfig, DriverError};
 use super::delay::Delays;
 use super::epoll::Epoll;
+use super::mark::Mark;
 use super::op::{Abandon, Completion, Effect, Ending, Op, Payload, Sink, Slot};
 use super::readiness::{Direction, Replaced, Sources, Wait, Waiter};
 use super::table::{Key, Table};
+use super::unusable::CANCELLED;
 use super::uring::Uring;
 
 /// What all I/O objects of the driver share.
 pub(crate) struct Core {
+    /// Whether the driver may be used.
+    pub(super) mark: Mark,
+    /// Why not, if the kernel has refused: which engine, and its errno.
+    pub(super) lost: Cell<Option<(Backend, i32)>>,
+    pub(super) wake: Arc<EventFd>,
     /// Operations and waits in flight: when zero, `poll` has nothing to look at.
     in_flight: Cell<usize>,
     waiters: Cell<u64>,
@@ -40,20 +47,20 @@ pub(crate) struct Core {
     pub(super) delays: Delays,
 }
 
-struct State {
-    slots: Table<Slot>,
-    sources: Sources,
-    blocking: BlockingPool,
-    engine: Engine,
+pub(super) struct State {
+    pub(super) slots: Table<Slot>,
+    pub(super) sources: Sources,
+    pub(super) blocking: BlockingPool,
+    pub(super) engine: Engine,
 }
 
-enum Engine {
+pub(super) enum Engine {
     Uring(Box<Uring>),
     Epoll(Box<Epoll>),
     Closed,
 }
 
-enum Turn {
+pub(super) enum Turn {
     Poll,
     Park(Option<Duration>),
 }
@@ -74,7 +81,14 @@ impl Core {
                 }
             },
         };
+        let mark = Mark::new().map_err(|source| DriverError::Setup {
+            what: "a page of memory",
+            source,
+        })?;
         let core = Core {
+            mark,
+            lost: Cell::new(None),
+            wake: wake.clone(),
             in_flight: Cell::new(0),
             waiters: Cell::new(0),
             state: RefCell::new(State {
@@ -191,6 +205,10 @@ impl Core {
             Some(Slot::Waiting(waker, _)) => waker.replace(cx.waker().clone()),
             _ => unreachable!("the future still owns the payload, and has the key once"),
         };
+        if self.is_forked() {
+            state.slots.remove(key);
+            return Poll::Ready(CANCELLED);
+        }
         drop(state);
         drop(replaced);
         Poll::Pending
@@ -210,7 +228,7 @@ impl Core {
         if let Some(completion) = queue.pop_front() {
             return Poll::Ready(Some(completion));
         }
-        if *ended {
+        if *ended || self.is_forked() {
             return Poll::Ready(None);
         }
         let replaced = waker.replace(cx.waker().clone());
@@ -243,13 +261,29 @@ impl Core {
                 });
             }
             running @ (Slot::Waiting(..) | Slot::Multi { .. }) => {
-                let ending = match running {
-                    Slot::Waiting(_, ending) => ending,
+                if self.is_forked() {
+                    slots.remove(key);
+                    drop(state);
+                    drop(running);
+                    payload.abandon(CANCELLED);
+                    return;
+                }
+                if let Engine::Closed = engine {
+                    // The kernel refused to say whether it is done with the payload.
+                    slots.remove(key);
+                    drop(state);
+                    drop(running);
+                    std::mem::forget(payload);
+                    return;
+                }
+                let ending = match &running {
+                    Slot::Waiting(_, ending) => *ending,
                     _ => Ending::Cancelled,
                 };
                 *slot = Slot::Orphan(payload, ending);
                 if let Engine::Uring(uring) = engine
                     && ending == Ending::Cancelled
+                    && self.mark.is_set()
                 {
                     uring.cancel(key);
                 }
@@ -284,6 +318,8 @@ impl Core {
         } = &mut *state;
         let removed = sources.remove(source);
         match engine {
+            // Nothing waits any more, or the set is the parent's.
+            _ if !self.mark.is_set() => {}
             Engine::Uring(uring) => {
                 for key in removed.waits.iter().filter_map(|wait| wait.watch) {
                     uring.cancel(key);
@@ -369,6 +405,9 @@ impl Core {
 
     /// Whether a turn would find nothing, as far as memory tells.
     fn is_quiet(&self) -> bool {
+        if !self.mark.is_set() {
+            return false;
+        }
         let state = &mut *self.state.borrow_mut();
         match &mut state.engine {
             Engine::Uring(uring) => uring.is_quiet() && state.blocking.is_quiet(),
@@ -379,7 +418,9 @@ impl Core {
     /// One turn of the back-end, `then`, and the foreign code it leads to.
     fn turn(&self, turn: Turn, then: impl FnOnce()) -> usize {
         let mut effects = self.effects.take();
-        let reaped = {
+        let turned = if !self.mark.is_set() {
+            self.unusable_turn(turn, &mut self.state.borrow_mut(), &mut effects)
+        } else {
             let mut state = self.state.borrow_mut();
             let State {
                 slots,
@@ -395,23 +436,26 @@ impl Core {
                 finished: 0,
             };
             blocking.reap(&mut sink);
-            match (engine, turn) {
+            let served = match (&mut *engine, turn) {
                 (Engine::Uring(uring), Turn::Poll) => uring.poll(&mut sink),
                 (Engine::Uring(uring), Turn::Park(timeout)) => {
-                    uring.park(timeout, blocking, &mut sink);
+                    uring.park(timeout, blocking, &mut sink)
                 }
                 (Engine::Epoll(epoll), Turn::Poll) => epoll.poll(&mut sink),
                 (Engine::Epoll(epoll), Turn::Park(timeout)) => {
-                    epoll.park(timeout, blocking, &mut sink);
+                    epoll.park(timeout, blocking, &mut sink)
                 }
                 (Engine::Closed, _) => unreachable!("a handle keeps the engine open"),
-            }
+            };
             blocking.reap(&mut sink);
-            self.in_flight.set(self.in_flight.get() - sink.finished);
-            sink.reaped
+            if let Err(error) = served {
+                self.lose(engine, &mut sink, &error);
+            }
+            (sink.reaped, sink.finished)
         };
+        let (reaped, finished) = turned;
         let ended = self.delays.end_due(&mut effects);
-        self.in_flight.set(self.in_flight.get() - ended);
+        self.in_flight.set(self.in_flight.get() - finished - ended);
         then();
         for effect in effects.drain(..) {
             effect.run();
@@ -426,24 +470,25 @@ impl Core {
         let mut effects = Vec::new();
         let engine = {
             let mut state = self.state.borrow_mut();
+            if self.mark.is_set() {
+                self.drain(&mut state, &mut effects);
+            }
+            if !self.mark.is_set() {
+                self.drop_unusable(&mut state, &mut effects);
+            }
             let State {
                 slots,
                 sources,
                 blocking,
                 engine,
             } = &mut *state;
-            let mut sink = Sink {
+            let sink = Sink {
                 slots,
                 sources,
                 effects: &mut effects,
                 reaped: 0,
                 finished: 0,
             };
-            match engine {
-                Engine::Uring(uring) => uring.drain(blocking, &mut sink),
-                Engine::Epoll(epoll) => epoll.drain(blocking, &mut sink),
-                Engine::Closed => {}
-            }
             blocking.stop();
             sink.sources.wake_all(sink.effects);
             self.delays.end_all(sink.effects);
@@ -453,6 +498,34 @@ impl Core {
         drop(engine);
         for effect in effects {
             effect.run();
+        }
+    }
+
+    /// Waits until nothing is in flight, or the kernel refuses.
+    fn drain(&self, state: &mut State, effects: &mut Vec<Effect>) {
+        let State {
+            slots,
+            sources,
+            blocking,
+            engine,
+        } = state;
+        let mut sink = Sink {
+            slots,
+            sources,
+            effects,
+            reaped: 0,
+            finished: 0,
+        };
+        let drained = match engine {
+            Engine::Uring(uring) => uring.drain(blocking, &mut sink),
+            Engine::Epoll(epoll) => {
+                epoll.drain(blocking, &mut sink);
+                Ok(())
+            }
+            Engine::Closed => Ok(()),
+        };
+        if let Err(error) = drained {
+            self.lose(engine, &mut sink, &error);
         }
     }
 }
