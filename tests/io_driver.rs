@@ -390,10 +390,10 @@ fn what_an_abandoned_raw_operation_created_is_released() {
     let entry = opcode::OpenAt::new(types::Fd(libc::AT_FDCWD), path.as_ptr()).build();
     // SAFETY: the path is static.
     let open = unsafe { io.driver.submit_raw(entry, closed.clone()) }.unwrap();
-    let open = open.on_abandon(|closed, result| {
-        if result >= 0 {
+    let open = open.on_abandon(|closed, completion| {
+        if completion.result >= 0 {
             // SAFETY: the kernel gave us this descriptor and nobody else knows it.
-            drop(unsafe { OwnedFd::from_raw_fd(result) });
+            drop(unsafe { OwnedFd::from_raw_fd(completion.result) });
             closed.set(closed.get() + 1);
         }
     });
@@ -536,4 +536,120 @@ fn a_raw_operation_polled_after_its_completion_touches_no_other_operation() {
         panic!("its result was taken")
     };
     assert_eq!((completion.result, &buf[..6]), (6, &b"victim"[..]));
+}
+
+/// Taken by nobody: those that were there when the stream was dropped, and those that came later. One
+/// release panics, and the others are released all the same.
+#[test]
+fn what_an_abandoned_raw_stream_created_is_released_each_time() {
+    let Some(io) = ring() else { return };
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let connect = |_| {
+        let client = std::net::TcpStream::connect(address).unwrap();
+        client.set_nonblocking(true).unwrap();
+        client
+    };
+    let mut clients: Vec<_> = (0..4).map(connect).collect();
+    let released = Rc::new(Cell::new(0));
+    let entry = opcode::AcceptMulti::new(types::Fd(listener.as_raw_fd())).build();
+    let keep = (listener, released.clone());
+    // SAFETY: the listener is kept.
+    let accepts = unsafe { io.driver.submit_raw_multi(entry, keep) }.unwrap();
+    let mut accepts = accepts.on_abandon(|(_, released), completion| {
+        if completion.result >= 0 {
+            // SAFETY: the kernel gave us this descriptor and nobody else knows it.
+            drop(unsafe { OwnedFd::from_raw_fd(completion.result) });
+            released.set(released.get() + 1);
+            assert_ne!(released.get(), 2, "the second one panics");
+        }
+    });
+    io.block_on(async {
+        let first = accepts.next().await.unwrap().into_result().unwrap();
+        // SAFETY: as above.
+        drop(unsafe { OwnedFd::from_raw_fd(first as i32) });
+    });
+    io.driver.poll();
+    clients.extend((0..4).map(connect));
+    drop(accepts);
+    assert_eq!(released.get(), 0, "not while the driver may still be asked");
+    io.settle();
+    assert_eq!(Rc::strong_count(&released), 1, "the listener is closed too");
+    // Those that the cancellation overtook were never accepted: the listener's end ends them.
+    for mut client in clients {
+        loop {
+            match client.read(&mut [0]) {
+                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
+                    std::thread::yield_now();
+                }
+                ended => break assert!(!matches!(ended, Ok(1..)), "{ended:?}"),
+            }
+        }
+    }
+    assert!(released.get() >= 3, "{}", released.get());
+}
+
+/// Wakers and destructors are foreign code: what one of them does is not the others' loss.
+#[test]
+fn a_waker_or_destructor_that_panics_costs_the_turns_others_nothing() {
+    struct Panics;
+    impl Wake for Panics {
+        fn wake(self: Arc<Self>) {
+            panic!("in wake");
+        }
+    }
+    struct PanicsToo(Vec<u8>);
+    impl Drop for PanicsToo {
+        fn drop(&mut self) {
+            panic!("in drop");
+        }
+    }
+    // SAFETY: the vector's.
+    unsafe impl corespun::io::IoBuf for PanicsToo {
+        fn stable_ptr(&self) -> *const u8 {
+            self.0.as_ptr()
+        }
+        fn bytes_init(&self) -> usize {
+            self.0.len()
+        }
+    }
+    on_every_backend(|choice| {
+        let io = Loop::new(choice);
+        let pairs: Vec<_> = (0..5).map(|_| UnixStream::pair().unwrap()).collect();
+        let (mut peers, ours): (Vec<_>, Vec<_>) = pairs.into_iter().unzip();
+        let ours: Vec<_> = ours
+            .into_iter()
+            .map(|end| {
+                end.set_nonblocking(true).unwrap();
+                PollFd::new(end).unwrap()
+            })
+            .collect();
+        let mut waits: Vec<_> = ours.iter().map(|end| Box::pin(end.readable())).collect();
+        let woken: Vec<_> = (0..5).map(|_| Arc::new(AtomicBool::new(false))).collect();
+        for (index, wait) in waits.iter_mut().enumerate() {
+            let flag = woken[index].clone();
+            let waker = match index {
+                0 | 2 => Waker::from(Arc::new(Panics)),
+                _ => waker_fn::waker_fn(move || flag.store(true, Ordering::Relaxed)),
+            };
+            let polled = wait.as_mut().poll(&mut Context::from_waker(&waker));
+            assert!(polled.is_pending());
+        }
+        // A write whose buffer panics when it is dropped, which the driver does.
+        let file = corespun::fs::File::from_std(tempfile::tempfile().unwrap()).unwrap();
+        let mut write = Box::pin(file.write_at(PanicsToo(vec![7; 512]), 0));
+        assert!(poll_once(write.as_mut()).is_pending());
+        drop(write);
+        io.driver.poll();
+        for peer in &mut peers {
+            peer.write_all(b"x").unwrap();
+        }
+        io.settle();
+        let woken: Vec<_> = woken
+            .iter()
+            .map(|one| one.load(Ordering::Relaxed))
+            .collect();
+        assert_eq!(woken, [false, true, false, true, true]);
+        io.end();
+    });
 }

@@ -15,6 +15,7 @@ use std::ffi::c_char;
 use std::future::Future;
 use std::io;
 use std::os::fd::RawFd;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
@@ -134,13 +135,14 @@ pub(crate) enum Slot {
     Waiting(Option<Waker>, Ending),
     /// Completed; the future has not looked yet.
     Done(Completion),
-    /// In flight; the future is gone and the slot owns the payload.
-    Orphan(Box<dyn Abandon>, Ending),
+    /// In flight; the future is gone and the slot owns the payload, with the completions that came
+    /// before the last one.
+    Orphan(Box<dyn Abandon>, Ending, VecDeque<Completion>),
     /// In flight: a one-shot wait for readiness, owning what it waits on.
     Watch {
         source: Key,
         direction: Direction,
-        _owner: Rc<dyn Any>,
+        owner: Rc<dyn Any>,
     },
     /// In flight: an operation with many completions.
     Multi {
@@ -161,14 +163,17 @@ pub(crate) enum Ending {
 
 /// A payload whose future is gone.
 pub(crate) trait Abandon {
-    fn abandon(self: Box<Self>, completion: Completion);
+    /// For each completion nobody has taken, in their order; then it is dropped.
+    fn abandon(&mut self, completion: Completion);
 }
 
-struct OrphanPayload<P: Payload>(P);
+struct OrphanPayload<P: Payload>(Option<P>);
 
 impl<P: Payload> Abandon for OrphanPayload<P> {
-    fn abandon(self: Box<Self>, completion: Completion) {
-        Box::new(self.0).abandoned(completion.result);
+    fn abandon(&mut self, completion: Completion) {
+        if let Some(payload) = self.0.take() {
+            Box::new(payload).abandoned(completion.result);
+        }
     }
 }
 
@@ -176,17 +181,43 @@ impl<P: Payload> Abandon for OrphanPayload<P> {
 /// into the driver.
 pub(crate) enum Effect {
     Wake(Waker),
-    Abandon(Box<dyn Abandon>, Completion),
-    Drop(#[expect(dead_code, reason = "held to be dropped")] Rc<dyn Any>),
+    /// Releases what the completions made, one by one, and drops the payload.
+    Abandon(Box<dyn Abandon>, VecDeque<Completion>),
+    Drop(Rc<dyn Any>),
 }
 
 impl Effect {
+    /// A panic is reported and goes no further: the effects after this one are other operations'.
     pub(crate) fn run(self) {
         match self {
-            Effect::Wake(waker) => waker.wake(),
-            Effect::Abandon(payload, completion) => payload.abandon(completion),
-            Effect::Drop(_) => {}
+            Effect::Wake(waker) => contained("waker", || waker.wake()),
+            Effect::Abandon(mut payload, completions) => {
+                for completion in completions {
+                    contained("release", || payload.abandon(completion));
+                }
+                contained("destructor", || drop(payload));
+            }
+            Effect::Drop(owner) => contained("destructor", || drop(owner)),
         }
+    }
+}
+
+/// Runs foreign code; says of which kind it was if it panics.
+fn contained(what: &str, f: impl FnOnce()) {
+    // What it may leave half-changed is its own.
+    let Err(payload) = catch_unwind(AssertUnwindSafe(f)) else {
+        return;
+    };
+    let text = match payload.downcast_ref::<&str>() {
+        Some(text) => text,
+        None => payload
+            .downcast_ref::<String>()
+            .map_or("a payload that is not a string", String::as_str),
+    };
+    tracing::error!("a {what} of an I/O operation panicked: {text}");
+    // So may the payload's destructor.
+    if let Err(second) = catch_unwind(AssertUnwindSafe(|| drop(payload))) {
+        std::mem::forget(second);
     }
 }
 
@@ -225,22 +256,27 @@ impl Sink<'_> {
                 self.effects.extend(waker.take().map(Effect::Wake));
             }
             Slot::Done(_) => debug_assert!(false, "operation {key:?} completed twice"),
-            Slot::Orphan(..) | Slot::Watch { .. } if more => {}
-            Slot::Orphan(..) | Slot::Watch { .. } => match self.slots.remove(key) {
-                Some(Slot::Orphan(payload, _)) => {
-                    self.effects.push(Effect::Abandon(payload, completion));
+            Slot::Orphan(.., completions) => {
+                completions.push_back(completion);
+                if !more && let Some(Slot::Orphan(payload, _, completions)) = self.slots.remove(key)
+                {
+                    self.effects.push(Effect::Abandon(payload, completions));
                 }
-                Some(Slot::Watch {
+            }
+            Slot::Watch { .. } if more => {}
+            Slot::Watch { .. } => {
+                let Some(Slot::Watch {
                     source,
                     direction,
-                    _owner,
-                }) => {
-                    let error = (completion.result < 0).then_some(-completion.result);
-                    self.sources.ready(source, direction, error, self.effects);
-                    self.effects.push(Effect::Drop(_owner));
-                }
-                _ => unreachable!("matched above"),
-            },
+                    owner,
+                }) = self.slots.remove(key)
+                else {
+                    unreachable!("matched above");
+                };
+                let error = (completion.result < 0).then_some(-completion.result);
+                self.sources.ready(source, direction, error, self.effects);
+                self.effects.push(Effect::Drop(owner));
+            }
         }
     }
 }
@@ -286,7 +322,7 @@ impl<P: Payload> Drop for Op<P> {
     fn drop(&mut self) {
         if let Some((key, payload)) = self.running.take() {
             self.core
-                .abandon_slot(key, Box::new(OrphanPayload(payload)));
+                .abandon_slot(key, Box::new(OrphanPayload(Some(payload))));
         }
     }
 }

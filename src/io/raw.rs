@@ -115,7 +115,7 @@ impl Driver {
 
 struct Kept<T> {
     keep: T,
-    on_abandon: Option<fn(&mut T, i32)>,
+    on_abandon: Option<fn(&mut T, Completion)>,
 }
 
 impl<T> Kept<T> {
@@ -128,9 +128,9 @@ impl<T> Kept<T> {
 }
 
 impl<T: 'static> Abandon for Kept<T> {
-    fn abandon(mut self: Box<Self>, completion: Completion) {
+    fn abandon(&mut self, completion: Completion) {
         if let Some(release) = self.on_abandon {
-            release(&mut self.keep, completion.result);
+            release(&mut self.keep, completion);
         }
     }
 }
@@ -167,8 +167,9 @@ pub struct RawOp<T: 'static> {
 }
 
 impl<T: 'static> RawOp<T> {
-    /// Sets what to do with the result if this future is dropped before it saw it, for opcodes that
-    /// create something: close an accepted descriptor, say.
+    /// Sets what to do with the completion if this future is dropped before it saw it, for opcodes
+    /// that create something: close an opened descriptor, say. Called on the driver's OS thread,
+    /// also for a completion that is an error. A panic of it is logged.
     ///
     /// # Examples
     ///
@@ -183,7 +184,7 @@ impl<T: 'static> RawOp<T> {
     ///     // SAFETY: a no-op refers to nothing.
     ///     let nop = unsafe { driver.submit_raw(opcode::Nop::new().build(), released.clone())? };
     ///     // An accept would close the descriptor here.
-    ///     drop(nop.on_abandon(|released, _result| released.set(true)));
+    ///     drop(nop.on_abandon(|released, _completion| released.set(true)));
     ///     while !released.get() {
     ///         time::sleep(Duration::from_micros(20)).await;
     ///     }
@@ -192,7 +193,7 @@ impl<T: 'static> RawOp<T> {
     /// # })?.unwrap()?;
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
-    pub fn on_abandon(mut self, release: fn(&mut T, i32)) -> Self {
+    pub fn on_abandon(mut self, release: fn(&mut T, Completion)) -> Self {
         if let Some((_, kept)) = &mut self.running {
             kept.on_abandon = Some(release);
         }
@@ -240,7 +241,8 @@ impl<T: 'static> std::fmt::Debug for RawOp<T> {
 ///
 /// # Cancel safety
 ///
-/// Dropping it asks the kernel to cancel; completions nobody has taken are lost.
+/// Dropping it asks the kernel to cancel; completions nobody has taken go to
+/// [`on_abandon`](Self::on_abandon).
 ///
 /// # Examples
 ///
@@ -272,6 +274,46 @@ pub struct RawStream<T: 'static> {
     core: Rc<Core>,
     key: Key,
     kept: Option<Kept<T>>,
+}
+
+impl<T: 'static> RawStream<T> {
+    /// Sets what to do with each completion that this stream did not give out when it was dropped:
+    /// those that were waiting, and those that come until the kernel has cancelled. For opcodes that
+    /// create something each time. Called on the driver's OS thread, also for completions that are
+    /// errors. A panic of it is logged, and the others are released.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::net::TcpListener;
+    /// use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+    /// use corespun::io::{Backend, Driver, raw::{opcode, types}};
+    ///
+    /// # corespun::app::App::builder().handle_signals(false).block_on(async |_app| {
+    /// let driver = Driver::current().unwrap();
+    /// let listener = TcpListener::bind("127.0.0.1:0")?;
+    /// if driver.backend() == Backend::IoUring {
+    ///     let accept = opcode::AcceptMulti::new(types::Fd(listener.as_raw_fd())).build();
+    ///     // SAFETY: the stream keeps the listener open.
+    ///     let connections = unsafe { driver.submit_raw_multi(accept, listener)? };
+    ///     // No connection that nobody took is left open.
+    ///     drop(connections.on_abandon(|_listener, completion| {
+    ///         if completion.result >= 0 {
+    ///             // SAFETY: the kernel gave this descriptor, and nobody else knows it.
+    ///             drop(unsafe { OwnedFd::from_raw_fd(completion.result) });
+    ///         }
+    ///     }));
+    /// }
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// # })?.unwrap()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn on_abandon(mut self, release: fn(&mut T, Completion)) -> Self {
+        if let Some(kept) = &mut self.kept {
+            kept.on_abandon = Some(release);
+        }
+        self
+    }
 }
 
 impl<T: 'static> Unpin for RawStream<T> {}

@@ -10,6 +10,7 @@ use std::any::Any;
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::io;
+use std::mem;
 use std::os::fd::RawFd;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -242,56 +243,40 @@ impl Core {
         let mut state = self.state.borrow_mut();
         let State { slots, engine, .. } = &mut *state;
         let slot = slots.get_mut(key).expect("abandoned once");
-        let nothing = Completion {
-            result: 0,
-            flags: 0,
+        let (waker, ending, mut untaken, ended) = match mem::replace(slot, Slot::Done(CANCELLED)) {
+            Slot::Done(completion) => (None, Ending::ByItself, [completion].into(), true),
+            Slot::Waiting(waker, ending) => (waker, ending, VecDeque::new(), false),
+            Slot::Multi {
+                queue,
+                ended,
+                waker,
+            } => (waker, Ending::Cancelled, queue, ended),
+            Slot::Orphan(..) | Slot::Watch { .. } => unreachable!("abandoned once"),
         };
-        match std::mem::replace(slot, Slot::Done(nothing)) {
-            Slot::Done(completion) => {
-                slots.remove(key);
-                drop(state);
-                payload.abandon(completion);
+        if ended || self.is_forked() {
+            slots.remove(key);
+            if !ended {
+                untaken.push_back(CANCELLED);
             }
-            Slot::Multi { ended: true, .. } => {
-                slots.remove(key);
-                drop(state);
-                payload.abandon(Completion {
-                    result: -libc::ECANCELED,
-                    flags: 0,
-                });
+            drop(state);
+            Effect::Abandon(payload, untaken).run();
+        } else if let Engine::Closed = engine {
+            // The kernel refused to say whether it is done with the payload.
+            slots.remove(key);
+            drop(state);
+            mem::forget(payload);
+        } else {
+            *slot = Slot::Orphan(payload, ending, untaken);
+            if let Engine::Uring(uring) = engine
+                && ending == Ending::Cancelled
+                && self.mark.is_set()
+            {
+                uring.cancel(key);
             }
-            running @ (Slot::Waiting(..) | Slot::Multi { .. }) => {
-                if self.is_forked() {
-                    slots.remove(key);
-                    drop(state);
-                    drop(running);
-                    payload.abandon(CANCELLED);
-                    return;
-                }
-                if let Engine::Closed = engine {
-                    // The kernel refused to say whether it is done with the payload.
-                    slots.remove(key);
-                    drop(state);
-                    drop(running);
-                    std::mem::forget(payload);
-                    return;
-                }
-                let ending = match &running {
-                    Slot::Waiting(_, ending) => *ending,
-                    _ => Ending::Cancelled,
-                };
-                *slot = Slot::Orphan(payload, ending);
-                if let Engine::Uring(uring) = engine
-                    && ending == Ending::Cancelled
-                    && self.mark.is_set()
-                {
-                    uring.cancel(key);
-                }
-                drop(state);
-                drop(running);
-            }
-            _ => unreachable!("abandoned once"),
+            drop(state);
         }
+        // A foreign waker's destructor is foreign code.
+        drop(waker);
     }
 
     pub(crate) fn add_source(&self, fd: RawFd, owner: Rc<dyn Any>) -> io::Result<Key> {
@@ -363,7 +348,7 @@ impl Core {
                     let key = slots.insert(Slot::Watch {
                         source,
                         direction,
-                        _owner: state.owner.clone(),
+                        owner: state.owner.clone(),
                     });
                     uring.watch(key, state.fd, direction.poll_mask());
                     sources.wait(source, direction).watch = Some(key);
@@ -493,7 +478,7 @@ impl Core {
             sink.sources.wake_all(sink.effects);
             self.delays.end_all(sink.effects);
             self.in_flight.set(0);
-            std::mem::replace(engine, Engine::Closed)
+            mem::replace(engine, Engine::Closed)
         };
         drop(engine);
         for effect in effects {

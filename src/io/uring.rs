@@ -145,7 +145,10 @@ impl Uring {
         let left = self.ring.submission().len();
         match left {
             0 => self.unsubmitted.clear(),
-            _ => drop(self.unsubmitted.drain(..self.unsubmitted.len() - left)),
+            _ => {
+                let taken = self.unsubmitted.len().saturating_sub(left);
+                self.unsubmitted.drain(..taken);
+            }
         }
         match entered {
             Err(error) if !passes(&error) => Err(error),
@@ -279,7 +282,9 @@ impl Uring {
             for (key, slot) in sink.slots.iter() {
                 running |= match slot {
                     Slot::Done(_) | Slot::Multi { ended: true, .. } => false,
-                    Slot::Waiting(_, Ending::ByItself) | Slot::Orphan(_, Ending::ByItself) => true,
+                    Slot::Waiting(_, Ending::ByItself) | Slot::Orphan(_, Ending::ByItself, _) => {
+                        true
+                    }
                     _ => {
                         self.cancel(key);
                         true
