@@ -61,6 +61,20 @@ pub(super) enum Engine {
     Closed,
 }
 
+impl Engine {
+    /// For raw ring entries.
+    fn ring(&mut self) -> io::Result<&mut Uring> {
+        match self {
+            Engine::Uring(uring) => Ok(uring),
+            Engine::Epoll(_) => Err(io::Error::new(
+                io::ErrorKind::Unsupported,
+                "raw ring entries need the io_uring back-end; this driver runs on epoll",
+            )),
+            Engine::Closed => Err(shut_down()),
+        }
+    }
+}
+
 pub(super) enum Turn {
     Poll,
     Park(Option<Duration>),
@@ -171,16 +185,7 @@ impl Core {
         self.check_current()?;
         let mut state = self.state.borrow_mut();
         let State { slots, engine, .. } = &mut *state;
-        let uring = match engine {
-            Engine::Uring(uring) => uring,
-            Engine::Epoll(_) => {
-                return Err(io::Error::new(
-                    io::ErrorKind::Unsupported,
-                    "raw ring entries need the io_uring back-end; this driver runs on epoll",
-                ));
-            }
-            Engine::Closed => return Err(shut_down()),
-        };
+        let uring = engine.ring()?;
         let key = slots.insert(match many {
             false => Slot::Waiting(None, Ending::Cancelled),
             true => Slot::Multi {
@@ -192,6 +197,27 @@ impl Core {
         uring.push(entry.user_data(key.to_bits()));
         self.in_flight.set(self.in_flight.get() + 1);
         Ok(key)
+    }
+
+    /// Queues ring entries that go to the kernel together or not at all.
+    pub(crate) fn submit_chain(
+        &self,
+        mut chain: Vec<io_uring::squeue::Entry>,
+    ) -> io::Result<Vec<Key>> {
+        self.check_current()?;
+        let mut state = self.state.borrow_mut();
+        let State { slots, engine, .. } = &mut *state;
+        let uring = engine.ring()?;
+        uring.check_length(chain.len())?;
+        let mut keys = Vec::with_capacity(chain.len());
+        for entry in &mut chain {
+            let key = slots.insert(Slot::Waiting(None, Ending::Cancelled));
+            entry.set_user_data(key.to_bits());
+            keys.push(key);
+        }
+        uring.push_chain(chain);
+        self.in_flight.set(self.in_flight.get() + keys.len());
+        Ok(keys)
     }
 
     /// The completion of `Slot::Waiting`/`Done`, freeing the slot.

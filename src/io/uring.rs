@@ -18,6 +18,7 @@ use nix::sys::eventfd::EventFd;
 use super::blocking::BlockingPool;
 use super::config::{DriverConfig, DriverError};
 use super::op::{Completion, Ending, Request, Sink, Slot};
+use super::raw::is_linked;
 use super::table::Key;
 
 /// Tags of entries that are not operations.
@@ -114,7 +115,7 @@ impl Uring {
     }
 
     pub(crate) fn push(&mut self, entry: squeue::Entry) {
-        // SAFETY: as in `flush_backlog`.
+        // SAFETY: as in `push_chain`.
         let full =
             !self.backlog.is_empty() || unsafe { self.ring.submission().push(&entry) }.is_err();
         if full {
@@ -124,17 +125,45 @@ impl Uring {
         }
     }
 
-    /// Moves waiting entries into the ring as far as there is room.
+    /// # Errors
+    ///
+    /// If a chain of so many entries never fits into the submission ring.
+    pub(crate) fn check_length(&mut self, chain: usize) -> io::Result<()> {
+        let capacity = self.ring.submission().capacity();
+        if chain <= capacity {
+            return Ok(());
+        }
+        Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            format!(
+                "a chain of {chain} entries does not fit into a submission queue of {capacity}"
+            ),
+        ))
+    }
+
+    /// Queues entries of which each but the last is linked to the next, so that they are submitted by
+    /// one system call: the kernel ends a chain with the call.
+    pub(crate) fn push_chain(&mut self, chain: Vec<squeue::Entry>) {
+        self.backlog.extend(chain);
+        self.flush_backlog();
+    }
+
+    /// Moves waiting entries into the ring as far as there is room, a chain as a whole.
     fn flush_backlog(&mut self) {
         let mut queue = self.ring.submission();
-        while let Some(entry) = self.backlog.front() {
-            // SAFETY: the entry's memory and descriptor are owned by a payload, or a watch's owner,
-            // that lives until its completion (`op`).
-            if unsafe { queue.push(entry) }.is_err() {
+        while !self.backlog.is_empty() {
+            let linked = self.backlog.iter().take_while(|entry| is_linked(entry));
+            let length = linked.count() + 1;
+            if queue.capacity() - queue.len() < length {
                 break;
             }
-            self.unsubmitted.push_back(entry.get_user_data());
-            self.backlog.pop_front();
+            for entry in self.backlog.drain(..length) {
+                // SAFETY: the entry's memory and descriptor are owned by a payload, or a watch's
+                // owner, that lives until its completion (`op`).
+                let pushed = unsafe { queue.push(&entry) };
+                debug_assert!(pushed.is_ok(), "there was room");
+                self.unsubmitted.push_back(entry.get_user_data());
+            }
         }
     }
 
@@ -192,11 +221,14 @@ impl Uring {
             if call {
                 self.enter(|submitter| submitter.submit())?;
             }
-            let room = !self.ring.submission().is_full();
-            if self.backlog.is_empty() || !room {
+            if self.backlog.is_empty() {
                 break;
             }
+            let before = self.backlog.len();
             self.flush_backlog();
+            if self.backlog.len() == before {
+                break;
+            }
         }
         self.reap(sink);
         Ok(())
