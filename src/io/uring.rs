@@ -73,13 +73,15 @@ impl Uring {
     /// to enter it.
     fn try_out(&mut self) -> io::Result<()> {
         self.push(opcode::Nop::new().build().user_data(TRIAL));
-        loop {
+        // Signals and shortages pass; a thousand of them in a row do not.
+        for _ in 0..1000 {
             self.enter(|submitter| submitter.submit_and_wait(1))?;
             if let Some(done) = self.ring.completion().next() {
                 debug_assert_eq!(done.user_data(), TRIAL);
                 return Ok(());
             }
         }
+        Err(io::ErrorKind::WouldBlock.into())
     }
 
     /// Starts the operation `key`, on a helper thread if this kernel's ring does not know it.
@@ -263,15 +265,27 @@ impl Uring {
 
     /// Submits, and blocks until there is a completion.
     fn wait(&mut self, timeout: Option<Duration>) -> io::Result<()> {
-        self.enter(|submitter| match timeout {
-            None => submitter.submit_and_wait(1),
-            Some(timeout) => {
-                let limit = Timespec::new()
-                    .sec(timeout.as_secs())
-                    .nsec(timeout.subsec_nanos());
-                submitter.submit_with_args(1, &SubmitArgs::new().timespec(&limit))
-            }
-        })
+        let mut short = false;
+        self.enter(|submitter| {
+            let waited = match timeout {
+                None => submitter.submit_and_wait(1),
+                Some(timeout) => {
+                    let limit = Timespec::new()
+                        .sec(timeout.as_secs())
+                        .nsec(timeout.subsec_nanos());
+                    submitter.submit_with_args(1, &SubmitArgs::new().timespec(&limit))
+                }
+            };
+            let errno = waited.as_ref().err().and_then(io::Error::raw_os_error);
+            short = matches!(errno, Some(libc::EAGAIN | libc::ENOMEM));
+            waited
+        })?;
+        if short {
+            // The kernel is short of memory, and that ends no sooner for being asked without pause.
+            let pause = Duration::from_millis(1);
+            std::thread::sleep(timeout.map_or(pause, |timeout| timeout.min(pause)));
+        }
+        Ok(())
     }
 
     /// Takes the completions that are there; no system call.
