@@ -722,10 +722,9 @@ impl Local {
             max => max.min(self.batch),
         };
         self.begin_messages();
-        let mut looks = true;
         let mut ran = 0;
         while ran < limit
-            && let Some(message) = self.next_message(&mut looks)
+            && let Some(message) = self.next_message()
         {
             self.run_message(message);
             ran += 1;
