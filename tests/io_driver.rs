@@ -708,8 +708,8 @@ fn a_chain_of_raw_entries_stays_linked_however_full_the_queue_is() {
     let chain = unsafe { io.driver.submit_raw_chain(vec![(hard, ()), (nop(), ())]) }.unwrap();
     let done = io.block_on(futures::future::join_all(chain));
     assert_eq!((done[0].0.result, done[1].0.result), (-libc::EBADF, 0));
-    // SAFETY: as above.
     assert!(
+        // SAFETY: as above.
         unsafe { io.driver.submit_raw_chain(Vec::<(_, ())>::new()) }
             .unwrap()
             .is_empty()
@@ -730,22 +730,27 @@ fn raw_entries_that_would_lose_their_link_or_never_complete_are_refused() {
         assert!(error.to_string().contains(what), "{error}");
     };
     for flags in [squeue::Flags::IO_LINK, squeue::Flags::IO_HARDLINK] {
-        // SAFETY: a no-op refers to nothing, here and below.
+        // SAFETY: a no-op refers to nothing.
         let lone = unsafe { io.driver.submit_raw(with(flags), ()) };
         refused(lone.unwrap_err(), "submit_raw_chain");
+        // SAFETY: a no-op refers to nothing.
         let lone = unsafe { io.driver.submit_raw_multi(with(flags), ()) };
         refused(lone.unwrap_err(), "submit_raw_chain");
         let open_end = vec![(with(flags), ()), (with(flags), ())];
+        // SAFETY: a no-op refers to nothing.
         let chain = unsafe { io.driver.submit_raw_chain(open_end) };
         refused(chain.unwrap_err(), "submit_raw_chain");
     }
     let silent = squeue::Flags::SKIP_SUCCESS;
+    // SAFETY: a no-op refers to nothing.
     let lone = unsafe { io.driver.submit_raw(with(silent), ()) };
     refused(lone.unwrap_err(), "SKIP_SUCCESS");
     let chain = vec![(with(silent), ()), (with(squeue::Flags::empty()), ())];
+    // SAFETY: a no-op refers to nothing.
     let chain = unsafe { io.driver.submit_raw_chain(chain) };
     refused(chain.unwrap_err(), "SKIP_SUCCESS");
     let long = (0..5).map(|_| (with(squeue::Flags::empty()), ()));
+    // SAFETY: a no-op refers to nothing.
     let chain = unsafe { io.driver.submit_raw_chain(long.collect()) };
     refused(chain.unwrap_err(), "queue of 4");
     assert_eq!(io.driver.in_flight(), 0);
