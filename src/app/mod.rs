@@ -99,6 +99,14 @@ pub enum AppError {
     /// The signal handlers could not be installed.
     #[error("cannot install handlers for SIGINT and SIGTERM: {0}")]
     Signals(nix::errno::Errno),
+    /// The kernel refused to serve a reactor's I/O while the app ran, which stopped it.
+    #[error("reactor {core} stopped the app: {source}")]
+    IoLost {
+        /// The reactor's core.
+        core: usize,
+        /// What was refused.
+        source: std::io::Error,
+    },
     /// As many apps as can handle signals in one process do.
     #[error(
         "{limit} apps of this process handle signals already: give this one `handle_signals(false)`"

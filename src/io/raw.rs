@@ -1,15 +1,19 @@
 //! Ring operations that have no wrapper here: any opcode, with what it needs kept alive.
 
+use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use futures::Stream;
+use io_uring::squeue::Flags;
 pub use io_uring::{cqueue, opcode, squeue, types};
 
 use super::driver::Driver;
 use super::op::{Abandon, Completion};
 use super::state::Core;
+use super::table::Key;
+use crate::sync::budget::poll_budget;
 
 impl Driver {
     /// Queues a ring entry as it stands (its user data is overwritten) and gives a future of its
@@ -21,14 +25,15 @@ impl Driver {
     ///
     /// # Errors
     ///
-    /// `ErrorKind::Unsupported` if the driver runs on another back-end; an error if it is not the
-    /// OS thread's current driver. `keep` is dropped then.
+    /// `ErrorKind::Unsupported` if the driver runs on another back-end; `InvalidInput` for an entry
+    /// that is linked to the next ([`submit_raw_chain`](Self::submit_raw_chain) is for those) or that
+    /// asks for no completion; an error if it is not the OS thread's current driver. `keep` is dropped
+    /// then.
     ///
     /// # Safety
     ///
     /// Everything the entry refers to must stay valid until `keep` is dropped, also when `keep` is
-    /// moved. The entry must complete exactly once and must not be a linked one whose partner is not
-    /// submitted.
+    /// moved. The entry must complete exactly once.
     ///
     /// # Examples
     ///
@@ -51,16 +56,12 @@ impl Driver {
         &self,
         entry: squeue::Entry,
         keep: T,
-    ) -> std::io::Result<RawOp<T>> {
+    ) -> io::Result<RawOp<T>> {
+        check_lone(&entry)?;
         let key = self.core().submit_entry(entry, false)?;
-        let kept = Some(Kept {
-            keep,
-            on_abandon: None,
-        });
         Ok(RawOp {
             core: self.core().clone(),
-            key,
-            kept,
+            running: Some((key, Kept::new(keep))),
         })
     }
 
@@ -106,29 +107,133 @@ impl Driver {
         &self,
         entry: squeue::Entry,
         keep: T,
-    ) -> std::io::Result<RawStream<T>> {
+    ) -> io::Result<RawStream<T>> {
+        check_lone(&entry)?;
         let key = self.core().submit_entry(entry, true)?;
-        let kept = Some(Kept {
-            keep,
-            on_abandon: None,
-        });
         Ok(RawStream {
             core: self.core().clone(),
             key,
-            kept,
+            kept: Some(Kept::new(keep)),
         })
     }
 }
 
+impl Driver {
+    /// As [`submit_raw`](Self::submit_raw), for a chain of entries that the kernel performs one after
+    /// the other: it reaches the kernel as a whole, however full the queue is. Each entry but the last
+    /// gets the flag `IO_LINK`, unless it has `IO_HARDLINK`.
+    ///
+    /// If one fails, those after it complete with `ECANCELED`, except behind a hard link. To drop one
+    /// of the futures is to cancel it, with the same consequence.
+    ///
+    /// # Errors
+    ///
+    /// As [`submit_raw`](Self::submit_raw); `InvalidInput` also for a chain that is longer than the
+    /// submission queue ([`DriverConfig::entries`](super::DriverConfig::entries)), and for a last
+    /// entry that is linked. Nothing is submitted then.
+    ///
+    /// # Safety
+    ///
+    /// As [`submit_raw`](Self::submit_raw), for each entry and what is kept for it.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use corespun::io::{Backend, Driver, raw::opcode};
+    /// use futures::future::join_all;
+    ///
+    /// # corespun::app::App::builder().handle_signals(false).block_on(async |_app| {
+    /// let driver = Driver::current().unwrap();
+    /// if driver.backend() == Backend::IoUring {
+    ///     // A write and an fsync after it, say.
+    ///     let chain = ["first", "second"].map(|what| (opcode::Nop::new().build(), what));
+    ///     // SAFETY: a no-op refers to nothing.
+    ///     let chain = unsafe { driver.submit_raw_chain(chain.into())? };
+    ///     let done = join_all(chain).await;
+    ///     assert!(done.iter().all(|(completion, _)| completion.result == 0));
+    ///     assert_eq!(done[1].1, "second");
+    /// }
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// # })?.unwrap()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub unsafe fn submit_raw_chain<T: 'static>(
+        &self,
+        chain: Vec<(squeue::Entry, T)>,
+    ) -> io::Result<Vec<RawOp<T>>> {
+        let (mut entries, kept): (Vec<_>, Vec<_>) = chain.into_iter().unzip();
+        if let Some((last, linked)) = entries.split_last_mut() {
+            check_lone(last)?;
+            for entry in linked {
+                let flags = flags_of(entry);
+                if flags.contains(Flags::SKIP_SUCCESS) {
+                    return Err(invalid(UNANSWERED));
+                }
+                if !flags.contains(Flags::IO_HARDLINK) {
+                    *entry = entry.clone().flags(Flags::IO_LINK);
+                }
+            }
+        }
+        let keys = self.core().submit_chain(entries)?;
+        let made = keys.into_iter().zip(kept).map(|(key, keep)| RawOp {
+            core: self.core().clone(),
+            running: Some((key, Kept::new(keep))),
+        });
+        Ok(made.collect())
+    }
+}
+
+const UNANSWERED: &str = "a raw entry without a completion would never end: clear SKIP_SUCCESS";
+
+/// Refuses what cannot be submitted alone.
+fn check_lone(entry: &squeue::Entry) -> io::Result<()> {
+    let flags = flags_of(entry);
+    if is_linked(entry) {
+        return Err(invalid(
+            "a raw entry that is linked has to be submitted with the next one: use submit_raw_chain",
+        ));
+    }
+    if flags.contains(Flags::SKIP_SUCCESS) {
+        return Err(invalid(UNANSWERED));
+    }
+    Ok(())
+}
+
+/// Whether the next entry belongs to the same chain.
+pub(super) fn is_linked(entry: &squeue::Entry) -> bool {
+    flags_of(entry).intersects(Flags::IO_LINK | Flags::IO_HARDLINK)
+}
+
+fn flags_of(entry: &squeue::Entry) -> Flags {
+    const { assert!(size_of::<squeue::Entry>() == 64) };
+    // SAFETY: an entry is the kernel's `struct io_uring_sqe` of 64 bytes, as its type says, whose
+    // second one are the flags (`linux/io_uring.h`).
+    Flags::from_bits_retain(unsafe { *std::ptr::from_ref(entry).cast::<u8>().add(1) })
+}
+
+#[cold]
+fn invalid(message: &'static str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidInput, message)
+}
+
 struct Kept<T> {
     keep: T,
-    on_abandon: Option<fn(&mut T, i32)>,
+    on_abandon: Option<fn(&mut T, Completion)>,
+}
+
+impl<T> Kept<T> {
+    fn new(keep: T) -> Self {
+        Kept {
+            keep,
+            on_abandon: None,
+        }
+    }
 }
 
 impl<T: 'static> Abandon for Kept<T> {
-    fn abandon(mut self: Box<Self>, completion: Completion) {
+    fn abandon(&mut self, completion: Completion) {
         if let Some(release) = self.on_abandon {
-            release(&mut self.keep, completion.result);
+            release(&mut self.keep, completion);
         }
     }
 }
@@ -160,13 +265,14 @@ impl<T: 'static> Abandon for Kept<T> {
 #[must_use = "dropping it cancels the operation"]
 pub struct RawOp<T: 'static> {
     core: Rc<Core>,
-    key: usize,
-    kept: Option<Kept<T>>,
+    /// None once the completion was given: there is no key left to ask with.
+    running: Option<(Key, Kept<T>)>,
 }
 
 impl<T: 'static> RawOp<T> {
-    /// Sets what to do with the result if this future is dropped before it saw it, for opcodes that
-    /// create something: close an accepted descriptor, say.
+    /// Sets what to do with the completion if this future is dropped before it saw it, for opcodes
+    /// that create something: close an opened descriptor, say. Called on the driver's OS thread,
+    /// also for a completion that is an error. A panic of it is logged.
     ///
     /// # Examples
     ///
@@ -181,7 +287,7 @@ impl<T: 'static> RawOp<T> {
     ///     // SAFETY: a no-op refers to nothing.
     ///     let nop = unsafe { driver.submit_raw(opcode::Nop::new().build(), released.clone())? };
     ///     // An accept would close the descriptor here.
-    ///     drop(nop.on_abandon(|released, _result| released.set(true)));
+    ///     drop(nop.on_abandon(|released, _completion| released.set(true)));
     ///     while !released.get() {
     ///         time::sleep(Duration::from_micros(20)).await;
     ///     }
@@ -190,8 +296,8 @@ impl<T: 'static> RawOp<T> {
     /// # })?.unwrap()?;
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
-    pub fn on_abandon(mut self, release: fn(&mut T, i32)) -> Self {
-        if let Some(kept) = &mut self.kept {
+    pub fn on_abandon(mut self, release: fn(&mut T, Completion)) -> Self {
+        if let Some((_, kept)) = &mut self.running {
             kept.on_abandon = Some(release);
         }
         self
@@ -204,20 +310,24 @@ impl<T: 'static> Unpin for RawOp<T> {}
 impl<T: 'static> Future for RawOp<T> {
     type Output = (Completion, T);
 
+    /// # Panics
+    ///
+    /// If it has given its completion already.
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let completion = ready!(self.core.poll_slot(self.key, cx));
-        let kept = self
-            .kept
-            .take()
-            .expect("raw operation polled after it completed");
+        let Some((key, _)) = self.running else {
+            panic!("raw operation polled after it completed");
+        };
+        let budget = ready!(poll_budget(cx));
+        let completion = ready!(budget.on(self.core.poll_slot(key, cx)));
+        let (_, kept) = self.running.take().expect("it was there");
         Poll::Ready((completion, kept.keep))
     }
 }
 
 impl<T: 'static> Drop for RawOp<T> {
     fn drop(&mut self) {
-        if let Some(kept) = self.kept.take() {
-            self.core.abandon_slot(self.key, Box::new(kept));
+        if let Some((key, kept)) = self.running.take() {
+            self.core.abandon_slot(key, Box::new(kept));
         }
     }
 }
@@ -225,7 +335,7 @@ impl<T: 'static> Drop for RawOp<T> {
 impl<T: 'static> std::fmt::Debug for RawOp<T> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("RawOp")
-            .field("key", &self.key)
+            .field("key", &self.running.as_ref().map(|(key, _)| key))
             .finish_non_exhaustive()
     }
 }
@@ -234,7 +344,8 @@ impl<T: 'static> std::fmt::Debug for RawOp<T> {
 ///
 /// # Cancel safety
 ///
-/// Dropping it asks the kernel to cancel; completions nobody has taken are lost.
+/// Dropping it asks the kernel to cancel; completions nobody has taken go to
+/// [`on_abandon`](Self::on_abandon).
 ///
 /// # Examples
 ///
@@ -264,8 +375,48 @@ impl<T: 'static> std::fmt::Debug for RawOp<T> {
 #[must_use = "dropping it cancels the operation"]
 pub struct RawStream<T: 'static> {
     core: Rc<Core>,
-    key: usize,
+    key: Key,
     kept: Option<Kept<T>>,
+}
+
+impl<T: 'static> RawStream<T> {
+    /// Sets what to do with each completion that this stream did not give out when it was dropped:
+    /// those that were waiting, and those that come until the kernel has cancelled. For opcodes that
+    /// create something each time. Called on the driver's OS thread, also for completions that are
+    /// errors. A panic of it is logged, and the others are released.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::net::TcpListener;
+    /// use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+    /// use corespun::io::{Backend, Driver, raw::{opcode, types}};
+    ///
+    /// # corespun::app::App::builder().handle_signals(false).block_on(async |_app| {
+    /// let driver = Driver::current().unwrap();
+    /// let listener = TcpListener::bind("127.0.0.1:0")?;
+    /// if driver.backend() == Backend::IoUring {
+    ///     let accept = opcode::AcceptMulti::new(types::Fd(listener.as_raw_fd())).build();
+    ///     // SAFETY: the stream keeps the listener open.
+    ///     let connections = unsafe { driver.submit_raw_multi(accept, listener)? };
+    ///     // No connection that nobody took is left open.
+    ///     drop(connections.on_abandon(|_listener, completion| {
+    ///         if completion.result >= 0 {
+    ///             // SAFETY: the kernel gave this descriptor, and nobody else knows it.
+    ///             drop(unsafe { OwnedFd::from_raw_fd(completion.result) });
+    ///         }
+    ///     }));
+    /// }
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// # })?.unwrap()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn on_abandon(mut self, release: fn(&mut T, Completion)) -> Self {
+        if let Some(kept) = &mut self.kept {
+            kept.on_abandon = Some(release);
+        }
+        self
+    }
 }
 
 impl<T: 'static> Unpin for RawStream<T> {}
@@ -274,7 +425,8 @@ impl<T: 'static> Stream for RawStream<T> {
     type Item = Completion;
 
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Completion>> {
-        self.core.poll_multi(self.key, cx)
+        let budget = ready!(poll_budget(cx));
+        budget.on(self.core.poll_multi(self.key, cx))
     }
 }
 
@@ -291,5 +443,19 @@ impl<T: 'static> std::fmt::Debug for RawStream<T> {
         f.debug_struct("RawStream")
             .field("key", &self.key)
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_flags_of_an_entry_are_where_the_kernel_has_them() {
+        let nop = || opcode::Nop::new().build();
+        assert_eq!(flags_of(&nop()), Flags::empty());
+        for flag in Flags::all().iter() {
+            assert_eq!(flags_of(&nop().flags(flag)), flag);
+        }
     }
 }

@@ -106,9 +106,10 @@ impl TcpSocket {
     ///
     /// Those of `getsockname(2)`.
     pub fn local_addr(&self) -> io::Result<SocketAddr> {
-        self.0.local_addr()?.as_socket().ok_or_else(|| {
-            io::Error::new(io::ErrorKind::InvalidData, "not an internet address")
-        })
+        self.0
+            .local_addr()?
+            .as_socket()
+            .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "not an internet address"))
     }
 
     /// Listens, on this OS thread's driver, with so many connections that may wait to be accepted.

@@ -158,7 +158,9 @@ impl UnixDatagram {
     pub async fn recv<B: IoBufMut>(&self, buf: B) -> (io::Result<usize>, B) {
         let (received, buf) = self
             .0
-            .recv(buf, |socket, space| Ok((SockRef::from(socket).recv(space)?, ())))
+            .recv(buf, |socket, space| {
+                Ok((SockRef::from(socket).recv(space)?, ()))
+            })
             .await;
         (received.map(|(count, ())| count), buf)
     }

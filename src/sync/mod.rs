@@ -6,16 +6,21 @@
 
 #[cfg(all(test, corespun_loom))]
 mod abort_loom_tests;
+pub(crate) mod budget;
 mod critical;
 #[cfg(all(test, corespun_loom))]
 mod hop_loom_tests;
 #[cfg(all(test, corespun_loom))]
 mod loom_tests;
 mod mailbox;
+mod own_queue;
+#[cfg(all(test, corespun_loom))]
+mod own_queue_loom_tests;
 mod ring;
 
 pub(crate) use critical::{CriticalSlot, PostError};
 pub(crate) use mailbox::{Mailbox, PushError};
+pub(crate) use own_queue::{OwnEntry, OwnQueue};
 
 pub(crate) mod atomic {
     #[cfg(corespun_loom)]
@@ -54,6 +59,10 @@ impl<T> SegQueue<T> {
 
     pub(crate) fn pop(&self) -> Option<T> {
         self.0.lock().unwrap().pop_front()
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.0.lock().unwrap().len()
     }
 }
 

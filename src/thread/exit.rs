@@ -19,11 +19,12 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use super::activity::Activity;
 use super::local::{Entered, ExitPhase, Local, TimerTarget};
 use super::shared::{self, Shared};
+use crate::sync::budget::poll_budget;
 
 /// Something that keeps an exiting thread from reading EXITED.
 ///
@@ -242,14 +243,14 @@ impl Local {
             self.shared.critical.clear();
         }
         loop {
-            while let Some(message) = self.ready.pop() {
-                unrun += usize::from(message.is_limited());
+            while let Some(message) = self.take_unrun() {
+                unrun += usize::from(!message.is_task());
                 self.drop_contained(message);
             }
             // SAFETY: this `Local` is the owner's, so the caller is the consumer.
             match unsafe { self.shared.mailbox.pop() } {
                 Some(message) => {
-                    unrun += usize::from(message.is_limited());
+                    unrun += usize::from(!message.is_task());
                     self.drop_contained(message);
                 }
                 // SAFETY: as above.
@@ -306,12 +307,14 @@ impl Future for Exit {
     type Output = ();
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let budget = ready!(poll_budget(cx));
         let mut wakers = match self.shared.exit_wakers.lock() {
             Ok(wakers) => wakers,
             Err(poisoned) => poisoned.into_inner(),
         };
         // Looked at under the lock that the end of the exit takes afterwards.
         if self.shared.state.load(Ordering::Acquire) == shared::EXITED {
+            budget.progressed();
             return Poll::Ready(());
         }
         if !wakers.iter().any(|waker| waker.will_wake(cx.waker())) {

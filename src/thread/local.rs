@@ -21,6 +21,7 @@ use super::ready::ReadyQueue;
 use super::shared::Shared;
 use super::spinlock::HeldLocks;
 use super::timer_queue::{TimerKey, TimerQueue};
+use crate::sync::budget;
 
 /// What a timer does when it is due.
 pub(crate) enum TimerTarget {
@@ -54,7 +55,7 @@ pub(crate) struct Local {
     pub(crate) shared: Arc<Shared>,
     /// How many counted references to `shared` lie here for tasks to come.
     spare_shared: Cell<usize>,
-    pub(crate) ready: ReadyQueue,
+    pub(super) ready: ReadyQueue,
     pub(crate) pollers: PollerLists,
     pub(crate) timers: RefCell<TimerQueue<TimerTarget>>,
     pub(crate) live: LiveList,
@@ -66,16 +67,10 @@ pub(crate) struct Local {
     /// those that hold an `Rc` of this.
     pub(crate) not_send: Cell<usize>,
     pub(crate) task_ids: Cell<u64>,
-    /// Whether the next message comes from the mailbox or from `ready`, when
-    /// both have some.
-    pub(super) mailbox_next: Cell<bool>,
     /// How many eager first polls are under way, one inside the other.
     pub(crate) eager_depth: Cell<u8>,
     /// The task being polled, as the task floor knows it.
     pub(crate) running: Cell<*const ()>,
-    /// What the task being polled may still take from sources that are always
-    /// ready; `u32::MAX` is without limit.
-    pub(crate) budget: Cell<u32>,
     /// Whether each poll of a task is measured.
     pub(crate) times_tasks: bool,
     /// Ticks after which a callback has held the thread too long; 0 for never.
@@ -109,6 +104,8 @@ pub(crate) fn current_ptr() -> *const Local {
 /// Makes a thread the current one until dropped, then what was before.
 pub(crate) struct Entered<'a> {
     previous: *const Local,
+    /// Of the task that entered another thread: what runs there takes none of it.
+    budget: u32,
     /// Keeps the `Local` alive and the guard on its OS thread.
     _local: &'a Rc<Local>,
 }
@@ -118,6 +115,7 @@ impl<'a> Entered<'a> {
     pub(crate) fn new(local: &'a Rc<Local>) -> Self {
         Entered {
             previous: CURRENT.replace(Rc::as_ptr(local)),
+            budget: budget::replace(budget::UNLIMITED),
             _local: local,
         }
     }
@@ -127,11 +125,13 @@ impl Drop for Entered<'_> {
     #[inline]
     fn drop(&mut self) {
         CURRENT.set(self.previous);
+        budget::replace(self.budget);
     }
 }
 
 impl Drop for Local {
     fn drop(&mut self) {
+        while self.take_unrun().is_some() {}
         while self.spare_shared.get() > 0 {
             drop(self.lend_shared());
         }
@@ -146,10 +146,9 @@ impl Local {
             stall_limit,
             eager_depth: Cell::new(0),
             running: Cell::new(ptr::null()),
-            budget: Cell::new(u32::MAX),
+            ready: ReadyQueue::new(&shared.mailbox, shared.limit),
             shared,
             spare_shared: Cell::new(0),
-            ready: ReadyQueue::default(),
             pollers: PollerLists::default(),
             timers: RefCell::new(TimerQueue::new()),
             live: LiveList::new(),
@@ -158,7 +157,6 @@ impl Local {
             channels: OnceCell::new(),
             not_send: Cell::new(0),
             task_ids: Cell::new(0),
-            mailbox_next: Cell::new(true),
             batch,
             exit_phase: Cell::new(ExitPhase::None),
             exit_deadline: Cell::new(0),

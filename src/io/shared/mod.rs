@@ -19,11 +19,11 @@ use std::task::{Context, Poll, ready};
 use home::Fallback;
 pub use home::Home;
 pub use remote::{DriverHandle, NotWatched};
-pub(crate) use remote::{SHARED, Table};
+pub(crate) use remote::{Watched, is_tag};
 pub use source::ReadyEvent;
 use source::Source;
 
-use super::driver::{Driver, current_id};
+use super::driver::{Driver, current_id, current_is_usable};
 use super::interest::{Interest, Ready};
 use super::readiness::Direction;
 
@@ -283,7 +283,7 @@ impl FdWatch {
     #[inline]
     fn here(&self, direction: Direction) -> io::Result<()> {
         let here = current_id();
-        if here != 0 && self.source.is_here(direction, here) {
+        if here != 0 && self.source.is_here(direction, here) && current_is_usable() {
             return Ok(());
         }
         self.begin_to_watch(direction)

@@ -21,9 +21,16 @@ use slab::Slab;
 use super::source::Source;
 use crate::io::interest::{Interest, Ready};
 use crate::io::readiness::Direction;
+use crate::io::state::Core;
 
-/// Marks the events of shared descriptors in a set that has others too.
-pub(crate) const SHARED: u64 = 1 << 62;
+/// Marks the events of shared descriptors in a set that has others too: a place that no `Key` has. With
+/// the last numbers of all it marks what is no descriptor's event.
+const MARK: u64 = u32::MAX as u64;
+
+/// Whether an event of the set is that of a shared descriptor; the set's own tags are looked at first.
+pub(crate) fn is_tag(data: u64) -> bool {
+    data & MARK == MARK
+}
 
 /// So many places that wait to be given free end the driver's sleep.
 const MANY: usize = 64;
@@ -40,6 +47,9 @@ enum Note {
 /// The part of a driver that every OS thread may use.
 pub(super) struct Remote {
     id: usize,
+    /// The process that made it: the set is also in the hands of a forked child, which may not touch
+    /// what its parent watches.
+    process: u32,
     set: Arc<Set>,
     notes: SegQueue<Note>,
     /// Places among the notes.
@@ -58,6 +68,9 @@ impl Remote {
 
     /// Takes a descriptor, which is still open, out of the set. Any thread.
     pub(super) fn forget(&self, fd: RawFd, key: usize) {
+        if std::process::id() != self.process {
+            return;
+        }
         // SAFETY: the caller holds the descriptor open.
         let fd = unsafe { BorrowedFd::borrow_raw(fd) };
         // Fails only if the descriptor's owner has closed the file behind it.
@@ -71,7 +84,7 @@ impl Remote {
     /// Asks the driver to watch; false if it has ended. Any thread.
     fn ask(&self, source: Arc<Source>) -> bool {
         self.notes.push(Note::Watch(source));
-        // Pairs with the fence in `Table::end`: either that finds the note or this sees the end.
+        // Pairs with the fence in `Watched::end`: either that finds the note or this sees the end.
         fence(Ordering::SeqCst);
         self.hurry();
         !self.ended.load(Ordering::Relaxed)
@@ -155,7 +168,7 @@ impl std::fmt::Debug for DriverHandle {
 }
 
 /// The descriptors that a driver watches. Its own thread only.
-pub(crate) struct Table {
+pub(crate) struct Watched {
     remote: Arc<Remote>,
     entries: RefCell<Slab<Entry>>,
     events: RefCell<Vec<EpollEvent>>,
@@ -168,23 +181,24 @@ struct Entry {
     strays: u8,
 }
 
-impl Table {
-    /// `id` is the driver's, and `set` its set, or one of its own.
-    pub(crate) fn new(id: usize, set: Option<Arc<Set>>, wake: Arc<EventFd>) -> io::Result<Self> {
+impl Watched {
+    /// For the driver of `core`, in its set, or one of its own.
+    pub(crate) fn new(core: &Core, set: Option<Arc<Set>>) -> io::Result<Self> {
         let set = match set {
             Some(set) => set,
             None => Arc::new(Set::new(EpollCreateFlags::EPOLL_CLOEXEC)?),
         };
         let remote = Remote {
-            id,
+            id: std::ptr::from_ref(core).addr(),
+            process: std::process::id(),
             set,
             notes: SegQueue::new(),
             freed: AtomicUsize::new(0),
             urgent: AtomicBool::new(false),
             ended: AtomicBool::new(false),
-            wake,
+            wake: core.wake.clone(),
         };
-        Ok(Table {
+        Ok(Watched {
             remote: Arc::new(remote),
             entries: RefCell::default(),
             events: RefCell::default(),
@@ -222,7 +236,7 @@ impl Table {
         let key = entry.key();
         // SAFETY: the source's lock is held and it has not given the descriptor up.
         let fd = unsafe { BorrowedFd::borrow_raw(fd) };
-        let event = EpollEvent::new(interest.epoll_flags(), SHARED | key as u64);
+        let event = EpollEvent::new(interest.epoll_flags(), (key as u64) << 32 | MARK);
         self.remote.set.add(fd, event)?;
         entry.insert(Entry {
             source: source.clone(),
@@ -247,7 +261,7 @@ impl Table {
 
     /// Tells a source of its event.
     pub(crate) fn dispatch(&self, event: EpollEvent, woken: &mut impl Extend<Waker>) {
-        let key = (event.data() & !SHARED) as usize;
+        let key = (event.data() >> 32) as usize;
         let mut entries = self.entries.borrow_mut();
         let Some(entry) = entries.get_mut(key) else {
             debug_assert!(false, "an event for the unknown descriptor {key}");
