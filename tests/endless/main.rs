@@ -1,11 +1,12 @@
 //! G9 for every source of the library that can be ready without end: a task that loops on it gives
 //! way after a budget's worth, so that a neighbour has its turn and a timer fires.
 //!
-//! The sources are a table ([`threads`], [`io`]); a test compares it with what the sources of the
+//! The sources are a table ([`threads`], [`io`], [`shared`]); a test compares it with what the sources of the
 //! library declare, so that a new `async fn`, `poll_` function, future or stream has to be added.
 
 mod declared;
 mod io;
+mod shared;
 mod threads;
 
 #[path = "../io_harness/mod.rs"]
@@ -163,6 +164,7 @@ fn with_driver(choice: BackendChoice, sources: &[Source]) {
 fn a_loop_over_any_io_gives_way_on_each_backend() {
     on_every_backend(|choice| {
         with_driver(choice, io::SOURCES);
+        with_driver(choice, shared::SOURCES);
         if choice == BackendChoice::IoUring {
             with_driver(choice, io::RAW_SOURCES);
         }
@@ -178,7 +180,12 @@ fn a_loop_over_refused_io_gives_way() {
 #[test]
 fn the_table_is_complete() {
     let declared = declared::sources();
-    let tables = [threads::SOURCES, io::SOURCES, io::RAW_SOURCES];
+    let tables = [
+        threads::SOURCES,
+        io::SOURCES,
+        io::RAW_SOURCES,
+        shared::SOURCES,
+    ];
     let covered: BTreeSet<String> = tables
         .iter()
         .flat_map(|table| table.iter())

@@ -26,6 +26,7 @@ use source::Source;
 use super::driver::{Driver, current_id, current_is_usable};
 use super::interest::{Interest, Ready};
 use super::readiness::Direction;
+use crate::sync::budget::poll_budget;
 
 /// A descriptor whose readiness is watched by the driver of the OS thread that polls it: `Send` and
 /// `Sync` if `T` is, and two of its users may be on two OS threads.
@@ -230,14 +231,18 @@ impl<T: AsFd> SharedFd<T> {
         interest: Interest,
         mut op: impl FnMut(&T, ReadyEvent) -> io::Result<R>,
     ) -> Poll<io::Result<R>> {
+        let budget = ready!(poll_budget(cx));
         loop {
             let event = match self.watch.source.worth_a_try(interest) {
                 Some(event) => event,
-                None => ready!(self.poll_ready(cx, interest))?,
+                None => match ready!(self.watch.poll_last(cx, interest)) {
+                    Ok(event) => event,
+                    Err(error) => return budget.on(Poll::Ready(Err(error))),
+                },
             };
             match self.attempt(event, |io| op(io, event)) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                done => return Poll::Ready(done),
+                done => return budget.on(Poll::Ready(done)),
             }
         }
     }
@@ -256,16 +261,24 @@ impl<T: AsFd> SharedFd<T> {
         interest: Interest,
         mut op: impl FnMut(&T) -> io::Result<R>,
     ) -> io::Result<R> {
-        loop {
-            let event = match self.watch.source.worth_a_try(interest) {
-                Some(event) => event,
-                None => self.ready(interest).await?,
-            };
-            match self.attempt(event, &mut op) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                done => return done,
+        let mut wait = Wait::new(&self.watch.source);
+        poll_fn(|cx| {
+            let budget = ready!(poll_budget(cx));
+            loop {
+                let event = match self.watch.source.worth_a_try(interest) {
+                    Some(event) => event,
+                    None => match ready!(self.watch.poll_wait(&mut wait, cx, interest)) {
+                        Ok(event) => event,
+                        Err(error) => return budget.on(Poll::Ready(Err(error))),
+                    },
+                };
+                match self.attempt(event, &mut op) {
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                    done => return budget.on(Poll::Ready(done)),
+                }
             }
-        }
+        })
+        .await
     }
 
     #[inline]
@@ -314,6 +327,13 @@ impl FdWatch {
         cx: &mut Context<'_>,
         interest: Interest,
     ) -> Poll<io::Result<ReadyEvent>> {
+        let budget = ready!(poll_budget(cx));
+        budget.on(self.poll_last(cx, interest))
+    }
+
+    /// As [`poll_ready`](Self::poll_ready), without a budget.
+    #[inline]
+    fn poll_last(&self, cx: &mut Context<'_>, interest: Interest) -> Poll<io::Result<ReadyEvent>> {
         if let Some(event) = self.source.seen(interest) {
             return Poll::Ready(Ok(event));
         }
@@ -336,22 +356,30 @@ impl FdWatch {
     ///
     /// Dropping the future forgets the wait. Any number of tasks may wait, on any OS threads.
     pub async fn ready(&self, interest: Interest) -> io::Result<ReadyEvent> {
-        let mut wait = Wait {
-            source: &self.source,
-            id: None,
-        };
+        let mut wait = Wait::new(&self.source);
         poll_fn(|cx| {
-            if let Some(event) = self.source.seen(interest) {
-                return Poll::Ready(Ok(event));
-            }
-            wait.id = Some(self.source.wait(wait.id, interest, cx.waker()));
-            self.here(interest.direction())?;
-            match self.source.seen(interest) {
-                Some(event) => Poll::Ready(Ok(event)),
-                None => Poll::Pending,
-            }
+            let budget = ready!(poll_budget(cx));
+            budget.on(self.poll_wait(&mut wait, cx, interest))
         })
         .await
+    }
+
+    /// One poll of a wait that is one of many, without a budget.
+    fn poll_wait(
+        &self,
+        wait: &mut Wait<'_>,
+        cx: &mut Context<'_>,
+        interest: Interest,
+    ) -> Poll<io::Result<ReadyEvent>> {
+        if let Some(event) = self.source.seen(interest) {
+            return Poll::Ready(Ok(event));
+        }
+        wait.id = Some(self.source.wait(wait.id, interest, cx.waker()));
+        self.here(interest.direction())?;
+        match self.source.seen(interest) {
+            Some(event) => Poll::Ready(Ok(event)),
+            None => Poll::Pending,
+        }
     }
 
     /// What is known for `interest` without asking anyone; nothing before a driver watches.
@@ -378,6 +406,12 @@ impl std::fmt::Debug for FdWatch {
 struct Wait<'a> {
     source: &'a Source,
     id: Option<u64>,
+}
+
+impl<'a> Wait<'a> {
+    fn new(source: &'a Source) -> Self {
+        Wait { source, id: None }
+    }
 }
 
 impl Drop for Wait<'_> {
