@@ -249,7 +249,7 @@ fn a_wait_on_an_os_thread_without_a_driver_is_served_by_the_home() {
         let home = a.driver.handle().unwrap();
         let (mut peer, socket) = UnixStream::pair().unwrap();
         socket.set_nonblocking(true).unwrap();
-        let socket = SharedFd::with_home(socket, BOTH, home.clone());
+        let socket = SharedFd::with_driver(socket, BOTH, home.clone());
         let done = Arc::new(Count::default());
         let told = done.clone();
         let other = thread::spawn(move || {
@@ -293,7 +293,7 @@ fn a_wait_that_meets_the_end_of_its_home_is_not_forgotten() {
             go.wait();
             a.end();
         });
-        let socket = SharedFd::with_home(socket, BOTH, homes.recv().unwrap());
+        let socket = SharedFd::with_driver(socket, BOTH, homes.recv().unwrap());
         start.wait();
         // Ends with an error, or would never.
         assert!(futures::executor::block_on(read(&socket)).is_err());

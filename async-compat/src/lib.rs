@@ -20,6 +20,8 @@ compile_error!(
      corespun::thread::SpdkThread::tasks, which names them, their state and where they were spawned"
 );
 
+#[cfg(feature = "rt")]
+pub mod adapters;
 #[cfg(feature = "fs")]
 pub mod fs;
 pub mod io;

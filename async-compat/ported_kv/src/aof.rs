@@ -47,7 +47,12 @@ pub(crate) async fn open(
     store: &Store,
 ) -> io::Result<(Log, watch::Receiver<Written>, JoinHandle<io::Result<()>>)> {
     let mut options = OpenOptions::new();
-    let mut file = options.read(true).append(true).create(true).open(path).await?;
+    let mut file = options
+        .read(true)
+        .append(true)
+        .create(true)
+        .open(path)
+        .await?;
     let whole = replay(&mut file, store).await?;
     // A crash may have cut the last one short.
     file.set_len(whole).await?;
@@ -134,7 +139,9 @@ async fn write(
         }
     };
     if let Some(error) = failed {
-        let _ = written.send(Err(format!("the append-only file cannot be written: {error}")));
+        let _ = written.send(Err(format!(
+            "the append-only file cannot be written: {error}"
+        )));
         return Err(error);
     }
     file.sync_all().await

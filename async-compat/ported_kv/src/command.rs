@@ -97,7 +97,9 @@ pub(crate) fn execute(shared: &Shared, request: &[Bytes], out: &mut BytesMut) ->
             Refused::Text(text) => out.error(text),
             Refused::Arity => {
                 let name = String::from_utf8_lossy(given).to_lowercase();
-                out.error(&format!("ERR wrong number of arguments for '{name}' command"));
+                out.error(&format!(
+                    "ERR wrong number of arguments for '{name}' command"
+                ));
             }
         }
     }
@@ -170,7 +172,9 @@ fn look(store: &Store, name: &[u8], args: &[Bytes], out: &mut BytesMut) -> Optio
             Ok(())
         }
         (b"EXISTS", [_, ..]) => {
-            let there = args.iter().filter(|key| store.shard(key).get(key).is_some());
+            let there = args
+                .iter()
+                .filter(|key| store.shard(key).get(key).is_some());
             out.int(there.count() as i64);
             Ok(())
         }
@@ -186,7 +190,11 @@ fn look(store: &Store, name: &[u8], args: &[Bytes], out: &mut BytesMut) -> Optio
                 Some(None) => -1,
                 Some(Some(at)) => {
                     let left = at.saturating_sub(now_ms()) as i64;
-                    if name == b"TTL" { (left + 500) / 1000 } else { left }
+                    if name == b"TTL" {
+                        (left + 500) / 1000
+                    } else {
+                        left
+                    }
                 }
             };
             out.int(left);
@@ -239,7 +247,10 @@ fn look(store: &Store, name: &[u8], args: &[Bytes], out: &mut BytesMut) -> Optio
             with_list(store, key, |list| {
                 let (start, count) = range(start, stop, list.len());
                 out.array(count);
-                list.iter().skip(start).take(count).for_each(|item| out.bulk(item));
+                list.iter()
+                    .skip(start)
+                    .take(count)
+                    .for_each(|item| out.bulk(item));
             })
         }),
         (
@@ -324,7 +335,9 @@ fn change_with(
                 if shard.get(key).is_some() {
                     shard.remove(key);
                     count += 1;
-                    logged = store.log(&[Bytes::from_static(b"DEL"), key.clone()]).or(logged);
+                    logged = store
+                        .log(&[Bytes::from_static(b"DEL"), key.clone()])
+                        .or(logged);
                 }
             }
             out.int(count);
@@ -348,9 +361,8 @@ fn change_with(
                 out.int(there.into());
                 // Not how long, but until when: it is read later.
                 let at = Bytes::from(at.to_string());
-                let logged = there.then(|| {
-                    store.log(&[Bytes::from_static(b"PEXPIREAT"), key.clone(), at])
-                });
+                let logged =
+                    there.then(|| store.log(&[Bytes::from_static(b"PEXPIREAT"), key.clone(), at]));
                 Ok(logged.flatten())
             })
         }

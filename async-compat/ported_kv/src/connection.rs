@@ -115,7 +115,8 @@ impl Client {
             && let Some(written) = &self.shared.written
         {
             let mut written = written.clone();
-            let reached = written.wait_for(|done| done.as_ref().is_ok_and(|&to| to >= change) || done.is_err());
+            let reached = written
+                .wait_for(|done| done.as_ref().is_ok_and(|&to| to >= change) || done.is_err());
             let failed = match reached.await {
                 Ok(done) => done.as_ref().err().cloned(),
                 Err(_) => Some("the append-only file is closed".to_owned()),

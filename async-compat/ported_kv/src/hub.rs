@@ -25,7 +25,10 @@ impl Hub {
 
     pub(crate) fn subscribe(&self, channel: Bytes, client: u64, messages: mpsc::Sender<Bytes>) {
         let mut channels = self.channels();
-        channels.entry(channel).or_default().insert(client, messages);
+        channels
+            .entry(channel)
+            .or_default()
+            .insert(client, messages);
     }
 
     pub(crate) fn unsubscribe(&self, channel: &Bytes, client: u64) {
@@ -50,7 +53,9 @@ impl Hub {
         text.bulk(channel);
         text.bulk(message);
         let text = text.freeze();
-        let sent = subscribers.values().map(|client| client.try_send(text.clone()));
+        let sent = subscribers
+            .values()
+            .map(|client| client.try_send(text.clone()));
         sent.filter(Result::is_ok).count()
     }
 }

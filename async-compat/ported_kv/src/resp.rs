@@ -61,7 +61,9 @@ fn number(input: &[u8], start: usize) -> Result<Option<(usize, i64)>, &'static s
             false => Ok(None),
         };
     };
-    let digits = rest[..length].strip_suffix(b"\r").unwrap_or(&rest[..length]);
+    let digits = rest[..length]
+        .strip_suffix(b"\r")
+        .unwrap_or(&rest[..length]);
     let number = parse_int(digits).ok_or("invalid length")?;
     Ok(Some((start + 1 + length + 1, number)))
 }
@@ -206,7 +208,12 @@ mod tests {
 
     #[test]
     fn nonsense_is_refused() {
-        for wrong in [&b"*1\r\n#4\r\n"[..], b"*x\r\n", b"*1\r\n$-4\r\n", b"*9999999\r\n"] {
+        for wrong in [
+            &b"*1\r\n#4\r\n"[..],
+            b"*x\r\n",
+            b"*1\r\n$-4\r\n",
+            b"*9999999\r\n",
+        ] {
             assert!(take_request(&mut BytesMut::from(wrong)).is_err());
         }
     }

@@ -93,7 +93,11 @@ impl Shard {
 
     /// Removes a key whose collection has become empty.
     pub(crate) fn drop_empty(&mut self, key: &[u8]) {
-        if self.entries.get(key).is_some_and(|entry| entry.value.is_empty()) {
+        if self
+            .entries
+            .get(key)
+            .is_some_and(|entry| entry.value.is_empty())
+        {
             self.remove(key);
         }
     }
@@ -104,7 +108,8 @@ impl Shard {
         }
         let now = now_ms();
         let before = self.entries.len();
-        self.entries.retain(|_, entry| entry.expires.is_none_or(|at| at > now));
+        self.entries
+            .retain(|_, entry| entry.expires.is_none_or(|at| at > now));
         self.expiring -= before - self.entries.len();
     }
 }

@@ -5,7 +5,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::task::{Context, Poll, ready};
 
-use corespun::io::{Interest, Ready, ReadyEvent, SharedFd};
+use corespun::io::{FdWatch, Interest, Ready, ReadyEvent, SharedFd};
 
 use super::context;
 
@@ -117,18 +117,13 @@ impl<T: AsRawFd> AsyncFd<T> {
         inner: T,
         interest: Interest,
     ) -> Result<Self, AsyncFdRegisterError<T>> {
-        let home = context::home();
         let fd = inner.as_raw_fd();
         // SAFETY: the call only reads a flag.
         if unsafe { libc::fcntl(fd, libc::F_GETFD) } < 0 {
             let cause = io::Error::last_os_error();
             return Err(AsyncFdRegisterError { inner, cause });
         }
-        let owner = Owner(inner);
-        let fd = match home {
-            Some(home) => SharedFd::with_home(owner, interest, home),
-            None => SharedFd::new(owner, interest),
-        };
+        let fd = context::share(Owner(inner), interest);
         match corespun::io::Driver::current().map(|_| fd.watch()) {
             Some(Err(cause)) => Err(AsyncFdRegisterError {
                 inner: fd.into_inner().0,
@@ -227,10 +222,6 @@ impl<T: AsRawFd> AsyncFd<T> {
         Poll::Ready(event)
     }
 
-    async fn wait(&self, interest: Interest) -> io::Result<ReadyEvent> {
-        self.0.ready(interest).await.map_err(context::gone)
-    }
-
     /// Waits, in a `poll` function, until it is readable. One task at a time: only the last waker is
     /// kept.
     ///
@@ -295,7 +286,7 @@ impl<T: AsRawFd> AsyncFd<T> {
     ///
     /// Safe.
     pub async fn ready(&self, interest: Interest) -> io::Result<AsyncFdReadyGuard<'_, T>> {
-        let event = self.wait(interest).await?;
+        let event = wait(self.0.watcher(), interest).await?;
         Ok(AsyncFdReadyGuard::new(self, event))
     }
 
@@ -312,7 +303,7 @@ impl<T: AsRawFd> AsyncFd<T> {
         &mut self,
         interest: Interest,
     ) -> io::Result<AsyncFdReadyMutGuard<'_, T>> {
-        let event = self.wait(interest).await?;
+        let event = wait(self.0.watcher(), interest).await?;
         Ok(AsyncFdReadyMutGuard::new(self, event))
     }
 
@@ -383,7 +374,7 @@ impl<T: AsRawFd> AsyncFd<T> {
         mut f: impl FnMut(&T) -> io::Result<R>,
     ) -> io::Result<R> {
         loop {
-            let event = self.wait(interest).await?;
+            let event = wait(self.0.watcher(), interest).await?;
             match f(self.get_ref()) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.0.clear(event),
                 done => return done,
@@ -406,7 +397,7 @@ impl<T: AsRawFd> AsyncFd<T> {
         mut f: impl FnMut(&mut T) -> io::Result<R>,
     ) -> io::Result<R> {
         loop {
-            let event = self.wait(interest).await?;
+            let event = wait(self.0.watcher(), interest).await?;
             match f(self.get_mut()) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.0.clear(event),
                 done => return done,
@@ -470,6 +461,10 @@ impl<T: AsRawFd + fmt::Debug> fmt::Debug for AsyncFd<T> {
 
 impl<T: AsRawFd + std::panic::UnwindSafe> std::panic::UnwindSafe for AsyncFd<T> {}
 impl<T: AsRawFd + std::panic::RefUnwindSafe> std::panic::RefUnwindSafe for AsyncFd<T> {}
+
+async fn wait(watch: &FdWatch, interest: Interest) -> io::Result<ReadyEvent> {
+    watch.ready(interest).await.map_err(context::gone)
+}
 
 /// What both guards do.
 macro_rules! guard {

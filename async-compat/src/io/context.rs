@@ -2,26 +2,35 @@
 //! where there is none.
 
 use std::io;
+use std::os::fd::AsFd;
 
-use corespun::io::{Driver, DriverHandle, NotWatched};
+use corespun::io::{Driver, Interest, NotWatched, SharedFd};
 
 use crate::runtime::{context, shutdown_error};
 
-/// The driver of the calling OS thread; `None` where the kernel refuses what it takes, and the first
-/// wait will say so, or where the runtime is only entered.
+/// Takes a descriptor, to be watched by the driver of whichever OS thread polls it; on one that has
+/// none, by the driver of this one, or by one of the runtime's.
 ///
 /// # Panics
 ///
 /// Outside of a runtime and of corespun's own reactors.
 #[track_caller]
-pub(crate) fn home() -> Option<DriverHandle> {
+pub(crate) fn share<T: AsFd>(io: T, interest: Interest) -> SharedFd<T> {
     let driver = Driver::current();
-    match context::current_rc() {
-        Ok(handle) => handle.check_io(),
+    let runtime = match context::current_rc() {
+        Ok(handle) => {
+            handle.check_io();
+            Some(handle)
+        }
         Err(error) if driver.is_none() => panic!("{error}"),
-        Err(_) => {}
+        Err(_) => None,
+    };
+    match (driver.map(|driver| driver.handle()), runtime) {
+        (Some(Ok(driver)), _) => SharedFd::with_driver(io, interest, driver),
+        (_, Some(handle)) => SharedFd::with_home(io, interest, handle.inner.home.clone()),
+        // The kernel refuses what it takes: the first wait will say so.
+        _ => SharedFd::new(io, interest),
     }
-    driver?.handle().ok()
 }
 
 /// What an operation says when there is nobody to watch for it: its runtime is gone.
@@ -36,7 +45,7 @@ pub(crate) fn gone(error: io::Error) -> io::Error {
 ///
 /// With debug assertions, if the socket is blocking: one that is would stop everything on its core.
 #[track_caller]
-pub(crate) fn check_nonblocking(fd: &impl std::os::fd::AsFd) {
+pub(crate) fn check_nonblocking(fd: &impl AsFd) {
     let nonblocking = socket2::SockRef::from(fd).nonblocking();
     debug_assert!(
         nonblocking.unwrap_or(true),

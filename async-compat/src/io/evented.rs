@@ -39,10 +39,12 @@ impl<T: AsFd> Evented<T> {
     /// Outside of a runtime.
     #[track_caller]
     pub(crate) fn with_interest(io: T, interest: Interest) -> Self {
-        Evented(match context::home() {
-            Some(home) => SharedFd::with_home(io, interest, home),
-            None => SharedFd::new(io, interest),
-        })
+        Evented(context::share(io, interest))
+    }
+
+    /// Takes it for ready before a driver has looked.
+    pub(crate) fn assume(self, ready: Ready) -> Self {
+        Evented(self.0.assume(ready))
     }
 
     #[inline]
@@ -244,6 +246,10 @@ impl<T: AsFd> AsFd for Evented<T> {
         self.0.as_fd()
     }
 }
+
+// A descriptor that a panic has left is as good as before.
+impl<T: AsFd> std::panic::UnwindSafe for Evented<T> {}
+impl<T: AsFd> std::panic::RefUnwindSafe for Evented<T> {}
 
 impl<T: AsFd> AsRawFd for Evented<T> {
     fn as_raw_fd(&self) -> RawFd {

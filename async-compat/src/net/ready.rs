@@ -260,8 +260,12 @@ macro_rules! stream_methods {
                     .poll_write(cx, wanted, |mut io| io.write_vectored(bufs))
             }
 
+            /// That the peer has gone first is no error.
             pub(super) fn shutdown_std(&self, how: Shutdown) -> io::Result<()> {
-                self.io.get_ref().shutdown(how)
+                match self.io.get_ref().shutdown(how) {
+                    Err(error) if error.kind() == io::ErrorKind::NotConnected => Ok(()),
+                    ended => ended,
+                }
             }
         }
 

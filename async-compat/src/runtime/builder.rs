@@ -430,6 +430,7 @@ impl Builder {
             inner: Arc::new(Inner {
                 id: NonZeroU64::new(id).expect("2⁶⁴ runtimes take centuries"),
                 blocking: BlockingPool::new(&self.config),
+                home: corespun::io::Home::new(),
                 config: Config {
                     is_local,
                     ..self.config.clone()

@@ -150,6 +150,11 @@ impl<'a> BlockOn<'a> {
             Ok(bed) => bed,
             Err(error) => panic!("this OS thread gets no I/O driver to block in: {error}"),
         };
+        if handle.inner.config.enable_io
+            && let Ok(driver) = bed.driver.handle()
+        {
+            handle.inner.home.serve(&driver);
+        }
         let root = Arc::new(Root {
             woken: AtomicBool::new(true),
             sleeper: bed.sleeper.clone(),

@@ -48,6 +48,8 @@ pub(crate) struct Inner {
     pub(super) library: ThreadLib,
     pub(super) scheduler: Scheduler,
     pub(super) blocking: BlockingPool,
+    /// Who watches sockets for OS threads that have no I/O driver.
+    pub(crate) home: corespun::io::Home,
     #[cfg(feature = "time")]
     pub(crate) clock: Clock,
 }

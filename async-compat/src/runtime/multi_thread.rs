@@ -89,6 +89,20 @@ impl Workers {
     /// Starts the OS threads.
     pub(super) fn start(&self, handle: &Handle, seats: Seats) -> io::Result<()> {
         let mut running = Vec::new();
+        for worker in self
+            .workers
+            .iter()
+            .filter(|_| handle.inner.config.enable_io)
+        {
+            let home = handle.inner.home.clone();
+            // On the worker, with its driver. Not if it never runs.
+            let _ = worker.thread.send_msg(move || {
+                let driver = corespun::io::Driver::current().map(|driver| driver.handle());
+                if let Some(Ok(driver)) = driver {
+                    home.serve(&driver);
+                }
+            });
+        }
         for seat in seats.0 {
             let of_worker = handle.clone();
             let os_thread = handle.inner.config.os_thread();

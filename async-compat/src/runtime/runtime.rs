@@ -156,6 +156,7 @@ pub(super) fn shut_down(handle: &Handle, wait: Wait) {
     if !handle.inner.blocking.close() {
         return;
     }
+    handle.inner.home.end();
     match &handle.inner.scheduler {
         Scheduler::CurrentThread(thread) => {
             // What tasks drop may spawn.

@@ -5,6 +5,7 @@
 //! descriptor, once, for as long as it is open or until its use has moved to another driver. A wake
 //! from any of the drivers that watch reaches every task that waits, wherever it is.
 
+mod home;
 mod remote;
 mod source;
 
@@ -15,13 +16,15 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
+use home::Fallback;
+pub use home::Home;
 pub use remote::{DriverHandle, NotWatched};
 pub(crate) use remote::{SHARED, Table};
 pub use source::ReadyEvent;
 use source::Source;
 
 use super::driver::{Driver, current_id};
-use super::interest::Interest;
+use super::interest::{Interest, Ready};
 use super::readiness::Direction;
 
 /// A descriptor whose readiness is watched by the driver of the OS thread that polls it: `Send` and
@@ -53,8 +56,30 @@ use super::readiness::Direction;
 pub struct SharedFd<T: AsFd> {
     /// Taken once, by drop or by `into_inner`.
     io: ManuallyDrop<T>,
+    watch: FdWatch,
+}
+
+/// The readiness of a [`SharedFd`], without the owner of its descriptor: `Send` and `Sync` whatever
+/// that is.
+///
+/// # Examples
+///
+/// ```
+/// use corespun::io::{FdWatch, Interest, SharedFd};
+/// use nix::sys::eventfd::EventFd;
+///
+/// fn is_sync<T: Sync>(_: &T) {}
+///
+/// let doorbell = SharedFd::new(EventFd::new()?, Interest::READABLE);
+/// let watch: &FdWatch = doorbell.watcher();
+/// is_sync(watch);
+/// // No driver has said anything yet.
+/// assert!(watch.seen(Interest::READABLE).is_none());
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub struct FdWatch {
     source: Arc<Source>,
-    home: Option<DriverHandle>,
+    fallback: Option<Fallback>,
 }
 
 impl<T: AsFd> SharedFd<T> {
@@ -64,16 +89,28 @@ impl<T: AsFd> SharedFd<T> {
     }
 
     /// As [`new`](Self::new), with the driver that watches for an OS thread that has none.
-    pub fn with_home(io: T, interest: Interest, home: DriverHandle) -> Self {
-        Self::make(io, interest, Some(home))
+    pub fn with_driver(io: T, interest: Interest, driver: DriverHandle) -> Self {
+        Self::make(io, interest, Some(Fallback::Driver(driver)))
     }
 
-    fn make(io: T, interest: Interest, home: Option<DriverHandle>) -> Self {
+    /// As [`new`](Self::new), with a home whose drivers watch for an OS thread that has none.
+    pub fn with_home(io: T, interest: Interest, home: Home) -> Self {
+        Self::make(io, interest, Some(Fallback::Home(home)))
+    }
+
+    /// Takes it for ready before any driver has looked: for what was made to be, as a new connection
+    /// is to be written to.
+    #[must_use]
+    pub fn assume(self, ready: Ready) -> Self {
+        self.watch.source.assume(ready);
+        self
+    }
+
+    fn make(io: T, interest: Interest, fallback: Option<Fallback>) -> Self {
         let source = Arc::new(Source::new(io.as_fd().as_raw_fd(), interest));
         SharedFd {
             io: ManuallyDrop::new(io),
-            source,
-            home,
+            watch: FdWatch { source, fallback },
         }
     }
 
@@ -92,13 +129,18 @@ impl<T: AsFd> SharedFd<T> {
     /// Gives the descriptor's owner back; no driver watches it any more.
     pub fn into_inner(self) -> T {
         let mut this = ManuallyDrop::new(self);
-        this.source.close();
+        this.watch.source.close();
         // SAFETY: `this` is never dropped, so that each field is read, or dropped, here alone.
         unsafe {
-            std::ptr::drop_in_place(&raw mut this.source);
-            std::ptr::drop_in_place(&raw mut this.home);
+            std::ptr::drop_in_place(&raw mut this.watch);
             ManuallyDrop::take(&mut this.io)
         }
+    }
+
+    /// Its readiness, without the owner of the descriptor.
+    #[inline]
+    pub fn watcher(&self) -> &FdWatch {
+        &self.watch
     }
 
     /// Has the current driver watch the descriptor now, instead of at the first wait.
@@ -109,95 +151,45 @@ impl<T: AsFd> SharedFd<T> {
     /// `AlreadyExists` for a descriptor that is watched here for another owner; and if there is no
     /// driver.
     pub fn watch(&self) -> io::Result<()> {
-        self.watch_here(Direction::Read)
+        self.watch.here(Direction::Read)
     }
 
-    /// Makes sure that the driver of this OS thread, or the home, watches.
-    #[inline]
-    fn watch_here(&self, direction: Direction) -> io::Result<()> {
-        let here = current_id();
-        if here != 0 && self.source.is_here(direction, here) {
-            return Ok(());
-        }
-        self.begin_to_watch(direction)
-    }
-
-    #[cold]
-    fn begin_to_watch(&self, direction: Direction) -> io::Result<()> {
-        match (Driver::current(), &self.home) {
-            (Some(driver), _) => driver.core().table()?.watch(&self.source, direction),
-            (None, Some(home)) => home.watch(&self.source, direction),
-            (None, None) => Err(NotWatched::NoDriver.into()),
-        }
-    }
-
-    /// Waits, for use in a `poll` function, until a driver says that the descriptor is ready to be read
-    /// or, with [`Interest::WRITABLE`], written.
-    ///
-    /// Only the waker of the last call is kept for each of the two: one task at a time may read this
-    /// way, and one write. It is ready until [`clear`](Self::clear)ed.
+    /// As [`FdWatch::poll_ready`].
     ///
     /// # Errors
     ///
-    /// [`NotWatched`] if there is no driver on this OS thread, and no home or that has ended; those of
-    /// the kernel if it refuses to watch the descriptor.
+    /// As there.
     #[inline]
     pub fn poll_ready(
         &self,
         cx: &mut Context<'_>,
         interest: Interest,
     ) -> Poll<io::Result<ReadyEvent>> {
-        if let Some(event) = self.source.seen(interest) {
-            return Poll::Ready(Ok(event));
-        }
-        let direction = interest.direction();
-        self.source.register(direction, cx);
-        self.watch_here(direction)?;
-        match self.source.seen(interest) {
-            Some(event) => Poll::Ready(Ok(event)),
-            None => Poll::Pending,
-        }
+        self.watch.poll_ready(cx, interest)
     }
 
-    /// Waits until a driver says that the descriptor is ready for some of `interest`.
+    /// As [`FdWatch::ready`].
     ///
     /// # Errors
     ///
-    /// As [`poll_ready`](Self::poll_ready).
+    /// As there.
     ///
     /// # Cancel safety
     ///
-    /// Dropping the future forgets the wait. Any number of tasks may wait, on any OS threads.
+    /// As there.
     pub async fn ready(&self, interest: Interest) -> io::Result<ReadyEvent> {
-        let mut wait = Wait {
-            source: &self.source,
-            id: None,
-        };
-        poll_fn(|cx| {
-            if let Some(event) = self.source.seen(interest) {
-                return Poll::Ready(Ok(event));
-            }
-            wait.id = Some(self.source.wait(wait.id, interest, cx.waker()));
-            self.watch_here(interest.direction())?;
-            match self.source.seen(interest) {
-                Some(event) => Poll::Ready(Ok(event)),
-                None => Poll::Pending,
-            }
-        })
-        .await
+        self.watch.ready(interest).await
     }
 
-    /// What is known for `interest` without asking anyone; nothing before a driver watches.
+    /// As [`FdWatch::seen`].
     pub fn seen(&self, interest: Interest) -> Option<ReadyEvent> {
-        self.source.seen(interest)
+        self.watch.seen(interest)
     }
 
-    /// Says that what `event` says is over, since a system call would have blocked, so that the next
-    /// wait waits. An event that came after `event` was given out is not lost; a side that is closed
-    /// stays closed.
+    /// As [`FdWatch::clear`].
     #[inline]
     pub fn clear(&self, event: ReadyEvent) {
-        self.source.clear(event);
+        self.watch.clear(event);
     }
 
     /// Runs `op`, if it is not known that it would block, and takes note if it does.
@@ -211,7 +203,7 @@ impl<T: AsFd> SharedFd<T> {
         interest: Interest,
         op: impl FnOnce(&T) -> io::Result<R>,
     ) -> io::Result<R> {
-        let Some(event) = self.source.worth_a_try(interest) else {
+        let Some(event) = self.watch.source.worth_a_try(interest) else {
             return Err(io::ErrorKind::WouldBlock.into());
         };
         self.attempt(event, op)
@@ -231,7 +223,7 @@ impl<T: AsFd> SharedFd<T> {
         mut op: impl FnMut(&T, ReadyEvent) -> io::Result<R>,
     ) -> Poll<io::Result<R>> {
         loop {
-            let event = match self.source.worth_a_try(interest) {
+            let event = match self.watch.source.worth_a_try(interest) {
                 Some(event) => event,
                 None => ready!(self.poll_ready(cx, interest))?,
             };
@@ -257,7 +249,7 @@ impl<T: AsFd> SharedFd<T> {
         mut op: impl FnMut(&T) -> io::Result<R>,
     ) -> io::Result<R> {
         loop {
-            let event = match self.source.worth_a_try(interest) {
+            let event = match self.watch.source.worth_a_try(interest) {
                 Some(event) => event,
                 None => self.ready(interest).await?,
             };
@@ -272,9 +264,105 @@ impl<T: AsFd> SharedFd<T> {
     fn attempt<R>(&self, event: ReadyEvent, op: impl FnOnce(&T) -> io::Result<R>) -> io::Result<R> {
         let done = op(&self.io);
         if matches!(&done, Err(error) if error.kind() == io::ErrorKind::WouldBlock) {
-            self.source.clear(event);
+            self.clear(event);
         }
         done
+    }
+}
+
+impl FdWatch {
+    /// Makes sure that the driver of this OS thread, or the home, watches.
+    #[inline]
+    fn here(&self, direction: Direction) -> io::Result<()> {
+        let here = current_id();
+        if here != 0 && self.source.is_here(direction, here) {
+            return Ok(());
+        }
+        self.begin_to_watch(direction)
+    }
+
+    #[cold]
+    fn begin_to_watch(&self, direction: Direction) -> io::Result<()> {
+        match (Driver::current(), &self.fallback) {
+            (Some(driver), _) => driver.core().table()?.watch(&self.source, direction),
+            (None, Some(fallback)) => fallback.watch(&self.source, direction),
+            (None, None) => Err(NotWatched::NoDriver.into()),
+        }
+    }
+
+    /// Waits, for use in a `poll` function, until a driver says that the descriptor is ready to be read
+    /// or, with [`Interest::WRITABLE`], written.
+    ///
+    /// Only the waker of the last call is kept for each of the two: one task at a time may read this
+    /// way, and one write. It is ready until [`clear`](Self::clear)ed.
+    ///
+    /// # Errors
+    ///
+    /// [`NotWatched`] if there is no driver on this OS thread, and no home or that has ended; those of
+    /// the kernel if it refuses to watch the descriptor.
+    #[inline]
+    pub fn poll_ready(
+        &self,
+        cx: &mut Context<'_>,
+        interest: Interest,
+    ) -> Poll<io::Result<ReadyEvent>> {
+        if let Some(event) = self.source.seen(interest) {
+            return Poll::Ready(Ok(event));
+        }
+        let direction = interest.direction();
+        self.source.register(direction, cx);
+        self.here(direction)?;
+        match self.source.seen(interest) {
+            Some(event) => Poll::Ready(Ok(event)),
+            None => Poll::Pending,
+        }
+    }
+
+    /// Waits until a driver says that the descriptor is ready for some of `interest`.
+    ///
+    /// # Errors
+    ///
+    /// As [`poll_ready`](Self::poll_ready).
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future forgets the wait. Any number of tasks may wait, on any OS threads.
+    pub async fn ready(&self, interest: Interest) -> io::Result<ReadyEvent> {
+        let mut wait = Wait {
+            source: &self.source,
+            id: None,
+        };
+        poll_fn(|cx| {
+            if let Some(event) = self.source.seen(interest) {
+                return Poll::Ready(Ok(event));
+            }
+            wait.id = Some(self.source.wait(wait.id, interest, cx.waker()));
+            self.here(interest.direction())?;
+            match self.source.seen(interest) {
+                Some(event) => Poll::Ready(Ok(event)),
+                None => Poll::Pending,
+            }
+        })
+        .await
+    }
+
+    /// What is known for `interest` without asking anyone; nothing before a driver watches.
+    pub fn seen(&self, interest: Interest) -> Option<ReadyEvent> {
+        self.source.seen(interest)
+    }
+
+    /// Says that what `event` says is over, since a system call would have blocked, so that the next
+    /// wait waits. An event that came after `event` was given out is not lost; a side that is closed
+    /// stays closed.
+    #[inline]
+    pub fn clear(&self, event: ReadyEvent) {
+        self.source.clear(event);
+    }
+}
+
+impl std::fmt::Debug for FdWatch {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("FdWatch").finish_non_exhaustive()
     }
 }
 
@@ -294,7 +382,7 @@ impl Drop for Wait<'_> {
 
 impl<T: AsFd> Drop for SharedFd<T> {
     fn drop(&mut self) {
-        self.source.close();
+        self.watch.source.close();
         // SAFETY: taken nowhere else, as this is the drop.
         unsafe { ManuallyDrop::drop(&mut self.io) }
     }

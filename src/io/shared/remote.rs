@@ -96,7 +96,7 @@ impl Remote {
 ///
 /// # corespun::app::App::builder().handle_signals(false).block_on(async |_app| {
 /// let here = Driver::current().unwrap().handle()?;
-/// let doorbell = SharedFd::with_home(EventFd::new()?, Interest::READABLE, here);
+/// let doorbell = SharedFd::with_driver(EventFd::new()?, Interest::READABLE, here);
 /// doorbell.get_ref().write(1)?;
 /// // An executor that knows nothing of drivers may wait for it.
 /// let rung = corespun::task::spawn_blocking(move || {
@@ -114,6 +114,10 @@ impl DriverHandle {
     /// Whether the driver has ended.
     pub fn is_ended(&self) -> bool {
         self.0.ended.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn is(&self, other: &DriverHandle) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
     }
 
     /// Has the driver watch `source`, by a note to its own thread.
@@ -325,7 +329,7 @@ pub enum NotWatched {
     /// The OS thread has no driver, and the descriptor no home.
     #[error(
         "no I/O driver on this OS thread: wait on a reactor, enter a Driver, or make the SharedFd \
-         with a home"
+         with a driver or a home"
     )]
     NoDriver,
     /// The driver that watched for this OS thread has ended.

@@ -120,6 +120,11 @@ impl Source {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Takes it for ready before any driver has looked.
+    pub(super) fn assume(&self, ready: Ready) {
+        self.bits.fetch_or(ready.bits(), Ordering::SeqCst);
+    }
+
     /// What is known for `interest`, if a driver has said anything.
     #[inline]
     pub(super) fn seen(&self, interest: Interest) -> Option<ReadyEvent> {
@@ -315,6 +320,10 @@ impl Source {
     /// The driver of `remote` has ended: whoever waits is to look for another.
     pub(super) fn detach(&self, remote: &Remote, woken: &mut impl Extend<Waker>) {
         self.strike(&mut self.lock(), remote);
+        self.take_all(woken);
+    }
+
+    pub(super) fn take_all(&self, woken: &mut impl Extend<Waker>) {
         for waker in &self.wakers {
             woken.extend(waker.take());
         }

@@ -35,6 +35,7 @@ pub struct TcpListener {
 socket_traits!(TcpListener);
 
 impl TcpListener {
+    #[track_caller]
     pub(crate) fn new(listener: std::net::TcpListener) -> TcpListener {
         TcpListener {
             io: Evented::new(listener),
@@ -89,7 +90,7 @@ impl TcpListener {
     /// Safe: a dropped future has accepted nothing.
     pub async fn accept(&self) -> io::Result<(TcpStream, SocketAddr)> {
         let (socket, address) = self.io.async_io(Interest::READABLE, accept).await?;
-        Ok((TcpStream::new(socket), address))
+        Ok((TcpStream::accepted(socket), address))
     }
 
     /// As [`accept`](Self::accept), in a `poll` function, one task at a time.
@@ -100,7 +101,7 @@ impl TcpListener {
     pub fn poll_accept(&self, cx: &mut Context<'_>) -> Poll<io::Result<(TcpStream, SocketAddr)>> {
         self.io
             .poll_io(cx, Interest::READABLE, accept)
-            .map_ok(|(socket, address)| (TcpStream::new(socket), address))
+            .map_ok(|(socket, address)| (TcpStream::accepted(socket), address))
     }
 
     /// Wraps a listener that is non-blocking already.

@@ -11,8 +11,8 @@ use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::split::{OwnedReadHalf, OwnedWriteHalf, ReadHalf, WriteHalf};
-use crate::io::Interest;
 use crate::io::evented::{Evented, fill, room};
+use crate::io::{Interest, Ready};
 use crate::net::{TcpSocket, ToSocketAddrs, addresses, ready_methods, stream_methods};
 
 /// A TCP connection.
@@ -49,6 +49,12 @@ impl TcpStream {
         TcpStream {
             io: Evented::new(stream),
         }
+    }
+
+    /// A connection that was made: it may be written, and perhaps read.
+    pub(crate) fn accepted(stream: std::net::TcpStream) -> TcpStream {
+        let io = Evented::new(stream).assume(Ready::READABLE | Ready::WRITABLE);
+        TcpStream { io }
     }
 
     /// Connects to the first of the addresses that answers.

@@ -11,10 +11,10 @@ use socket2::SockRef;
 use tokio::io::ReadBuf;
 
 use super::SocketAddr;
-use crate::io::Interest;
 use crate::io::evented::Evented;
 #[cfg(feature = "io-util")]
 use crate::io::evented::{fill, fill_with};
+use crate::io::{Interest, Ready};
 use crate::net::ready_methods;
 
 /// A Unix datagram socket.
@@ -69,7 +69,12 @@ impl UnixDatagram {
     #[track_caller]
     pub fn pair() -> io::Result<(UnixDatagram, UnixDatagram)> {
         let (one, other) = std::os::unix::net::UnixDatagram::pair()?;
-        Ok((Self::take(one)?, Self::take(other)?))
+        let end = |socket: std::os::unix::net::UnixDatagram| {
+            let Self { io } = Self::take(socket)?;
+            let io = io.assume(Ready::WRITABLE);
+            Ok::<_, io::Error>(UnixDatagram { io })
+        };
+        Ok((end(one)?, end(other)?))
     }
 
     /// A socket without an address.

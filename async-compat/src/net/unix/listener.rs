@@ -133,7 +133,7 @@ impl UnixListener {
     /// Safe: a dropped future has accepted nothing.
     pub async fn accept(&self) -> io::Result<(UnixStream, SocketAddr)> {
         let (stream, address) = self.io.async_io(Interest::READABLE, accept).await?;
-        Ok((UnixStream::new(stream), address))
+        Ok((UnixStream::accepted(stream), address))
     }
 
     /// As [`accept`](Self::accept), in a `poll` function, one task at a time.
@@ -144,7 +144,7 @@ impl UnixListener {
     pub fn poll_accept(&self, cx: &mut Context<'_>) -> Poll<io::Result<(UnixStream, SocketAddr)>> {
         self.io
             .poll_io(cx, Interest::READABLE, accept)
-            .map_ok(|(stream, address)| (UnixStream::new(stream), address))
+            .map_ok(|(stream, address)| (UnixStream::accepted(stream), address))
     }
 }
 

@@ -26,14 +26,11 @@ impl SocketAddr {
         self.0.as_abstract_name()
     }
 
-    /// What the kernel has said.
+    /// What the kernel has said: of a socket without a name, only its family or nothing.
     pub(super) fn of(address: SockAddr) -> std::io::Result<SocketAddr> {
         match address.as_unix() {
             Some(address) => Ok(SocketAddr(address)),
-            None => Err(std::io::Error::new(
-                std::io::ErrorKind::InvalidData,
-                "not the address of a Unix socket",
-            )),
+            None => std::os::unix::net::SocketAddr::from_pathname("").map(SocketAddr),
         }
     }
 

@@ -12,8 +12,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::split::{OwnedReadHalf, OwnedWriteHalf, ReadHalf, WriteHalf};
 use super::{SocketAddr, UCred};
-use crate::io::Interest;
 use crate::io::evented::{Evented, fill};
+use crate::io::{Interest, Ready};
 use crate::net::{ready_methods, stream_methods};
 
 /// A Unix stream connection.
@@ -48,6 +48,12 @@ impl UnixStream {
         UnixStream {
             io: Evented::new(stream),
         }
+    }
+
+    /// A connection that was made: it may be written, and perhaps read.
+    pub(crate) fn accepted(stream: std::os::unix::net::UnixStream) -> UnixStream {
+        let io = Evented::new(stream).assume(Ready::READABLE | Ready::WRITABLE);
+        UnixStream { io }
     }
 
     /// Connects to the socket at `path`; one that begins with a NUL byte is an abstract name.
@@ -111,7 +117,10 @@ impl UnixStream {
     pub fn pair() -> io::Result<(UnixStream, UnixStream)> {
         let kind = Type::STREAM.nonblocking().cloexec();
         let (one, other) = Socket::pair_raw(Domain::UNIX, kind, None)?;
-        Ok((Self::new(one.into()), Self::new(other.into())))
+        let end = |socket: Socket| UnixStream {
+            io: Evented::new(socket.into()).assume(Ready::WRITABLE),
+        };
+        Ok((end(one), end(other)))
     }
 
     /// This end's address.
