@@ -14,7 +14,7 @@
 //!
 //! What is different, and what it costs, is said by each module.
 
-#[cfg(feature = "taskdump")]
+#[cfg(all(tokio_unstable, feature = "taskdump"))]
 compile_error!(
     "corespun-compat has no task dumps: list the tasks of a SpdkThread with \
      corespun::thread::SpdkThread::tasks, which names them, their state and where they were spawned"
@@ -22,11 +22,15 @@ compile_error!(
 
 #[cfg(feature = "rt")]
 pub mod adapters;
+#[cfg(feature = "compat")]
+pub mod compat;
 #[cfg(feature = "fs")]
 pub mod fs;
 pub mod io;
 #[cfg(feature = "net")]
 pub mod net;
+#[cfg(feature = "openraft")]
+pub mod openraft;
 #[cfg(feature = "process")]
 pub mod process;
 #[cfg(feature = "rt")]

@@ -264,8 +264,15 @@ impl ReactorSeat {
 
 impl Drop for ReactorSeat {
     fn drop(&mut self) {
-        // After a run it is closed already.
-        self.group.reactors[self.index].events.close();
+        // After a run it is closed and empty already.
+        let events = &self.group.reactors[self.index].events;
+        events.close();
+        // What waited for it ends: its threads refuse what is sent to them.
+        // SAFETY: a reactor is the only consumer of its events, and this is the only
+        // seat of one that has not begun, or has ended.
+        while let Some(event) = unsafe { events.pop() } {
+            drop(event);
+        }
     }
 }
 

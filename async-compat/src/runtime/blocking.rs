@@ -62,6 +62,12 @@ impl BlockingPool {
         }
     }
 
+    /// Where helpers may run.
+    #[cfg(feature = "compat")]
+    pub(super) fn cpus(&self) -> Option<CpuSet> {
+        self.shared.cpus
+    }
+
     /// How many helpers there are, and how many of them have nothing to do.
     pub(super) fn threads(&self) -> (usize, usize) {
         let queue = self.shared.lock();

@@ -186,6 +186,12 @@ impl Handle {
         self.inner.config.is_local
     }
 
+    /// The processors that helper threads of the runtime may use.
+    #[cfg(feature = "compat")]
+    pub(crate) fn free_cpus(&self) -> Option<corespun::cpu::CpuSet> {
+        self.inner.blocking.cpus()
+    }
+
     /// Panics as tokio does when a timer is made where none works.
     #[cfg(feature = "time")]
     #[track_caller]
