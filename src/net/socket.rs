@@ -12,12 +12,14 @@ use std::task::{Context, Poll, ready};
 
 use socket2::{SockAddr, SockRef};
 
+use super::bound::Bound;
 use crate::io::readiness::Direction;
 use crate::io::{IoBuf, IoBufMut, PollFd};
 use crate::sync::budget::{self, poll_budget};
 
 /// Public only in name: the module is private, and nothing hands it out.
 pub struct Socket {
+    _bound: Bound,
     fd: PollFd<OwnedFd>,
 }
 
@@ -25,6 +27,7 @@ impl Socket {
     /// Registers a descriptor that is non-blocking already.
     pub(crate) fn nonblocking(fd: impl Into<OwnedFd>) -> io::Result<Self> {
         Ok(Socket {
+            _bound: Bound::default(),
             fd: PollFd::new(fd.into())?,
         })
     }
