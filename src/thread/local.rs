@@ -221,6 +221,14 @@ impl Local {
         }
     }
 
+    /// After something went that may have been the last that held an exit: as
+    /// [`Local::begun_outside`], for only a poll sees it.
+    pub(crate) fn ended_outside(&self) {
+        if self.exit_phase.get() == ExitPhase::Waiting && !self.is_held() {
+            self.begun_outside();
+        }
+    }
+
     /// The rare parts, made now if need be.
     pub(super) fn rare(&self) -> &Rare {
         self.rare.get_or_init(Box::default)

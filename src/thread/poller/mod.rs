@@ -583,6 +583,7 @@ impl Local {
         if let Some(callback) = poller.callback.take() {
             self.drop_contained(callback);
         }
+        self.ended_outside();
     }
 
     /// Unregisters every poller: the end of a forced exit.
