@@ -39,10 +39,14 @@ const SPARE_LIMIT: usize = 16_384;
 pub(crate) enum ExitPhase {
     /// Not asked for.
     None,
-    /// Asked for; the tasks of that moment are not cancelled yet.
+    /// Asked for; no task is cancelled yet.
     Requested,
+    /// Cancels the tasks of the moment that this began at.
+    Cancelling,
     /// Waits for what still holds the thread.
     Waiting,
+    /// Takes nothing new, and cancels the tasks that are left.
+    Closing,
     /// The mailbox is closed and nothing new is taken; what was sent before
     /// is being run.
     Closed,
@@ -252,7 +256,10 @@ impl Local {
     /// the point where it could wait for them.
     #[inline]
     pub(crate) fn refuses_work(&self) -> bool {
-        matches!(self.exit_phase.get(), ExitPhase::Closed | ExitPhase::Done)
+        matches!(
+            self.exit_phase.get(),
+            ExitPhase::Closing | ExitPhase::Closed | ExitPhase::Done
+        )
     }
 
     pub(crate) fn insert_timer(&self, deadline: u64, target: TimerTarget) -> TimerKey {

@@ -687,7 +687,10 @@ impl Local {
                 ExitPhase::None | ExitPhase::Done => false,
                 // What held it may have gone outside of a poll.
                 ExitPhase::Waiting => !self.is_held(),
-                ExitPhase::Requested | ExitPhase::Closed => true,
+                ExitPhase::Requested
+                | ExitPhase::Cancelling
+                | ExitPhase::Closing
+                | ExitPhase::Closed => true,
             }
     }
 
