@@ -89,7 +89,7 @@ struct Stash<T> {
 }
 
 /// A point in the order of a mailbox's messages: see [`Mailbox::end`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Point {
     ring: usize,
     spill: usize,
@@ -163,7 +163,12 @@ impl<T> Mailbox<T> {
     /// Whether `limit` or more explicit messages wait, here and in the own queue.
     #[inline]
     pub(crate) fn is_full(&self, limit: usize) -> bool {
-        self.waiting(self.spilled.load(Ordering::Acquire)) >= limit
+        let spilled = self.spilled.load(Ordering::Acquire);
+        // The ring fits under the limit unless the own queue says otherwise.
+        if spilled == 0 && self.own.load(Ordering::Relaxed) + self.ring.capacity() < limit {
+            return false;
+        }
+        self.waiting(spilled) >= limit
     }
 
     /// How many explicit messages wait, here and in the own queue.

@@ -35,6 +35,7 @@ pub(crate) trait OwnEntry {
 }
 
 /// Where `count` messages in succession stand against the mailbox.
+#[derive(Clone, Copy)]
 struct Mark {
     after: Point,
     /// Whether they count against the limit.
@@ -42,17 +43,35 @@ struct Mark {
     count: usize,
 }
 
+/// Whose turn it is.
+pub(crate) enum Turn {
+    /// The own queue's: [`OwnQueue::take`].
+    Own,
+    /// The mailbox's: pop it, and say [`OwnQueue::mailbox_had`].
+    Mailbox,
+    /// Nobody's: the poll under way may run no more.
+    Nobody,
+}
+
 /// Owner only.
 pub(crate) struct OwnQueue<T> {
     entries: RefCell<VecDeque<T>>,
-    /// Those of the messages among the entries.
-    marks: RefCell<VecDeque<Mark>>,
     /// How many of the entries are messages.
     messages: Cell<usize>,
+    /// The mark of the first message, if there is one. Here, since there is seldom
+    /// a second.
+    first: Cell<Mark>,
+    /// Whether the mailbox was seen to have reached it.
+    reached: Cell<bool>,
+    /// Those of the messages behind.
+    others: RefCell<VecDeque<Mark>>,
     /// How many entries from the front the poll under way may run.
     open: Cell<usize>,
     /// Whether it is the mailbox's turn, when both have some.
     mailbox_next: Cell<bool>,
+    /// Whether the poll under way still looks into the mailbox: it does until it
+    /// has found it empty.
+    looks: Cell<bool>,
     /// How many explicit messages may wait, here and in the mailbox.
     limit: usize,
 }
@@ -61,10 +80,17 @@ impl<T: OwnEntry> OwnQueue<T> {
     pub(crate) fn new(limit: usize) -> Self {
         OwnQueue {
             entries: RefCell::default(),
-            marks: RefCell::default(),
             messages: Cell::new(0),
+            first: Cell::new(Mark {
+                after: Point::default(),
+                limited: false,
+                count: 0,
+            }),
+            reached: Cell::new(false),
+            others: RefCell::default(),
             open: Cell::new(0),
             mailbox_next: Cell::new(true),
+            looks: Cell::new(true),
             limit,
         }
     }
@@ -85,24 +111,41 @@ impl<T: OwnEntry> OwnQueue<T> {
         if limited {
             mailbox.count_own(self.limit);
         }
-        self.messages.set(self.messages.get() + 1);
         self.entries.borrow_mut().push_back(entry);
     }
 
     #[inline]
     fn mark(&self, after: Point, limited: bool) {
-        let mut marks = self.marks.borrow_mut();
-        if let Some(last) = marks.back_mut()
-            && (last.after, last.limited) == (after, limited)
-        {
-            last.count += 1;
-            return;
+        let messages = self.messages.get();
+        self.messages.set(messages + 1);
+        let mut first = self.first.get();
+        if messages == 0 {
+            self.reached.set(false);
+            let count = 1;
+            self.first.set(Mark {
+                after,
+                limited,
+                count,
+            });
+        } else if messages == first.count && (first.after, first.limited) == (after, limited) {
+            first.count += 1;
+            self.first.set(first);
+        } else {
+            self.mark_behind(after, limited);
         }
-        marks.push_back(Mark {
-            after,
-            limited,
-            count: 1,
-        });
+    }
+
+    #[cold]
+    fn mark_behind(&self, after: Point, limited: bool) {
+        let mut others = self.others.borrow_mut();
+        match others.back_mut() {
+            Some(last) if (last.after, last.limited) == (after, limited) => last.count += 1,
+            _ => others.push_back(Mark {
+                after,
+                limited,
+                count: 1,
+            }),
+        }
     }
 
     /// Queues a task that was spawned or woken. Unless it gives way, the poll under
@@ -121,6 +164,7 @@ impl<T: OwnEntry> OwnQueue<T> {
     #[inline]
     pub(crate) fn begin(&self) {
         self.open.set(self.entries.borrow().len());
+        self.looks.set(true);
     }
 
     #[inline]
@@ -128,65 +172,62 @@ impl<T: OwnEntry> OwnQueue<T> {
         self.entries.borrow().is_empty()
     }
 
-    /// What the poll under way runs next, of here by `own` or of the mailbox.
-    /// `looks` says whether to look into the mailbox: no longer once that was found
-    /// empty by this poll.
+    /// Whose turn it is in the poll under way.
     ///
     /// # Safety
     ///
     /// As for [`OwnQueue::push_message`].
-    #[inline]
-    pub(crate) unsafe fn next<M>(
-        &self,
-        mailbox: &Mailbox<M>,
-        looks: &mut bool,
-        own: impl FnOnce(T) -> M,
-    ) -> Option<M> {
-        // SAFETY: the caller is the owner.
-        let (own_may, mailbox_may) = match self.messages.get() {
-            0 => (self.open.get() > 0, true),
-            _ => unsafe { self.held_by_marks(mailbox) },
+    #[inline(always)]
+    pub(crate) unsafe fn turn<M>(&self, mailbox: &Mailbox<M>) -> Turn {
+        let (own, others) = if self.messages.get() == 0 {
+            (self.open.get() > 0, self.looks.get())
+        } else {
+            // SAFETY: passed on.
+            unsafe { self.may_be_next(mailbox) }
         };
-        if *looks && mailbox_may && (!own_may || self.mailbox_next.get()) {
-            // SAFETY: the caller is the only consumer, and `pop` runs nothing of a
-            // message, so it is not nested.
-            match unsafe { mailbox.pop() } {
-                Some(message) => {
-                    self.mailbox_next.set(false);
-                    return Some(message);
-                }
-                None => *looks = false,
-            }
+        if others && (!own || self.mailbox_next.get()) {
+            Turn::Mailbox
+        } else if own {
+            Turn::Own
+        } else {
+            Turn::Nobody
         }
-        if !own_may {
-            return None;
-        }
-        self.mailbox_next.set(true);
-        self.open.set(self.open.get() - 1);
-        self.pop(mailbox).map(own)
     }
 
-    /// Whether the first entry here, and the mailbox, may be next, when messages
-    /// wait here.
+    /// Whether the first entry here, and whether the mailbox may be next, when
+    /// messages wait here.
     ///
     /// # Safety
     ///
     /// As for [`OwnQueue::push_message`].
-    unsafe fn held_by_marks<M>(&self, mailbox: &Mailbox<M>) -> (bool, bool) {
-        let marks = self.marks.borrow();
-        let reached = marks
-            .front()
-            // SAFETY: the caller is the only consumer.
-            .is_none_or(|first| unsafe { mailbox.has_reached(first.after) });
+    #[inline]
+    unsafe fn may_be_next<M>(&self, mailbox: &Mailbox<M>) -> (bool, bool) {
+        let open = self.open.get() > 0;
+        // SAFETY: the caller is the only consumer.
+        if self.reached.get() || unsafe { mailbox.has_reached(self.first.get().after) } {
+            self.reached.set(true);
+            return (open, false);
+        }
         let entries = self.entries.borrow();
-        let may_pass = || entries.front().is_some_and(OwnEntry::is_task);
-        let own = self.open.get() > 0 && (reached || may_pass());
-        (own, !reached)
+        let may_pass = open && entries.front().is_some_and(OwnEntry::is_task);
+        (may_pass, self.looks.get())
     }
 
-    /// Takes the first entry out, whatever its turn.
-    #[inline]
-    fn pop<M>(&self, mailbox: &Mailbox<M>) -> Option<T> {
+    /// Says whether the mailbox had a message when it was its turn.
+    #[inline(always)]
+    pub(crate) fn mailbox_had(&self, one: bool) {
+        if one {
+            self.mailbox_next.set(false);
+        } else {
+            self.looks.set(false);
+        }
+    }
+
+    /// Takes out what is next, if it is the own queue's turn.
+    #[inline(always)]
+    pub(crate) fn take<M>(&self, mailbox: &Mailbox<M>) -> Option<T> {
+        self.mailbox_next.set(true);
+        self.open.set(self.open.get().saturating_sub(1));
         let entry = self.entries.borrow_mut().pop_front()?;
         if self.messages.get() > 0 && !entry.is_task() {
             self.unmark(mailbox);
@@ -197,25 +238,17 @@ impl<T: OwnEntry> OwnQueue<T> {
     #[inline]
     fn unmark<M>(&self, mailbox: &Mailbox<M>) {
         self.messages.set(self.messages.get() - 1);
-        let mut marks = self.marks.borrow_mut();
-        let Some(first) = marks.front_mut() else {
-            return;
-        };
+        let mut first = self.first.get();
         if first.limited {
             mailbox.uncount_own(self.limit);
         }
         first.count -= 1;
-        if first.count == 0 {
-            marks.pop_front();
+        if first.count == 0
+            && let Some(second) = self.others.borrow_mut().pop_front()
+        {
+            first = second;
+            self.reached.set(false);
         }
-    }
-
-    /// Takes the first entry out, whatever its turn: for who drops them all.
-    ///
-    /// # Safety
-    ///
-    /// As for [`OwnQueue::push_message`].
-    pub(crate) unsafe fn pop_unordered<M>(&self, mailbox: &Mailbox<M>) -> Option<T> {
-        self.pop(mailbox)
+        self.first.set(first);
     }
 }

@@ -6,7 +6,7 @@ use loom::sync::Arc;
 use loom::sync::atomic::{AtomicBool, Ordering};
 use loom::thread;
 
-use super::{Mailbox, OwnEntry, OwnQueue, PushError};
+use super::{Mailbox, OwnEntry, OwnQueue, PushError, Turn};
 
 const TASK: &str = "task";
 
@@ -46,12 +46,18 @@ impl Owner {
     /// Polls once; `most` messages.
     fn poll(&mut self, most: usize) {
         self.own.begin();
-        let mut looks = true;
-        for _ in 0..most {
+        let end = self.ran.len() + most;
+        while self.ran.len() < end {
             // SAFETY: as above.
-            match unsafe { self.own.next(&self.mailbox, &mut looks, |own| own) } {
-                Some(message) => self.ran.push(message),
-                None => return,
+            match unsafe { self.own.turn(&self.mailbox) } {
+                Turn::Own => self.ran.extend(self.own.take(&self.mailbox)),
+                Turn::Mailbox => {
+                    // SAFETY: as above.
+                    let message = unsafe { self.mailbox.pop() };
+                    self.own.mailbox_had(message.is_some());
+                    self.ran.extend(message);
+                }
+                Turn::Nobody => return,
             }
         }
     }

@@ -285,7 +285,7 @@ impl Local {
             self.shared.critical.clear();
         }
         loop {
-            while let Some(message) = self.take_unrun() {
+            while let Some(message) = self.take_own() {
                 unrun += usize::from(!message.is_task());
                 self.drop_contained(message);
             }

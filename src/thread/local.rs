@@ -133,7 +133,7 @@ impl Drop for Entered<'_> {
 
 impl Drop for Local {
     fn drop(&mut self) {
-        while self.take_unrun().is_some() {}
+        while self.take_own().is_some() {}
         while self.spare_shared.get() > 0 {
             drop(self.lend_shared());
         }

@@ -2,7 +2,7 @@
 
 use super::local::Local;
 use super::message::{Message, Queued};
-use crate::sync::{OwnEntry, OwnQueue};
+use crate::sync::{OwnEntry, OwnQueue, Turn};
 
 impl OwnEntry for Queued {
     #[inline]
@@ -52,24 +52,28 @@ impl Local {
         self.ready.0.begin();
     }
 
-    /// The next message or task that the poll under way may run. `looks` is true
-    /// until it has found the mailbox empty.
-    #[inline]
-    pub(super) fn next_message(&self, looks: &mut bool) -> Option<Message> {
-        // SAFETY: this is the owner, and the mailbox the thread's; what is queued
-        // was a message, and is taken out once.
-        unsafe {
-            let own = |queued| Message::from_queued(queued);
-            self.ready.0.next(&self.shared.mailbox, looks, own)
-        }
+    /// Whose turn it is in the poll under way.
+    #[inline(always)]
+    pub(super) fn turn(&self) -> Turn {
+        // SAFETY: this is the owner, and the mailbox the thread's.
+        unsafe { self.ready.0.turn(&self.shared.mailbox) }
     }
 
-    /// Takes out what the thread has sent itself or woken, whatever its turn.
-    pub(super) fn take_unrun(&self) -> Option<Message> {
-        // SAFETY: as above.
-        unsafe {
-            let queued = self.ready.0.pop_unordered(&self.shared.mailbox)?;
-            Some(Message::from_queued(queued))
-        }
+    /// The next message from elsewhere, if it is their turn.
+    #[inline(always)]
+    pub(super) fn take_sent(&self) -> Option<Message> {
+        // SAFETY: this is the only consumer; `pop` runs nothing of a message, so it
+        // is not nested.
+        let message = unsafe { self.shared.mailbox.pop() };
+        self.ready.0.mailbox_had(message.is_some());
+        message
+    }
+
+    /// The next of what the thread has sent itself or woken, if it is its turn.
+    #[inline(always)]
+    pub(super) fn take_own(&self) -> Option<Message> {
+        let queued = self.ready.0.take(&self.shared.mailbox)?;
+        // SAFETY: what is queued was a message, and is taken out once.
+        Some(unsafe { Message::from_queued(queued) })
     }
 }

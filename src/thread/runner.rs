@@ -17,6 +17,7 @@ use super::panic::{PanicSource, contain};
 use super::stall::Occupant;
 use crate::cpu::CpuSet;
 use crate::notify::Sleeper;
+use crate::sync::Turn;
 
 /// The right to poll a SpdkThread, on this OS thread.
 ///
@@ -725,13 +726,23 @@ impl Local {
             max => max.min(self.batch),
         };
         self.begin_messages();
-        let mut looks = true;
         let mut ran = 0;
-        while ran < limit
-            && let Some(message) = self.next_message(&mut looks)
-        {
-            self.run_message(message);
-            ran += 1;
+        while ran < limit {
+            match self.turn() {
+                Turn::Own => {
+                    if let Some(message) = self.take_own() {
+                        self.run_message(message);
+                        ran += 1;
+                    }
+                }
+                Turn::Mailbox => {
+                    if let Some(message) = self.take_sent() {
+                        self.run_message(message);
+                        ran += 1;
+                    }
+                }
+                Turn::Nobody => break,
+            }
         }
         Activity::from(ran > 0)
     }
@@ -775,9 +786,10 @@ impl Local {
             let poller = poller.clone();
             drop(timers);
             // Re-armed before it runs, so that what it does to itself finds
-            // the timer in place.
-            self.rearm_first_poller(&poller, now);
+            // the timer in place; but its turn among equals is behind what it arms.
+            let armed = self.rearm_first_poller(&poller, now);
             activity = activity.max(self.run_poller(&poller));
+            self.rearmed_poller_ran(&poller, armed);
         }
     }
 
