@@ -264,6 +264,7 @@ impl Local {
         for waker in wakers {
             self.wake_contained(waker);
         }
+        self.tell_ends();
         self.shared.end_all_moves();
     }
 

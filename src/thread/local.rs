@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::task::Waker;
 use std::time::Duration;
 
+use super::ended::EndList;
 use super::exit::ExitPart;
 use super::interrupt::Interrupts;
 use super::live::LiveList;
@@ -94,6 +95,7 @@ pub(super) struct Rare {
     pub(super) keys: LocalValues,
     pub(super) post_pollers: PostPollers,
     pub(super) held: HeldLocks,
+    pub(super) ends: EndList,
 }
 
 thread_local! {
