@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::task::Waker;
 use std::time::Duration;
 
+use super::ended::EndList;
 use super::exit::ExitPart;
 use super::interrupt::Interrupts;
 use super::live::LiveList;
@@ -39,10 +40,14 @@ const SPARE_LIMIT: usize = 16_384;
 pub(crate) enum ExitPhase {
     /// Not asked for.
     None,
-    /// Asked for; the tasks of that moment are not cancelled yet.
+    /// Asked for; no task is cancelled yet.
     Requested,
+    /// Cancels the tasks of the moment that this began at.
+    Cancelling,
     /// Waits for what still holds the thread.
     Waiting,
+    /// Takes nothing new, and cancels the tasks that are left.
+    Closing,
     /// The mailbox is closed and nothing new is taken; what was sent before
     /// is being run.
     Closed,
@@ -90,6 +95,7 @@ pub(super) struct Rare {
     pub(super) keys: LocalValues,
     pub(super) post_pollers: PostPollers,
     pub(super) held: HeldLocks,
+    pub(super) ends: EndList,
 }
 
 thread_local! {
@@ -221,6 +227,14 @@ impl Local {
         }
     }
 
+    /// After something went that may have been the last that held an exit: as
+    /// [`Local::begun_outside`], for only a poll sees it.
+    pub(crate) fn ended_outside(&self) {
+        if self.exit_phase.get() == ExitPhase::Waiting && !self.is_held() {
+            self.begun_outside();
+        }
+    }
+
     /// The rare parts, made now if need be.
     pub(super) fn rare(&self) -> &Rare {
         self.rare.get_or_init(Box::default)
@@ -244,7 +258,10 @@ impl Local {
     /// the point where it could wait for them.
     #[inline]
     pub(crate) fn refuses_work(&self) -> bool {
-        matches!(self.exit_phase.get(), ExitPhase::Closed | ExitPhase::Done)
+        matches!(
+            self.exit_phase.get(),
+            ExitPhase::Closing | ExitPhase::Closed | ExitPhase::Done
+        )
     }
 
     pub(crate) fn insert_timer(&self, deadline: u64, target: TimerTarget) -> TimerKey {

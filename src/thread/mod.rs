@@ -26,6 +26,7 @@
 
 mod activity;
 mod builder;
+pub(crate) mod ended;
 pub(crate) mod exit;
 mod hosting;
 mod interrupt;

@@ -687,7 +687,10 @@ impl Local {
                 ExitPhase::None | ExitPhase::Done => false,
                 // What held it may have gone outside of a poll.
                 ExitPhase::Waiting => !self.is_held(),
-                ExitPhase::Requested | ExitPhase::Closed => true,
+                ExitPhase::Requested
+                | ExitPhase::Cancelling
+                | ExitPhase::Closing
+                | ExitPhase::Closed => true,
             }
     }
 
@@ -771,9 +774,10 @@ impl Local {
             let poller = poller.clone();
             drop(timers);
             // Re-armed before it runs, so that what it does to itself finds
-            // the timer in place.
-            self.rearm_first_poller(&poller, now);
+            // the timer in place; but its turn among equals is behind what it arms.
+            let armed = self.rearm_first_poller(&poller, now);
             activity = activity.max(self.run_poller(&poller));
+            self.rearmed_poller_ran(&poller, armed);
         }
     }
 

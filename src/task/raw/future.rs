@@ -149,6 +149,11 @@ impl<F: Future> TaskFuture<F> {
             drop(self.release(local));
             return Poll::Ready(Outcome::failed(JoinError::exited(meta.id())));
         }
+        if local.live.dooms(&meta.node) {
+            // The exit comes to it in a later poll.
+            drop(self.release(local));
+            return Poll::Ready(Outcome::failed(JoinError::exited(meta.id())));
+        }
         // SAFETY: by R1 only the owner gets here, and never from inside this
         // poll; `release` is not called while this reference is in use.
         let Some(future) = (unsafe { &mut *self.future.get() }) else {
