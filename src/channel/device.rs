@@ -33,6 +33,8 @@ pub(super) struct Device<C> {
 
 /// What does not depend on the channel's type.
 pub(super) struct DeviceCore {
+    /// The order registered, within a library instance. Says not which device it is:
+    /// that of another instance has the same number.
     pub(super) serial: u64,
     pub(super) name: Arc<str>,
     pub(super) key: Option<u64>,
@@ -332,8 +334,8 @@ impl<C: 'static> IoDevice<C> {
     /// Calls `f` with the context of the current thread's channel, if it has
     /// one, without counting as a handle.
     pub(crate) fn with_existing<R>(&self, f: impl FnOnce(&C) -> R) -> Option<R> {
-        let serial = self.device.core.serial;
-        let cell = Local::with_current(|local| io_channel::existing(local, serial)).flatten()?;
+        let core = &*self.device.core;
+        let cell = Local::with_current(|local| io_channel::existing(local, core)).flatten()?;
         Some(f(&cell.context))
     }
 

@@ -91,8 +91,8 @@ impl<C: 'static, E: Send + 'static, V: Visit<C, E>> Parcel<C, E, V> {
     }
 
     fn arrive(self) {
-        let serial = self.core().serial;
-        match Local::with_current(|local| io_channel::existing(local, serial)) {
+        let found = Local::with_current(|local| io_channel::existing(local, self.core()));
+        match found {
             Some(Some(cell)) => V::visit(self, cell),
             _ => self.advance(),
         }

@@ -76,11 +76,17 @@ impl ChannelCore {
         true
     }
 
-    pub(super) fn wait(&self, class: Class, need: usize, got: Vec<IobufBuf>, done: Done) -> u64 {
+    pub(super) fn wait(
+        &self,
+        class: Class,
+        need: usize,
+        got: Vec<IobufBuf>,
+        done: Done,
+    ) -> WaiterId {
         self.count(class, |stats| stats.retry += 1);
-        let id = self.thread.inner.ids.fetch_add(1, Ordering::Relaxed);
+        let id = WaiterId(Rc::new(class));
         let waiter = Waiter {
-            id,
+            id: id.clone(),
             home: self.home,
             need,
             got,
@@ -90,8 +96,8 @@ impl ChannelCore {
         id
     }
 
-    pub(super) fn abort(&self, class: Class, id: u64) -> Option<Waiter> {
-        self.thread.abort(class, id)
+    pub(super) fn abort(&self, id: &WaiterId) -> Option<Waiter> {
+        self.thread.abort(id)
     }
 
     fn count(&self, class: Class, count: impl FnOnce(&mut PoolStats)) {
@@ -128,7 +134,7 @@ impl ChannelCore {
 
 impl Drop for ChannelCore {
     fn drop(&mut self) {
-        drop(self.thread.remove_channel(self.home.channel));
+        drop(self.thread.remove_channel(self.home));
         for class in Class::ALL {
             for index in self.caches[class as usize].take() {
                 self.thread.take_back(class, index);
@@ -180,7 +186,7 @@ pub struct IobufChannel {
 /// let all: Vec<_> = std::iter::from_fn(|| channel.try_get(8192).unwrap()).collect();
 /// match channel.get_with(8192, |_buffer| ())? {
 ///     Got::Buffer(_buffer) => panic!("there are {} only", all.len()),
-///     Got::Waiting(waiter) => assert!(channel.abort(waiter)),
+///     Got::Waiting(waiter) => assert!(channel.abort(&waiter)),
 /// }
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
@@ -212,11 +218,8 @@ pub enum Got {
 /// assert_eq!(first, ControlFlow::Break(waiter));
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct WaiterId {
-    id: u64,
-    class: Class,
-}
+#[derive(Clone)]
+pub struct WaiterId(Rc<Class>);
 
 impl WaiterId {
     /// The class of buffer that it waits for.
@@ -238,7 +241,24 @@ impl WaiterId {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn class(&self) -> Class {
-        self.class
+        *self.0
+    }
+}
+
+/// A request is itself only.
+impl PartialEq for WaiterId {
+    fn eq(&self, other: &Self) -> bool {
+        Rc::ptr_eq(&self.0, &other.0)
+    }
+}
+
+impl Eq for WaiterId {}
+
+impl fmt::Debug for WaiterId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("WaiterId")
+            .field("class", &self.class())
+            .finish_non_exhaustive()
     }
 }
 
@@ -251,10 +271,7 @@ impl IobufChannel {
         if thread.channel_count() >= MAX_CHANNELS {
             return Err(IobufError::TooManyChannels(MAX_CHANNELS));
         }
-        let home = Home {
-            thread: thread.thread().id(),
-            channel: thread.inner.ids.fetch_add(1, Ordering::Relaxed),
-        };
+        let home = Home(thread.inner.last_channel.fetch_add(1, Ordering::Relaxed) + 1);
         // From here on dropping it undoes everything.
         let core = Rc::new(ChannelCore {
             module,
@@ -273,7 +290,7 @@ impl IobufChannel {
                 return Err(IobufError::CacheNotFilled { class, wanted });
             }
         }
-        core.thread.add_channel(home.channel, Rc::downgrade(&core));
+        core.thread.add_channel(home, Rc::downgrade(&core));
         Ok(IobufChannel { core })
     }
 
@@ -347,7 +364,7 @@ impl IobufChannel {
             callback(buffers.pop().expect("one was asked for"));
         });
         let id = self.core.wait(class, 1, Vec::new(), done);
-        Ok(Got::Waiting(WaiterId { id, class }))
+        Ok(Got::Waiting(id))
     }
 
     /// A buffer of at least `len` bytes, waited for if need be. The future
@@ -423,14 +440,14 @@ impl IobufChannel {
     /// let Got::Waiting(waiter) = channel.get_with(8192, |_buffer| panic!("was aborted"))? else {
     ///     panic!("there are {} only", all.len());
     /// };
-    /// assert!(channel.abort(waiter));
-    /// assert!(!channel.abort(waiter));
+    /// assert!(channel.abort(&waiter));
+    /// assert!(!channel.abort(&waiter));
     /// runner.enter(|| drop(all.pop()));
     /// assert_eq!(iobuf.free_counts(), [64, 1]);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
-    pub fn abort(&self, waiter: WaiterId) -> bool {
-        self.core.abort(waiter.class, waiter.id).is_some()
+    pub fn abort(&self, waiter: &WaiterId) -> bool {
+        self.core.abort(waiter).is_some()
     }
 
     /// Calls `f` for each waiting request of this channel, those for small
@@ -450,21 +467,16 @@ impl IobufChannel {
     /// let waiting = [channel.get_with(8192, |_| ())?, channel.get_with(8192, |_| ())?];
     /// // A reset gives up whatever waits.
     /// let end = channel.for_each_waiter(|waiter| {
-    ///     assert!(channel.abort(waiter));
+    ///     assert!(channel.abort(&waiter));
     ///     ControlFlow::<()>::Continue(())
     /// });
     /// assert_eq!(end, ControlFlow::Continue(()));
     /// # drop((all, waiting));
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
-    pub fn for_each_waiter<B>(
-        &self,
-        mut f: impl FnMut(WaiterId) -> ControlFlow<B>,
-    ) -> ControlFlow<B> {
-        let waiters = self.core.thread.waiters_of(self.core.home.channel);
-        waiters
-            .into_iter()
-            .try_for_each(|(id, class)| f(WaiterId { id, class }))
+    pub fn for_each_waiter<B>(&self, f: impl FnMut(WaiterId) -> ControlFlow<B>) -> ControlFlow<B> {
+        let waiters = self.core.thread.waiters_of(self.core.home);
+        waiters.into_iter().try_for_each(f)
     }
 
     /// The module.
