@@ -4,10 +4,11 @@
 
 use std::collections::BTreeSet;
 use std::convert::Infallible;
+use std::sync::{Arc, Mutex};
 
 use corespun::channel::{ChannelError, IoDevice};
 use corespun::iobuf::{Iobuf, IobufBuf, IobufChannel};
-use corespun::thread::{ThreadLib, ThreadRunner};
+use corespun::thread::{Spinlock, SpinlockMisuse, ThreadLib, ThreadRunner};
 
 /// The only thread of a library instance: its ids and serials are those of
 /// every other such instance.
@@ -103,4 +104,32 @@ fn a_channel_is_one_of_the_device_that_was_asked() {
         "{other:?}"
     );
     assert_eq!(*mine, 2);
+}
+
+/// A thread that ended with a lock held takes the right to it along: what is
+/// made in its place in memory does not hold the lock.
+#[test]
+fn a_lock_held_by_a_thread_that_is_gone_is_held_by_no_other() {
+    let library = ThreadLib::new();
+    let misuses = Arc::new(Mutex::new(Vec::new()));
+    let seen = misuses.clone();
+    let lock = Spinlock::with_hook(move |error| seen.lock().unwrap().push(error.clone()));
+    // The first of a library is known to it for ever.
+    let _app_thread = library.thread().build().unwrap();
+    let mut gone = library.thread().build().unwrap().attach();
+    gone.enter(|| lock.lock()).unwrap();
+    drop(gone);
+    for _ in 0..100 {
+        let mut runner = library.thread().build().unwrap().attach();
+        assert!(!runner.enter(|| lock.is_held()));
+        assert!(runner.enter(|| lock.unlock()).is_err());
+    }
+    assert!(lock.destroy().is_err());
+    let misuses = misuses.lock().unwrap();
+    assert_eq!(
+        misuses.last().unwrap().misuse,
+        SpinlockMisuse::DestroyedHeld
+    );
+    assert_eq!(misuses[0].misuse, SpinlockMisuse::WrongThread);
+    assert_eq!(misuses[0].holder.as_deref(), Some("a thread that is gone"));
 }

@@ -132,6 +132,9 @@ impl Drop for Entered<'_> {
 
 impl Drop for Local {
     fn drop(&mut self) {
+        if let Some(rare) = self.existing_rare() {
+            rare.held.abandon();
+        }
         while self.spare_shared.get() > 0 {
             drop(self.lend_shared());
         }

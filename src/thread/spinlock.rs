@@ -128,6 +128,9 @@ struct Inner {
     hook: Option<Hook>,
 }
 
+/// The owner of a lock whose owner's memory is gone: no thread's address.
+const GONE: usize = 1;
+
 fn token(local: &Local) -> usize {
     Arc::as_ptr(&local.shared).addr()
 }
@@ -146,9 +149,14 @@ impl Inner {
         let owner = self.owner.load(Ordering::Relaxed);
         let (thread, holder) = Local::with_current(|local| {
             let holder = (owner != 0).then(|| {
-                // The owner's memory may be gone: found by its address.
+                if owner == GONE {
+                    return "a thread that is gone".to_owned();
+                }
+                // It may go meanwhile: found by its address.
                 let known = local.shared.library.find_thread(owner);
-                known.unwrap_or_else(|| "a thread of another library instance".to_owned())
+                known.unwrap_or_else(|| {
+                    "a thread that has exited or is of another library instance".to_owned()
+                })
             });
             (format!("thread {:?}", local.shared.name()), holder)
         })
@@ -651,6 +659,14 @@ impl HeldLocks {
         for lock in locks {
             let at = lock.locked_at().unwrap_or(lock.made);
             lock.misused(SpinlockMisuse::HeldDuringSwitch, at);
+        }
+    }
+
+    /// The thread's memory goes. What is still held stays so: by nobody, for
+    /// another thread may come to have the address by which an owner is known.
+    pub(super) fn abandon(&self) {
+        for lock in self.locks.borrow().iter() {
+            lock.owner.store(GONE, Ordering::Relaxed);
         }
     }
 }
