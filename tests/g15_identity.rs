@@ -56,7 +56,7 @@ fn a_waiter_is_aborted_by_its_own_pools_only() {
     let (mut a, mut b) = (alone(), alone());
     let (_pools_of_a, of_a) = pools(&mut a);
     let (_pools_of_b, of_b) = pools(&mut b);
-    let mut wait = |runner: &mut ThreadRunner, channel: &IobufChannel| {
+    let wait = |runner: &mut ThreadRunner, channel: &IobufChannel| {
         runner.enter(|| {
             let held = all_of(channel);
             let corespun::iobuf::Got::Waiting(waiter) = channel.get_with(1, drop).unwrap() else {

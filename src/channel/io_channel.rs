@@ -16,6 +16,7 @@ use std::sync::Arc;
 use super::ChannelError;
 use super::device::{Device, DeviceCore, IoDevice};
 use crate::thread::SpdkThread;
+use crate::thread::bound::Stay;
 use crate::thread::exit::{ExitHolder, ExitPart};
 use crate::thread::local::Local;
 use crate::thread::message::Message;
@@ -24,6 +25,7 @@ pub(super) struct ChannelCell<C: 'static> {
     head: Head,
     device: Arc<Device<C>>,
     pub(super) context: C,
+    _stay: Stay,
 }
 
 /// What does not depend on the context's type.
@@ -251,6 +253,7 @@ fn create<C>(device: &Arc<Device<C>>) -> Result<IoChannel<C>, ChannelError> {
         },
         device: device.clone(),
         context,
+        _stay: local.anchor.stay(),
     });
     table.set(core, cell.clone());
     Ok(IoChannel::new(cell))

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::task::Waker;
 use std::time::Duration;
 
+use super::bound::Anchor;
 use super::exit::ExitPart;
 use super::interrupt::Interrupts;
 use super::live::LiveList;
@@ -62,9 +63,9 @@ pub(crate) struct Local {
     pub(super) interrupts: OnceCell<Box<Interrupts>>,
     /// The io_channels of this thread, kept by their own floor.
     pub(crate) channels: OnceCell<Box<dyn ExitPart>>,
-    /// How many values that must not leave this OS thread live here, besides
-    /// those that hold an `Rc` of this.
-    pub(crate) not_send: Cell<usize>,
+    /// Knows of the values that must not leave this OS thread, besides those
+    /// that hold an `Rc` of this.
+    pub(crate) anchor: Anchor,
     pub(crate) task_ids: Cell<u64>,
     /// Whether the next message comes from the mailbox or from `ready`, when
     /// both have some.
@@ -159,7 +160,7 @@ impl Local {
             rare: OnceCell::new(),
             interrupts: OnceCell::new(),
             channels: OnceCell::new(),
-            not_send: Cell::new(0),
+            anchor: Anchor::default(),
             task_ids: Cell::new(0),
             mailbox_next: Cell::new(true),
             batch,

@@ -25,6 +25,7 @@
 //! [`ThreadRunner::poll`].
 
 mod activity;
+pub(crate) mod bound;
 mod builder;
 pub(crate) mod exit;
 mod hosting;
