@@ -1,15 +1,23 @@
 //! G6: a panic of user code is contained where it happens: the message, task or
 //! poller ends, and the thread lives on.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
+use std::io::Write;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::net::UnixStream;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::Command;
 use std::rc::Rc;
 use std::sync::{Arc, Mutex};
 use std::task::{Poll, RawWaker, RawWakerVTable, Waker};
+use std::time::Duration;
 
 use corespun::task::{self, TaskBuilder};
-use corespun::thread::{PanicPolicy, PanicSource, Poller, ThreadLib, ThreadRunner};
+use corespun::thread::{
+    Interrupt, PanicPolicy, PanicSource, Poller, SpinMutex, Spinlock, SpinlockMisuse, ThreadLib,
+    ThreadRunner,
+};
 use corespun::{clock::Clock, time};
 
 type Reports = Arc<Mutex<Vec<(PanicSource, String)>>>;
@@ -335,6 +343,124 @@ fn a_panic_in_a_driven_stream_or_its_consumer_unregisters_the_poller() {
         drop(poller);
         lives_on(runner);
     }
+}
+
+/// The callback has returned by the time the hook of the lock that it left held
+/// is called.
+#[test]
+fn a_panicking_hook_of_a_lock_costs_no_callback() {
+    let (mut runner, reports) = reporting();
+    let lock = Arc::new(Spinlock::with_hook(|error| {
+        if error.misuse == SpinlockMisuse::HeldDuringSwitch {
+            quiet_panic("hook");
+        }
+    }));
+    let (mut peer, socket) = UnixStream::pair().unwrap();
+    let runs = Rc::new(Cell::new([0; 3]));
+    let count = |kind: usize| {
+        let (runs, lock) = (runs.clone(), lock.clone());
+        move || {
+            let mut all = runs.get();
+            all[kind] += 1;
+            runs.set(all);
+            if kind > 0 {
+                let _ = lock.lock();
+            }
+        }
+    };
+    let pollers = runner.enter(|| {
+        let timed = Poller::timed(Duration::ZERO, count(0));
+        [timed, Poller::active(count(0)), Poller::active(count(1))].map(Result::unwrap)
+    });
+    let interrupted = count(2);
+    let called = move |_| interrupted();
+    let _interrupt = runner.enter(|| Interrupt::register(socket, called).unwrap());
+    peer.write_all(b"x").unwrap();
+    let sent = lock.clone();
+    let send = move || drop(sent.lock());
+    runner.handle().send_msg(send).unwrap();
+    let sent = lock.clone();
+    let task = runner.enter(|| task::spawn_local(async move { drop(sent.lock()) }));
+    for round in 1..=3 {
+        runner.poll(0, 0);
+        assert_eq!(runs.get(), [2 * round, round, round]);
+        assert!(!take(&reports).is_empty());
+    }
+    assert!(task.is_finished());
+    runner.enter(|| lock.unlock()).unwrap();
+    drop((pollers, _interrupt));
+    lives_on(runner);
+}
+
+/// A guard that is dropped where it does not belong, while a panic unwinds, is
+/// no second panic.
+#[test]
+fn a_hook_that_panics_while_another_panic_unwinds_is_contained() {
+    let lock = SpinMutex::with_hook(0, |_| quiet_panic("hook"));
+    let (mut runner, _reports) = reporting();
+    let guard = runner.enter(|| lock.lock().unwrap());
+    let unwound = catch_unwind(AssertUnwindSafe(|| {
+        let _guard = guard;
+        quiet_panic("first");
+    }));
+    assert_eq!(*unwound.unwrap_err().downcast::<&str>().unwrap(), "first");
+    std::mem::forget(lock);
+}
+
+/// Handlers that end themselves, whose destructors panic, and one that panics:
+/// every other handler of the batch has its turn, and so has the thread.
+#[test]
+fn an_interrupt_that_unregisters_itself_may_panic_in_its_destructor() {
+    let (mut runner, reports) = reporting();
+    let handles: Rc<RefCell<Vec<Option<Interrupt>>>> = Rc::default();
+    let runs = Rc::new(Cell::new(0));
+    let mut peers = Vec::new();
+    for place in 0..6 {
+        let (mut peer, socket) = UnixStream::pair().unwrap();
+        peer.write_all(b"x").unwrap();
+        peers.push(peer);
+        let grenade = (place % 2 == 0).then(|| Grenade("destructor"));
+        let (handles_here, runs) = (handles.clone(), runs.clone());
+        let called = move |_| {
+            runs.set(runs.get() + 1);
+            match place {
+                0 | 1 => drop(handles_here.borrow_mut()[place].take()),
+                2 | 3 => quiet_panic("handler"),
+                _ => assert_eq!(grenade.is_some(), place == 4),
+            }
+        };
+        let interrupt = runner.enter(|| Interrupt::register(socket, called).unwrap());
+        handles.borrow_mut().push(Some(interrupt));
+    }
+    runner.poll(0, 0);
+    assert_eq!(runs.take(), 6);
+    let mut told: Vec<_> = take(&reports).into_iter().map(|report| report.1).collect();
+    told.sort();
+    assert_eq!(told, ["destructor", "destructor", "handler", "handler"]);
+    runner.poll(0, 0);
+    assert_eq!(runs.take(), 2, "those that did nothing wrong");
+    runner.enter(|| handles.take());
+    assert_eq!(take(&reports).len(), 1);
+    lives_on(runner);
+}
+
+/// So does a descriptor that its `Interrupt` keeps open.
+#[test]
+fn a_descriptor_that_panics_when_closed_is_contained() {
+    struct Socket(UnixStream, Grenade);
+    impl AsFd for Socket {
+        fn as_fd(&self) -> BorrowedFd<'_> {
+            let _ = &self.1;
+            self.0.as_fd()
+        }
+    }
+    let (mut runner, reports) = reporting();
+    let (_peer, socket) = UnixStream::pair().unwrap();
+    let socket = Socket(socket, Grenade("closed"));
+    let interrupt = runner.enter(|| Interrupt::register(socket, |_| ()).unwrap());
+    drop(interrupt);
+    assert_eq!(take(&reports), [(PanicSource::Drop, "closed".to_owned())]);
+    lives_on(runner);
 }
 
 /// What a thread and its library hold of the user's goes with the last handle,

@@ -243,7 +243,7 @@ impl Local {
     #[inline]
     pub(super) fn check_held_locks(&self) {
         if let Some(rare) = self.existing_rare() {
-            rare.held.check();
+            rare.held.check(self);
         }
     }
 

@@ -35,8 +35,11 @@ pub enum PanicSource {
     Poller,
     /// A task; its `JoinHandle` yields the payload.
     Task,
-    /// An interrupt's callback; the interrupt stays registered.
+    /// An interrupt's callback; the interrupt is unregistered.
     Interrupt,
+    /// A hook that was told of something after a callback: of a spinlock that is
+    /// still held.
+    Hook,
     /// A destructor of a closure, future or output that the thread dropped.
     Drop,
 }

@@ -19,6 +19,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
 
 use super::local::Local;
+use super::panic::{PanicSource, contain, discard};
 
 /// Spins before the OS thread gives way to whoever may hold the lock without
 /// a core.
@@ -174,6 +175,12 @@ impl Inner {
         };
         tracing::error!("{error}");
         match &self.hook {
+            // A guard is being dropped: a second panic would end the process.
+            Some(hook) if std::thread::panicking() => {
+                if let Err(payload) = contain(|| hook(&error)) {
+                    discard(payload);
+                }
+            }
             Some(hook) => hook(&error),
             None => {
                 // A process that ends must say why, subscriber or not.
@@ -244,7 +251,10 @@ impl Spinlock {
         Spinlock::make(None, Location::caller())
     }
 
-    /// A lock whose misuse is told to `hook`, on the thread that misuses it.
+    /// A lock whose misuse is told to `hook`, on the thread that misuses it. Its
+    /// panic goes on to who misuses the lock; one about a lock that a callback
+    /// left held is contained, for that has returned, and so is one while another
+    /// unwinds.
     ///
     /// # Examples
     ///
@@ -647,18 +657,22 @@ impl HeldLocks {
 
     /// After every callback.
     #[inline]
-    pub(super) fn check(&self) {
+    pub(super) fn check(&self, local: &Local) {
         if self.count.get() > 0 {
-            self.report();
+            self.report(local);
         }
     }
 
+    /// The callback has returned, so that a hook's panic has nobody else to go to.
     #[cold]
-    fn report(&self) {
+    fn report(&self, local: &Local) {
         let locks: Vec<_> = self.locks.borrow().clone();
         for lock in locks {
             let at = lock.locked_at().unwrap_or(lock.made);
-            lock.misused(SpinlockMisuse::HeldDuringSwitch, at);
+            let reported = contain(|| lock.misused(SpinlockMisuse::HeldDuringSwitch, at));
+            if let Err(payload) = reported {
+                local.report_panic(PanicSource::Hook, Some("spinlock"), payload);
+            }
         }
     }
 
