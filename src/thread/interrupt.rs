@@ -21,6 +21,7 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
 
 use super::activity::Activity;
+use super::doorbell::Doorbell;
 use super::local::{ExitPhase, Local};
 use super::panic::PanicSource;
 use crate::interrupt::{Event, FdGroup, FdGroupError, FdKind, FdOptions, Member};
@@ -72,7 +73,7 @@ pub(crate) struct Interrupts {
 
 /// What makes the group readable when the thread has something to do.
 struct Pollable {
-    wake: Arc<EventFd>,
+    wake: Arc<Doorbell>,
     timer: Rc<TimerFd>,
     /// What the timer is set to, if it is.
     armed: Rc<Cell<Option<u64>>>,
@@ -82,7 +83,7 @@ struct Pollable {
 impl Pollable {
     fn new(group: &FdGroup) -> Result<Self, FdGroupError> {
         let wake = EventFd::from_flags(EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC);
-        let wake = Arc::new(wake.map_err(io::Error::from)?);
+        let wake = wake.map_err(io::Error::from)?;
         let flags = TimerFlags::TFD_NONBLOCK | TimerFlags::TFD_CLOEXEC;
         let timer = TimerFd::new(ClockId::CLOCK_MONOTONIC, flags).map_err(io::Error::from)?;
         let timer = Rc::new(timer);
@@ -104,10 +105,11 @@ impl Pollable {
             let _ = group.remove(&wake);
             return Err(error);
         }
-        let written = wake.clone();
+        let wake = Arc::new(Doorbell::new(wake));
+        let rung = wake.clone();
         let sleeper = Sleeper::new(move || {
             // Full means that it is readable.
-            let _ = written.write(1);
+            let _ = rung.ring();
         });
         Ok(Pollable {
             wake,
@@ -137,9 +139,16 @@ impl Pollable {
             Err(error) => {
                 tracing::error!(thread = local.shared.name(), "timerfd: {error}");
                 // Then by being always readable.
-                let _ = self.wake.write(1);
+                let _ = self.wake.ring();
             }
         }
+    }
+}
+
+impl Drop for Pollable {
+    fn drop(&mut self) {
+        // The sleeper, which rings it, lives as long as the last handle.
+        self.wake.leave();
     }
 }
 
@@ -251,7 +260,7 @@ impl Local {
         pollable.sleeper.announce();
         if self.needs_poll() {
             pollable.sleeper.retract();
-            let _ = pollable.wake.write(1);
+            let _ = pollable.wake.ring();
         }
     }
 
@@ -268,7 +277,7 @@ impl Local {
         }
         if let Some(pollable) = interrupts.pollable.get() {
             // Also when it is not new: parking the thread took the host away.
-            self.shared.set_host(Some(&pollable.sleeper));
+            self.shared.set_own_host(&pollable.sleeper);
             self.interrupts_asleep();
         }
         Ok(interrupts.group.as_fd())

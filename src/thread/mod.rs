@@ -27,6 +27,7 @@
 mod activity;
 pub(crate) mod bound;
 mod builder;
+mod doorbell;
 pub(crate) mod exit;
 mod hosting;
 mod interrupt;
