@@ -2,6 +2,7 @@
 //! poller ends, and the thread lives on.
 
 use std::cell::{Cell, RefCell};
+use std::convert::Infallible;
 use std::future::poll_fn;
 use std::io::Write;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -13,10 +14,12 @@ use std::sync::{Arc, Mutex};
 use std::task::{Poll, RawWaker, RawWakerVTable, Waker};
 use std::time::Duration;
 
+use corespun::channel::IoDevice;
+use corespun::iobuf::{Got, Iobuf};
 use corespun::task::{self, TaskBuilder};
 use corespun::thread::{
-    Interrupt, PanicPolicy, PanicSource, Poller, SpinMutex, Spinlock, SpinlockMisuse, ThreadLib,
-    ThreadRunner,
+    Interrupt, PanicPolicy, PanicSource, Poller, SpdkThread, SpinMutex, Spinlock, SpinlockMisuse,
+    ThreadLib, ThreadRunner,
 };
 use corespun::{clock::Clock, time};
 
@@ -460,6 +463,117 @@ fn a_descriptor_that_panics_when_closed_is_contained() {
     let interrupt = runner.enter(|| Interrupt::register(socket, |_| ()).unwrap());
     drop(interrupt);
     assert_eq!(take(&reports), [(PanicSource::Drop, "closed".to_owned())]);
+    lives_on(runner);
+}
+
+/// What a device keeps of the program's goes with its registration or with the
+/// library: each of them, and whoever waits hears of the end.
+#[test]
+fn a_constructor_that_panics_when_dropped_is_contained() {
+    let (mut runner, reports) = reporting();
+    let witness = Arc::new(());
+    let register = |runner: &mut ThreadRunner| {
+        let (grenade, mine) = (Grenade("constructor"), witness.clone());
+        let construct = move || {
+            let _ = (&grenade, &mine);
+            Ok::<_, Infallible>(())
+        };
+        runner.enter(|| IoDevice::builder().register(construct).unwrap())
+    };
+    let gone = register(&mut runner);
+    let channel = runner.enter(|| gone.channel().unwrap());
+    let told = runner.enter(|| gone.unregister().unwrap());
+    drop(gone);
+    runner.enter(|| drop(channel));
+    while runner.poll(0, 0).is_busy() {}
+    assert_eq!(futures::executor::block_on(told), Ok(()));
+    assert_eq!(Arc::strong_count(&witness), 1);
+    let report = (PanicSource::Drop, "constructor".to_owned());
+    assert_eq!(take(&reports), [report]);
+    // Those that were never unregistered go with the library, far from every thread.
+    let left: Vec<_> = (0..3).map(|_| register(&mut runner)).collect();
+    assert_eq!(Arc::strong_count(&witness), 4);
+    drop(left);
+    lives_on(runner);
+    assert_eq!(Arc::strong_count(&witness), 1);
+}
+
+/// A walk comes to its end though what it did cannot be dropped in peace.
+#[test]
+fn a_walk_ends_though_its_function_panics_when_dropped() {
+    let (mut runner, reports) = reporting();
+    for panics in [false, true] {
+        let grenade = Grenade("function");
+        let done = Arc::new(Mutex::new(false));
+        let told = done.clone();
+        let library = runner.handle().library();
+        let visit = move |_: &SpdkThread| {
+            let _ = &grenade;
+            if panics {
+                quiet_panic("visit");
+            }
+        };
+        let walk =
+            runner.enter(|| library.for_each_thread(visit, move || *told.lock().unwrap() = true));
+        walk.unwrap();
+        while runner.poll(0, 0).is_busy() {}
+        assert!(*done.lock().unwrap());
+        let told: Vec<_> = take(&reports).into_iter().map(|report| report.1).collect();
+        let expected = [&["visit"][..usize::from(panics)], &["function"]].concat();
+        assert_eq!(told.len(), expected.len(), "{told:?}");
+    }
+    lives_on(runner);
+}
+
+/// The same for one over channels whose origin is gone, so that the function is
+/// dropped where it panicked.
+#[test]
+fn a_walk_whose_origin_is_gone_ends_where_its_function_panics() {
+    let (mut runner, reports) = reporting();
+    let library = runner.handle().library();
+    let mut origin = library.thread().name("host").build().unwrap().attach();
+    let device = runner.enter(|| IoDevice::builder().register(|| Ok::<_, Infallible>(())));
+    let device = device.unwrap();
+    let _channel = runner.enter(|| device.channel().unwrap());
+    let grenade = Grenade("function");
+    let walk = origin.enter(|| {
+        let visit = move |_: &()| {
+            let _ = &grenade;
+            quiet_panic("visit");
+            Ok::<_, Infallible>(())
+        };
+        device.for_each_channel(visit, |_| panic!("nobody is told"))
+    });
+    walk.unwrap();
+    drop(origin);
+    runner.poll(0, 0);
+    let told: Vec<_> = take(&reports).into_iter().map(|report| report.1).collect();
+    assert_eq!(told.len(), 2, "{told:?}");
+    assert!(runner.enter(|| device.unregister_with(|| ())).is_ok());
+}
+
+/// A request that a closing channel takes back cannot keep its buffers.
+#[test]
+fn a_waiter_that_panics_when_dropped_costs_no_buffer() {
+    let (mut runner, reports) = reporting();
+    let iobuf = runner.enter(|| Iobuf::builder().small(64, 4096).large(8, 8192).build());
+    let iobuf = iobuf.unwrap();
+    iobuf.register_module("null").unwrap();
+    let free = iobuf.free_counts();
+    let channel = runner.enter(|| iobuf.channel("null", 4, 2).unwrap());
+    let other = runner.enter(|| iobuf.channel("null", 8, 0).unwrap());
+    let large: Vec<_> = std::iter::from_fn(|| channel.try_get(8192).unwrap()).collect();
+    for _ in 0..2 {
+        let grenade = Grenade("waiter");
+        let called = move |_| drop(grenade);
+        let got = runner.enter(|| channel.get_with(8192, called).unwrap());
+        assert!(matches!(got, Got::Waiting(_)));
+    }
+    runner.enter(|| drop(channel));
+    drop(large);
+    runner.enter(|| drop(other));
+    assert_eq!(iobuf.free_counts(), free);
+    assert_eq!(take(&reports).len(), 2);
     lives_on(runner);
 }
 

@@ -239,10 +239,12 @@ fn create<C>(device: &Arc<Device<C>>) -> Result<IoChannel<C>, ChannelError> {
         core,
         thread: local.shared.id,
     };
-    let context = (device.construct)().map_err(|source| ChannelError::Constructor {
-        device: core.name(),
-        source,
-    })?;
+    let context = device
+        .construct()
+        .map_err(|source| ChannelError::Constructor {
+            device: core.name(),
+            source,
+        })?;
     std::mem::forget(unwind);
     let cell = Rc::new(ChannelCell {
         head: Head {

@@ -12,6 +12,7 @@ use super::pool::PoolStats;
 use super::queue::{Done, GetBuf, GetMany, ThreadState, Waiter};
 use super::{Class, IobufError};
 use crate::channel::IoChannel;
+use crate::thread::panic::drop_anywhere;
 
 /// Channels that one thread may have, as SPDK's.
 const MAX_CHANNELS: usize = 64;
@@ -134,7 +135,9 @@ impl ChannelCore {
 
 impl Drop for ChannelCore {
     fn drop(&mut self) {
-        drop(self.thread.remove_channel(self.home));
+        for waiter in self.thread.remove_channel(self.home) {
+            drop_anywhere(waiter);
+        }
         for class in Class::ALL {
             for index in self.caches[class as usize].take() {
                 self.thread.take_back(class, index);

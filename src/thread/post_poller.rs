@@ -128,6 +128,7 @@ impl Local {
             if let Err(payload) = contain(handler.into_inner()) {
                 self.report_panic(PanicSource::Poller, Some("post-poller handler"), payload);
             }
+            self.check_held_locks();
         }
         waiting.running.set(false);
         // Keeps the allocation for the next poller.
