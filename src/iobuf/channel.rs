@@ -77,6 +77,13 @@ impl ChannelCore {
         true
     }
 
+    /// So many, or as many as there are.
+    pub(super) fn take_many(&self, class: Class, count: usize) -> Vec<IobufBuf> {
+        let mut got = Vec::with_capacity(count.min(BATCH));
+        got.extend(std::iter::from_fn(|| self.take(class)).take(count));
+        got
+    }
+
     pub(super) fn wait(
         &self,
         class: Class,
@@ -198,6 +205,31 @@ pub enum Got {
     /// A buffer was free; the callback is not called.
     Buffer(IobufBuf),
     /// The callback is called once one is; this aborts it.
+    Waiting(WaiterId),
+}
+
+/// What asking for several buffers, with a callback, led to.
+///
+/// # Examples
+///
+/// ```
+/// use corespun::{iobuf::{GotMany, Iobuf}, thread::ThreadLib};
+///
+/// let mut runner = ThreadLib::new().thread().build()?.attach();
+/// let iobuf = runner.enter(|| Iobuf::builder().small(64, 4096).large(8, 8192).build())?;
+/// iobuf.register_module("null")?;
+/// let channel = runner.enter(|| iobuf.channel("null", 0, 0))?;
+/// match channel.get_many_with(8192, 8, |_late| unreachable!("there are eight"))? {
+///     GotMany::Buffers(all) => assert_eq!(all.len(), 8),
+///     GotMany::Waiting(waiter) => assert!(channel.abort(&waiter)),
+/// }
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug)]
+pub enum GotMany {
+    /// They were free; the callback is dropped.
+    Buffers(Vec<IobufBuf>),
+    /// The callback is called once all of them are; this aborts it.
     Waiting(WaiterId),
 }
 
@@ -327,8 +359,9 @@ impl IobufChannel {
     /// called with one, on this thread, as soon as it is its turn
     /// (`spdk_iobuf_get`): usually by whoever drops a buffer here.
     ///
-    /// If the callback asks for another buffer of that class, and must wait, it
-    /// waits at the head of the queue: who needs two is not overtaken for ever.
+    /// What the callback asks for in turn is a new request, behind all that wait.
+    /// Who needs several at once is not to ask one by one: see
+    /// [`IobufChannel::get_many_with`].
     ///
     /// # Errors
     ///
@@ -368,6 +401,51 @@ impl IobufChannel {
         });
         let id = self.core.wait(class, 1, Vec::new(), done);
         Ok(Got::Waiting(id))
+    }
+
+    /// As [`IobufChannel::get_with`], for a request that needs several buffers of
+    /// `len` bytes. It takes what is free, and once it has come to the head of the
+    /// queue it stays there until it has the last: what `spdk_iobuf_get` gives an
+    /// entry that asks again in its own callback.
+    ///
+    /// # Errors
+    ///
+    /// [`IobufError::TooLong`].
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::{cell::Cell, rc::Rc};
+    /// use corespun::{iobuf::{GotMany, Iobuf}, thread::ThreadLib};
+    ///
+    /// let mut runner = ThreadLib::new().thread().build()?.attach();
+    /// let iobuf = runner.enter(|| Iobuf::builder().small(64, 4096).large(8, 8192).build())?;
+    /// iobuf.register_module("null")?;
+    /// let channel = runner.enter(|| iobuf.channel("null", 0, 0))?;
+    /// let mut all: Vec<_> = std::iter::from_fn(|| channel.try_get(8192).unwrap()).collect();
+    /// let served = Rc::new(Cell::new(0));
+    /// let count = served.clone();
+    /// let got = channel.get_many_with(8192, 2, move |pair| count.set(pair.len()))?;
+    /// assert!(matches!(got, GotMany::Waiting(_)));
+    /// runner.enter(|| drop(all.pop()));
+    /// assert_eq!(served.get(), 0);
+    /// runner.enter(|| drop(all.pop()));
+    /// assert_eq!(served.get(), 2);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn get_many_with(
+        &self,
+        len: usize,
+        count: usize,
+        callback: impl FnOnce(Vec<IobufBuf>) + 'static,
+    ) -> Result<GotMany, IobufError> {
+        let class = self.core.class_of(len)?;
+        let got = self.core.take_many(class, count);
+        if got.len() == count {
+            return Ok(GotMany::Buffers(got));
+        }
+        let id = self.core.wait(class, count, got, Box::new(callback));
+        Ok(GotMany::Waiting(id))
     }
 
     /// A buffer of at least `len` bytes, waited for if need be. The future

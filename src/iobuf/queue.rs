@@ -47,8 +47,6 @@ pub(super) struct ThreadState {
     queues: [RefCell<VecDeque<Waiter>>; 2],
     /// Whether the pool's list has this thread.
     listed: [Cell<bool>; 2],
-    /// A served waiter's callback runs: what it asks for goes to the head.
-    again: [Cell<bool>; 2],
     serving: Cell<bool>,
     returned: RefCell<Vec<Loose>>,
     channels: RefCell<Vec<(Home, Weak<ChannelCore>)>>,
@@ -62,7 +60,6 @@ impl ThreadState {
             inner,
             queues: Default::default(),
             listed: Default::default(),
-            again: Default::default(),
             serving: Cell::new(false),
             returned: RefCell::default(),
             channels: RefCell::default(),
@@ -115,14 +112,7 @@ impl ThreadState {
     }
 
     pub(super) fn enqueue(&self, class: Class, waiter: Waiter) {
-        let index = class as usize;
-        let mut queue = self.queues[index].borrow_mut();
-        if self.again[index].take() {
-            queue.push_front(waiter);
-        } else {
-            queue.push_back(waiter);
-        }
-        drop(queue);
+        self.queues[class as usize].borrow_mut().push_back(waiter);
         self.list(class);
     }
 
@@ -206,17 +196,15 @@ impl ThreadState {
         let buffer = IobufBuf::new(inner, index, node, class, waiter.home);
         waiter.got.push(buffer);
         if waiter.got.len() < waiter.need {
+            // It keeps its place, so that it is not overtaken for ever.
             self.queues[class as usize].borrow_mut().push_front(waiter);
             return;
         }
-        let again = &self.again[class as usize];
-        again.set(true);
         if let Err(payload) = contain(|| (waiter.done)(waiter.got)) {
             Local::with_current(|local| {
                 local.report_panic(PanicSource::Message, Some("iobuf callback"), payload);
             });
         }
-        again.set(false);
     }
 
     /// What a closing channel had in its caches.
@@ -330,13 +318,7 @@ impl GetMany {
     }
 
     fn start(&mut self, cx: &mut Context<'_>) -> Poll<Vec<IobufBuf>> {
-        let mut got = Vec::with_capacity(self.need);
-        while got.len() < self.need {
-            match self.channel.take(self.class) {
-                Some(buffer) => got.push(buffer),
-                None => break,
-            }
-        }
+        let got = self.channel.take_many(self.class, self.need);
         if got.len() == self.need {
             self.state = GetState::Done;
             return Poll::Ready(got);
