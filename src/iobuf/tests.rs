@@ -6,6 +6,7 @@ use std::ops::ControlFlow;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll, RawWaker, RawWakerVTable, Waker};
 
 use super::{Class, Got, GotMany, Iobuf, IobufBuf, IobufChannel, IobufError, PoolStats, WaiterId};
 use crate::task;
@@ -275,6 +276,36 @@ fn a_waiter_comes_before_a_cache() {
             drop(held);
         }
     });
+}
+
+/// A buffer that comes back between the look into the pool and the listing of who
+/// waits is not left there: who lists itself looks again. The waker is cloned in
+/// between, and does there what another OS thread may do at any time.
+#[test]
+fn a_buffer_that_comes_back_before_who_waits_is_listed_is_not_left() {
+    thread_local! {
+        static HELD: Cell<Option<IobufBuf>> = const { Cell::new(None) };
+    }
+    const VTABLE: RawWakerVTable = RawWakerVTable::new(
+        |data| {
+            drop(HELD.take());
+            RawWaker::new(data, &VTABLE)
+        },
+        |_| (),
+        |_| (),
+        |_| (),
+    );
+    let mut bed = Bed::new(1, 1);
+    let channel = bed.channel(0, "0", 0);
+    bed.on(0, || HELD.set(Some(take(&channel, SMALL))));
+    // SAFETY: the table's functions look at no data.
+    let waker = unsafe { Waker::new(std::ptr::null(), &VTABLE) };
+    let mut context = Context::from_waker(&waker);
+    let mut get = Box::pin(channel.get(SMALL));
+    assert!(bed.on(0, || get.as_mut().poll(&mut context)).is_pending());
+    bed.poll();
+    let got = bed.on(0, || get.as_mut().poll(&mut context));
+    assert!(matches!(got, Poll::Ready(Ok(_))), "it waits in the pool");
 }
 
 /// T-IB-09 (IO-035): one that needs two is itself until it has both.

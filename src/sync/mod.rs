@@ -12,10 +12,12 @@ mod hop_loom_tests;
 #[cfg(all(test, corespun_loom))]
 mod loom_tests;
 mod mailbox;
+mod owner;
 mod ring;
 
 pub(crate) use critical::{CriticalSlot, PostError};
 pub(crate) use mailbox::{Mailbox, PushError};
+pub(crate) use owner::{FREE, OwnerWord};
 
 pub(crate) mod atomic {
     #[cfg(corespun_loom)]

@@ -16,10 +16,11 @@ use std::ops::{Deref, DerefMut};
 use std::panic::Location;
 use std::ptr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicPtr, Ordering};
 
 use super::local::Local;
 use super::panic::{PanicSource, contain, discard};
+use crate::sync::{FREE, OwnerWord};
 
 /// Spins before the OS thread gives way to whoever may hold the lock without
 /// a core.
@@ -121,8 +122,8 @@ impl fmt::Display for Other<'_> {
 type Hook = Box<dyn Fn(&SpinlockError) + Send + Sync>;
 
 struct Inner {
-    /// The address of the owner's shared part, only compared; 0 when free.
-    owner: AtomicUsize,
+    /// The address of the owner's shared part, only compared.
+    owner: OwnerWord,
     locked: AtomicPtr<Location<'static>>,
     made: &'static Location<'static>,
     /// The reaction to misuse; the process is aborted if there is none.
@@ -147,9 +148,9 @@ impl Inner {
     /// Reports a misuse. It returns only if there is a hook.
     #[cold]
     fn misused(&self, misuse: SpinlockMisuse, at: &'static Location<'static>) -> SpinlockError {
-        let owner = self.owner.load(Ordering::Relaxed);
+        let owner = self.owner.get();
         let (thread, holder) = Local::with_current(|local| {
-            let holder = (owner != 0).then(|| {
+            let holder = (owner != FREE).then(|| {
                 if owner == GONE {
                     return "a thread that is gone".to_owned();
                 }
@@ -162,7 +163,7 @@ impl Inner {
             (format!("thread {:?}", local.shared.name()), holder)
         })
         .unwrap_or_else(|| {
-            let holder = (owner != 0).then(|| "a SpdkThread".to_owned());
+            let holder = (owner != FREE).then(|| "a SpdkThread".to_owned());
             ("no SpdkThread".to_owned(), holder)
         });
         let error = SpinlockError {
@@ -277,7 +278,7 @@ impl Spinlock {
     fn make(hook: Option<Hook>, made: &'static Location<'static>) -> Self {
         Spinlock {
             inner: Arc::new(Inner {
-                owner: AtomicUsize::new(0),
+                owner: OwnerWord::new(),
                 locked: AtomicPtr::new(ptr::null_mut()),
                 made,
                 hook,
@@ -312,23 +313,17 @@ impl Spinlock {
         let inner = &*self.inner;
         let lock = |local: &Local| {
             let me = token(local);
-            if inner.owner.load(Ordering::Relaxed) == me {
+            if inner.owner.get() == me {
                 return Err(SpinlockMisuse::Deadlock);
             }
             let mut spins = 0u32;
-            while inner
-                .owner
-                .compare_exchange_weak(0, me, Ordering::Acquire, Ordering::Relaxed)
-                .is_err()
-            {
-                while inner.owner.load(Ordering::Relaxed) != 0 {
-                    spins = spins.wrapping_add(1);
-                    if spins.is_multiple_of(SPINS) {
-                        std::thread::yield_now();
-                    }
-                    hint::spin_loop();
+            inner.owner.acquire(me, || {
+                spins = spins.wrapping_add(1);
+                if spins.is_multiple_of(SPINS) {
+                    std::thread::yield_now();
                 }
-            }
+                hint::spin_loop();
+            });
             let locked = ptr::from_ref(caller).cast_mut();
             inner.locked.store(locked, Ordering::Relaxed);
             local.rare().held.push(self.inner.clone());
@@ -362,11 +357,11 @@ impl Spinlock {
         let caller = Location::caller();
         let inner = &*self.inner;
         let unlock = |local: &Local| {
-            if inner.owner.load(Ordering::Relaxed) != token(local) {
+            if inner.owner.get() != token(local) {
                 return Err(SpinlockMisuse::WrongThread);
             }
             let held = local.rare().held.remove(&self.inner);
-            inner.owner.store(0, Ordering::Release);
+            inner.owner.release();
             drop(held);
             Ok(())
         };
@@ -397,11 +392,10 @@ impl Spinlock {
     pub fn is_held(&self) -> bool {
         let caller = Location::caller();
         let inner = &*self.inner;
-        Local::with_current(|local| inner.owner.load(Ordering::Relaxed) == token(local))
-            .unwrap_or_else(|| {
-                inner.misused(SpinlockMisuse::NotOnThread, caller);
-                false
-            })
+        Local::with_current(|local| inner.owner.get() == token(local)).unwrap_or_else(|| {
+            inner.misused(SpinlockMisuse::NotOnThread, caller);
+            false
+        })
     }
 
     /// Destroys it (`spdk_spin_destroy`); the same as dropping it, which can
@@ -426,7 +420,7 @@ impl Spinlock {
     /// ```
     #[track_caller]
     pub fn destroy(self) -> Result<(), Spinlock> {
-        if self.inner.owner.load(Ordering::Relaxed) != 0 {
+        if self.inner.owner.get() != FREE {
             self.inner
                 .misused(SpinlockMisuse::DestroyedHeld, Location::caller());
             return Err(self);
@@ -438,7 +432,7 @@ impl Spinlock {
 impl Drop for Spinlock {
     #[track_caller]
     fn drop(&mut self) {
-        if self.inner.owner.load(Ordering::Relaxed) != 0 && !std::thread::panicking() {
+        if self.inner.owner.get() != FREE && !std::thread::panicking() {
             self.inner
                 .misused(SpinlockMisuse::DestroyedHeld, self.inner.made);
         }
@@ -449,7 +443,7 @@ impl fmt::Debug for Spinlock {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Spinlock")
             .field("made", &self.inner.made)
-            .field("locked", &(self.inner.owner.load(Ordering::Relaxed) != 0))
+            .field("locked", &(self.inner.owner.get() != FREE))
             .finish_non_exhaustive()
     }
 }
@@ -680,7 +674,7 @@ impl HeldLocks {
     /// another thread may come to have the address by which an owner is known.
     pub(super) fn abandon(&self) {
         for lock in self.locks.borrow().iter() {
-            lock.owner.store(GONE, Ordering::Relaxed);
+            lock.owner.leave_to(GONE);
         }
     }
 }
