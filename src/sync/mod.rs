@@ -15,11 +15,13 @@ mod mailbox;
 mod own_queue;
 #[cfg(all(test, corespun_loom))]
 mod own_queue_loom_tests;
+mod owner;
 mod ring;
 
 pub(crate) use critical::{CriticalSlot, PostError};
 pub(crate) use mailbox::{Mailbox, PushError};
 pub(crate) use own_queue::{OwnEntry, OwnQueue};
+pub(crate) use owner::{FREE, OwnerWord};
 
 pub(crate) mod atomic {
     #[cfg(corespun_loom)]

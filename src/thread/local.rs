@@ -10,6 +10,7 @@ use std::task::Waker;
 use std::time::Duration;
 
 use super::ended::EndList;
+use super::bound::Anchor;
 use super::exit::ExitPart;
 use super::interrupt::Interrupts;
 use super::live::LiveList;
@@ -67,9 +68,9 @@ pub(crate) struct Local {
     pub(super) interrupts: OnceCell<Box<Interrupts>>,
     /// The io_channels of this thread, kept by their own floor.
     pub(crate) channels: OnceCell<Box<dyn ExitPart>>,
-    /// How many values that must not leave this OS thread live here, besides
-    /// those that hold an `Rc` of this.
-    pub(crate) not_send: Cell<usize>,
+    /// Knows of the values that must not leave this OS thread, besides those
+    /// that hold an `Rc` of this.
+    pub(crate) anchor: Anchor,
     pub(crate) task_ids: Cell<u64>,
     /// How many eager first polls are under way, one inside the other.
     pub(crate) eager_depth: Cell<u8>,
@@ -136,6 +137,9 @@ impl Drop for Entered<'_> {
 impl Drop for Local {
     fn drop(&mut self) {
         while self.take_unrun().is_some() {}
+        if let Some(rare) = self.existing_rare() {
+            rare.held.abandon();
+        }
         while self.spare_shared.get() > 0 {
             drop(self.lend_shared());
         }
@@ -160,7 +164,7 @@ impl Local {
             rare: OnceCell::new(),
             interrupts: OnceCell::new(),
             channels: OnceCell::new(),
-            not_send: Cell::new(0),
+            anchor: Anchor::default(),
             task_ids: Cell::new(0),
             batch,
             exit_phase: Cell::new(ExitPhase::None),
@@ -250,7 +254,7 @@ impl Local {
     #[inline]
     pub(super) fn check_held_locks(&self) {
         if let Some(rare) = self.existing_rare() {
-            rare.held.check();
+            rare.held.check(self);
         }
     }
 

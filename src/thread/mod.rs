@@ -25,8 +25,10 @@
 //! [`ThreadRunner::poll`].
 
 mod activity;
+pub(crate) mod bound;
 mod builder;
 pub(crate) mod ended;
+mod doorbell;
 pub(crate) mod exit;
 mod hosting;
 mod interrupt;

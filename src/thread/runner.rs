@@ -553,8 +553,8 @@ impl ThreadRunner {
     /// ```
     pub fn is_bound(&self) -> bool {
         Rc::strong_count(&self.local) > 1
-            || self.local.not_send.get() > 0
-            || self.local.pollers.registered() > 0
+            || Rc::weak_count(&self.local) > 0
+            || self.local.anchor.holds()
             || self.local.shared.bound.load(Ordering::Acquire)
     }
 }
@@ -608,8 +608,8 @@ pub struct ParkedThread {
 }
 
 // SAFETY: `ThreadRunner::park` and `ThreadBuilder::build` make one only while
-// the owner's part holds nothing that is not `Send` and no `Rc` of it is
-// anywhere else; nothing can be added before `attach`. What is `Send` in it may
+// the owner's part holds nothing that is not `Send` (the rule of `bound`) and no
+// `Rc` of it is anywhere else; nothing can be added before `attach`. What is `Send` in it may
 // be used, and dropped, by the OS thread that has the value.
 unsafe impl Send for ParkedThread {}
 

@@ -4,7 +4,7 @@
 use std::any::Any;
 use std::mem::offset_of;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::task::Waker;
 
 use super::library::LibraryInner;
@@ -59,6 +59,10 @@ pub(crate) struct Shared {
 
     // What senders write, in the next pair of lines already.
     pub(crate) remote_task_ids: AtomicU64,
+
+    /// The sleeper of the thread's own descriptor. Here so that whoever may notify
+    /// it keeps it.
+    own_host: OnceLock<Arc<Sleeper>>,
 }
 
 const _: () = assert!(
@@ -108,6 +112,7 @@ impl Shared {
             last_tick: AtomicU64::new(0),
             placement: Mutex::new(Placement::new(cpumask)),
             remote_task_ids: AtomicU64::new(0),
+            own_host: OnceLock::new(),
         }
     }
 
@@ -225,5 +230,13 @@ impl Shared {
         // SAFETY: the library keeps every sleeper that was ever put here, and
         // this keeps the library alive.
         unsafe { self.host.set(host.map_or(std::ptr::null(), Arc::as_ptr)) }
+    }
+
+    /// Names the sleeper of the thread's own descriptor, of which there is one.
+    pub(super) fn set_own_host(&self, host: &Arc<Sleeper>) {
+        let own = self.own_host.get_or_init(|| host.clone());
+        debug_assert!(Arc::ptr_eq(own, host));
+        // SAFETY: `own_host` never changes, and lives as long as this.
+        unsafe { self.host.set(Arc::as_ptr(own)) }
     }
 }
