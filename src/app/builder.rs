@@ -2,6 +2,7 @@
 
 use std::cell::Cell;
 use std::fmt;
+use std::io;
 use std::rc::Rc;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock, Weak};
@@ -15,7 +16,8 @@ use crate::clock::Clock;
 use crate::cpu::{self, CpuSet};
 use crate::io::{Driver, DriverConfig};
 use crate::reactor::{
-    AdaptivePolling, Group, Place, Placement, Reactor, ReactorMode, StartError, Watcher,
+    AdaptivePolling, Group, Place, Placement, Reactor, ReactorMode, ReactorPanicked, StartError,
+    Watcher,
 };
 use crate::task::{JoinHandle, TaskBuilder};
 use crate::thread::{PanicPolicy, SpdkThread, Stall, ThreadLib};
@@ -433,8 +435,8 @@ impl AppBuilder {
     ///
     /// # Errors
     ///
-    /// [`AppError`]; if it is not [`AppError::StartPanicked`], then `start` was
-    /// not called.
+    /// [`AppError`]; if it is neither [`AppError::StartPanicked`] nor
+    /// [`AppError::ReactorPanicked`], then `start` was not called.
     ///
     /// # Examples
     ///
@@ -552,11 +554,12 @@ impl AppBuilder {
                 .name("start function's end")
                 .spawn_local(watch)
         }));
-        reactor.run();
-        others.join();
+        let main = reactor.run();
+        let others = others.join();
         drop(watcher);
         // Only now: a signal is ignored for as long as anything winds down.
         drop(signals);
+        main.and(others)?;
         match panicked.take() {
             Some(message) => Err(AppError::StartPanicked { message }),
             None => Ok(app),
@@ -651,7 +654,7 @@ async fn watch(start: JoinHandle<()>, app: AppHandle, panicked: Rc<Cell<Option<S
 /// The reactors that run in OS threads of their own.
 struct OtherReactors {
     group: Arc<Group>,
-    threads: Vec<std::thread::JoinHandle<()>>,
+    threads: Vec<std::thread::JoinHandle<Result<(), ReactorPanicked>>>,
 }
 
 impl OtherReactors {
@@ -665,58 +668,52 @@ impl OtherReactors {
         for (index, place) in places.iter().enumerate().skip(1) {
             let group = group.clone();
             let report = report.clone();
-            let spawned = std::thread::Builder::new()
+            let reactor = std::thread::Builder::new()
                 .name(reactor_name(place.core))
                 .spawn(move || match Reactor::start(group, index) {
                     Ok(reactor) => {
                         let _ = report.send(Ok(()));
                         drop(report);
-                        reactor.run();
+                        reactor.run()
                     }
-                    Err(error) => drop(report.send(Err(error))),
-                });
-            match spawned {
-                Ok(thread) => others.threads.push(thread),
-                Err(error) => {
-                    others.stop();
-                    return Err(error.into());
-                }
-            }
+                    Err(error) => {
+                        let _ = report.send(Err(error));
+                        Ok(())
+                    }
+                })?;
+            others.threads.push(reactor);
         }
         drop(report);
-        for report in reports {
-            if let Err(error) = report {
-                others.stop();
-                return Err(error);
-            }
+        let reports: Vec<_> = reports.into_iter().collect::<Result<_, _>>()?;
+        if reports.len() < others.threads.len() {
+            // One that panicked as it started has dropped its end.
+            return Err(io::Error::other("a reactor panicked as it started").into());
         }
         Ok(others)
     }
 
-    fn stop(self) {
-        self.group.stop();
-        self.join();
+    /// Waits until all have ended; says which was the first that panicked.
+    fn join(mut self) -> Result<(), ReactorPanicked> {
+        self.join_all()
     }
 
-    fn join(mut self) {
-        self.join_all();
-    }
-
-    fn join_all(&mut self) {
-        for thread in self.threads.drain(..) {
-            if thread.join().is_err() {
-                tracing::error!("a reactor panicked");
-            }
-        }
+    fn join_all(&mut self) -> Result<(), ReactorPanicked> {
+        let join = |thread: std::thread::JoinHandle<_>| {
+            // What panics outside of the reactor's own loop was still starting.
+            thread.join().unwrap_or(Ok(()))
+        };
+        let ended: Vec<_> = self.threads.drain(..).map(join).collect();
+        ended.into_iter().collect()
     }
 }
 
 impl Drop for OtherReactors {
-    /// An app that fails to start after its reactors did.
+    /// An app that fails to start after its reactors did, or while they do.
     fn drop(&mut self) {
         if !self.threads.is_empty() {
             self.group.stop();
-            self.join_all();
+            // The reason why the app fails is known, and each panic is reported.
+            let _ = self.join_all();
         }
     }
 }

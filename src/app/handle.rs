@@ -130,7 +130,8 @@ impl AppHandle {
         }
     }
 
-    /// Whether [`AppHandle::stop`] was called.
+    /// Whether the app stops: [`AppHandle::stop`] was called, or a reactor has
+    /// panicked.
     ///
     /// # Examples
     ///
@@ -146,7 +147,7 @@ impl AppHandle {
     /// # Ok::<(), corespun::app::AppError>(())
     /// ```
     pub fn is_stopping(&self) -> bool {
-        self.shared.stopped.load(Ordering::Acquire)
+        self.shared.group.is_stopping()
     }
 
     /// The app's name.

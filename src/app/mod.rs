@@ -21,11 +21,13 @@ mod builder;
 mod handle;
 mod os_thread;
 mod signals;
+#[cfg(test)]
+mod tests;
 
 pub use builder::{App, AppBuilder};
 pub use handle::AppHandle;
 
-use crate::reactor::StartError;
+use crate::reactor::{ReactorPanicked, StartError};
 use crate::thread::CreateError;
 
 /// Why an app could not be started, or how its start function failed.
@@ -113,4 +115,20 @@ pub enum AppError {
         /// The panic's text.
         message: String,
     },
+    /// The loop of a reactor panicked: its threads were ended, and the app was
+    /// stopped. That is a fault of this library; panics of the program's own code
+    /// are contained.
+    #[error("the reactor of core {core} panicked, and the app was stopped: {message}")]
+    ReactorPanicked {
+        /// The reactor's core.
+        core: usize,
+        /// The panic's text.
+        message: String,
+    },
+}
+
+impl From<ReactorPanicked> for AppError {
+    fn from(ReactorPanicked { core, message }: ReactorPanicked) -> Self {
+        AppError::ReactorPanicked { core, message }
+    }
 }

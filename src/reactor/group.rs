@@ -3,19 +3,20 @@
 use std::fmt;
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
-use super::hosted;
-use super::stats::{IdleTicks, KeptAwake};
-use super::watcher::Watched;
+use super::hosted::{self, Hosted};
+use super::stats::{IdleTicks, ToldKeeper};
+use super::watcher::{Watched, reactor_name};
 use super::{AdaptivePolling, ReactorMode, ReactorStats};
 use crate::cpu::CpuSet;
 use crate::io::{Backend, DriverConfig};
 use crate::notify::Sleeper;
 use crate::sync::{Mailbox, PushError};
 use crate::thread::message::Message;
+use crate::thread::panic::{PanicSource, Payload, contain};
 use crate::thread::{
     CreateError, Framework, ParkedThread, SetCpumaskError, SpdkThread, ThreadBuilder, ThreadLib,
 };
@@ -39,6 +40,9 @@ pub(super) enum Event {
     Call(Message),
     /// A thread to poll from now on.
     Arrival(ParkedThread),
+    /// Makes the loop itself panic.
+    #[cfg(test)]
+    Unwind,
 }
 
 /// The part of a reactor that any OS thread may touch.
@@ -52,8 +56,7 @@ pub(super) struct Shared {
     pub(super) idle_ticks: IdleTicks,
     pub(super) threads: AtomicUsize,
     pub(super) backend: OnceLock<Backend>,
-    /// Written when it changes only.
-    pub(super) kept_awake_by: Mutex<Option<KeptAwake>>,
+    pub(super) kept_awake_by: ToldKeeper,
     /// Where stalls are watched for.
     pub(super) watched: Option<Watched>,
 }
@@ -77,7 +80,7 @@ impl Shared {
             idle_ticks: IdleTicks::default(),
             threads: AtomicUsize::new(0),
             backend: OnceLock::new(),
-            kept_awake_by: Mutex::new(None),
+            kept_awake_by: ToldKeeper::default(),
             watched: Watched::new(library),
         })
     }
@@ -139,7 +142,7 @@ impl Group {
             .collect()
     }
 
-    pub(super) fn is_stopping(&self) -> bool {
+    pub(crate) fn is_stopping(&self) -> bool {
         self.stopping.load(Ordering::Acquire)
     }
 
@@ -157,8 +160,23 @@ impl Group {
         reactor.sleeper.notify();
         Ok(())
     }
+
+    /// Reports a panic of the user's code on the reactor `here`, outside of any
+    /// SpdkThread.
+    pub(super) fn report_panic(&self, here: &Shared, source: PanicSource, payload: Payload) {
+        let library = &self.library.inner;
+        library.report_panic(&reactor_name(here), source, None, payload);
+    }
+
+    /// Drops what the user's values are in, on the reactor `here`.
+    pub(super) fn drop_contained<T>(&self, here: &Shared, value: T) {
+        if let Err(payload) = contain(|| drop(value)) {
+            self.report_panic(here, PanicSource::Drop, payload);
+        }
+    }
 }
 
+/// Placing threads.
 impl Group {
     /// The next reactor whose core is in `mask`, counted from the one after
     /// the last chosen.
@@ -177,6 +195,19 @@ impl Group {
                 chosen.map(|index| index + 1)
             });
         chosen
+    }
+
+    /// Sends a thread on from the reactor `here` to one of its mask; what cannot
+    /// leave, or is refused there because that reactor has ended, stays here.
+    pub(super) fn pass_on(&self, here: &Shared, mut hosted: Hosted) -> Result<(), Hosted> {
+        let Some(target) = self.next_of(&hosted.runner.handle().cpumask()) else {
+            hosted.moves = false;
+            return Err(hosted);
+        };
+        match self.send(target, Event::Arrival(hosted.park()?)) {
+            Err(Event::Arrival(thread)) => Err(Hosted::new(thread, here)),
+            _ => Ok(()),
+        }
     }
 
     /// Round-robin over the cores of the thread's mask.
@@ -494,6 +525,13 @@ impl Reactors {
         let mut stats: Vec<_> = reactors.map(|one| ReactorStats::of(one, now)).collect();
         stats.sort_unstable_by_key(|stats| stats.core);
         stats
+    }
+
+    /// Makes the loop of the reactor on `core` panic.
+    #[cfg(test)]
+    pub(crate) fn make_unwind(&self, core: usize) {
+        let index = self.0.index_of(core).unwrap();
+        assert!(self.0.send(index, Event::Unwind).is_ok());
     }
 
     /// The library instance whose threads these reactors poll.

@@ -10,6 +10,7 @@ mod idle;
 mod stats;
 mod turn;
 mod watcher;
+mod wreck;
 
 use std::time::Duration;
 
@@ -18,6 +19,7 @@ pub(crate) use group::{Group, Place, Placement};
 pub use stats::{KeptAwake, ReactorStats};
 pub(crate) use turn::Reactor;
 pub(crate) use watcher::Watcher;
+pub(crate) use wreck::ReactorPanicked;
 
 /// How a reactor spends its time when it has nothing to do.
 ///
