@@ -11,7 +11,7 @@ use std::time::Duration;
 use super::AppError;
 use super::handle::{AppHandle, AppShared};
 use super::os_thread::{Borrowed, name_after_core, reactor_name};
-use super::signals::Registration;
+use super::signals;
 use crate::clock::Clock;
 use crate::cpu::{self, CpuSet};
 use crate::io::{Driver, DriverConfig};
@@ -98,6 +98,7 @@ pub struct AppBuilder {
     on_panic: OnPanic,
     signals: bool,
     shutdown: Option<ShutdownFn>,
+    shutdown_limit: Duration,
 }
 
 impl Default for AppBuilder {
@@ -115,6 +116,7 @@ impl Default for AppBuilder {
             on_panic: OnPanic::default(),
             signals: true,
             shutdown: None,
+            shutdown_limit: Duration::from_secs(3),
         }
     }
 }
@@ -382,6 +384,19 @@ impl AppBuilder {
 
     /// Whether SIGINT and SIGTERM stop the app; they do unless this says no.
     ///
+    /// The first of them asks: it does what [`AppHandle::start_shutdown`] does, on
+    /// the app thread, or on the main reactor if that has exited. If the end takes
+    /// longer than [`shutdown_limit`](Self::shutdown_limit), stderr is told what
+    /// holds it. The third within two seconds ends the process at once, as if
+    /// nothing handled the signal; others are ignored. None of that needs a reactor
+    /// that is not blocked.
+    ///
+    /// Signals belong to the process. Where several apps run in one, each that
+    /// handles signals is asked, and what was in force before the first of them is
+    /// put back when the last has ended, unless the program has installed another
+    /// handler since then, which stays. A child made by `fork` has no reactors:
+    /// there the signals do what they do by default.
+    ///
     /// # Examples
     ///
     /// An app inside of a larger program leaves the signals to that:
@@ -400,7 +415,9 @@ impl AppBuilder {
 
     /// Called, once, on the app thread by the first SIGINT or SIGTERM, instead
     /// of stopping the app; it has to see to it that [`AppHandle::stop`] is
-    /// called in the end. Later signals are ignored.
+    /// called in the end. If it panics, the app is stopped with code 1. If the app
+    /// thread has exited by then, it is called on the main reactor, with no
+    /// SpdkThread current.
     ///
     /// # Examples
     ///
@@ -422,6 +439,27 @@ impl AppBuilder {
     /// ```
     pub fn on_shutdown(mut self, shutdown: impl FnOnce(&AppHandle) + Send + 'static) -> Self {
         self.shutdown = Some(Box::new(shutdown));
+        self
+    }
+
+    /// How long the end of the app may take after SIGINT or SIGTERM before stderr
+    /// is told what holds it: reactors that do not answer, and threads with what
+    /// they wait for; 3 s unless set. After that, each signal is answered with it
+    /// again.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use corespun::app::App;
+    ///
+    /// // Long writes are usual at the end of this one.
+    /// let app = App::builder().shutdown_limit(Duration::from_secs(60));
+    /// assert_eq!(app.run(async |app| app.stop(0))?, 0);
+    /// # Ok::<(), corespun::app::AppError>(())
+    /// ```
+    pub fn shutdown_limit(mut self, limit: Duration) -> Self {
+        self.shutdown_limit = limit;
         self
     }
 
@@ -526,9 +564,6 @@ impl AppBuilder {
         let start_watcher = |limit| Watcher::start(group.clone(), limit, helper_cpus);
         let watcher = self.stall_limit.map(start_watcher).transpose();
         let watcher = watcher.map_err(StartError::from)?;
-        let others = OtherReactors::start(&group, &places)?;
-        let mut reactor = Reactor::start(group.clone(), 0)?;
-        name_after_core(places[0].core);
         library
             .set_framework(Arc::new(Placement(Arc::downgrade(&group))))
             .expect("the library was made here");
@@ -539,10 +574,14 @@ impl AppBuilder {
             .build()?;
         let _ = app.shared.app_thread.set(app_thread.handle());
         let _ = stop_on_panic.set(Arc::downgrade(&app.shared));
-        let signals = self
-            .signals
-            .then(|| Registration::new(app.clone()))
-            .transpose()?;
+        // Before the reactors: a signal that comes as they start waits for the
+        // app thread.
+        let register = || signals::register(&app, self.shutdown_limit, &helper_cpus);
+        let signals = self.signals.then(register).transpose();
+        let signals = signals.map_err(AppError::Signals)?;
+        let others = OtherReactors::start(&group, &places)?;
+        let mut reactor = Reactor::start(group.clone(), 0)?;
+        name_after_core(places[0].core);
         let panicked = Rc::new(Cell::new(None));
         drop(reactor.arrive(app_thread).enter(|| {
             let given = app.clone();

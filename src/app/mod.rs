@@ -98,17 +98,9 @@ pub enum AppError {
     /// The app thread could not be made.
     #[error(transparent)]
     Thread(#[from] CreateError),
-    /// The signal handlers could not be installed.
-    #[error("cannot install handlers for SIGINT and SIGTERM: {0}")]
-    Signals(nix::errno::Errno),
-    /// As many apps as can handle signals in one process do.
-    #[error(
-        "{limit} apps of this process handle signals already: give this one `handle_signals(false)`"
-    )]
-    TooManyApps {
-        /// How many can.
-        limit: usize,
-    },
+    /// The signal handlers could not be installed, or what serves them not made.
+    #[error("cannot handle SIGINT and SIGTERM: {0}")]
+    Signals(std::io::Error),
     /// The start function panicked.
     #[error("the app's start function panicked: {message}")]
     StartPanicked {

@@ -161,6 +161,27 @@ impl Group {
         Ok(())
     }
 
+    /// Runs `f` on the main reactor, outside of any SpdkThread and whatever its
+    /// limit of events; not at all if it has ended.
+    pub(crate) fn call_main(&self, f: impl FnOnce() + Send + 'static) {
+        let _ = self.send(0, Event::Call(Message::new(f)));
+    }
+
+    /// Runs what `make` makes for its core on each reactor, as
+    /// [`Group::call_main`]; the result is the cores of those that have not ended.
+    pub(crate) fn call_each<F: FnOnce() + Send + 'static>(
+        &self,
+        make: impl Fn(usize) -> F,
+    ) -> Vec<usize> {
+        let cores = self.reactors.iter().map(|reactor| reactor.place.core);
+        let sent = |&(index, core): &(usize, usize)| {
+            let call = Event::Call(Message::new(make(core)));
+            self.send(index, call).is_ok()
+        };
+        let asked = cores.enumerate().filter(sent);
+        asked.map(|(_, core)| core).collect()
+    }
+
     /// Reports a panic of the user's code on the reactor `here`, outside of any
     /// SpdkThread.
     pub(super) fn report_panic(&self, here: &Shared, source: PanicSource, payload: Payload) {
