@@ -20,6 +20,7 @@
 mod builder;
 mod handle;
 mod os_thread;
+mod run;
 mod signals;
 #[cfg(test)]
 mod tests;
