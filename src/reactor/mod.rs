@@ -5,6 +5,7 @@
 //! of the loop is written in one function, `Reactor::turn`.
 
 mod group;
+mod handle;
 mod hosted;
 mod idle;
 mod stats;
@@ -14,8 +15,9 @@ mod wreck;
 
 use std::time::Duration;
 
-pub use group::{EventError, Reactors, StartError};
+pub use group::StartError;
 pub(crate) use group::{Group, Place, Placement};
+pub use handle::{EventError, Reactors};
 pub use stats::{KeptAwake, ReactorStats};
 pub(crate) use turn::Reactor;
 pub(crate) use watcher::Watcher;
