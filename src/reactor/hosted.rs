@@ -9,6 +9,7 @@ use std::task::{Context, Poll, Waker};
 use nix::poll::{PollFlags, PollTimeout};
 
 use super::ReactorMode;
+use super::group::Shared;
 use crate::io::PollFd;
 use crate::thread::{ParkedThread, ThreadRunner};
 
@@ -51,13 +52,28 @@ enum Watch {
 }
 
 impl Hosted {
-    pub(super) fn new(runner: ThreadRunner) -> Self {
+    /// Takes up the right to poll `thread`, on the OS thread of the reactor `here`.
+    pub(super) fn new(thread: ParkedThread, here: &Shared) -> Self {
+        let mut runner = thread.attach();
+        runner.set_host(Some(&here.sleeper));
+        runner.set_core(Some(here.place.core));
         Hosted {
             runner,
             moves: false,
             watch: Watch::None,
             switched: false,
         }
+    }
+
+    /// Whether the thread is to leave `core` for one of its mask, and may now.
+    /// One that may not yet is asked again after its next poll. Nothing leaves
+    /// when all are `stopping`.
+    pub(super) fn leaves(&mut self, core: usize, stopping: bool) -> bool {
+        self.moves = self.moves
+            && !stopping
+            && self.runner.is_running()
+            && !self.runner.handle().cpumask().contains(core);
+        self.moves && !self.runner.is_bound()
     }
 
     /// Has the thread follow its reactor into a mode that sleeps, or out of it,

@@ -1,8 +1,8 @@
 //! What the reactors tell of themselves while they run. Any OS thread reads it,
 //! and no reactor waits for that.
 
-use std::sync::PoisonError;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError, TryLockError};
 
 use super::ReactorMode;
 use super::group::Shared;
@@ -86,8 +86,7 @@ pub struct KeptAwake {
 
 impl ReactorStats {
     pub(super) fn of(reactor: &Shared, now: u64) -> Self {
-        let kept_awake_by = reactor.kept_awake_by.lock();
-        let kept_awake_by = kept_awake_by.unwrap_or_else(PoisonError::into_inner);
+        let asleep = reactor.sleeper.is_asleep();
         ReactorStats {
             core: reactor.place.core,
             cpu: reactor.place.cpu,
@@ -95,10 +94,43 @@ impl ReactorStats {
             idle_ticks: reactor.idle_ticks.at(now),
             threads: reactor.threads.load(Ordering::Relaxed),
             mode: reactor.mode(),
-            asleep: reactor.sleeper.is_asleep(),
-            kept_awake_by: kept_awake_by.clone(),
+            asleep,
+            // What the reactor could not tell on its way to this sleep.
+            kept_awake_by: match asleep {
+                true => None,
+                false => reactor.kept_awake_by.get(),
+            },
             backend: reactor.backend.get().copied(),
         }
+    }
+}
+
+/// What a reactor tells of its keeper. Readers may hold each other up; the
+/// reactor waits for none of them: it tells what it has to tell when none looks.
+#[derive(Debug, Default)]
+pub(super) struct ToldKeeper(Mutex<Option<KeptAwake>>);
+
+impl ToldKeeper {
+    pub(super) fn get(&self) -> Option<KeptAwake> {
+        let told = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        told.clone()
+    }
+
+    /// Says whether it was told; else a reader looks right now, and this is to be
+    /// tried again. The reactor only.
+    pub(super) fn tell(&self, keeper: Option<KeptAwake>) -> bool {
+        let mut told = match self.0.try_lock() {
+            Ok(told) => told,
+            Err(TryLockError::Poisoned(told)) => told.into_inner(),
+            Err(TryLockError::WouldBlock) => return false,
+        };
+        *told = keeper;
+        true
+    }
+
+    #[cfg(test)]
+    pub(super) fn read_for_long(&self) -> std::sync::MutexGuard<'_, Option<KeptAwake>> {
+        self.0.lock().unwrap()
     }
 }
 

@@ -10,6 +10,12 @@ impl ThreadRunner {
         self.local.shared.id
     }
 
+    /// The end of the thread here and now, as when this is dropped. May be called
+    /// again if it has unwound.
+    pub(crate) fn abandon(&mut self) {
+        self.local.abandon();
+    }
+
     /// The descriptor that is readable when an [`Interrupt`](super::Interrupt) of
     /// the thread is ready, while it has any.
     pub(crate) fn interrupts(&self) -> Option<BorrowedFd<'_>> {
