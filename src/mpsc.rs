@@ -24,7 +24,7 @@ use event_listener::Event;
 use futures::stream::{FusedStream, Stream};
 
 pub use crate::local::mpsc::{SendError, TryRecvError, TrySendError};
-use crate::task::poll_budget;
+use crate::sync::budget::{self, poll_budget};
 use crate::thread::SpdkThread;
 use crate::thread::ended::{EndKey, EndsWithThread};
 use crate::thread::local::Local;
@@ -275,7 +275,7 @@ impl<T: Send + 'static> Sender<T> {
     /// # Ok::<(), corespun::thread::CreateError>(())
     /// ```
     pub async fn send(&self, value: T) -> Result<(), SendError<T>> {
-        poll_fn(|cx| poll_budget(cx).map(|budget| budget.progressed())).await;
+        budget::take().await;
         let channel = &self.channel;
         loop {
             if self.is_closed() {
@@ -461,7 +461,10 @@ impl<T: Send + 'static> Receiver<T> {
                 budget.progressed();
                 Poll::Ready(Some(value))
             }
-            Err(TryRecvError::Closed) => Poll::Ready(None),
+            Err(TryRecvError::Closed) => {
+                budget.progressed();
+                Poll::Ready(None)
+            }
             Err(TryRecvError::Empty) => {
                 let mut inbox = self.channel.inbox.borrow_mut();
                 let known = inbox.receiver.as_ref();

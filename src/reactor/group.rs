@@ -101,6 +101,8 @@ pub(crate) struct Group {
     /// More reactors than processors: each must sleep for the others to run.
     pub(super) oversubscribed: bool,
     stopping: AtomicBool,
+    /// The core and the error of the reactor whose I/O ended first.
+    failed: OnceLock<(usize, io::Error)>,
     /// Where the search for a place for the next thread begins.
     cursor: AtomicUsize,
 }
@@ -128,6 +130,7 @@ impl Group {
             driver,
             oversubscribed: places.len() > processors.min(cpus.len()),
             stopping: AtomicBool::new(false),
+            failed: OnceLock::new(),
             cursor: AtomicUsize::new(0),
         }))
     }
@@ -155,6 +158,18 @@ impl Group {
         for reactor in &self.reactors {
             reactor.sleeper.notify();
         }
+    }
+
+    /// As [`stop`](Self::stop), because the reactor of `core` cannot do I/O any more.
+    pub(super) fn fail(&self, core: usize, error: io::Error) {
+        let _ = self.failed.set((core, error));
+        self.stop();
+    }
+
+    /// Which reactor's I/O ended, and why, if that has stopped this.
+    pub(crate) fn failure(&self) -> Option<(usize, io::Error)> {
+        let (core, error) = self.failed.get()?;
+        Some((*core, io::Error::new(error.kind(), error.to_string())))
     }
 
     pub(super) fn send(&self, index: usize, event: Event) -> Result<(), Event> {

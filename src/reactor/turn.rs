@@ -107,6 +107,7 @@ impl Reactor {
             self.end_wait(start);
             self.worked_turns += 1;
             if self.worked_turns >= KEEPER_TURNS {
+                self.look_at_driver();
                 self.note_keeper();
             }
         } else if !self.is_done() {
@@ -266,6 +267,7 @@ impl Reactor {
 
     /// What a turn without work ends with: another one soon, or a sleep.
     fn rest(&mut self) {
+        self.look_at_driver();
         let since = *self.waiting_since.get_or_insert(self.tick);
         let mode = self.shared().mode();
         self.follow_mode(mode);
@@ -282,6 +284,17 @@ impl Reactor {
                 self.spin.give_way(self.group.library.clock());
             }
             _ => self.sleep(mode),
+        }
+    }
+
+    /// Stops the app if the kernel serves this reactor's I/O no longer.
+    fn look_at_driver(&self) {
+        if !self.group.is_stopping()
+            && let Some(error) = self.driver.driver().failure()
+        {
+            let core = self.shared().place.core;
+            tracing::error!("reactor {core}: {error}; the app stops");
+            self.group.fail(core, error);
         }
     }
 

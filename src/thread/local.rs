@@ -23,6 +23,7 @@ use super::ready::ReadyQueue;
 use super::shared::Shared;
 use super::spinlock::HeldLocks;
 use super::timer_queue::{TimerKey, TimerQueue};
+use crate::sync::budget;
 
 /// What a timer does when it is due.
 pub(crate) enum TimerTarget {
@@ -76,9 +77,6 @@ pub(crate) struct Local {
     pub(crate) eager_depth: Cell<u8>,
     /// The task being polled, as the task floor knows it.
     pub(crate) running: Cell<*const ()>,
-    /// What the task being polled may still take from sources that are always
-    /// ready; `u32::MAX` is without limit.
-    pub(crate) budget: Cell<u32>,
     /// Whether each poll of a task is measured.
     pub(crate) times_tasks: bool,
     /// Ticks after which a callback has held the thread too long; 0 for never.
@@ -113,6 +111,8 @@ pub(crate) fn current_ptr() -> *const Local {
 /// Makes a thread the current one until dropped, then what was before.
 pub(crate) struct Entered<'a> {
     previous: *const Local,
+    /// Of the task that entered another thread: what runs there takes none of it.
+    budget: u32,
     /// Keeps the `Local` alive and the guard on its OS thread.
     _local: &'a Rc<Local>,
 }
@@ -122,6 +122,7 @@ impl<'a> Entered<'a> {
     pub(crate) fn new(local: &'a Rc<Local>) -> Self {
         Entered {
             previous: CURRENT.replace(Rc::as_ptr(local)),
+            budget: budget::replace(budget::UNLIMITED),
             _local: local,
         }
     }
@@ -131,6 +132,7 @@ impl Drop for Entered<'_> {
     #[inline]
     fn drop(&mut self) {
         CURRENT.set(self.previous);
+        budget::replace(self.budget);
     }
 }
 
@@ -154,7 +156,6 @@ impl Local {
             stall_limit,
             eager_depth: Cell::new(0),
             running: Cell::new(ptr::null()),
-            budget: Cell::new(u32::MAX),
             ready: ReadyQueue::new(&shared.mailbox, shared.limit),
             shared,
             spare_shared: Cell::new(0),

@@ -10,7 +10,7 @@ use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, Waker};
 
 use super::meta::TaskMeta;
-use crate::task::budget;
+use crate::sync::budget;
 use crate::task::join::{JoinError, Outcome};
 use crate::thread::local::Local;
 use crate::thread::panic::{PanicSource, contain, payload_text};
@@ -225,7 +225,7 @@ impl<'a> Running<'a> {
     fn new(local: &'a Local, meta: &'a TaskMeta) -> Self {
         Running {
             outer: local.running.replace(ptr::from_ref(meta).cast()),
-            outer_budget: local.budget.replace(budget::PER_POLL),
+            outer_budget: budget::replace(budget::PER_POLL),
             start: match local.times_tasks {
                 true => Self::begins(local, meta),
                 false => 0,
@@ -258,7 +258,7 @@ impl Drop for Running<'_> {
     fn drop(&mut self) {
         let Running { local, meta, .. } = self;
         local.running.set(self.outer);
-        local.budget.set(self.outer_budget);
+        budget::replace(self.outer_budget);
         let ticks = match local.times_tasks {
             true => Self::ends(local, meta, self.start),
             false => 0,
