@@ -9,8 +9,8 @@ use std::sync::Arc;
 use std::task::Waker;
 use std::time::Duration;
 
-use super::ended::EndList;
 use super::bound::Anchor;
+use super::ended::EndList;
 use super::exit::ExitPart;
 use super::interrupt::Interrupts;
 use super::live::LiveList;

@@ -792,16 +792,15 @@ impl Local {
         let shared = &*self.shared;
         let end = shared.library.clock.now();
         let spent = end.saturating_sub(start);
-        let total = if activity.is_busy() {
-            &shared.busy_ticks
-        } else {
-            &shared.idle_ticks
-        };
         // The owner is the only writer.
-        total.store(
-            total.load(Ordering::Relaxed).wrapping_add(spent),
-            Ordering::Relaxed,
-        );
+        if activity.is_busy() {
+            let busy = shared.busy_ticks.load(Ordering::Relaxed);
+            shared
+                .busy_ticks
+                .store(busy.wrapping_add(spent), Ordering::Relaxed);
+        } else {
+            shared.idle_ticks.add(spent);
+        }
         shared.last_tick.store(end, Ordering::Relaxed);
     }
 }
