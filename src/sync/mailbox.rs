@@ -308,17 +308,28 @@ impl<T> Mailbox<T> {
     pub(crate) unsafe fn end(&self) -> Point {
         let waits = self.spilled.load(Ordering::Acquire) & COUNT_MASK != 0;
         // SAFETY: the stash belongs to the one consumer.
-        let spill = self.stash.with_mut(|stash| unsafe {
-            let stash = &*stash;
-            match waits {
-                true => stash.handed_out + stash.queue.len() + self.spill.len(),
-                false => stash.handed_out,
-            }
-        });
+        let handed_out = self.stash.with_mut(|stash| unsafe { (*stash).handed_out });
+        let spill = match waits {
+            // SAFETY: passed on.
+            true => handed_out + unsafe { self.spill_len() },
+            false => handed_out,
+        };
         Point {
             ring: self.ring.end(),
             spill,
         }
+    }
+
+    /// How many spilled messages are to be handed out.
+    ///
+    /// # Safety
+    ///
+    /// The caller is the only consumer.
+    #[cold]
+    unsafe fn spill_len(&self) -> usize {
+        // SAFETY: the stash belongs to the one consumer.
+        let stashed = self.stash.with_mut(|stash| unsafe { (*stash).queue.len() });
+        stashed + self.spill.len()
     }
 
     /// Whether everything in front of `point` was popped.
@@ -333,31 +344,39 @@ impl<T> Mailbox<T> {
         self.ring.head() >= point.ring && handed_out >= point.spill
     }
 
-    /// Counts an explicit message that the owner puts into its own queue. Owner
-    /// only.
+    /// Counts an explicit message that the owner puts into its own queue; `crowd` is
+    /// that of the limit. Owner only.
     #[inline]
-    pub(super) fn count_own(&self, limit: usize) {
+    pub(super) fn count_own(&self, crowd: usize) {
         let own = self.own.load(Ordering::Relaxed) + 1;
         self.own.store(own, Ordering::Relaxed);
-        if own == self.crowd_at(limit) {
-            self.spilled.fetch_or(CROWDED, Ordering::AcqRel);
+        if own == crowd {
+            self.set_crowded(true);
         }
     }
 
-    /// Counts one off that was counted in with the same limit. Owner only.
+    /// Counts one off that was counted in. Owner only.
     #[inline]
-    pub(super) fn uncount_own(&self, limit: usize) {
+    pub(super) fn uncount_own(&self, crowd: usize) {
         let own = self.own.load(Ordering::Relaxed);
         self.own.store(own - 1, Ordering::Relaxed);
-        if own == self.crowd_at(limit) {
+        if own == crowd {
+            self.set_crowded(false);
+        }
+    }
+
+    #[cold]
+    fn set_crowded(&self, crowded: bool) {
+        if crowded {
+            self.spilled.fetch_or(CROWDED, Ordering::AcqRel);
+        } else {
             self.spilled.fetch_and(!CROWDED, Ordering::AcqRel);
         }
     }
 
-    /// How many own messages are the first that leave less room under the limit
-    /// than the ring has.
-    #[inline]
-    fn crowd_at(&self, limit: usize) -> usize {
+    /// From how many own messages on there is less room under the limit than the
+    /// ring has.
+    pub(super) fn crowd(&self, limit: usize) -> usize {
         limit.saturating_sub(self.ring.capacity()) + 1
     }
 

@@ -35,7 +35,6 @@ pub(crate) trait OwnEntry {
 }
 
 /// Where `count` messages in succession stand against the mailbox.
-#[derive(Clone, Copy)]
 struct Mark {
     after: Point,
     /// Whether they count against the limit.
@@ -56,14 +55,15 @@ pub(crate) enum Turn {
 /// Owner only.
 pub(crate) struct OwnQueue<T> {
     entries: RefCell<VecDeque<T>>,
-    /// How many of the entries are messages.
-    messages: Cell<usize>,
-    /// The mark of the first message, if there is one. Here, since there is seldom
-    /// a second.
-    first: Cell<Mark>,
+    /// How many messages the first mark is for: none only if there is none here.
+    first_count: Cell<usize>,
+    /// The rest of the first mark, by itself since there is seldom a second.
+    first_after: Cell<Point>,
+    first_limited: Cell<bool>,
     /// Whether the mailbox was seen to have reached it.
     reached: Cell<bool>,
-    /// Those of the messages behind.
+    /// How many marks are behind it, in `others`.
+    other_marks: Cell<usize>,
     others: RefCell<VecDeque<Mark>>,
     /// How many entries from the front the poll under way may run.
     open: Cell<usize>,
@@ -72,26 +72,25 @@ pub(crate) struct OwnQueue<T> {
     /// Whether the poll under way still looks into the mailbox: it does until it
     /// has found it empty.
     looks: Cell<bool>,
-    /// How many explicit messages may wait, here and in the mailbox.
-    limit: usize,
+    /// From how many limited messages on the mailbox is crowded.
+    crowd: usize,
 }
 
 impl<T: OwnEntry> OwnQueue<T> {
-    pub(crate) fn new(limit: usize) -> Self {
+    /// The own queue beside `mailbox`, for as many explicit messages in both.
+    pub(crate) fn new<M>(mailbox: &Mailbox<M>, limit: usize) -> Self {
         OwnQueue {
             entries: RefCell::default(),
-            messages: Cell::new(0),
-            first: Cell::new(Mark {
-                after: Point::default(),
-                limited: false,
-                count: 0,
-            }),
+            first_count: Cell::new(0),
+            first_after: Cell::default(),
+            first_limited: Cell::new(false),
             reached: Cell::new(false),
+            other_marks: Cell::new(0),
             others: RefCell::default(),
             open: Cell::new(0),
             mailbox_next: Cell::new(true),
             looks: Cell::new(true),
-            limit,
+            crowd: mailbox.crowd(limit),
         }
     }
 
@@ -109,30 +108,25 @@ impl<T: OwnEntry> OwnQueue<T> {
         // SAFETY: the caller is the only consumer.
         self.mark(unsafe { mailbox.end() }, limited);
         if limited {
-            mailbox.count_own(self.limit);
+            mailbox.count_own(self.crowd);
         }
         self.entries.borrow_mut().push_back(entry);
     }
 
-    #[inline]
+    #[inline(always)]
     fn mark(&self, after: Point, limited: bool) {
-        let messages = self.messages.get();
-        self.messages.set(messages + 1);
-        let mut first = self.first.get();
-        if messages == 0 {
+        let count = self.first_count.get();
+        if count == 0 {
+            self.first_after.set(after);
+            self.first_limited.set(limited);
             self.reached.set(false);
-            let count = 1;
-            self.first.set(Mark {
-                after,
-                limited,
-                count,
-            });
-        } else if messages == first.count && (first.after, first.limited) == (after, limited) {
-            first.count += 1;
-            self.first.set(first);
-        } else {
-            self.mark_behind(after, limited);
+        } else if self.first_after.get() != after
+            || self.first_limited.get() != limited
+            || self.other_marks.get() > 0
+        {
+            return self.mark_behind(after, limited);
         }
+        self.first_count.set(count + 1);
     }
 
     #[cold]
@@ -146,6 +140,7 @@ impl<T: OwnEntry> OwnQueue<T> {
                 count: 1,
             }),
         }
+        self.other_marks.set(others.len());
     }
 
     /// Queues a task that was spawned or woken. Unless it gives way, the poll under
@@ -179,7 +174,7 @@ impl<T: OwnEntry> OwnQueue<T> {
     /// As for [`OwnQueue::push_message`].
     #[inline(always)]
     pub(crate) unsafe fn turn<M>(&self, mailbox: &Mailbox<M>) -> Turn {
-        let (own, others) = if self.messages.get() == 0 {
+        let (own, others) = if self.first_count.get() == 0 {
             (self.open.get() > 0, self.looks.get())
         } else {
             // SAFETY: passed on.
@@ -204,7 +199,7 @@ impl<T: OwnEntry> OwnQueue<T> {
     unsafe fn may_be_next<M>(&self, mailbox: &Mailbox<M>) -> (bool, bool) {
         let open = self.open.get() > 0;
         // SAFETY: the caller is the only consumer.
-        if self.reached.get() || unsafe { mailbox.has_reached(self.first.get().after) } {
+        if self.reached.get() || unsafe { mailbox.has_reached(self.first_after.get()) } {
             self.reached.set(true);
             return (open, false);
         }
@@ -229,26 +224,33 @@ impl<T: OwnEntry> OwnQueue<T> {
         self.mailbox_next.set(true);
         self.open.set(self.open.get().saturating_sub(1));
         let entry = self.entries.borrow_mut().pop_front()?;
-        if self.messages.get() > 0 && !entry.is_task() {
+        if self.first_count.get() > 0 && !entry.is_task() {
             self.unmark(mailbox);
         }
         Some(entry)
     }
 
-    #[inline]
+    #[inline(always)]
     fn unmark<M>(&self, mailbox: &Mailbox<M>) {
-        self.messages.set(self.messages.get() - 1);
-        let mut first = self.first.get();
-        if first.limited {
-            mailbox.uncount_own(self.limit);
+        if self.first_limited.get() {
+            mailbox.uncount_own(self.crowd);
         }
-        first.count -= 1;
-        if first.count == 0
-            && let Some(second) = self.others.borrow_mut().pop_front()
-        {
-            first = second;
+        let count = self.first_count.get() - 1;
+        self.first_count.set(count);
+        if count == 0 && self.other_marks.get() > 0 {
+            self.next_mark();
+        }
+    }
+
+    #[cold]
+    fn next_mark(&self) {
+        let mut others = self.others.borrow_mut();
+        if let Some(next) = others.pop_front() {
+            self.first_count.set(next.count);
+            self.first_after.set(next.after);
+            self.first_limited.set(next.limited);
             self.reached.set(false);
         }
-        self.first.set(first);
+        self.other_marks.set(others.len());
     }
 }

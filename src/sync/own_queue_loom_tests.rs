@@ -31,9 +31,10 @@ struct Owner {
 
 impl Owner {
     fn new(limit: usize) -> Self {
+        let mailbox = Arc::new(Mailbox::new(2));
         Owner {
-            mailbox: Arc::new(Mailbox::new(2)),
-            own: OwnQueue::new(limit),
+            own: OwnQueue::new(&mailbox, limit),
+            mailbox,
             ran: Vec::new(),
         }
     }

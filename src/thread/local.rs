@@ -151,7 +151,7 @@ impl Local {
             eager_depth: Cell::new(0),
             running: Cell::new(ptr::null()),
             budget: Cell::new(u32::MAX),
-            ready: ReadyQueue::new(shared.limit),
+            ready: ReadyQueue::new(&shared),
             shared,
             spare_shared: Cell::new(0),
             pollers: PollerLists::default(),

@@ -2,6 +2,7 @@
 
 use super::local::Local;
 use super::message::{Message, Queued};
+use super::shared::Shared;
 use crate::sync::{OwnEntry, OwnQueue, Turn};
 
 impl OwnEntry for Queued {
@@ -15,8 +16,8 @@ impl OwnEntry for Queued {
 pub(crate) struct ReadyQueue(OwnQueue<Queued>);
 
 impl ReadyQueue {
-    pub(super) fn new(limit: usize) -> Self {
-        ReadyQueue(OwnQueue::new(limit))
+    pub(super) fn new(shared: &Shared) -> Self {
+        ReadyQueue(OwnQueue::new(&shared.mailbox, shared.limit))
     }
 
     #[inline]
