@@ -399,7 +399,7 @@ impl<C: 'static> IoChannel<C> {
         head.destroys.set(head.destroys.get() + 1);
         let device = self.cell.device.core.serial;
         let message = Message::new(move || destroy_if_unused(device));
-        head.local.send_to_itself(message, false);
+        head.local.send_to_itself(message);
         head.local.begun_outside();
     }
 }

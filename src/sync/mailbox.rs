@@ -18,8 +18,7 @@
 //!   that many from the ring before the stash.
 //!
 //! What the consumer sends itself waits elsewhere, in an
-//! [`OwnQueue`](super::OwnQueue), which asks for the point that the mailbox had
-//! got to.
+//! [`OwnQueue`](super::OwnQueue), unless something waits here.
 //!
 //! # Limit
 //!
@@ -84,15 +83,6 @@ struct Stash<T> {
     weight: usize,
     /// Ring messages to hand out before the first of `queue`.
     ring_first: usize,
-    /// How many of the spilled messages ever were handed out.
-    handed_out: usize,
-}
-
-/// A point in the order of a mailbox's messages: see [`Mailbox::end`].
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Point {
-    ring: usize,
-    spill: usize,
 }
 
 pub(crate) struct Mailbox<T> {
@@ -124,7 +114,6 @@ impl<T> Mailbox<T> {
                 queue: VecDeque::new(),
                 weight: 0,
                 ring_first: 0,
-                handed_out: 0,
             }),
             own: AtomicUsize::new(0),
             uncounted: AtomicUsize::new(0),
@@ -163,12 +152,7 @@ impl<T> Mailbox<T> {
     /// Whether `limit` or more explicit messages wait, here and in the own queue.
     #[inline]
     pub(crate) fn is_full(&self, limit: usize) -> bool {
-        let spilled = self.spilled.load(Ordering::Acquire);
-        // The ring fits under the limit unless the own queue says otherwise.
-        if spilled == 0 && self.own.load(Ordering::Relaxed) + self.ring.capacity() < limit {
-            return false;
-        }
-        self.waiting(spilled) >= limit
+        self.waiting(self.spilled.load(Ordering::Acquire)) >= limit
     }
 
     /// How many explicit messages wait, here and in the own queue.
@@ -274,7 +258,6 @@ impl<T> Mailbox<T> {
                 return Some(value);
             }
             let Spilled { value, weight } = stash.queue.pop_front()?;
-            stash.handed_out += 1;
             if stash.queue.is_empty() {
                 // First, so that a sender does not take these off twice.
                 self.uncounted.store(0, Ordering::Relaxed);
@@ -298,86 +281,57 @@ impl<T> Mailbox<T> {
         self.ring.is_ready() || self.spilled.load(Ordering::Acquire) & COUNT_MASK != 0
     }
 
-    /// The point that the mailbox has got to: every push that returned before this
-    /// call is in front of it, every push that begins afterwards is behind it.
-    ///
-    /// # Safety
-    ///
-    /// The caller is the only consumer.
+    /// Whether nothing waits: no position is claimed, and nothing is spilled. What
+    /// was sent before this call is seen. For the consumer.
     #[inline]
-    pub(crate) unsafe fn end(&self) -> Point {
-        let waits = self.spilled.load(Ordering::Acquire) & COUNT_MASK != 0;
-        // SAFETY: the stash belongs to the one consumer.
-        let handed_out = self.stash.with_mut(|stash| unsafe { (*stash).handed_out });
-        let spill = match waits {
-            // SAFETY: passed on.
-            true => handed_out + unsafe { self.spill_len() },
-            false => handed_out,
-        };
-        Point {
-            ring: self.ring.end(),
-            spill,
-        }
+    pub(crate) fn is_empty(&self) -> bool {
+        self.ring.len() == 0 && self.spilled.load(Ordering::Acquire) & COUNT_MASK == 0
     }
 
-    /// How many spilled messages are to be handed out.
+    /// Pushes an explicit message of the consumer's own, closed or not, whatever the
+    /// limit. Says how many of those before it, at least, can be taken out without
+    /// taking it.
     ///
     /// # Safety
     ///
     /// The caller is the only consumer.
-    #[cold]
-    unsafe fn spill_len(&self) -> usize {
-        // SAFETY: the stash belongs to the one consumer.
+    pub(super) unsafe fn push_own(&self, value: T) -> usize {
+        if self.spilled.load(Ordering::Acquire) == 0 {
+            let before = self.ring.len();
+            if let Some(place) = self.ring.claim() {
+                place.write(value);
+                return before;
+            }
+        }
+        let weight = ONE | LIMITED;
+        self.spilled.fetch_add(weight, Ordering::AcqRel);
+        // SAFETY: the stash belongs to the one consumer, which is not in `pop`.
         let stashed = self.stash.with_mut(|stash| unsafe { (*stash).queue.len() });
-        stashed + self.spill.len()
+        let before = self.ring.len() + stashed;
+        self.spill.push(Spilled { value, weight });
+        before
     }
 
-    /// Whether everything in front of `point` was popped.
-    ///
-    /// # Safety
-    ///
-    /// The caller is the only consumer.
-    #[inline]
-    pub(crate) unsafe fn has_reached(&self, point: Point) -> bool {
-        // SAFETY: the stash belongs to the one consumer.
-        let handed_out = self.stash.with_mut(|stash| unsafe { (*stash).handed_out });
-        self.ring.head() >= point.ring && handed_out >= point.spill
-    }
-
-    /// Counts an explicit message that the owner puts into its own queue; `crowd` is
-    /// that of the limit. Owner only.
-    #[inline]
-    pub(super) fn count_own(&self, crowd: usize) {
-        let own = self.own.load(Ordering::Relaxed) + 1;
-        self.own.store(own, Ordering::Relaxed);
-        if own == crowd {
-            self.set_crowded(true);
-        }
-    }
-
-    /// Counts one off that was counted in. Owner only.
-    #[inline]
-    pub(super) fn uncount_own(&self, crowd: usize) {
-        let own = self.own.load(Ordering::Relaxed);
-        self.own.store(own - 1, Ordering::Relaxed);
-        if own == crowd {
-            self.set_crowded(false);
-        }
-    }
-
-    #[cold]
-    fn set_crowded(&self, crowded: bool) {
-        if crowded {
-            self.spilled.fetch_or(CROWDED, Ordering::AcqRel);
-        } else {
-            self.spilled.fetch_and(!CROWDED, Ordering::AcqRel);
-        }
-    }
-
-    /// From how many own messages on there is less room under the limit than the
-    /// ring has.
-    pub(super) fn crowd(&self, limit: usize) -> usize {
+    /// How many own messages leave so little room under `limit` that senders have to
+    /// count.
+    pub(super) fn crowd_at(&self, limit: usize) -> usize {
         limit.saturating_sub(self.ring.capacity()) + 1
+    }
+
+    /// Says how many explicit messages are in the own queue. Owner only.
+    #[inline]
+    pub(super) fn set_own(&self, own: usize) {
+        self.own.store(own, Ordering::Relaxed);
+    }
+
+    /// Says whether senders have to count, as [`Mailbox::crowd_at`] tells. Owner
+    /// only.
+    #[cold]
+    pub(super) fn set_crowded(&self, crowded: bool) {
+        match crowded {
+            true => self.spilled.fetch_or(CROWDED, Ordering::AcqRel),
+            false => self.spilled.fetch_and(!CROWDED, Ordering::AcqRel),
+        };
     }
 
     /// Refuses every later push. Any thread.
@@ -393,6 +347,6 @@ impl<T> Mailbox<T> {
     ///
     /// The caller is the only consumer.
     pub(crate) unsafe fn is_drained(&self) -> bool {
-        self.ring.len() == 0 && self.spilled.load(Ordering::Acquire) & COUNT_MASK == 0
+        self.is_empty()
     }
 }

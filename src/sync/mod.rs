@@ -20,7 +20,7 @@ mod ring;
 
 pub(crate) use critical::{CriticalSlot, PostError};
 pub(crate) use mailbox::{Mailbox, PushError};
-pub(crate) use own_queue::{OwnEntry, OwnQueue, Turn};
+pub(crate) use own_queue::{OwnEntry, OwnQueue};
 
 pub(crate) mod atomic {
     #[cfg(corespun_loom)]

@@ -3,18 +3,18 @@
 //!
 //! # One FIFO
 //!
-//! Messages run in the order sent, whoever sent them. The mailbox keeps that order
-//! among its own, this queue among its own; between the two it is kept by *marks*:
-//! with each message goes the point that the mailbox had got to when it was sent.
-//! Until the mailbox has reached it, the message is not run, and while the message
-//! waits, nothing behind that point is taken out of the mailbox. A sender that has
-//! claimed a position and not written it holds up what was sent later, here as in
-//! the mailbox. Messages that follow each other at the same point share a mark.
+//! Messages run in the order sent, whoever sent them. An own message is queued here
+//! only while the mailbox is empty: no position claimed, nothing spilled. Otherwise
+//! it goes through the mailbox, behind what waits there. So every message here is
+//! older than every message in the mailbox, and runs first. (Empty means nothing
+//! claimed, not only nothing readable: a sender that was pre-empted between claim
+//! and write hides finished messages behind it.)
 //!
-//! Tasks keep their place among the owner's messages. With what others sent they
-//! take turns, so that neither starves the other: a batch may be 1, so whose turn
-//! it is lasts beyond the poll. They cannot keep a message from its turn for ever,
-//! nor it them: what is before it was there when it was sent.
+//! Tasks that the owner spawns or wakes are queued here whatever the mailbox holds.
+//! While no message is among them they take turns with it, so that neither starves
+//! the other; a batch may be 1, so whose turn it is lasts beyond the poll. While one
+//! is, none is added as long as the mailbox holds anything, so the mailbox's turn
+//! comes.
 //!
 //! # One poll
 //!
@@ -26,127 +26,131 @@
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 
-use super::mailbox::{Mailbox, Point};
+use super::mailbox::Mailbox;
 
-/// What a queue asks of its entries.
-pub(crate) trait OwnEntry {
+/// A message in the own queue, in the form in which it is kept there.
+pub(crate) trait OwnEntry: Sized {
+    /// The message, as the mailbox has it.
+    type Message;
+
+    /// The form of a message for the queue.
+    fn from_message(message: Self::Message) -> Self;
+
+    /// Takes the message out again.
+    ///
+    /// # Safety
+    ///
+    /// Called once for each [`OwnEntry::from_message`].
+    unsafe fn into_message(self) -> Self::Message;
+
     /// Whether it is a task, whose order with what others send is free.
     fn is_task(&self) -> bool;
 }
 
-/// Where `count` messages in succession stand against the mailbox.
-struct Mark {
-    after: Point,
-    /// Whether they count against the limit.
-    limited: bool,
-    count: usize,
-}
-
-/// Whose turn it is.
-pub(crate) enum Turn {
-    /// The own queue's: [`OwnQueue::take`].
-    Own,
-    /// The mailbox's: pop it, and say [`OwnQueue::mailbox_had`].
-    Mailbox,
-    /// Nobody's: the poll under way may run no more.
-    Nobody,
-}
-
 /// Owner only.
-pub(crate) struct OwnQueue<T> {
+pub(crate) struct OwnQueue<T: OwnEntry> {
     entries: RefCell<VecDeque<T>>,
-    /// How many messages the first mark is for: none only if there is none here.
-    first_count: Cell<usize>,
-    /// The rest of the first mark, by itself since there is seldom a second.
-    first_after: Cell<Point>,
-    first_limited: Cell<bool>,
-    /// Whether the mailbox was seen to have reached it.
-    reached: Cell<bool>,
-    /// How many marks are behind it, in `others`.
-    other_marks: Cell<usize>,
-    others: RefCell<VecDeque<Mark>>,
+    /// How many of the entries are messages.
+    messages: Cell<usize>,
     /// How many entries from the front the poll under way may run.
     open: Cell<usize>,
+    /// How many of the mailbox's messages the poll under way may run.
+    mailbox_open: Cell<usize>,
     /// Whether it is the mailbox's turn, when both have some.
     mailbox_next: Cell<bool>,
-    /// Whether the poll under way still looks into the mailbox: it does until it
-    /// has found it empty.
-    looks: Cell<bool>,
-    /// From how many limited messages on the mailbox is crowded.
-    crowd: usize,
+    /// How many explicit messages may wait, here and in the mailbox.
+    limit: usize,
+    /// How many messages here make the mailbox crowded.
+    crowd_at: usize,
 }
 
 impl<T: OwnEntry> OwnQueue<T> {
-    /// The own queue beside `mailbox`, for as many explicit messages in both.
-    pub(crate) fn new<M>(mailbox: &Mailbox<M>, limit: usize) -> Self {
+    /// The queue beside `mailbox`.
+    pub(crate) fn new(mailbox: &Mailbox<T::Message>, limit: usize) -> Self {
         OwnQueue {
             entries: RefCell::default(),
-            first_count: Cell::new(0),
-            first_after: Cell::default(),
-            first_limited: Cell::new(false),
-            reached: Cell::new(false),
-            other_marks: Cell::new(0),
-            others: RefCell::default(),
+            messages: Cell::new(0),
             open: Cell::new(0),
+            mailbox_open: Cell::new(0),
             mailbox_next: Cell::new(true),
-            looks: Cell::new(true),
-            crowd: mailbox.crowd(limit),
+            limit,
+            crowd_at: mailbox.crowd_at(limit),
         }
     }
 
-    /// Queues a message, behind everything that was sent before. A limited one is
-    /// counted, whether or not that goes beyond the limit.
+    /// Sends a message of the owner to itself, behind everything that was sent
+    /// before; the poll under way does not run it. There is no limit for it.
     ///
     /// # Safety
     ///
     /// The caller is the owner: the only consumer of `mailbox`, which is the same
     /// in all calls.
+    #[inline]
+    pub(crate) unsafe fn push_message(&self, mailbox: &Mailbox<T::Message>, message: T::Message) {
+        if mailbox.is_empty() {
+            self.push_here(mailbox, message);
+        } else {
+            // SAFETY: the caller is the only consumer.
+            unsafe { self.push_behind(mailbox, message) };
+        }
+    }
+
+    /// [`OwnQueue::push_message`] of `pack(content)`, unless as many messages wait
+    /// as the limit allows.
+    ///
+    /// # Safety
+    ///
+    /// As there.
     // Inlined so that a message is written once, into its place.
     #[inline(always)]
-    pub(crate) unsafe fn push_message<M>(&self, mailbox: &Mailbox<M>, entry: T, limited: bool) {
-        debug_assert!(!entry.is_task());
-        // SAFETY: the caller is the only consumer.
-        self.mark(unsafe { mailbox.end() }, limited);
-        if limited {
-            mailbox.count_own(self.crowd);
+    pub(crate) unsafe fn push_limited<C>(
+        &self,
+        mailbox: &Mailbox<T::Message>,
+        content: C,
+        pack: impl FnOnce(C) -> T::Message,
+    ) -> Result<(), C> {
+        if mailbox.is_empty() {
+            if self.messages.get() >= self.limit {
+                return Err(content);
+            }
+            self.push_here(mailbox, pack(content));
+        } else {
+            if mailbox.is_full(self.limit) {
+                return Err(content);
+            }
+            // SAFETY: the caller is the only consumer.
+            unsafe { self.push_behind(mailbox, pack(content)) };
         }
+        Ok(())
+    }
+
+    #[inline(always)]
+    fn push_here(&self, mailbox: &Mailbox<T::Message>, message: T::Message) {
+        let messages = self.messages.get() + 1;
+        self.messages.set(messages);
+        mailbox.set_own(messages);
+        if messages == self.crowd_at {
+            mailbox.set_crowded(true);
+        }
+        let entry = T::from_message(message);
         self.entries.borrow_mut().push_back(entry);
     }
 
-    #[inline(always)]
-    fn mark(&self, after: Point, limited: bool) {
-        let count = self.first_count.get();
-        if count == 0 {
-            self.first_after.set(after);
-            self.first_limited.set(limited);
-            self.reached.set(false);
-        } else if self.first_after.get() != after
-            || self.first_limited.get() != limited
-            || self.other_marks.get() > 0
-        {
-            return self.mark_behind(after, limited);
-        }
-        self.first_count.set(count + 1);
-    }
-
+    /// # Safety
+    ///
+    /// As for [`OwnQueue::push_message`].
     #[cold]
-    fn mark_behind(&self, after: Point, limited: bool) {
-        let mut others = self.others.borrow_mut();
-        match others.back_mut() {
-            Some(last) if (last.after, last.limited) == (after, limited) => last.count += 1,
-            _ => others.push_back(Mark {
-                after,
-                limited,
-                count: 1,
-            }),
-        }
-        self.other_marks.set(others.len());
+    unsafe fn push_behind(&self, mailbox: &Mailbox<T::Message>, message: T::Message) {
+        // SAFETY: the caller is the only consumer.
+        let before = unsafe { mailbox.push_own(message) };
+        self.mailbox_open.set(self.mailbox_open.get().min(before));
     }
 
     /// Queues a task that was spawned or woken. Unless it gives way, the poll under
     /// way runs it if nothing that has to wait is before it.
     #[inline(always)]
-    pub(crate) fn push_task(&self, task: T, gives_way: bool) {
+    pub(crate) fn push_task(&self, task: T::Message, gives_way: bool) {
+        let task = T::from_message(task);
         debug_assert!(task.is_task());
         let mut entries = self.entries.borrow_mut();
         if !gives_way && self.open.get() == entries.len() {
@@ -159,7 +163,7 @@ impl<T: OwnEntry> OwnQueue<T> {
     #[inline]
     pub(crate) fn begin(&self) {
         self.open.set(self.entries.borrow().len());
-        self.looks.set(true);
+        self.mailbox_open.set(usize::MAX);
     }
 
     #[inline]
@@ -167,90 +171,47 @@ impl<T: OwnEntry> OwnQueue<T> {
         self.entries.borrow().is_empty()
     }
 
-    /// Whose turn it is in the poll under way.
-    ///
-    /// # Safety
-    ///
-    /// As for [`OwnQueue::push_message`].
-    #[inline(always)]
-    pub(crate) unsafe fn turn<M>(&self, mailbox: &Mailbox<M>) -> Turn {
-        let (own, others) = if self.first_count.get() == 0 {
-            (self.open.get() > 0, self.looks.get())
-        } else {
-            // SAFETY: passed on.
-            unsafe { self.may_be_next(mailbox) }
-        };
-        if others && (!own || self.mailbox_next.get()) {
-            Turn::Mailbox
-        } else if own {
-            Turn::Own
-        } else {
-            Turn::Nobody
-        }
-    }
-
-    /// Whether the first entry here, and whether the mailbox may be next, when
-    /// messages wait here.
+    /// What the poll under way runs next.
     ///
     /// # Safety
     ///
     /// As for [`OwnQueue::push_message`].
     #[inline]
-    unsafe fn may_be_next<M>(&self, mailbox: &Mailbox<M>) -> (bool, bool) {
-        let open = self.open.get() > 0;
-        // SAFETY: the caller is the only consumer.
-        if self.reached.get() || unsafe { mailbox.has_reached(self.first_after.get()) } {
-            self.reached.set(true);
-            return (open, false);
+    pub(crate) unsafe fn next(&self, mailbox: &Mailbox<T::Message>) -> Option<T::Message> {
+        let own = self.open.get() > 0;
+        let others = self.mailbox_open.get() > 0 && self.messages.get() == 0;
+        if others && (!own || self.mailbox_next.get()) {
+            // SAFETY: the caller is the only consumer, and `pop` runs nothing of a
+            // message, so it is not nested.
+            if let Some(message) = unsafe { mailbox.pop() } {
+                self.mailbox_open.set(self.mailbox_open.get() - 1);
+                self.mailbox_next.set(false);
+                return Some(message);
+            }
+            // Found empty: this poll does not look again.
+            self.mailbox_open.set(0);
         }
-        let entries = self.entries.borrow();
-        let may_pass = open && entries.front().is_some_and(OwnEntry::is_task);
-        (may_pass, self.looks.get())
-    }
-
-    /// Says whether the mailbox had a message when it was its turn.
-    #[inline(always)]
-    pub(crate) fn mailbox_had(&self, one: bool) {
-        if one {
-            self.mailbox_next.set(false);
-        } else {
-            self.looks.set(false);
+        if !own {
+            return None;
         }
-    }
-
-    /// Takes out what is next, if it is the own queue's turn.
-    #[inline(always)]
-    pub(crate) fn take<M>(&self, mailbox: &Mailbox<M>) -> Option<T> {
         self.mailbox_next.set(true);
-        self.open.set(self.open.get().saturating_sub(1));
+        self.open.set(self.open.get() - 1);
+        self.pop(mailbox)
+    }
+
+    /// Takes the first entry out, whatever its turn: also for who drops them all.
+    #[inline]
+    pub(crate) fn pop(&self, mailbox: &Mailbox<T::Message>) -> Option<T::Message> {
         let entry = self.entries.borrow_mut().pop_front()?;
-        if self.first_count.get() > 0 && !entry.is_task() {
-            self.unmark(mailbox);
+        if !entry.is_task() {
+            let messages = self.messages.get();
+            self.messages.set(messages - 1);
+            mailbox.set_own(messages - 1);
+            if messages == self.crowd_at {
+                mailbox.set_crowded(false);
+            }
         }
-        Some(entry)
-    }
-
-    #[inline(always)]
-    fn unmark<M>(&self, mailbox: &Mailbox<M>) {
-        if self.first_limited.get() {
-            mailbox.uncount_own(self.crowd);
-        }
-        let count = self.first_count.get() - 1;
-        self.first_count.set(count);
-        if count == 0 && self.other_marks.get() > 0 {
-            self.next_mark();
-        }
-    }
-
-    #[cold]
-    fn next_mark(&self) {
-        let mut others = self.others.borrow_mut();
-        if let Some(next) = others.pop_front() {
-            self.first_count.set(next.count);
-            self.first_after.set(next.after);
-            self.first_limited.set(next.limited);
-            self.reached.set(false);
-        }
-        self.other_marks.set(others.len());
+        // SAFETY: `from_message` made every entry, and this one is out of the queue.
+        Some(unsafe { entry.into_message() })
     }
 }

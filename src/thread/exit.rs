@@ -286,7 +286,7 @@ impl Local {
             self.shared.critical.clear();
         }
         loop {
-            while let Some(message) = self.take_own() {
+            while let Some(message) = self.take_unrun() {
                 unrun += usize::from(!message.is_task());
                 self.drop_contained(message);
             }

@@ -170,7 +170,7 @@ impl Drop for Entered<'_> {
 
 impl Drop for Local {
     fn drop(&mut self) {
-        while self.take_own().is_some() {}
+        while self.take_unrun().is_some() {}
         while self.spare_shared.get() > 0 {
             drop(self.lend_shared());
         }
@@ -186,7 +186,7 @@ impl Local {
             eager_depth: Cell::new(0),
             running: Cell::new(ptr::null()),
             budget: Cell::new(u32::MAX),
-            ready: ReadyQueue::new(&shared),
+            ready: ReadyQueue::new(&shared.mailbox, shared.limit),
             shared,
             spare_shared: Cell::new(0),
             pollers: PollerLists::default(),

@@ -2,10 +2,22 @@
 
 use super::local::Local;
 use super::message::{Message, Queued};
-use super::shared::Shared;
-use crate::sync::{OwnEntry, OwnQueue, Turn};
+use crate::sync::{Mailbox, OwnEntry, OwnQueue};
 
 impl OwnEntry for Queued {
+    type Message = Message;
+
+    #[inline(always)]
+    fn from_message(message: Message) -> Self {
+        message.into_queued()
+    }
+
+    #[inline(always)]
+    unsafe fn into_message(self) -> Message {
+        // SAFETY: by the trait's contract it is turned back once.
+        unsafe { Message::from_queued(self) }
+    }
+
     #[inline]
     fn is_task(&self) -> bool {
         self.vtable().task
@@ -16,8 +28,8 @@ impl OwnEntry for Queued {
 pub(crate) struct ReadyQueue(OwnQueue<Queued>);
 
 impl ReadyQueue {
-    pub(super) fn new(shared: &Shared) -> Self {
-        ReadyQueue(OwnQueue::new(&shared.mailbox, shared.limit))
+    pub(super) fn new(mailbox: &Mailbox<Message>, limit: usize) -> Self {
+        ReadyQueue(OwnQueue::new(mailbox, limit))
     }
 
     #[inline]
@@ -29,15 +41,22 @@ impl ReadyQueue {
 /// Queueing, and what is next. Since a `Local` is the owner's, so is the caller:
 /// the only consumer of the thread's mailbox.
 impl Local {
-    /// Sends a message of the thread to itself, behind all that was sent to it. An
-    /// explicit one counts against the limit, which the caller has looked at.
-    #[inline(always)]
-    pub(crate) fn send_to_itself(&self, message: Message, explicit: bool) {
-        let queued = message.into_queued();
+    /// Sends a message of the library itself to its own thread, behind all that was
+    /// sent to it. No limit holds it up.
+    #[inline]
+    pub(crate) fn send_to_itself(&self, message: Message) {
         // SAFETY: this is the owner, and the mailbox the thread's.
+        unsafe { self.ready.0.push_message(&self.shared.mailbox, message) }
+    }
+
+    /// Sends an explicit message of the thread to itself, behind all that was sent
+    /// to it, unless the limit is reached.
+    #[inline(always)]
+    pub(super) fn send_explicit<F: FnOnce() + Send + 'static>(&self, f: F) -> Result<(), F> {
+        // SAFETY: as above.
         unsafe {
             let ready = &self.ready.0;
-            ready.push_message(&self.shared.mailbox, queued, explicit);
+            ready.push_limited(&self.shared.mailbox, f, Message::new)
         }
     }
 
@@ -45,7 +64,7 @@ impl Local {
     /// waits for the next poll.
     #[inline(always)]
     pub(crate) fn queue_task(&self, task: Message, gives_way: bool) {
-        self.ready.0.push_task(task.into_queued(), gives_way);
+        self.ready.0.push_task(task, gives_way);
     }
 
     #[inline]
@@ -53,28 +72,15 @@ impl Local {
         self.ready.0.begin();
     }
 
-    /// Whose turn it is in the poll under way.
-    #[inline(always)]
-    pub(super) fn turn(&self) -> Turn {
-        // SAFETY: this is the owner, and the mailbox the thread's.
-        unsafe { self.ready.0.turn(&self.shared.mailbox) }
+    /// The next message or task that the poll under way may run.
+    #[inline]
+    pub(super) fn next_message(&self) -> Option<Message> {
+        // SAFETY: as above.
+        unsafe { self.ready.0.next(&self.shared.mailbox) }
     }
 
-    /// The next message from elsewhere, if it is their turn.
-    #[inline(always)]
-    pub(super) fn take_sent(&self) -> Option<Message> {
-        // SAFETY: this is the only consumer; `pop` runs nothing of a message, so it
-        // is not nested.
-        let message = unsafe { self.shared.mailbox.pop() };
-        self.ready.0.mailbox_had(message.is_some());
-        message
-    }
-
-    /// The next of what the thread has sent itself or woken, if it is its turn.
-    #[inline(always)]
-    pub(super) fn take_own(&self) -> Option<Message> {
-        let queued = self.ready.0.take(&self.shared.mailbox)?;
-        // SAFETY: what is queued was a message, and is taken out once.
-        Some(unsafe { Message::from_queued(queued) })
+    /// Takes out what the thread has sent itself or woken, whatever its turn.
+    pub(super) fn take_unrun(&self) -> Option<Message> {
+        self.ready.0.pop(&self.shared.mailbox)
     }
 }

@@ -17,7 +17,6 @@ use super::panic::{PanicSource, contain};
 use super::stall::Occupant;
 use crate::cpu::CpuSet;
 use crate::notify::Sleeper;
-use crate::sync::Turn;
 
 /// The right to poll a SpdkThread, on this OS thread.
 ///
@@ -727,22 +726,11 @@ impl Local {
         };
         self.begin_messages();
         let mut ran = 0;
-        while ran < limit {
-            match self.turn() {
-                Turn::Own => {
-                    if let Some(message) = self.take_own() {
-                        self.run_message(message);
-                        ran += 1;
-                    }
-                }
-                Turn::Mailbox => {
-                    if let Some(message) = self.take_sent() {
-                        self.run_message(message);
-                        ran += 1;
-                    }
-                }
-                Turn::Nobody => break,
-            }
+        while ran < limit
+            && let Some(message) = self.next_message()
+        {
+            self.run_message(message);
+            ran += 1;
         }
         Activity::from(ran > 0)
     }

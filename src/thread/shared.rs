@@ -154,11 +154,7 @@ impl Shared {
             if local.refuses_work() {
                 return Err(self.exited(f));
             }
-            if self.is_full() {
-                return Err(self.full(f));
-            }
-            local.send_to_itself(Message::new(f), true);
-            return Ok(());
+            return local.send_explicit(f).map_err(|f| self.full(f));
         }
         match self.mailbox.push_limited(self.limit, f, Message::new) {
             Ok(()) => {
@@ -206,7 +202,7 @@ impl Shared {
             if local.refuses_work() {
                 return Err(content);
             }
-            local.send_to_itself(pack(content), false);
+            local.send_to_itself(pack(content));
             return Ok(());
         }
         self.mailbox.push_with(content, pack)?;
