@@ -73,6 +73,43 @@ fn loom_a_publish_against_a_sleep_is_not_lost() {
     });
 }
 
+/// The same for a sleep that is announced by itself, as that of who waits for a
+/// thread's descriptor: the announcement, then a look, and no call that blocks.
+#[test]
+fn loom_a_publish_against_an_announced_sleep_is_not_lost() {
+    model(3, || {
+        let mailbox = Arc::new(Mailbox::new(2));
+        let (sleeper, _) = parking();
+        let sleeper = Arc::new(sleeper);
+        let sender = {
+            let (mailbox, sleeper) = (mailbox.clone(), sleeper.clone());
+            thread::spawn(move || {
+                for n in 0..2 {
+                    mailbox.push(n).unwrap();
+                    sleeper.notify();
+                }
+            })
+        };
+        let mut got = 0;
+        while got < 2 {
+            // SAFETY: the one consumer.
+            if unsafe { mailbox.pop() }.is_some() {
+                got += 1;
+                continue;
+            }
+            sleeper.announce();
+            // SAFETY: as above.
+            if unsafe { mailbox.has_messages() } {
+                thread::yield_now();
+            } else {
+                thread::park();
+            }
+            sleeper.retract();
+        }
+        sender.join().unwrap();
+    });
+}
+
 /// Two publishers: one of them pays for the wake, not both.
 #[test]
 fn loom_two_publishers_wake_a_sleep_once() {

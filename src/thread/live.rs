@@ -10,9 +10,9 @@ use std::cell::{Cell, OnceCell};
 use std::panic::Location;
 use std::ptr;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 
 use super::stall::Occupant;
+use crate::sync::atomic::AtomicBool;
 
 /// Cancels what its argument stands for; see [`LiveList::insert`].
 pub(crate) type Cancel = unsafe fn(*const ());

@@ -97,9 +97,44 @@ pub(super) struct Rare {
     pub(super) ends: EndList,
 }
 
-thread_local! {
-    /// The SpdkThread being polled, or entered, by this OS thread.
-    static CURRENT: Cell<*const Local> = const { Cell::new(ptr::null()) };
+use current::CURRENT;
+
+#[cfg(not(corespun_loom))]
+mod current {
+    use super::*;
+
+    thread_local! {
+        /// The SpdkThread being polled, or entered, by this OS thread.
+        pub(super) static CURRENT: Cell<*const Local> = const { Cell::new(ptr::null()) };
+    }
+}
+
+/// The threads of a model are those of loom, which all run on one OS thread.
+#[cfg(corespun_loom)]
+mod current {
+    use super::*;
+
+    loom::thread_local! {
+        static OF_MODEL: Cell<*const Local> = Cell::new(ptr::null());
+    }
+
+    pub(super) struct Current;
+
+    pub(super) static CURRENT: Current = Current;
+
+    impl Current {
+        pub(super) fn get(&self) -> *const Local {
+            OF_MODEL.with(Cell::get)
+        }
+
+        pub(super) fn set(&self, current: *const Local) {
+            OF_MODEL.with(|place| place.set(current));
+        }
+
+        pub(super) fn replace(&self, current: *const Local) -> *const Local {
+            OF_MODEL.with(|place| place.replace(current))
+        }
+    }
 }
 
 /// The address of the current thread's `Local`, or null.

@@ -6,9 +6,9 @@ use std::mem::ManuallyDrop;
 use std::panic::Location;
 use std::ptr::{self, NonNull};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{RawWaker, RawWakerVTable, Waker};
 
+use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::task::TaskId;
 use crate::task::movable::Hop;
 use crate::thread::bound::Stay;

@@ -40,15 +40,16 @@
 //!   have joined it: the handle is given out after that.
 
 mod future;
+#[cfg(all(test, corespun_loom))]
+mod loom_tests;
 mod meta;
 mod schedule;
-
-use async_task::FallibleTask;
 
 pub(super) use future::with_running;
 pub(super) use meta::{TaskKind, TaskMeta};
 pub(super) use schedule::{FirstPoll, Origin, spawn};
 
 use super::join::Outcome;
+use crate::sync::async_task::FallibleTask;
 
 pub(super) type RawTask<T> = FallibleTask<Outcome<T>, TaskMeta>;

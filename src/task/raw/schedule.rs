@@ -6,10 +6,9 @@ use std::ptr::{self, NonNull};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use async_task::{Runnable, ScheduleInfo, WithInfo};
-
 use super::future::{TaskFuture, cancel_unpolled};
 use super::meta::TaskMeta;
+use crate::sync::async_task::{self, Runnable, ScheduleInfo, WithInfo};
 use crate::task::join::JoinHandle;
 use crate::thread::local::Local;
 use crate::thread::message::{Message, MessageVTable, Payload};
