@@ -55,7 +55,7 @@ pub(crate) struct Local {
     pub(crate) shared: Arc<Shared>,
     /// How many counted references to `shared` lie here for tasks to come.
     spare_shared: Cell<usize>,
-    pub(crate) ready: ReadyQueue,
+    pub(super) ready: ReadyQueue,
     pub(crate) pollers: PollerLists,
     pub(crate) timers: RefCell<TimerQueue<TimerTarget>>,
     pub(crate) live: LiveList,
@@ -67,9 +67,6 @@ pub(crate) struct Local {
     /// that hold an `Rc` of this.
     pub(crate) anchor: Anchor,
     pub(crate) task_ids: Cell<u64>,
-    /// Whether the next message comes from the mailbox or from `ready`, when
-    /// both have some.
-    pub(super) mailbox_next: Cell<bool>,
     /// How many eager first polls are under way, one inside the other.
     pub(crate) eager_depth: Cell<u8>,
     /// The task being polled, as the task floor knows it.
@@ -133,6 +130,7 @@ impl Drop for Entered<'_> {
 
 impl Drop for Local {
     fn drop(&mut self) {
+        while self.take_unrun().is_some() {}
         if let Some(rare) = self.existing_rare() {
             rare.held.abandon();
         }
@@ -151,9 +149,9 @@ impl Local {
             eager_depth: Cell::new(0),
             running: Cell::new(ptr::null()),
             budget: Cell::new(u32::MAX),
+            ready: ReadyQueue::new(&shared.mailbox, shared.limit),
             shared,
             spare_shared: Cell::new(0),
-            ready: ReadyQueue::default(),
             pollers: PollerLists::default(),
             timers: RefCell::new(TimerQueue::new()),
             live: LiveList::new(),
@@ -162,7 +160,6 @@ impl Local {
             channels: OnceCell::new(),
             anchor: Anchor::default(),
             task_ids: Cell::new(0),
-            mailbox_next: Cell::new(true),
             batch,
             exit_phase: Cell::new(ExitPhase::None),
             exit_deadline: Cell::new(0),
