@@ -3,6 +3,7 @@
 mod harness;
 
 use std::cell::{Cell, RefCell};
+use std::convert::Infallible;
 use std::io::{Read, Write};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
@@ -11,7 +12,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
+use corespun::channel::IoDevice;
 use corespun::interrupt::{Event, FdOptions};
+use corespun::stream::PollerStream;
 use corespun::task::{self, LocalSpawner};
 use corespun::thread::{
     Activity, Interrupt, InterruptError, PanicSource, Poller, PollerState, SpdkThread, ThreadLib,
@@ -267,9 +270,7 @@ fn an_exit_in_interrupt_mode_needs_nobody_to_poll_unasked() {
         if is_readable(&mut runner, PollTimeout::ZERO) {
             runner.poll(0, 0);
         } else {
-            // What held it goes outside of a poll, which only a poll sees.
             drop(poller.take().expect("held by nothing else"));
-            runner.poll(0, 0);
         }
     }
     panic!("still held by {:?}", runner.exit_holders());
@@ -516,4 +517,69 @@ fn what_is_begun_between_polls_makes_the_descriptor_readable() {
     let poller = runner.enter(|| Poller::timed(us(1000), || ()).unwrap());
     assert!(is_readable(PollTimeout::from(60_000u16)));
     drop(poller);
+}
+
+/// G10: what goes between polls and was the last that held an exit, and the last
+/// handle of a channel, whose end is a message.
+#[test]
+fn what_ends_between_polls_makes_the_descriptor_readable() {
+    let device = |runner: &mut ThreadRunner| {
+        let device = runner.enter(|| IoDevice::builder().register(|| Ok::<_, Infallible>(())));
+        let device = device.unwrap();
+        (runner.enter(|| device.channel()).unwrap(), device)
+    };
+    type Held = Box<dyn FnOnce()>;
+    type Hold<'a> = &'a dyn Fn(&mut ThreadRunner) -> Held;
+    let poller = |runner: &mut ThreadRunner, period| {
+        let poller = runner.enter(|| Poller::timed(period, || false)).unwrap();
+        move || drop(poller)
+    };
+    let hour = Duration::from_secs(3_600);
+    let holds: [(&str, bool, Hold<'_>); 6] = [
+        ("a timed poller", true, &|runner| {
+            Box::new(poller(runner, hour))
+        }),
+        ("a paused poller", true, &|runner| {
+            let poller = runner.enter(|| Poller::active(|| false)).unwrap();
+            poller.pause();
+            Box::new(|| drop(poller))
+        }),
+        ("a poller with an interrupt", true, &|runner| {
+            let poller = runner.enter(|| Poller::active(|| false)).unwrap();
+            runner.enter(|| poller.set_interrupt(|_| ()));
+            Box::new(|| poller.unregister())
+        }),
+        ("a stream of a poller", true, &|runner| {
+            let stream = runner.enter(|| PollerStream::timed(hour, || None::<()>));
+            Box::new(|| drop(stream.unwrap()))
+        }),
+        ("a channel", true, &|runner| {
+            let channel = device(runner);
+            Box::new(|| drop(channel))
+        }),
+        ("a channel of a running thread", false, &|runner| {
+            let channel = device(runner);
+            Box::new(|| drop(channel))
+        }),
+    ];
+    for (what, exits, hold) in holds {
+        let mut runner = ThreadLib::new().thread().build().unwrap().attach();
+        runner.set_interrupt_mode(true).unwrap();
+        let held = hold(&mut runner);
+        if exits {
+            drop(runner.exit());
+        }
+        while is_readable(&mut runner, PollTimeout::ZERO) {
+            runner.poll(0, 0);
+        }
+        assert!(!runner.is_exited(), "{what}");
+        let fd = runner.interrupt_fd().unwrap().try_clone_to_owned().unwrap();
+        held();
+        let mut fds = [PollFd::new(fd.as_fd(), PollFlags::POLLIN)];
+        assert_eq!(poll(&mut fds, PollTimeout::ZERO).unwrap(), 1, "{what}");
+        while is_readable(&mut runner, PollTimeout::ZERO) && !runner.is_exited() {
+            runner.poll(0, 0);
+        }
+        assert_eq!(runner.is_exited(), exits, "{what}");
+    }
 }

@@ -8,7 +8,7 @@ use std::any::type_name;
 use std::fmt;
 use std::pin::Pin;
 use std::sync::{Arc, Weak};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use futures::channel::oneshot;
 
@@ -18,6 +18,7 @@ use super::registry::{DeviceInfo, Registered, Registry};
 use super::{
     BoxError, ChannelError, FindError, RegisterError, UnregisterCancelled, UnregisterError,
 };
+use crate::sync::budget::poll_budget;
 use crate::thread::local::Local;
 use crate::thread::message::Message;
 use crate::thread::panic::drop_anywhere;
@@ -697,7 +698,8 @@ impl Future for Unregister {
     type Output = Result<(), UnregisterCancelled>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let answer = Pin::new(&mut self.receiver).poll(cx);
+        let budget = ready!(poll_budget(cx));
+        let answer = budget.on(Pin::new(&mut self.receiver).poll(cx));
         answer.map(|answer| answer.map_err(|oneshot::Canceled| UnregisterCancelled))
     }
 }

@@ -13,13 +13,14 @@ use std::ops::Deref;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use futures::channel::oneshot;
 
 use super::device::{DeviceCore, IoDevice};
 use super::io_channel::{self, ChannelCell, IoChannel};
 use super::{WalkError, WalkStartError};
+use crate::sync::budget::poll_budget;
 use crate::task;
 use crate::thread::local::Local;
 use crate::thread::message::Message;
@@ -532,7 +533,8 @@ impl<E> Future for ChannelWalk<E> {
     type Output = Result<(), WalkError<E>>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let answer = Pin::new(&mut self.receiver).poll(cx);
+        let budget = ready!(poll_budget(cx));
+        let answer = budget.on(Pin::new(&mut self.receiver).poll(cx));
         answer.map(|answer| answer.unwrap_or(Err(WalkError::Exited)))
     }
 }

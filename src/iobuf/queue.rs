@@ -11,12 +11,13 @@ use std::fmt;
 use std::pin::Pin;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll, Waker, ready};
 
 use super::buf::{Home, IobufBuf};
 use super::channel::{ChannelCore, WaiterId};
 use super::pool::Inner;
 use super::{Class, IobufError};
+use crate::sync::budget::poll_budget;
 use crate::thread::local::Local;
 use crate::thread::panic::{PanicSource, contain};
 use crate::thread::shared::Shared;
@@ -341,15 +342,18 @@ impl Future for GetMany {
     type Output = Result<Vec<IobufBuf>, IobufError>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let budget = ready!(poll_budget(cx));
         match &mut self.state {
             GetState::Refused(error) => {
+                budget.progressed();
                 let error = error.take().expect("polled after it completed");
                 Poll::Ready(Err(error))
             }
-            GetState::New => self.start(cx).map(Ok),
+            GetState::New => budget.on(self.start(cx).map(Ok)),
             GetState::Waiting { slot, .. } => {
                 let served = slot.buffers.take();
                 if let Some(buffers) = served {
+                    budget.progressed();
                     self.state = GetState::Done;
                     return Poll::Ready(Ok(buffers));
                 }

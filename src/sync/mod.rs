@@ -6,6 +6,7 @@
 
 #[cfg(all(test, corespun_loom))]
 mod abort_loom_tests;
+pub(crate) mod budget;
 mod critical;
 #[cfg(all(test, corespun_loom))]
 mod hop_loom_tests;

@@ -10,6 +10,7 @@ use std::task::Waker;
 use std::time::Duration;
 
 use super::bound::Anchor;
+use super::ended::EndList;
 use super::exit::ExitPart;
 use super::interrupt::Interrupts;
 use super::live::LiveList;
@@ -22,6 +23,7 @@ use super::ready::ReadyQueue;
 use super::shared::Shared;
 use super::spinlock::HeldLocks;
 use super::timer_queue::{TimerKey, TimerQueue};
+use crate::sync::budget;
 
 /// What a timer does when it is due.
 pub(crate) enum TimerTarget {
@@ -40,10 +42,14 @@ const SPARE_LIMIT: usize = 16_384;
 pub(crate) enum ExitPhase {
     /// Not asked for.
     None,
-    /// Asked for; the tasks of that moment are not cancelled yet.
+    /// Asked for; no task is cancelled yet.
     Requested,
+    /// Cancels the tasks of the moment that this began at.
+    Cancelling,
     /// Waits for what still holds the thread.
     Waiting,
+    /// Takes nothing new, and cancels the tasks that are left.
+    Closing,
     /// The mailbox is closed and nothing new is taken; what was sent before
     /// is being run.
     Closed,
@@ -71,9 +77,6 @@ pub(crate) struct Local {
     pub(crate) eager_depth: Cell<u8>,
     /// The task being polled, as the task floor knows it.
     pub(crate) running: Cell<*const ()>,
-    /// What the task being polled may still take from sources that are always
-    /// ready; `u32::MAX` is without limit.
-    pub(crate) budget: Cell<u32>,
     /// Whether each poll of a task is measured.
     pub(crate) times_tasks: bool,
     /// Ticks after which a callback has held the thread too long; 0 for never.
@@ -91,6 +94,7 @@ pub(super) struct Rare {
     pub(super) keys: LocalValues,
     pub(super) post_pollers: PostPollers,
     pub(super) held: HeldLocks,
+    pub(super) ends: EndList,
 }
 
 thread_local! {
@@ -107,6 +111,8 @@ pub(crate) fn current_ptr() -> *const Local {
 /// Makes a thread the current one until dropped, then what was before.
 pub(crate) struct Entered<'a> {
     previous: *const Local,
+    /// Of the task that entered another thread: what runs there takes none of it.
+    budget: u32,
     /// Keeps the `Local` alive and the guard on its OS thread.
     _local: &'a Rc<Local>,
 }
@@ -116,6 +122,7 @@ impl<'a> Entered<'a> {
     pub(crate) fn new(local: &'a Rc<Local>) -> Self {
         Entered {
             previous: CURRENT.replace(Rc::as_ptr(local)),
+            budget: budget::replace(budget::UNLIMITED),
             _local: local,
         }
     }
@@ -125,6 +132,7 @@ impl Drop for Entered<'_> {
     #[inline]
     fn drop(&mut self) {
         CURRENT.set(self.previous);
+        budget::replace(self.budget);
     }
 }
 
@@ -148,7 +156,6 @@ impl Local {
             stall_limit,
             eager_depth: Cell::new(0),
             running: Cell::new(ptr::null()),
-            budget: Cell::new(u32::MAX),
             ready: ReadyQueue::new(&shared.mailbox, shared.limit),
             shared,
             spare_shared: Cell::new(0),
@@ -225,6 +232,14 @@ impl Local {
         }
     }
 
+    /// After something went that may have been the last that held an exit: as
+    /// [`Local::begun_outside`], for only a poll sees it.
+    pub(crate) fn ended_outside(&self) {
+        if self.exit_phase.get() == ExitPhase::Waiting && !self.is_held() {
+            self.begun_outside();
+        }
+    }
+
     /// The rare parts, made now if need be.
     pub(super) fn rare(&self) -> &Rare {
         self.rare.get_or_init(Box::default)
@@ -248,7 +263,10 @@ impl Local {
     /// the point where it could wait for them.
     #[inline]
     pub(crate) fn refuses_work(&self) -> bool {
-        matches!(self.exit_phase.get(), ExitPhase::Closed | ExitPhase::Done)
+        matches!(
+            self.exit_phase.get(),
+            ExitPhase::Closing | ExitPhase::Closed | ExitPhase::Done
+        )
     }
 
     pub(crate) fn insert_timer(&self, deadline: u64, target: TimerTarget) -> TimerKey {

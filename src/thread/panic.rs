@@ -44,6 +44,9 @@ pub enum PanicSource {
     Hook,
     /// A destructor of a closure, future or output that the thread dropped.
     Drop,
+    /// The loop of a reactor itself, which nothing of the user's should be able
+    /// to do: its threads are ended and the app stops.
+    Reactor,
 }
 
 /// A panic that a SpdkThread contained, as its library's panic hook sees it.

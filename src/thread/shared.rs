@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::task::Waker;
 
+use super::idle_ticks::IdleTicks;
 use super::library::LibraryInner;
 use super::local::{self, Local};
 use super::message::Message;
@@ -37,7 +38,7 @@ pub(crate) struct Shared {
     _read: LinesBegin,
     /// The sleeper of whoever polls this thread. The library keeps every
     /// sleeper that was ever put here alive, and this keeps the library alive.
-    host: Host,
+    pub(super) host: Host,
     pub(crate) library: Arc<LibraryInner>,
     pub(crate) id: u64,
     pub(super) limit: usize,
@@ -53,7 +54,7 @@ pub(crate) struct Shared {
     // What the owner writes in each poll.
     _written: LinesBegin,
     pub(super) busy_ticks: AtomicU64,
-    pub(super) idle_ticks: AtomicU64,
+    pub(super) idle_ticks: IdleTicks,
     pub(super) last_tick: AtomicU64,
     pub(super) placement: Mutex<Placement>,
 
@@ -108,7 +109,7 @@ impl Shared {
             bound: AtomicBool::new(false),
             _written: LinesBegin,
             busy_ticks: AtomicU64::new(0),
-            idle_ticks: AtomicU64::new(0),
+            idle_ticks: IdleTicks::default(),
             last_tick: AtomicU64::new(0),
             placement: Mutex::new(Placement::new(cpumask)),
             remote_task_ids: AtomicU64::new(0),
@@ -219,6 +220,11 @@ impl Shared {
     #[inline]
     pub(crate) fn notify_host(&self) {
         self.host.notify();
+    }
+
+    /// [`Shared::notify_host`] for a critical message, perhaps by a signal handler.
+    pub(super) fn notify_host_critical(&self) {
+        self.host.notify_critical();
     }
 
     /// Names who is to be woken from now on. The caller looks at the mailbox

@@ -7,7 +7,7 @@ use std::any::Any;
 use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use futures::channel::oneshot;
 
@@ -17,6 +17,7 @@ use super::panic::drop_anywhere;
 use super::pending::{Pending, PendingKey};
 use super::shared::Shared;
 use super::{SpdkThread, ThreadLib};
+use crate::sync::budget::poll_budget;
 
 /// A walk over threads needs a SpdkThread to come back to.
 ///
@@ -243,7 +244,8 @@ impl Future for ThreadWalk {
     type Output = Result<(), ThreadWalkError>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let answer = Pin::new(&mut self.receiver).poll(cx);
+        let budget = ready!(poll_budget(cx));
+        let answer = budget.on(Pin::new(&mut self.receiver).poll(cx));
         answer.map(|answer| answer.map_err(|oneshot::Canceled| ThreadWalkError::Cancelled))
     }
 }

@@ -10,7 +10,7 @@ use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, Waker};
 
 use super::meta::TaskMeta;
-use crate::task::budget;
+use crate::sync::budget;
 use crate::task::join::{JoinError, Outcome};
 use crate::thread::local::Local;
 use crate::thread::panic::{PanicSource, contain, payload_text};
@@ -149,6 +149,11 @@ impl<F: Future> TaskFuture<F> {
             drop(self.release(local));
             return Poll::Ready(Outcome::failed(JoinError::exited(meta.id())));
         }
+        if local.live.dooms(&meta.node) {
+            // The exit comes to it in a later poll.
+            drop(self.release(local));
+            return Poll::Ready(Outcome::failed(JoinError::exited(meta.id())));
+        }
         // SAFETY: by R1 only the owner gets here, and never from inside this
         // poll; `release` is not called while this reference is in use.
         let Some(future) = (unsafe { &mut *self.future.get() }) else {
@@ -220,7 +225,7 @@ impl<'a> Running<'a> {
     fn new(local: &'a Local, meta: &'a TaskMeta) -> Self {
         Running {
             outer: local.running.replace(ptr::from_ref(meta).cast()),
-            outer_budget: local.budget.replace(budget::PER_POLL),
+            outer_budget: budget::replace(budget::PER_POLL),
             start: match local.times_tasks {
                 true => Self::begins(local, meta),
                 false => 0,
@@ -253,7 +258,7 @@ impl Drop for Running<'_> {
     fn drop(&mut self) {
         let Running { local, meta, .. } = self;
         local.running.set(self.outer);
-        local.budget.set(self.outer_budget);
+        budget::replace(self.outer_budget);
         let ticks = match local.times_tasks {
             true => Self::ends(local, meta, self.start),
             false => 0,
