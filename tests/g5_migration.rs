@@ -4,6 +4,7 @@
 mod harness;
 
 use std::cell::Cell;
+use std::convert::Infallible;
 use std::io::Write;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
@@ -12,11 +13,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
+use corespun::channel::IoDevice;
 use corespun::clock::Clock;
 use corespun::interrupt::Event;
 use corespun::stream::PollerStream;
-use corespun::thread::{Interrupt, Poller, PollerState, ThreadLib, ThreadRunner};
-use corespun::{mpsc, task, time};
+use corespun::thread::{
+    Interrupt, Poller, PollerState, ThreadLib, ThreadRunner, register_post_poller_handler,
+};
+use corespun::{mpsc, spdk_thread_local, task, time};
 use harness::us;
 
 fn attached() -> ThreadRunner {
@@ -185,6 +189,52 @@ fn a_send_only_thread_moves_with_all_it_holds() {
     .unwrap();
     let ran_on = futures::executor::block_on(sleeper).unwrap();
     assert_eq!(ran_on, elsewhere);
+}
+
+/// Whatever a thread keeps of the program's is counted where it is kept, as long
+/// as it is kept: no handle of it has to live for that.
+#[test]
+fn each_value_that_a_thread_keeps_binds_it() {
+    spdk_thread_local! {
+        static KEPT: Rc<()> = Rc::new(());
+        static in send SENT: u8 = 1;
+    }
+
+    let mut runner = attached();
+    let witness = Rc::new(());
+    let mine = witness.clone();
+    runner
+        .enter(|| register_post_poller_handler(move || drop(mine)))
+        .unwrap();
+    runner = stays(runner);
+    let poller = runner.enter(|| Poller::active(|| ()).unwrap());
+    runner.poll(0, 0);
+    drop(poller);
+    let mut runner = runner.park().unwrap().attach();
+
+    let device = runner.enter(|| IoDevice::builder().register(|| Ok::<_, Infallible>(Rc::new(()))));
+    let device = device.unwrap();
+    let channel = runner.enter(|| device.channel().unwrap());
+    drop(channel);
+    // Until the message that destroys it has run.
+    runner = stays(runner);
+    runner.poll(0, 0);
+    let mut runner = runner.park().unwrap().attach();
+
+    let (mine, other) = (witness.clone(), runner.handle().library());
+    let mut walked = other.thread().build().unwrap().attach();
+    let held = walked.enter(|| device.channel().unwrap());
+    runner.enter(|| device.unregister_with(move || drop(mine)).unwrap());
+    runner = stays(runner);
+    drop(held);
+    while walked.poll(0, 0).max(runner.poll(0, 0)).is_busy() {}
+    let mut runner = runner.park().unwrap().attach();
+
+    runner.enter(|| SENT.with(|value| assert_eq!(*value, 1)));
+    let mut runner = runner.park().unwrap().attach();
+    runner.enter(|| KEPT.with(|value| assert_eq!(Rc::strong_count(value), 1)));
+    drop(stays(runner));
+    assert_eq!(Rc::strong_count(&witness), 1);
 }
 
 /// A hook for a poller that will never run again has nothing to wait for.

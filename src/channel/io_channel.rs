@@ -57,6 +57,8 @@ impl<C: 'static> AnyCell for ChannelCell<C> {
 }
 
 struct Entry {
+    /// The device's, at hand for the search.
+    serial: u64,
     device: Arc<DeviceCore>,
     /// `None` while the constructor runs.
     cell: Option<Rc<dyn AnyCell>>,
@@ -101,8 +103,13 @@ impl ChannelTable {
 
     fn insert(&self, device: Arc<DeviceCore>) {
         let mut entries = self.entries.borrow_mut();
-        let index = entries.partition_point(|entry| entry.device.serial < device.serial);
-        entries.insert(index, Entry { device, cell: None });
+        let index = entries.partition_point(|entry| entry.serial < device.serial);
+        let entry = Entry {
+            serial: device.serial,
+            device,
+            cell: None,
+        };
+        entries.insert(index, entry);
     }
 
     fn set(&self, device: &DeviceCore, cell: Rc<dyn AnyCell>) {
@@ -124,7 +131,7 @@ impl ChannelTable {
 /// says where to look: a device of another library instance has the same.
 #[inline]
 fn position(entries: &[Entry], device: &DeviceCore) -> Option<usize> {
-    let index = entries.binary_search_by_key(&device.serial, |entry| entry.device.serial);
+    let index = entries.binary_search_by_key(&device.serial, |entry| entry.serial);
     let index = index.ok()?;
     std::ptr::eq(&*entries[index].device, device).then_some(index)
 }

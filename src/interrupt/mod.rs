@@ -6,14 +6,17 @@
 //!
 //! Everything here belongs to one OS thread, and knows nothing of SpdkThreads.
 
+mod dispatch;
 mod epoll;
+mod event;
 mod group;
 
 use std::io;
 use std::os::fd::RawFd;
 
+pub use event::{Event, FdHandlerState, FdKind, FdOptions};
+pub use group::FdGroup;
 pub(crate) use group::Member;
-pub use group::{Event, FdGroup, FdHandlerState, FdKind, FdOptions};
 
 /// What may go wrong with a group of descriptors.
 ///

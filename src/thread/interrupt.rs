@@ -348,7 +348,9 @@ pub fn set_interrupt_mode(on: bool) -> Result<(), InterruptError> {
 }
 
 /// A descriptor that a SpdkThread reacts to (`struct spdk_interrupt`): its
-/// callback is called in the polls that find it ready. Unregistered when dropped.
+/// callback is called in the polls that find it ready. Unregistered when dropped,
+/// and when its callback panics, as a poller: its descriptor would be ready again
+/// in the next poll.
 ///
 /// It works in both modes; in poll mode every poll of a thread with interrupts
 /// costs a system call. The descriptor is kept open as long as this lives.

@@ -223,7 +223,8 @@ impl Poller {
     /// usually, does this poller's work in interrupt mode
     /// (`spdk_poller_register_interrupt`): it is not run there. `hook` is called
     /// with the new mode at each switch, `true` for interrupt mode, to arm and
-    /// disarm that; and at once if the thread is in interrupt mode.
+    /// disarm that; and at once if the thread is in interrupt mode. It may set
+    /// another in its own place. An unregistered poller takes none.
     ///
     /// A timed poller goes on, when poll mode comes back, with what was left of
     /// its period.
