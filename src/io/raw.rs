@@ -44,7 +44,7 @@ impl Driver {
     ///     assert_eq!(completion.result, 0);
     /// }
     /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// # })?.unwrap()?;
+    /// # })??;
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub unsafe fn submit_raw<T: 'static>(
@@ -99,7 +99,7 @@ impl Driver {
     ///     }
     /// }
     /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// # })?.unwrap()?;
+    /// # })??;
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub unsafe fn submit_raw_multi<T: 'static>(
@@ -154,7 +154,7 @@ impl<T: 'static> Abandon for Kept<T> {
 ///     assert_eq!((completion.result, kept), (0, vec![1, 2]));
 /// }
 /// # Ok::<(), Box<dyn std::error::Error>>(())
-/// # })?.unwrap()?;
+/// # })??;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[must_use = "dropping it cancels the operation"]
@@ -187,7 +187,7 @@ impl<T: 'static> RawOp<T> {
     ///     }
     /// }
     /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// # })?.unwrap()?;
+    /// # })??;
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn on_abandon(mut self, release: fn(&mut T, i32)) -> Self {
@@ -258,7 +258,7 @@ impl<T: 'static> std::fmt::Debug for RawOp<T> {
 ///     }
 /// }
 /// # Ok::<(), Box<dyn std::error::Error>>(())
-/// # })?.unwrap()?;
+/// # })??;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[must_use = "dropping it cancels the operation"]

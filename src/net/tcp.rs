@@ -33,7 +33,7 @@ const BACKLOG: i32 = 1024;
 /// server.read_exact(&mut received).await?;
 /// assert_eq!(&received, b"hello");
 /// # Ok::<(), Box<dyn std::error::Error>>(())
-/// # })?.unwrap()?;
+/// # })??;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub struct TcpStream(Socket);
@@ -66,7 +66,7 @@ impl TcpStream {
     /// drop(listener);
     /// assert!(TcpStream::connect(address).await.is_err());
     /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// # })?.unwrap()?;
+    /// # })??;
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub async fn connect(address: SocketAddr) -> io::Result<TcpStream> {
@@ -100,7 +100,7 @@ impl TcpStream {
     /// received?;
     /// assert_eq!(buf, b"hello");
     /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// # })?.unwrap()?;
+    /// # })??;
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn from_std(stream: std::net::TcpStream) -> io::Result<TcpStream> {
@@ -129,7 +129,7 @@ impl TcpStream {
     /// let peer = worker.call(move || TcpStream::from_std(moved)?.peer_addr()).await??;
     /// assert_eq!(peer, address);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// # })?.unwrap()?;
+    /// # })??;
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn into_std(self) -> io::Result<std::net::TcpStream> {
@@ -153,7 +153,7 @@ impl TcpStream {
     /// let (_server, peer) = listener.accept().await?;
     /// assert_eq!(client.local_addr()?, peer);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// # })?.unwrap()?;
+    /// # })??;
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn local_addr(&self) -> io::Result<SocketAddr> {
@@ -176,7 +176,7 @@ impl TcpStream {
     /// let client = TcpStream::connect(listener.local_addr()?).await?;
     /// assert_eq!(client.peer_addr()?, listener.local_addr()?);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// # })?.unwrap()?;
+    /// # })??;
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn peer_addr(&self) -> io::Result<SocketAddr> {
@@ -200,7 +200,7 @@ impl TcpStream {
     /// // As the kernel has it.
     /// assert!(!client.nodelay()?);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// # })?.unwrap()?;
+    /// # })??;
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn nodelay(&self) -> io::Result<bool> {
@@ -226,7 +226,7 @@ impl TcpStream {
     /// client.set_nodelay(true)?;
     /// assert!(client.nodelay()?);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// # })?.unwrap()?;
+    /// # })??;
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn set_nodelay(&self, yes: bool) -> io::Result<()> {
@@ -248,7 +248,7 @@ impl TcpStream {
 /// assert_eq!(peer, client.local_addr()?);
 /// # drop(stream);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
-/// # })?.unwrap()?;
+/// # })??;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub struct TcpListener(Socket);
@@ -271,7 +271,7 @@ impl TcpListener {
     /// let taken = TcpListener::bind(listener.local_addr()?);
     /// assert_eq!(taken.unwrap_err().kind(), ErrorKind::AddrInUse);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// # })?.unwrap()?;
+    /// # })??;
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
@@ -299,7 +299,7 @@ impl TcpListener {
     /// let client = TcpStream::connect(listener.local_addr()?).await?;
     /// assert_eq!(listener.accept().await?.1, client.local_addr()?);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// # })?.unwrap()?;
+    /// # })??;
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn from_std(listener: std::net::TcpListener) -> io::Result<TcpListener> {
@@ -324,7 +324,7 @@ impl TcpListener {
     /// let socket = listener.into_std()?;
     /// assert_eq!(socket.local_addr()?, address);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// # })?.unwrap()?;
+    /// # })??;
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn into_std(self) -> io::Result<std::net::TcpListener> {
@@ -361,7 +361,7 @@ impl TcpListener {
     /// client.read_to_string(&mut reply).await?;
     /// assert_eq!((&reply[..], echo.await??), ("hello", 5));
     /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// # })?.unwrap()?;
+    /// # })??;
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub async fn accept(&self) -> io::Result<(TcpStream, SocketAddr)> {
@@ -399,7 +399,7 @@ impl TcpListener {
     /// served.await??;
     /// assert_eq!(buf, b"hello");
     /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// # })?.unwrap()?;
+    /// # })??;
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub async fn accept_std(&self) -> io::Result<(std::net::TcpStream, SocketAddr)> {
@@ -425,7 +425,7 @@ impl TcpListener {
     /// assert_eq!(first_two.await?, 2);
     /// # drop(clients);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// # })?.unwrap()?;
+    /// # })??;
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn incoming(&self) -> TcpIncoming<'_> {
@@ -448,7 +448,7 @@ impl TcpListener {
     /// // The port that the kernel has chosen.
     /// assert_ne!(listener.local_addr()?.port(), 0);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// # })?.unwrap()?;
+    /// # })??;
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn local_addr(&self) -> io::Result<SocketAddr> {
@@ -482,7 +482,7 @@ impl std::fmt::Debug for TcpListener {
 /// let server = listener.incoming().try_next().await?.expect("it never ends");
 /// assert_eq!(server.peer_addr()?, client.local_addr()?);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
-/// # })?.unwrap()?;
+/// # })??;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Debug)]

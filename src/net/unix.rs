@@ -32,7 +32,7 @@ const BACKLOG: i32 = 1024;
 /// server.read_exact(&mut received).await?;
 /// assert_eq!(&received, b"hello");
 /// # Ok::<(), Box<dyn std::error::Error>>(())
-/// # })?.unwrap()?;
+/// # })??;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub struct UnixStream(Socket);
@@ -64,7 +64,7 @@ impl UnixStream {
     /// assert_eq!(client.peer_addr()?.as_pathname(), Some(&*path));
     /// # drop(listener);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// # })?.unwrap()?;
+    /// # })??;
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub async fn connect(path: impl AsRef<Path>) -> io::Result<UnixStream> {
@@ -102,7 +102,7 @@ impl UnixStream {
     /// received?;
     /// assert_eq!(buf, b"ping");
     /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// # })?.unwrap()?;
+    /// # })??;
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn pair() -> io::Result<(UnixStream, UnixStream)> {
@@ -130,7 +130,7 @@ impl UnixStream {
     /// stream.read_exact(&mut buf).await?;
     /// assert_eq!(&buf, b"ping");
     /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// # })?.unwrap()?;
+    /// # })??;
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn from_std(stream: std::os::unix::net::UnixStream) -> io::Result<UnixStream> {
@@ -162,7 +162,7 @@ impl UnixStream {
     /// one.send_all("ping").await.0?;
     /// assert_eq!(&reader.await??, b"ping");
     /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// # })?.unwrap()?;
+    /// # })??;
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn into_std(self) -> io::Result<std::os::unix::net::UnixStream> {
@@ -184,7 +184,7 @@ impl UnixStream {
     /// let (one, _other) = UnixStream::pair()?;
     /// assert!(one.local_addr()?.is_unnamed());
     /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// # })?.unwrap()?;
+    /// # })??;
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn local_addr(&self) -> io::Result<SocketAddr> {
@@ -209,7 +209,7 @@ impl UnixStream {
     /// let client = UnixStream::connect(&path).await?;
     /// assert_eq!(client.peer_addr()?.as_pathname(), Some(&*path));
     /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// # })?.unwrap()?;
+    /// # })??;
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn peer_addr(&self) -> io::Result<SocketAddr> {
@@ -235,7 +235,7 @@ impl UnixStream {
 /// assert_eq!(server.local_addr()?.as_pathname(), Some(&*path));
 /// # drop(client);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
-/// # })?.unwrap()?;
+/// # })??;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub struct UnixListener(Socket);
@@ -263,7 +263,7 @@ impl UnixListener {
     /// std::fs::remove_file(&path)?;
     /// assert!(UnixListener::bind(&path).is_ok());
     /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// # })?.unwrap()?;
+    /// # })??;
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn bind(path: impl AsRef<Path>) -> io::Result<UnixListener> {
@@ -290,7 +290,7 @@ impl UnixListener {
     /// let _client = UnixStream::connect(&path).await?;
     /// assert!(listener.accept().await.is_ok());
     /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// # })?.unwrap()?;
+    /// # })??;
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn from_std(listener: std::os::unix::net::UnixListener) -> io::Result<UnixListener> {
@@ -314,7 +314,7 @@ impl UnixListener {
     /// let socket = UnixListener::bind(&path)?.into_std()?;
     /// assert_eq!(socket.local_addr()?.as_pathname(), Some(&*path));
     /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// # })?.unwrap()?;
+    /// # })??;
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn into_std(self) -> io::Result<std::os::unix::net::UnixListener> {
@@ -350,7 +350,7 @@ impl UnixListener {
     /// server.await??;
     /// assert_eq!(greeting, b"hello");
     /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// # })?.unwrap()?;
+    /// # })??;
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub async fn accept(&self) -> io::Result<(UnixStream, SocketAddr)> {
@@ -390,7 +390,7 @@ impl UnixListener {
     /// served.await??;
     /// assert_eq!(greeting, b"hello");
     /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// # })?.unwrap()?;
+    /// # })??;
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub async fn accept_std(&self) -> io::Result<(std::os::unix::net::UnixStream, SocketAddr)> {
@@ -415,7 +415,7 @@ impl UnixListener {
     /// assert!(taken.iter().all(|connection| connection.is_ok()));
     /// # drop(clients);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// # })?.unwrap()?;
+    /// # })??;
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn incoming(&self) -> UnixIncoming<'_> {
@@ -438,7 +438,7 @@ impl UnixListener {
     /// let path = dir.path().join("disk.sock");
     /// assert_eq!(UnixListener::bind(&path)?.local_addr()?.as_pathname(), Some(&*path));
     /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// # })?.unwrap()?;
+    /// # })??;
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn local_addr(&self) -> io::Result<SocketAddr> {
@@ -477,7 +477,7 @@ impl std::fmt::Debug for UnixListener {
 /// server.send_all("hello").await.0?;
 /// assert_eq!(client.recv_exact(vec![0; 5]).await.1, b"hello");
 /// # Ok::<(), Box<dyn std::error::Error>>(())
-/// # })?.unwrap()?;
+/// # })??;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Debug)]
