@@ -240,6 +240,8 @@ fn plays_a_scenario() {
         }
         "forks" => {
             let _listener = Signals::new([SignalKind::USER1]).unwrap();
+            // SAFETY: the C library makes its allocator usable in the child, and the
+            // parent's other threads wait in the kernel, holding no lock.
             let in_child = |run: fn()| match unsafe { fork() }.unwrap() {
                 ForkResult::Child => {
                     run();
@@ -254,6 +256,15 @@ fn plays_a_scenario() {
                 let mut own = Signals::new([SignalKind::USER1]).unwrap();
                 raise(Signal::SIGUSR1).unwrap();
                 assert_eq!(task::block_on(own.recv()), SignalKind::USER1);
+            });
+            assert!(matches!(ended, WaitStatus::Exited(_, 7)));
+            // One that does nothing by default, before the child listens for it.
+            let _listener = Signals::new([SignalKind::WINDOW_CHANGE]).unwrap();
+            let ended = in_child(|| {
+                raise(Signal::SIGWINCH).unwrap();
+                let mut own = Signals::new([SignalKind::WINDOW_CHANGE]).unwrap();
+                raise(Signal::SIGWINCH).unwrap();
+                assert_eq!(task::block_on(own.recv()), SignalKind::WINDOW_CHANGE);
             });
             assert!(matches!(ended, WaitStatus::Exited(_, 7)));
             Ok(0)

@@ -108,7 +108,7 @@ impl AppHandle {
 
     /// Does what the first SIGINT or SIGTERM does (`spdk_app_start_shutdown`):
     /// calls the app's shutdown function if it has one, else stops it with
-    /// code 0. Later calls, and later signals, do nothing.
+    /// code 0. Later calls do nothing.
     ///
     /// A shutdown function that panics cannot stop the app any more: the panic is
     /// reported, and the app is stopped with code 1.

@@ -379,7 +379,8 @@ impl Registry {
     }
 
     fn install(&mut self, signal: c_int) -> io::Result<()> {
-        if let Some(disposition) = self.dispositions.get_mut(&signal) {
+        let known = self.dispositions.get_mut(&signal);
+        if let Some(disposition) = known.filter(|one| one.users > 0) {
             disposition.users += 1;
             return Ok(());
         }
@@ -388,8 +389,9 @@ impl Registry {
         // `clock_gettime`, `poll`, `write`, `sigaction` and `raise`, and errno put
         // back.
         let before = unsafe { exchange_action(signal, Some(&action)) }?;
-        self.dispositions
-            .insert(signal, Disposition { users: 1, before });
+        // In a child made by fork it is known what was in force before the parent's.
+        let disposition = Disposition { users: 0, before };
+        self.dispositions.entry(signal).or_insert(disposition).users = 1;
         Ok(())
     }
 
