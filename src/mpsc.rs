@@ -24,10 +24,12 @@ use event_listener::Event;
 use futures::stream::{FusedStream, Stream};
 
 pub use crate::local::mpsc::{SendError, TryRecvError, TrySendError};
-use crate::task::poll_budget;
+use crate::sync::budget::{self, poll_budget};
 use crate::thread::SpdkThread;
+use crate::thread::ended::{EndKey, EndsWithThread};
 use crate::thread::local::Local;
 use crate::thread::message::Message;
+use crate::thread::panic::contain;
 use crate::thread::shared::Shared;
 
 /// What only the receiver's thread touches.
@@ -57,6 +59,19 @@ struct Channel<T> {
 unsafe impl<T: Send> Sync for Channel<T> {}
 // SAFETY: as above.
 unsafe impl<T: Send> Send for Channel<T> {}
+
+/// No message comes any more, and none is taken.
+impl<T: Send + 'static> EndsWithThread for Channel<T> {
+    fn thread_ended(&self) {
+        self.closed.store(true, Ordering::Release);
+        // A waker of the receiver's that panics keeps no sender asleep.
+        let woken = contain(|| self.end());
+        self.places.notify_additional(usize::MAX);
+        if let Err(payload) = woken {
+            std::panic::resume_unwind(payload);
+        }
+    }
+}
 
 impl<T> Channel<T> {
     /// Takes a place, if there is one; says how many were taken before.
@@ -105,7 +120,8 @@ impl<T> Channel<T> {
 /// on their way included; senders wait when there is no place.
 ///
 /// Values arrive in the order sent, and the end after all of them. While the receiver
-/// lives, its thread stays on its OS thread.
+/// lives, its thread stays on its OS thread. It ends with its thread: senders then
+/// have their values back, and the receiver what had arrived.
 ///
 /// # Panics
 ///
@@ -157,9 +173,11 @@ pub fn channel<T: Send + 'static>(capacity: usize) -> (Sender<T>, Receiver<T>) {
     let sender = Sender {
         channel: channel.clone(),
     };
+    let end = local.tell_end(channel.clone());
     let receiver = Receiver {
         channel,
-        _local: local,
+        local,
+        end,
     };
     (sender, receiver)
 }
@@ -257,7 +275,7 @@ impl<T: Send + 'static> Sender<T> {
     /// # Ok::<(), corespun::thread::CreateError>(())
     /// ```
     pub async fn send(&self, value: T) -> Result<(), SendError<T>> {
-        poll_fn(|cx| poll_budget(cx).map(|budget| budget.progressed())).await;
+        budget::take().await;
         let channel = &self.channel;
         loop {
             if self.is_closed() {
@@ -386,7 +404,8 @@ impl<T: Send + 'static> fmt::Debug for Sender<T> {
 pub struct Receiver<T: Send + 'static> {
     channel: Arc<Channel<T>>,
     /// Keeps the thread where the receiver is.
-    _local: Rc<Local>,
+    local: Rc<Local>,
+    end: Option<EndKey>,
 }
 
 impl<T: Send + 'static> Receiver<T> {
@@ -442,7 +461,10 @@ impl<T: Send + 'static> Receiver<T> {
                 budget.progressed();
                 Poll::Ready(Some(value))
             }
-            Err(TryRecvError::Closed) => Poll::Ready(None),
+            Err(TryRecvError::Closed) => {
+                budget.progressed();
+                Poll::Ready(None)
+            }
             Err(TryRecvError::Empty) => {
                 let mut inbox = self.channel.inbox.borrow_mut();
                 let known = inbox.receiver.as_ref();
@@ -507,6 +529,9 @@ impl<T: Send + 'static> FusedStream for Receiver<T> {
 
 impl<T: Send + 'static> Drop for Receiver<T> {
     fn drop(&mut self) {
+        if let Some(end) = self.end.take() {
+            self.local.forget_end(end);
+        }
         self.channel.closed.store(true, Ordering::Release);
         let mut inbox = self.channel.inbox.borrow_mut();
         inbox.abandoned = true;

@@ -102,6 +102,14 @@ pub enum AppError {
     /// The signal handlers could not be installed, or what serves them not made.
     #[error("cannot handle SIGINT and SIGTERM: {0}")]
     Signals(std::io::Error),
+    /// The kernel refused to serve a reactor's I/O while the app ran, which stopped it.
+    #[error("reactor {core} stopped the app: {source}")]
+    IoLost {
+        /// The reactor's core.
+        core: usize,
+        /// What was refused.
+        source: std::io::Error,
+    },
     /// The start function panicked.
     #[error("the app's start function panicked: {message}")]
     StartPanicked {

@@ -81,6 +81,9 @@ impl AppBuilder {
         // Only now: a signal is ignored for as long as anything winds down.
         drop(signals);
         main.and(others)?;
+        if let Some((core, source)) = group.failure() {
+            return Err(AppError::IoLost { core, source });
+        }
         match panicked.take() {
             Some(message) => Err(AppError::StartPanicked { message }),
             None => Ok(app),

@@ -8,13 +8,14 @@ use std::sync::{Arc, OnceLock, Weak};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use super::hosted::{self, Hosted};
-use super::stats::{IdleTicks, ToldKeeper};
+use super::stats::ToldKeeper;
 use super::watcher::{Watched, reactor_name};
 use super::{AdaptivePolling, ReactorMode};
 use crate::cpu::CpuSet;
 use crate::io::{Backend, DriverConfig};
 use crate::notify::Sleeper;
 use crate::sync::Mailbox;
+use crate::thread::idle_ticks::IdleTicks;
 use crate::thread::message::Message;
 use crate::thread::panic::{PanicSource, Payload, contain};
 use crate::thread::{CreateError, Framework, ParkedThread, SetCpumaskError, SpdkThread, ThreadLib};
@@ -37,6 +38,8 @@ pub(super) enum Event {
     Call(Message),
     /// A thread to poll from now on.
     Arrival(ParkedThread),
+    /// The dormant thread at this place may have something to do.
+    Roused(usize),
     /// Makes the loop itself panic.
     #[cfg(test)]
     Unwind,
@@ -45,7 +48,7 @@ pub(super) enum Event {
 /// The part of a reactor that any OS thread may touch.
 pub(super) struct Shared {
     pub(super) place: Place,
-    pub(super) events: Mailbox<Event>,
+    pub(super) events: Arc<Mailbox<Event>>,
     pub(super) sleeper: Arc<Sleeper>,
     pub(super) wake: Arc<EventFd>,
     mode: AtomicU8,
@@ -62,14 +65,19 @@ impl Shared {
     fn new(library: &ThreadLib, place: Place, mode: ReactorMode) -> io::Result<Self> {
         let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
         let wake = Arc::new(EventFd::from_flags(flags)?);
-        let unpark = wake.clone();
-        let sleeper = Sleeper::new(move || {
-            // Fails only when the counter is full, and then it is readable.
-            let _ = unpark.write(1);
-        });
+        let events = Arc::new(Mailbox::new(EVENT_RING));
+        let (unpark, rouse) = (wake.clone(), events.clone());
+        let sleeper = Sleeper::with_dormant(
+            move || {
+                // Fails only when the counter is full, and then it is readable.
+                let _ = unpark.write(1);
+            },
+            // Refused by a reactor without threads only.
+            move |place| drop(rouse.push(Event::Roused(place))),
+        );
         Ok(Shared {
             place,
-            events: Mailbox::new(EVENT_RING),
+            events,
             sleeper: Arc::new(sleeper),
             wake,
             mode: AtomicU8::new(mode as u8),
@@ -101,6 +109,8 @@ pub(crate) struct Group {
     /// More reactors than processors: each must sleep for the others to run.
     pub(super) oversubscribed: bool,
     stopping: AtomicBool,
+    /// The core and the error of the reactor whose I/O ended first.
+    failed: OnceLock<(usize, io::Error)>,
     /// Where the search for a place for the next thread begins.
     cursor: AtomicUsize,
 }
@@ -128,6 +138,7 @@ impl Group {
             driver,
             oversubscribed: places.len() > processors.min(cpus.len()),
             stopping: AtomicBool::new(false),
+            failed: OnceLock::new(),
             cursor: AtomicUsize::new(0),
         }))
     }
@@ -155,6 +166,18 @@ impl Group {
         for reactor in &self.reactors {
             reactor.sleeper.notify();
         }
+    }
+
+    /// As [`stop`](Self::stop), because the reactor of `core` cannot do I/O any more.
+    pub(super) fn fail(&self, core: usize, error: io::Error) {
+        let _ = self.failed.set((core, error));
+        self.stop();
+    }
+
+    /// Which reactor's I/O ended, and why, if that has stopped this.
+    pub(crate) fn failure(&self) -> Option<(usize, io::Error)> {
+        let (core, error) = self.failed.get()?;
+        Some((*core, io::Error::new(error.kind(), error.to_string())))
     }
 
     pub(super) fn send(&self, index: usize, event: Event) -> Result<(), Event> {

@@ -4,6 +4,7 @@
 //! [`Reactors`] is the handle of all of them. The order of work inside one turn
 //! of the loop is written in one function, `Reactor::turn`.
 
+mod dormant;
 mod group;
 mod handle;
 mod hosted;

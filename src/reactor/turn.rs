@@ -3,9 +3,11 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use nix::unistd::gettid;
 
+use super::dormant::Dormant;
 use super::group::{Event, Group, Shared};
 use super::hosted::{self, Hosted};
 use super::idle::Spin;
@@ -23,13 +25,21 @@ const EVENT_BATCH: usize = 8;
 /// Threads taken in in one turn, where there are no more than that yet.
 const ARRIVALS: usize = 64;
 
+/// How long a thread must have had nothing to do before it is dormant: long enough
+/// that one which waits for another core's answer is not.
+const PATIENCE: Duration = Duration::from_micros(10);
+
 /// Of so many turns with work, one looks at what keeps the reactor awake.
 const KEEPER_TURNS: u32 = 256;
 
 pub(crate) struct Reactor {
     pub(super) group: Arc<Group>,
     pub(super) index: usize,
+    /// The threads that a turn polls.
     pub(super) threads: Vec<Hosted>,
+    pub(super) dormant: Dormant,
+    /// Ticks of `PATIENCE`.
+    patience: u64,
     driver: EnterGuard,
     spin: Spin,
     /// Up to where time is accounted for.
@@ -64,11 +74,14 @@ impl Reactor {
             let _ = watched.tid.set(gettid().as_raw());
         }
         let spin = Spin::new(group.adaptive);
-        let tick = group.library.clock().now();
+        let clock = group.library.clock();
+        let (tick, patience) = (clock.now(), clock.ticks_from(PATIENCE));
         Ok(Reactor {
             group,
             index,
             threads: Vec::new(),
+            dormant: Dormant::default(),
+            patience,
             driver: driver.enter(),
             spin,
             tick,
@@ -93,13 +106,19 @@ impl Reactor {
 
     fn is_done(&self) -> bool {
         // SAFETY: a reactor is the only consumer of its events.
-        self.closed && self.threads.is_empty() && unsafe { self.shared().events.is_drained() }
+        self.closed && self.is_empty() && unsafe { self.shared().events.is_drained() }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.threads.is_empty() && self.dormant.is_empty()
     }
 
     /// One turn of the loop.
     pub(super) fn turn(&mut self) {
         let start = self.tick;
-        let worked = self.run_events() | self.poll_threads() | self.run_io();
+        let events = self.run_events();
+        self.wake_dormant();
+        let worked = events | self.poll_threads() | self.run_io();
         if self.group.is_stopping() {
             self.stop();
         }
@@ -107,6 +126,7 @@ impl Reactor {
             self.end_wait(start);
             self.worked_turns += 1;
             if self.worked_turns >= KEEPER_TURNS {
+                self.look_at_driver();
                 self.note_keeper();
             }
         } else if !self.is_done() {
@@ -118,8 +138,8 @@ impl Reactor {
         &self.group.reactors[self.index]
     }
 
-    /// A batch of calls, and what arrives up to the last of them. A turn takes as
-    /// many arrivals as there are threads already: what a turn costs at most
+    /// A batch of calls, and what arrives or is roused up to the last of them. A turn
+    /// takes in as many threads as it polls already: what a turn costs at most
     /// doubles, and making many threads is not quadratic in their number, as it
     /// would be with a batch of them between two polls of all.
     fn run_events(&mut self) -> bool {
@@ -136,6 +156,11 @@ impl Reactor {
                 Event::Arrival(thread) => {
                     arrivals -= 1;
                     self.arrive(thread);
+                }
+                Event::Roused(place) => {
+                    arrivals -= 1;
+                    let roused = self.dormant.wake(place, self.tick);
+                    self.threads.extend(roused);
                 }
                 Event::Call(call) => {
                     calls -= 1;
@@ -175,8 +200,24 @@ impl Reactor {
     }
 
     pub(super) fn count_threads(&self) {
-        let count = self.threads.len();
+        let count = self.threads.len() + self.dormant.len();
         self.shared().threads.store(count, Ordering::Relaxed);
+    }
+
+    /// Those dormant threads that are due, and those to look at because one of them
+    /// has a critical message.
+    #[inline]
+    fn wake_dormant(&mut self) {
+        let due = |deadline| deadline <= self.tick;
+        if self.dormant.next_deadline().is_some_and(due) {
+            while let Some(hosted) = self.dormant.wake_due(self.tick) {
+                self.threads.push(hosted);
+            }
+        }
+        if self.shared().sleeper.take_call() {
+            let called = self.dormant.wake_all(self.tick, Hosted::needs_poll);
+            self.threads.extend(called);
+        }
     }
 
     /// Each thread once, in the order of arrival. Time is chained from poll to
@@ -188,6 +229,7 @@ impl Reactor {
         }
         let mut worked = false;
         let mut some_go = false;
+        let mut some_drowsy = false;
         for index in 0..self.threads.len() {
             let hosted = &mut self.threads[index];
             let runner = &mut hosted.runner;
@@ -198,11 +240,15 @@ impl Reactor {
             let end = runner.last_tick();
             hosted.moves |= hosted::take_rescheduled();
             some_go |= hosted.moves || runner.is_exited();
+            some_drowsy |= hosted.polled(busy, end, self.patience);
             self.charge(end, busy);
             worked |= busy;
         }
         if some_go {
             self.let_go();
+        }
+        if some_drowsy {
+            self.let_doze();
         }
         worked
     }
@@ -228,6 +274,18 @@ impl Reactor {
         }
         threads.append(&mut stays);
         self.count_threads();
+    }
+
+    /// Parts with the threads that have had nothing to do for a while.
+    #[cold]
+    fn let_doze(&mut self) {
+        let now = self.tick;
+        let drowsy = |hosted: &mut Hosted| hosted.is_drowsy(now, self.patience);
+        let mut stays = Vec::new();
+        for hosted in self.threads.extract_if(.., drowsy) {
+            stays.extend(self.dormant.admit(hosted, now).err());
+        }
+        self.threads.append(&mut stays);
     }
 
     fn run_io(&mut self) -> bool {
@@ -266,6 +324,7 @@ impl Reactor {
 
     /// What a turn without work ends with: another one soon, or a sleep.
     fn rest(&mut self) {
+        self.look_at_driver();
         let since = *self.waiting_since.get_or_insert(self.tick);
         let mode = self.shared().mode();
         self.follow_mode(mode);
@@ -285,11 +344,26 @@ impl Reactor {
         }
     }
 
+    /// Stops the app if the kernel serves this reactor's I/O no longer.
+    fn look_at_driver(&self) {
+        if !self.group.is_stopping()
+            && let Some(error) = self.driver.driver().failure()
+        {
+            let core = self.shared().place.core;
+            tracing::error!("reactor {core}: {error}; the app stops");
+            self.group.fail(core, error);
+        }
+    }
+
     /// Has the threads here follow `mode`: into one that sleeps whenever one of
     /// them may have come to need that, out of it once.
     fn follow_mode(&mut self, mode: ReactorMode) {
         if mode != ReactorMode::Poll || self.followed != mode {
             self.followed = mode;
+            if mode == ReactorMode::Poll {
+                let switched = self.dormant.wake_all(self.tick, Hosted::is_switched);
+                self.threads.extend(switched);
+            }
             let threads = self.threads.iter_mut();
             threads.for_each(|hosted| hosted.follow_mode(mode));
         }
@@ -320,7 +394,8 @@ impl Reactor {
         self.note_keeper();
         let clock = self.group.library.clock();
         let runners = self.threads.iter().map(|hosted| &hosted.runner);
-        let deadline = runners.filter_map(ThreadRunner::next_deadline).min();
+        let deadlines = runners.filter_map(ThreadRunner::next_deadline);
+        let deadline = deadlines.chain(self.dormant.next_deadline()).min();
         let timeout = deadline.map(|tick| clock.duration_from(tick.saturating_sub(clock.now())));
         let sleeper = &self.shared().sleeper;
         let idle_ticks = &self.shared().idle_ticks;
@@ -371,20 +446,25 @@ impl Reactor {
         // SAFETY: a reactor is the only consumer of its events.
         (unsafe { self.shared().events.has_messages() })
             || self.threads.iter().any(Hosted::needs_poll)
+            || self.shared().sleeper.is_called()
     }
 
     /// One step of the end: asks every thread that was not asked yet to exit;
     /// once all have, refuses what is sent from then on. A thread that was on
     /// its way here before that still arrives, runs its messages, and exits.
     fn stop(&mut self) {
-        self.stopping = true;
+        if !self.stopping {
+            self.stopping = true;
+            self.threads
+                .extend(self.dormant.wake_all(self.tick, |_| true));
+        }
         for Hosted { runner, .. } in &mut self.threads {
             if runner.is_running() {
                 tracing::debug!(thread = runner.name(), "exits because the app stops");
                 drop(runner.exit());
             }
         }
-        if self.threads.is_empty() && !self.closed {
+        if self.is_empty() && !self.closed {
             self.closed = true;
             self.shared().events.close();
         }

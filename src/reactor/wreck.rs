@@ -49,7 +49,8 @@ impl Reactor {
     /// Ends the threads that are here, or were sent here, and drops the calls
     /// that were not run. The reactor takes nothing new.
     fn fail_threads(&mut self, group: &Group, here: &Shared) {
-        for hosted in self.threads.drain(..) {
+        let dormant = self.dormant.wake_all(group.library.clock().now(), |_| true);
+        for hosted in self.threads.drain(..).chain(dormant) {
             end_thread(group, here, hosted.runner);
         }
         self.count_threads();

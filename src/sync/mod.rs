@@ -6,6 +6,7 @@
 
 #[cfg(all(test, corespun_loom))]
 mod abort_loom_tests;
+pub(crate) mod budget;
 mod critical;
 #[cfg(all(test, corespun_loom))]
 mod hop_loom_tests;
@@ -15,11 +16,13 @@ mod mailbox;
 mod own_queue;
 #[cfg(all(test, corespun_loom))]
 mod own_queue_loom_tests;
+mod owner;
 mod ring;
 
 pub(crate) use critical::{CriticalSlot, PostError};
 pub(crate) use mailbox::{Mailbox, PushError};
 pub(crate) use own_queue::{OwnEntry, OwnQueue};
+pub(crate) use owner::{FREE, OwnerWord};
 
 pub(crate) mod atomic {
     #[cfg(corespun_loom)]

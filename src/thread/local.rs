@@ -9,6 +9,8 @@ use std::sync::Arc;
 use std::task::Waker;
 use std::time::Duration;
 
+use super::bound::Anchor;
+use super::ended::EndList;
 use super::exit::ExitPart;
 use super::interrupt::Interrupts;
 use super::live::LiveList;
@@ -21,6 +23,7 @@ use super::ready::ReadyQueue;
 use super::shared::Shared;
 use super::spinlock::HeldLocks;
 use super::timer_queue::{TimerKey, TimerQueue};
+use crate::sync::budget;
 
 /// What a timer does when it is due.
 pub(crate) enum TimerTarget {
@@ -39,10 +42,14 @@ const SPARE_LIMIT: usize = 16_384;
 pub(crate) enum ExitPhase {
     /// Not asked for.
     None,
-    /// Asked for; the tasks of that moment are not cancelled yet.
+    /// Asked for; no task is cancelled yet.
     Requested,
+    /// Cancels the tasks of the moment that this began at.
+    Cancelling,
     /// Waits for what still holds the thread.
     Waiting,
+    /// Takes nothing new, and cancels the tasks that are left.
+    Closing,
     /// The mailbox is closed and nothing new is taken; what was sent before
     /// is being run.
     Closed,
@@ -62,17 +69,14 @@ pub(crate) struct Local {
     pub(super) interrupts: OnceCell<Box<Interrupts>>,
     /// The io_channels of this thread, kept by their own floor.
     pub(crate) channels: OnceCell<Box<dyn ExitPart>>,
-    /// How many values that must not leave this OS thread live here, besides
-    /// those that hold an `Rc` of this.
-    pub(crate) not_send: Cell<usize>,
+    /// Knows of the values that must not leave this OS thread, besides those
+    /// that hold an `Rc` of this.
+    pub(crate) anchor: Anchor,
     pub(crate) task_ids: Cell<u64>,
     /// How many eager first polls are under way, one inside the other.
     pub(crate) eager_depth: Cell<u8>,
     /// The task being polled, as the task floor knows it.
     pub(crate) running: Cell<*const ()>,
-    /// What the task being polled may still take from sources that are always
-    /// ready; `u32::MAX` is without limit.
-    pub(crate) budget: Cell<u32>,
     /// Whether each poll of a task is measured.
     pub(crate) times_tasks: bool,
     /// Ticks after which a callback has held the thread too long; 0 for never.
@@ -90,6 +94,7 @@ pub(super) struct Rare {
     pub(super) keys: LocalValues,
     pub(super) post_pollers: PostPollers,
     pub(super) held: HeldLocks,
+    pub(super) ends: EndList,
 }
 
 thread_local! {
@@ -106,6 +111,8 @@ pub(crate) fn current_ptr() -> *const Local {
 /// Makes a thread the current one until dropped, then what was before.
 pub(crate) struct Entered<'a> {
     previous: *const Local,
+    /// Of the task that entered another thread: what runs there takes none of it.
+    budget: u32,
     /// Keeps the `Local` alive and the guard on its OS thread.
     _local: &'a Rc<Local>,
 }
@@ -115,6 +122,7 @@ impl<'a> Entered<'a> {
     pub(crate) fn new(local: &'a Rc<Local>) -> Self {
         Entered {
             previous: CURRENT.replace(Rc::as_ptr(local)),
+            budget: budget::replace(budget::UNLIMITED),
             _local: local,
         }
     }
@@ -124,12 +132,16 @@ impl Drop for Entered<'_> {
     #[inline]
     fn drop(&mut self) {
         CURRENT.set(self.previous);
+        budget::replace(self.budget);
     }
 }
 
 impl Drop for Local {
     fn drop(&mut self) {
         while self.take_unrun().is_some() {}
+        if let Some(rare) = self.existing_rare() {
+            rare.held.abandon();
+        }
         while self.spare_shared.get() > 0 {
             drop(self.lend_shared());
         }
@@ -144,7 +156,6 @@ impl Local {
             stall_limit,
             eager_depth: Cell::new(0),
             running: Cell::new(ptr::null()),
-            budget: Cell::new(u32::MAX),
             ready: ReadyQueue::new(&shared.mailbox, shared.limit),
             shared,
             spare_shared: Cell::new(0),
@@ -154,7 +165,7 @@ impl Local {
             rare: OnceCell::new(),
             interrupts: OnceCell::new(),
             channels: OnceCell::new(),
-            not_send: Cell::new(0),
+            anchor: Anchor::default(),
             task_ids: Cell::new(0),
             batch,
             exit_phase: Cell::new(ExitPhase::None),
@@ -221,6 +232,14 @@ impl Local {
         }
     }
 
+    /// After something went that may have been the last that held an exit: as
+    /// [`Local::begun_outside`], for only a poll sees it.
+    pub(crate) fn ended_outside(&self) {
+        if self.exit_phase.get() == ExitPhase::Waiting && !self.is_held() {
+            self.begun_outside();
+        }
+    }
+
     /// The rare parts, made now if need be.
     pub(super) fn rare(&self) -> &Rare {
         self.rare.get_or_init(Box::default)
@@ -236,7 +255,7 @@ impl Local {
     #[inline]
     pub(super) fn check_held_locks(&self) {
         if let Some(rare) = self.existing_rare() {
-            rare.held.check();
+            rare.held.check(self);
         }
     }
 
@@ -244,7 +263,10 @@ impl Local {
     /// the point where it could wait for them.
     #[inline]
     pub(crate) fn refuses_work(&self) -> bool {
-        matches!(self.exit_phase.get(), ExitPhase::Closed | ExitPhase::Done)
+        matches!(
+            self.exit_phase.get(),
+            ExitPhase::Closing | ExitPhase::Closed | ExitPhase::Done
+        )
     }
 
     pub(crate) fn insert_timer(&self, deadline: u64, target: TimerTarget) -> TimerKey {
