@@ -43,7 +43,7 @@ use futures::stream::FusedStream;
 use libc::c_int;
 use nix::sys::signal::Signal;
 
-use crate::task::poll_budget;
+use crate::sync::budget::poll_budget;
 use crate::thread::local::Local;
 pub(crate) use process::{Registration, Stoppable, register_app, shut_down_current_app, tell};
 
