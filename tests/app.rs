@@ -3,10 +3,9 @@
 //! process, run this test binary once more as a process of their own.
 
 mod app_harness;
+mod scenario;
 
-use std::io::{BufRead, BufReader, Read, Write};
-use std::os::unix::process::{CommandExt, ExitStatusExt};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::os::unix::process::ExitStatusExt;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -18,9 +17,10 @@ use corespun::reactor::ReactorMode;
 use corespun::task::TaskBuilder;
 use corespun::thread::{Poller, SpdkThread, ThreadLib};
 use corespun::{task, time};
-use nix::sys::signal::{SigHandler, SigSet, Signal, kill, raise, signal};
+use nix::sys::signal::{SigHandler, Signal, kill, raise, signal};
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{ForkResult, Pid, fork};
+use scenario::{Scenario, entries, say};
 
 const IDLE: ReactorMode = ReactorMode::Interrupt;
 
@@ -175,7 +175,7 @@ fn block_on_returns_the_output_however_much_is_queued() {
             }
             "output"
         });
-        assert_eq!(output.unwrap(), Some("output"));
+        assert_eq!(output.unwrap(), "output");
         assert_eq!(ran.load(Ordering::Relaxed), 100, "what was taken was run");
     });
 }
@@ -184,10 +184,10 @@ fn block_on_returns_the_output_however_much_is_queued() {
 fn block_on_says_when_the_app_was_stopped_before_its_main_ended() {
     must_end(|| {
         let output = app(1, IDLE).block_on(async |app: AppHandle| {
-            app.stop(0);
+            app.stop(3);
             std::future::pending::<()>().await;
         });
-        assert_eq!(output.unwrap(), None);
+        assert!(matches!(output, Err(AppError::Stopped { code: 3 })));
     });
 }
 
@@ -202,7 +202,7 @@ fn a_panic_on_a_thread_is_contained_or_stops_the_app() {
             other.send_msg(|| panic!("contained")).unwrap();
             other.spawn(async { 1 }).await.unwrap()
         });
-        assert_eq!(output.unwrap(), Some(1));
+        assert_eq!(output.unwrap(), 1);
 
         let code = app(2, IDLE).stop_on_panic(9).run(async |app: AppHandle| {
             let other = thread_on(&app, 1);
@@ -271,7 +271,7 @@ fn an_app_inside_an_event_is_an_error() {
             outer.reactors().send_event(0, event).unwrap();
             ended.await.unwrap()
         });
-        assert_eq!(refused.unwrap(), Some(true));
+        assert!(refused.unwrap());
     });
 }
 
@@ -315,7 +315,7 @@ fn the_calling_os_thread_gets_its_affinity_and_name_back() {
             name.into_string().unwrap(),
         )
     });
-    assert_eq!(inside.unwrap(), Some((1, "reactor_0".to_owned())));
+    assert_eq!(inside.unwrap(), (1, "reactor_0".to_owned()));
     let after = (
         cpu::current_affinity().unwrap(),
         nix::sys::prctl::get_name().unwrap(),
@@ -324,112 +324,6 @@ fn the_calling_os_thread_gets_its_affinity_and_name_back() {
 }
 
 // Processes of their own.
-
-/// Names the scenario that a process of its own plays.
-const SCENARIO: &str = "CORESPUN_TEST_SCENARIO";
-
-/// A process started by a test: this binary, playing one scenario.
-struct Scenario {
-    child: Child,
-    output: BufReader<std::process::ChildStdout>,
-}
-
-impl Scenario {
-    fn start(name: &str) -> Self {
-        Scenario::spawn(&mut Scenario::command(name))
-    }
-
-    /// Every OS thread of the process starts with SIGINT and SIGTERM blocked.
-    fn start_with_signals_blocked(name: &str) -> Self {
-        let mut command = Scenario::command(name);
-        let block = || {
-            SigSet::from_iter([Signal::SIGINT, Signal::SIGTERM]).thread_block()?;
-            Ok(())
-        };
-        // SAFETY: it makes one system call, which is async-signal-safe.
-        Scenario::spawn(unsafe { command.pre_exec(block) })
-    }
-
-    fn command(name: &str) -> Command {
-        let mut command = Command::new(std::env::current_exe().unwrap());
-        command
-            .args(["--ignored", "--exact", "plays_a_scenario", "--nocapture"])
-            .env(SCENARIO, name)
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped());
-        command
-    }
-
-    fn spawn(command: &mut Command) -> Self {
-        let mut child = command.spawn().unwrap();
-        let output = BufReader::new(child.stdout.take().unwrap());
-        Scenario { child, output }
-    }
-
-    /// Waits until the process says `word` on a line of its own.
-    fn says(&mut self, word: &str) {
-        let mut line = String::new();
-        while line.trim_end() != word {
-            line.clear();
-            let read = self.output.read_line(&mut line).unwrap();
-            assert!(read > 0, "it ended before it said {word}");
-        }
-    }
-
-    /// Waits until the process has said all of `parts` on stderr, in that order.
-    fn complains_of(&mut self, parts: &[&str]) {
-        let mut errors = BufReader::new(self.child.stderr.take().unwrap());
-        for part in parts {
-            let mut line = String::new();
-            while !line.contains(part) {
-                line.clear();
-                let read = errors.read_line(&mut line).unwrap();
-                assert!(read > 0, "it ended before it said {part:?}");
-                eprint!("{line}");
-            }
-        }
-    }
-
-    /// Sends `signal` again and again until the process has ended. Signals that come
-    /// too soon after each other are one.
-    fn insist(mut self, signal: Signal) -> ExitStatus {
-        while self.child.try_wait().unwrap().is_none() {
-            self.send(signal);
-            std::thread::sleep(Duration::from_millis(50));
-        }
-        self.end()
-    }
-
-    fn send(&self, signal: Signal) {
-        let pid = Pid::from_raw(self.child.id().try_into().unwrap());
-        kill(pid, signal).unwrap();
-    }
-
-    /// How it ends.
-    fn end(mut self) -> ExitStatus {
-        let mut rest = String::new();
-        self.output.read_to_string(&mut rest).unwrap();
-        if let Some(errors) = &mut self.child.stderr {
-            // For who looks into a failure.
-            let _ = errors.read_to_string(&mut rest);
-            eprintln!("{rest}");
-        }
-        self.child.wait().unwrap()
-    }
-}
-
-impl Drop for Scenario {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-fn say(word: &str) {
-    // On a line of its own, whatever the test harness has begun.
-    println!("\n{word}");
-    std::io::stdout().flush().unwrap();
-}
 
 /// T-X-16, AP-006.
 #[test]
@@ -670,22 +564,13 @@ fn a_reactor_that_fails_to_start_leaves_nothing_behind() {
     );
 }
 
-fn entries(directory: &str) -> usize {
-    std::fs::read_dir(directory).unwrap().count()
-}
-
 /// What the tests above start in a process of its own; nothing otherwise.
 #[test]
 #[ignore = "is run by other tests, in a process of its own"]
 fn plays_a_scenario() {
-    let Ok(scenario) = std::env::var(SCENARIO) else {
+    let Some(scenario) = Scenario::played() else {
         return;
     };
-    // If the test that started this is gone, or what is tested hangs.
-    std::thread::spawn(|| {
-        std::thread::sleep(Duration::from_secs(60));
-        std::process::exit(86);
-    });
     let builder = || app(2, IDLE).handle_signals(true);
     let wait = async |_app: AppHandle| say("ready");
     let ended = match &*scenario {
@@ -749,7 +634,7 @@ fn plays_a_scenario() {
                 // SAFETY: the handler stores to an atomic.
                 unsafe { signal(Signal::SIGTERM, SigHandler::Handler(handle)) }.unwrap();
             });
-            ran.unwrap().unwrap();
+            ran.unwrap();
             say("ended");
             wait_until(|| HANDLED.load(Ordering::Relaxed));
             say("handled");
@@ -777,7 +662,7 @@ fn plays_a_scenario() {
             });
             let code = builder().run(async move |_app: AppHandle| {
                 started.send(()).unwrap();
-                assert_eq!(other.join().unwrap().unwrap(), Some(()));
+                other.join().unwrap().unwrap();
                 say("ready");
             });
             assert_eq!(code.unwrap(), 0);

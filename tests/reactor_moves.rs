@@ -61,7 +61,7 @@ async fn until(mut happened: impl FnMut() -> bool) {
 
 /// Runs `body` on the app thread of an app with `count` reactors.
 fn on_app(count: usize, mode: ReactorMode, body: impl AsyncFnOnce(AppHandle) + Send + 'static) {
-    must_end(move || app(count, mode).block_on(body).unwrap().unwrap());
+    must_end(move || app(count, mode).block_on(body).unwrap());
 }
 
 /// T-RE-05, TH-043: of two masks in one poll the last counts, and the core of the

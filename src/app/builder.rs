@@ -39,7 +39,7 @@ impl App {
     ///
     /// let cores = App::builder().block_on(async |app| app.reactors().count())?;
     /// // One reactor, unless more are asked for.
-    /// assert_eq!(cores, Some(1));
+    /// assert_eq!(cores, 1);
     /// # Ok::<(), corespun::app::AppError>(())
     /// ```
     pub fn builder() -> AppBuilder {
@@ -73,7 +73,7 @@ pub(super) enum OnPanic {
 ///     .mode(ReactorMode::Interrupt)
 ///     .io(DriverConfig::new().backend(BackendChoice::Epoll));
 /// let reactors = app.block_on(async |app| app.reactors().cores())?;
-/// assert_eq!(reactors, Some(cpu::available()?));
+/// assert_eq!(reactors, cpu::available()?);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[must_use = "call `run` or `block_on`"]
@@ -124,7 +124,7 @@ impl AppBuilder {
     /// let name = App::builder().name("target").block_on(async |_app| {
     ///     SpdkThread::current().unwrap().name().to_owned()
     /// })?;
-    /// assert_eq!(name.as_deref(), Some("target"));
+    /// assert_eq!(name, "target");
     /// # Ok::<(), corespun::app::AppError>(())
     /// ```
     pub fn name(mut self, name: impl Into<String>) -> Self {
@@ -142,7 +142,7 @@ impl AppBuilder {
     ///
     /// let last: CpuSet = cpu::available()?.iter().last().into_iter().collect();
     /// let cores = App::builder().cores(last).block_on(async |app| app.reactors().cores())?;
-    /// assert_eq!(cores, Some(last));
+    /// assert_eq!(cores, last);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn cores(mut self, cores: CpuSet) -> Self {
@@ -167,7 +167,7 @@ impl AppBuilder {
     /// let reactors = App::builder()
     ///     .lcores((0..4).map(|core| (core, cpu)))
     ///     .block_on(async |app| app.reactors().cores().as_list().to_string())?;
-    /// assert_eq!(reactors.as_deref(), Some("[0-3]"));
+    /// assert_eq!(reactors, "[0-3]");
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn lcores(mut self, lcores: impl IntoIterator<Item = (usize, usize)>) -> Self {
@@ -189,7 +189,7 @@ impl AppBuilder {
     ///     .lcores([(0, cpu), (1, cpu)])
     ///     .main_core(1)
     ///     .block_on(async |app| app.app_thread().cpumask())?;
-    /// assert_eq!(home, Some(CpuSet::single(1)));
+    /// assert_eq!(home, CpuSet::single(1));
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn main_core(mut self, core: usize) -> Self {
@@ -208,7 +208,7 @@ impl AppBuilder {
     ///     let core = app.reactors().cores().first().unwrap();
     ///     app.reactors().mode(core)
     /// })?;
-    /// assert_eq!(mode, Some(Some(ReactorMode::Poll)));
+    /// assert_eq!(mode, Some(ReactorMode::Poll));
     /// # Ok::<(), corespun::app::AppError>(())
     /// ```
     pub fn mode(mut self, mode: ReactorMode) -> Self {
@@ -232,7 +232,7 @@ impl AppBuilder {
     ///     }
     ///     10
     /// })?;
-    /// assert_eq!(pauses, Some(10));
+    /// assert_eq!(pauses, 10);
     /// # Ok::<(), corespun::app::AppError>(())
     /// ```
     pub fn adaptive_polling(mut self, polling: AdaptivePolling) -> Self {
@@ -251,7 +251,7 @@ impl AppBuilder {
     /// let backend = App::builder().io(config).block_on(async |_app| {
     ///     Driver::current().unwrap().backend()
     /// })?;
-    /// assert_eq!(backend, Some(Backend::Epoll));
+    /// assert_eq!(backend, Backend::Epoll);
     /// # Ok::<(), corespun::app::AppError>(())
     /// ```
     pub fn io(mut self, config: DriverConfig) -> Self {
@@ -269,7 +269,7 @@ impl AppBuilder {
     /// let (clock, hand) = Clock::virtual_at(1_000_000);
     /// hand.set(7_000);
     /// let now = App::builder().clock(clock).block_on(async |_app| time::now())?;
-    /// assert_eq!(now, Some(7_000));
+    /// assert_eq!(now, 7_000);
     /// # Ok::<(), corespun::app::AppError>(())
     /// ```
     pub fn clock(mut self, clock: Clock) -> Self {
@@ -397,7 +397,7 @@ impl AppBuilder {
     /// use corespun::app::App;
     ///
     /// let answer = App::builder().handle_signals(false).block_on(async |_app| 42)?;
-    /// assert_eq!(answer, Some(42));
+    /// assert_eq!(answer, 42);
     /// # Ok::<(), corespun::app::AppError>(())
     /// ```
     pub fn handle_signals(mut self, handle: bool) -> Self {
@@ -494,11 +494,11 @@ impl AppBuilder {
     }
 
     /// Runs the app for as long as `main` runs, and returns what that returns.
-    /// An app stopped by somebody else returns `None`.
     ///
     /// # Errors
     ///
-    /// As [`AppBuilder::run`].
+    /// As [`AppBuilder::run`], and [`AppError::Stopped`] if the app was stopped
+    /// before `main` had ended: by a signal, or by [`AppHandle::stop`].
     ///
     /// # Examples
     ///
@@ -509,22 +509,54 @@ impl AppBuilder {
     ///     let worker = app.thread().create().unwrap();
     ///     worker.call(|| (1..=10).sum::<u32>()).await.unwrap()
     /// })?;
-    /// assert_eq!(sum, Some(55));
+    /// assert_eq!(sum, 55);
     /// # Ok::<(), corespun::app::AppError>(())
     /// ```
-    pub fn block_on<M, T>(self, main: M) -> Result<Option<T>, AppError>
+    pub fn block_on<M, T>(self, main: M) -> Result<T, AppError>
     where
         M: AsyncFnOnce(AppHandle) -> T + 'static,
         T: 'static,
     {
         let output = Rc::new(Cell::new(None));
         let ended = output.clone();
-        self.start(async move |app: AppHandle| {
+        let app = self.start(async move |app: AppHandle| {
             let output = main(app.clone()).await;
             ended.set(Some(output));
             app.stop(0);
         })?;
-        Ok(output.take())
+        let code = app.shared.code.load(Ordering::Acquire);
+        output.take().ok_or(AppError::Stopped { code })
+    }
+
+    /// [`block_on`](Self::block_on) of a `main` that may fail itself: both errors
+    /// are one.
+    ///
+    /// # Errors
+    ///
+    /// Those of `main`, and those of [`block_on`](Self::block_on), converted.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use corespun::app::{App, AppHandle};
+    ///
+    /// fn main() -> Result<(), Box<dyn std::error::Error>> {
+    ///     App::builder().try_block_on(serve)
+    /// }
+    ///
+    /// async fn serve(app: AppHandle) -> Result<(), Box<dyn std::error::Error>> {
+    ///     let worker = app.thread().name("worker").create()?;
+    ///     assert_eq!(worker.call(|| 42).await?, 42);
+    ///     Ok(())
+    /// }
+    /// ```
+    pub fn try_block_on<M, T, E>(self, main: M) -> Result<T, E>
+    where
+        M: AsyncFnOnce(AppHandle) -> Result<T, E> + 'static,
+        T: 'static,
+        E: From<AppError> + 'static,
+    {
+        self.block_on(main)?
     }
 }
 

@@ -51,7 +51,7 @@ impl AppShared {
 ///     drop(worker);
 ///     names
 /// })?;
-/// assert_eq!(names.unwrap(), ["target", "worker"]);
+/// assert_eq!(names, ["target", "worker"]);
 /// # Ok::<(), corespun::app::AppError>(())
 /// ```
 #[derive(Clone)]
@@ -108,7 +108,7 @@ impl AppHandle {
 
     /// Does what the first SIGINT or SIGTERM does (`spdk_app_start_shutdown`):
     /// calls the app's shutdown function if it has one, else stops it with
-    /// code 0. Later calls, and later signals, do nothing.
+    /// code 0. Later calls do nothing.
     ///
     /// A shutdown function that panics cannot stop the app any more: the panic is
     /// reported, and the app is stopped with code 1.
@@ -181,7 +181,7 @@ impl AppHandle {
     /// use corespun::app::App;
     ///
     /// let name = App::builder().name("target").block_on(async |app| app.name().to_owned())?;
-    /// assert_eq!(name.as_deref(), Some("target"));
+    /// assert_eq!(name, "target");
     /// # Ok::<(), corespun::app::AppError>(())
     /// ```
     pub fn name(&self) -> &str {
@@ -195,7 +195,7 @@ impl AppHandle {
     /// ```
     /// use corespun::app::App;
     ///
-    /// let stats = App::builder().block_on(async |app| app.reactors().stats())?.unwrap();
+    /// let stats = App::builder().block_on(async |app| app.reactors().stats())?;
     /// assert_eq!(stats.len(), 1);
     /// # Ok::<(), corespun::app::AppError>(())
     /// ```
@@ -216,7 +216,7 @@ impl AppHandle {
     ///     let name = worker.call(|| SpdkThread::current().unwrap().name().to_owned()).await?;
     ///     Ok::<_, Box<dyn std::error::Error>>(name)
     /// })?;
-    /// assert_eq!(name.transpose()?.as_deref(), Some("worker"));
+    /// assert_eq!(name?, "worker");
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn thread(&self) -> ThreadBuilder {
@@ -235,7 +235,7 @@ impl AppHandle {
     /// let same = App::builder().block_on(async |app: AppHandle| {
     ///     app.app_thread() == SpdkThread::current().unwrap()
     /// })?;
-    /// assert_eq!(same, Some(true));
+    /// assert!(same);
     /// # Ok::<(), corespun::app::AppError>(())
     /// ```
     pub fn app_thread(&self) -> SpdkThread {
@@ -252,7 +252,7 @@ impl AppHandle {
     /// let found = App::builder().block_on(async |app: AppHandle| {
     ///     app.library().app_thread() == Some(app.app_thread())
     /// })?;
-    /// assert_eq!(found, Some(true));
+    /// assert!(found);
     /// # Ok::<(), corespun::app::AppError>(())
     /// ```
     pub fn library(&self) -> ThreadLib {

@@ -116,6 +116,14 @@ pub enum AppError {
         /// The panic's text.
         message: String,
     },
+    /// The app was stopped before the main function of
+    /// [`block_on`](AppBuilder::block_on) had ended: by a signal, or by
+    /// [`AppHandle::stop`].
+    #[error("the app was stopped, with code {code}, before its main function had ended")]
+    Stopped {
+        /// The exit code that it was stopped with.
+        code: i32,
+    },
     /// The loop of a reactor panicked: its threads were ended, and the app was
     /// stopped. That is a fault of this library; panics of the program's own code
     /// are contained.
@@ -126,6 +134,12 @@ pub enum AppError {
         /// The panic's text.
         message: String,
     },
+}
+
+impl From<AppError> for std::io::Error {
+    fn from(error: AppError) -> Self {
+        std::io::Error::other(error)
+    }
 }
 
 impl From<ReactorPanicked> for AppError {

@@ -15,9 +15,11 @@ use crate::signal::{self, Registration, Stoppable};
 use crate::thread::local::Local;
 use crate::thread::{CriticalMsgError, SpdkThread, ThreadState};
 
-/// How long a reactor that is awake, or sleeps, may take to answer. One that takes
-/// longer is said to be held.
-const ANSWER: Duration = Duration::from_millis(200);
+/// How long a reactor, or a thread, may take to answer on a loaded machine. One that
+/// takes longer is said to be held.
+const ANSWER: Duration = Duration::from_secs(1);
+/// How long asking the threads may take together.
+const ANSWERS: Duration = Duration::from_secs(5);
 
 /// How many threads, and how many things of each, are named.
 const NAMED: usize = 16;
@@ -144,7 +146,7 @@ impl SignalledApp {
         }
         let threads = app.library().threads();
         let mut named = 0;
-        let until = Instant::now() + 10 * ANSWER;
+        let until = Instant::now() + ANSWERS;
         for thread in threads.iter().filter(|thread| !thread.is_exited()) {
             if named == NAMED || Instant::now() > until {
                 text.push_str("  and others\n");

@@ -43,7 +43,7 @@ use crate::sync::budget;
 /// read?;
 /// assert_eq!(buf, b"hello");
 /// # Ok::<(), Box<dyn std::error::Error>>(())
-/// # })?.unwrap()?;
+/// # })??;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Clone)]
@@ -72,7 +72,7 @@ impl File {
     /// let missing = File::open("/no/such/file").await;
     /// assert_eq!(missing.unwrap_err().kind(), std::io::ErrorKind::NotFound);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// # })?.unwrap()?;
+    /// # })??;
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub async fn open(path: impl AsRef<Path>) -> io::Result<File> {
@@ -99,7 +99,7 @@ impl File {
     /// file.write_all_at(b"new".to_vec(), 0).await.0?;
     /// assert_eq!(std::fs::read(&path)?, b"new");
     /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// # })?.unwrap()?;
+    /// # })??;
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub async fn create(path: impl AsRef<Path>) -> io::Result<File> {
@@ -128,7 +128,7 @@ impl File {
     /// file.write_all_at(b"data".to_vec(), 0).await.0?;
     /// assert_eq!(file.len().await?, 4);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// # })?.unwrap()?;
+    /// # })??;
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn from_std(file: impl Into<OwnedFd>) -> io::Result<File> {
@@ -162,7 +162,7 @@ impl File {
     /// let len = task::spawn_blocking(move || file.metadata().map(|found| found.len())).await??;
     /// assert_eq!(len, 4096);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// # })?.unwrap()?;
+    /// # })??;
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn into_std(self) -> io::Result<std::fs::File> {
@@ -191,7 +191,7 @@ impl File {
     /// let file = File::from_std(tempfile::tempfile()?)?;
     /// assert!(!file.is_direct());
     /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// # })?.unwrap()?;
+    /// # })??;
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn is_direct(&self) -> bool {
@@ -219,7 +219,7 @@ impl File {
     /// let (read, _buf) = file.read_at(buf, 10).await;
     /// assert_eq!(read?, 0);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// # })?.unwrap()?;
+    /// # })??;
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub async fn read_at<B: IoBufMut>(&self, buf: B, offset: u64) -> (io::Result<usize>, B) {
@@ -265,7 +265,7 @@ impl File {
     /// assert_eq!(written?, 4);
     /// assert_eq!((file.len().await?, part.into_inner().len()), (4, 10));
     /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// # })?.unwrap()?;
+    /// # })??;
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub async fn write_at<B: IoBuf>(&self, buf: B, offset: u64) -> (io::Result<usize>, B) {
@@ -308,7 +308,7 @@ impl File {
     /// let (read, _block) = file.read_exact_at(block, 512).await;
     /// assert_eq!(read.unwrap_err().kind(), ErrorKind::UnexpectedEof);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// # })?.unwrap()?;
+    /// # })??;
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub async fn read_exact_at<B: IoBufMut>(&self, mut buf: B, offset: u64) -> (io::Result<()>, B) {
@@ -352,7 +352,7 @@ impl File {
     /// }
     /// assert_eq!(file.len().await?, 2048);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// # })?.unwrap()?;
+    /// # })??;
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub async fn write_all_at<B: IoBuf>(&self, mut buf: B, offset: u64) -> (io::Result<()>, B) {
@@ -390,7 +390,7 @@ impl File {
     /// // Only now may the client be told.
     /// assert!(file.sync_all().await.is_ok());
     /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// # })?.unwrap()?;
+    /// # })??;
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub async fn sync_all(&self) -> io::Result<()> {
@@ -419,7 +419,7 @@ impl File {
     /// // The time of the change may be lost, the entry not.
     /// assert!(file.sync_data().await.is_ok());
     /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// # })?.unwrap()?;
+    /// # })??;
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub async fn sync_data(&self) -> io::Result<()> {
@@ -452,7 +452,7 @@ impl File {
     ///     Err(error) => assert_eq!(error.kind(), ErrorKind::Unsupported),
     /// }
     /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// # })?.unwrap()?;
+    /// # })??;
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub async fn allocate(&self, offset: u64, len: u64) -> io::Result<()> {
@@ -486,7 +486,7 @@ impl File {
     /// }
     /// assert_eq!(file.len().await?, 8192);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// # })?.unwrap()?;
+    /// # })??;
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub async fn punch_hole(&self, offset: u64, len: u64) -> io::Result<()> {
@@ -525,7 +525,7 @@ impl File {
     /// read?;
     /// assert!(block.iter().all(|&byte| byte == 0));
     /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// # })?.unwrap()?;
+    /// # })??;
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub async fn zero_range(&self, offset: u64, len: u64) -> io::Result<()> {
@@ -554,7 +554,7 @@ impl File {
     /// file.write_all_at(vec![0; 10], 90).await.0?;
     /// assert_eq!(file.len().await?, 100);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// # })?.unwrap()?;
+    /// # })??;
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub async fn len(&self) -> io::Result<u64> {
@@ -584,7 +584,7 @@ impl File {
     /// // Nothing of it is allocated yet.
     /// assert!(file.metadata().await?.allocated() < 1 << 20);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// # })?.unwrap()?;
+    /// # })??;
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub async fn set_len(&self, len: u64) -> io::Result<()> {
@@ -607,7 +607,7 @@ impl File {
     /// let metadata = File::open("/proc/self/comm").await?.metadata().await?;
     /// assert!(metadata.is_file() && metadata.mode() & 0o400 != 0);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// # })?.unwrap()?;
+    /// # })??;
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub async fn metadata(&self) -> io::Result<Metadata> {

@@ -20,7 +20,7 @@ use crate::io::op::{Payload, Request};
 /// // A value: it does not change with the file.
 /// assert_eq!((before.len(), file.metadata().await?.len()), (0, 512));
 /// # Ok::<(), Box<dyn std::error::Error>>(())
-/// # })?.unwrap()?;
+/// # })??;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Clone, Copy)]
@@ -39,7 +39,7 @@ impl Metadata {
     /// file.write_all_at(vec![0; 700], 0).await.0?;
     /// assert_eq!(file.metadata().await?.len(), 700);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// # })?.unwrap()?;
+    /// # })??;
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     #[expect(clippy::len_without_is_empty, reason = "as std::fs::Metadata")]
@@ -58,7 +58,7 @@ impl Metadata {
     /// let file = File::from_std(tempfile::tempfile()?)?;
     /// assert!(file.metadata().await?.is_file());
     /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// # })?.unwrap()?;
+    /// # })??;
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn is_file(&self) -> bool {
@@ -76,7 +76,7 @@ impl Metadata {
     /// let dir = tempfile::tempdir()?;
     /// assert!(File::open(dir.path()).await?.metadata().await?.is_dir());
     /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// # })?.unwrap()?;
+    /// # })??;
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn is_dir(&self) -> bool {
@@ -95,7 +95,7 @@ impl Metadata {
     /// // It is a character device.
     /// assert!(!null.is_block_device() && !null.is_file());
     /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// # })?.unwrap()?;
+    /// # })??;
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn is_block_device(&self) -> bool {
@@ -115,7 +115,7 @@ impl Metadata {
     /// let file = OpenOptions::new().write(true).create(true).mode(0o600).open(&secret).await?;
     /// assert_eq!(file.metadata().await?.mode() & 0o777, 0o600);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// # })?.unwrap()?;
+    /// # })??;
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn mode(&self) -> u32 {
@@ -133,7 +133,7 @@ impl Metadata {
     /// let file = File::from_std(tempfile::tempfile()?)?;
     /// assert!(file.metadata().await?.block_size().is_power_of_two());
     /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// # })?.unwrap()?;
+    /// # })??;
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn block_size(&self) -> u32 {
@@ -153,7 +153,7 @@ impl Metadata {
     /// let metadata = sparse.metadata().await?;
     /// assert!(metadata.allocated() < metadata.len());
     /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// # })?.unwrap()?;
+    /// # })??;
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn allocated(&self) -> u64 {
@@ -175,7 +175,7 @@ impl Metadata {
     /// std::fs::File::create(&path)?.set_modified(day)?;
     /// assert_eq!(File::open(&path).await?.metadata().await?.modified(), day);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// # })?.unwrap()?;
+    /// # })??;
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn modified(&self) -> SystemTime {

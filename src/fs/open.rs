@@ -25,7 +25,7 @@ use crate::sync::budget;
 /// disk.set_len(1 << 20).await?;
 /// assert_eq!(disk.len().await?, 1 << 20);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
-/// # })?.unwrap()?;
+/// # })??;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Clone, Debug)]
@@ -60,7 +60,7 @@ impl OpenOptions {
     /// let nothing_permitted = OpenOptions::new().open("/dev/null").await;
     /// assert_eq!(nothing_permitted.unwrap_err().kind(), ErrorKind::InvalidInput);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// # })?.unwrap()?;
+    /// # })??;
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn new() -> Self {
@@ -89,7 +89,7 @@ impl OpenOptions {
     /// let (read, buf) = zero.read_at(vec![1; 16], 0).await;
     /// assert_eq!((read?, buf), (16, vec![0; 16]));
     /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// # })?.unwrap()?;
+    /// # })??;
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn read(&mut self, yes: bool) -> &mut Self {
@@ -110,7 +110,7 @@ impl OpenOptions {
     /// // Reading was not permitted.
     /// assert!(null.read_at(vec![0; 16], 0).await.0.is_err());
     /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// # })?.unwrap()?;
+    /// # })??;
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn write(&mut self, yes: bool) -> &mut Self {
@@ -132,7 +132,7 @@ impl OpenOptions {
     /// assert!(OpenOptions::new().write(true).create(true).open(&path).await.is_ok());
     /// assert!(path.exists());
     /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// # })?.unwrap()?;
+    /// # })??;
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn create(&mut self, yes: bool) -> &mut Self {
@@ -157,7 +157,7 @@ impl OpenOptions {
     /// assert_eq!(options.open(&lock).await.unwrap_err().kind(), ErrorKind::AlreadyExists);
     /// # drop(held);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// # })?.unwrap()?;
+    /// # })??;
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn create_new(&mut self, yes: bool) -> &mut Self {
@@ -179,7 +179,7 @@ impl OpenOptions {
     /// let file = OpenOptions::new().write(true).truncate(true).open(&path).await?;
     /// assert_eq!(file.len().await?, 0);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// # })?.unwrap()?;
+    /// # })??;
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn truncate(&mut self, yes: bool) -> &mut Self {
@@ -210,7 +210,7 @@ impl OpenOptions {
     ///     Err(error) => assert_eq!(error.kind(), ErrorKind::InvalidInput),
     /// }
     /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// # })?.unwrap()?;
+    /// # })??;
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn direct(&mut self, yes: bool) -> &mut Self {
@@ -233,7 +233,7 @@ impl OpenOptions {
     /// let (written, _entry) = journal.write_all_at("entry 1", 0).await;
     /// assert!(written.is_ok());
     /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// # })?.unwrap()?;
+    /// # })??;
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn data_sync(&mut self, yes: bool) -> &mut Self {
@@ -255,7 +255,7 @@ impl OpenOptions {
     /// OpenOptions::new().write(true).create(true).mode(0o600).open(&path).await?;
     /// assert_eq!(std::fs::metadata(&path)?.permissions().mode() & 0o777, 0o600);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// # })?.unwrap()?;
+    /// # })??;
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn mode(&mut self, mode: u32) -> &mut Self {
@@ -279,7 +279,7 @@ impl OpenOptions {
     /// options.read(true).custom_flags(libc::O_NOFOLLOW);
     /// assert_eq!(options.open(&path).await.unwrap_err().raw_os_error(), Some(libc::ELOOP));
     /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// # })?.unwrap()?;
+    /// # })??;
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn custom_flags(&mut self, flags: i32) -> &mut Self {
@@ -312,7 +312,7 @@ impl OpenOptions {
     /// assert_eq!(missing.unwrap_err().kind(), ErrorKind::NotFound);
     /// assert!(options.open("/dev/null").await.is_ok());
     /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// # })?.unwrap()?;
+    /// # })??;
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub async fn open(&self, path: impl AsRef<Path>) -> io::Result<File> {

@@ -199,7 +199,7 @@ impl BufPool {
 /// let (read, buf) = zero.read_at(buf, 0).await;
 /// assert!(buf[..read?].iter().all(|&byte| byte == 0));
 /// # Ok::<(), Box<dyn std::error::Error>>(())
-/// # })?.unwrap()?;
+/// # })??;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub struct PooledBuf {

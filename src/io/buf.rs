@@ -138,7 +138,7 @@ pub unsafe trait IoBuf: 'static {
 /// let (read, buf) = zero.read_at(buf.slice(2..6), 0).await;
 /// assert_eq!((read?, buf.into_inner()), (4, vec![9, 9, 0, 0, 0, 0]));
 /// # Ok::<(), Box<dyn std::error::Error>>(())
-/// # })?.unwrap()?;
+/// # })??;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub unsafe trait IoBufMut: IoBuf {

@@ -100,7 +100,7 @@ impl Driver {
     /// let (backend, shown) = App::builder().block_on(async |app: AppHandle| {
     ///     let backend = Driver::current().unwrap().backend();
     ///     (backend, app.reactors().stats()[0].backend)
-    /// })?.unwrap();
+    /// })?;
     /// // As introspection shows it.
     /// assert_eq!(shown, Some(backend));
     /// # Ok::<(), corespun::app::AppError>(())
@@ -160,7 +160,7 @@ impl Driver {
     ///
     /// assert!(Driver::current().is_none());
     /// let on_reactor = App::builder().block_on(async |_app| Driver::current().is_some())?;
-    /// assert_eq!(on_reactor, Some(true));
+    /// assert!(on_reactor);
     /// # Ok::<(), corespun::app::AppError>(())
     /// ```
     pub fn current() -> Option<Driver> {

@@ -46,7 +46,7 @@ impl Driver {
     ///     assert_eq!(completion.result, 0);
     /// }
     /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// # })?.unwrap()?;
+    /// # })??;
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub unsafe fn submit_raw<T: 'static>(
@@ -96,7 +96,7 @@ impl Driver {
     ///     }
     /// }
     /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// # })?.unwrap()?;
+    /// # })??;
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub unsafe fn submit_raw_multi<T: 'static>(
@@ -156,7 +156,7 @@ impl<T: 'static> Abandon for Kept<T> {
 ///     assert_eq!((completion.result, kept), (0, vec![1, 2]));
 /// }
 /// # Ok::<(), Box<dyn std::error::Error>>(())
-/// # })?.unwrap()?;
+/// # })??;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[must_use = "dropping it cancels the operation"]
@@ -190,7 +190,7 @@ impl<T: 'static> RawOp<T> {
     ///     }
     /// }
     /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// # })?.unwrap()?;
+    /// # })??;
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn on_abandon(mut self, release: fn(&mut T, Completion)) -> Self {
@@ -266,7 +266,7 @@ impl<T: 'static> std::fmt::Debug for RawOp<T> {
 ///     }
 /// }
 /// # Ok::<(), Box<dyn std::error::Error>>(())
-/// # })?.unwrap()?;
+/// # })??;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[must_use = "dropping it cancels the operation"]

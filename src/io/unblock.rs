@@ -37,7 +37,7 @@ use crate::sync::budget;
 /// let there = io::unblock(|| thread::current().id()).await?;
 /// assert_ne!(there, here);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
-/// # })?.unwrap()?;
+/// # })??;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub async fn unblock<T: Send + 'static>(job: impl FnOnce() -> T + Send + 'static) -> io::Result<T> {

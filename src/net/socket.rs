@@ -254,7 +254,7 @@ macro_rules! stream {
             /// drop(client);
             /// assert_eq!(server.recv(buf).await.0?, 0);
             /// # Ok::<(), Box<dyn std::error::Error>>(())
-            /// # })?.unwrap()?;
+            /// # })??;
             /// # Ok::<(), Box<dyn std::error::Error>>(())
             /// ```
             pub async fn recv<B: $crate::io::IoBufMut>(&self, buf: B) -> (io::Result<usize>, B) {
@@ -291,7 +291,7 @@ macro_rules! stream {
             /// let (received, _body) = server.recv_exact(vec![0; 4]).await;
             /// assert_eq!(received.unwrap_err().kind(), ErrorKind::UnexpectedEof);
             /// # Ok::<(), Box<dyn std::error::Error>>(())
-            /// # })?.unwrap()?;
+            /// # })??;
             /// # Ok::<(), Box<dyn std::error::Error>>(())
             /// ```
             pub async fn recv_exact<B: $crate::io::IoBufMut>(&self, buf: B) -> (io::Result<()>, B) {
@@ -323,7 +323,7 @@ macro_rules! stream {
             /// assert!((1..buf.len()).contains(&sent?));
             /// # drop(server);
             /// # Ok::<(), Box<dyn std::error::Error>>(())
-            /// # })?.unwrap()?;
+            /// # })??;
             /// # Ok::<(), Box<dyn std::error::Error>>(())
             /// ```
             pub async fn send<B: $crate::io::IoBuf>(&self, buf: B) -> (io::Result<usize>, B) {
@@ -356,7 +356,7 @@ macro_rules! stream {
             /// sender.await??;
             /// assert!(buf.iter().all(|&byte| byte == 7));
             /// # Ok::<(), Box<dyn std::error::Error>>(())
-            /// # })?.unwrap()?;
+            /// # })??;
             /// # Ok::<(), Box<dyn std::error::Error>>(())
             /// ```
             pub async fn send_all<B: $crate::io::IoBuf>(&self, buf: B) -> (io::Result<()>, B) {
@@ -386,7 +386,7 @@ macro_rules! stream {
             /// server.send_all("bye").await.0?;
             /// assert_eq!(client.recv_exact(vec![0; 3]).await.1, b"bye");
             /// # Ok::<(), Box<dyn std::error::Error>>(())
-            /// # })?.unwrap()?;
+            /// # })??;
             /// # Ok::<(), Box<dyn std::error::Error>>(())
             /// ```
             pub fn shutdown(&self, how: std::net::Shutdown) -> io::Result<()> {
@@ -415,7 +415,7 @@ macro_rules! stream {
             /// reader.read_exact(&mut received).await?;
             /// assert_eq!((&received, &peer.recv_exact(vec![0; 4]).await.1[..]), (b"ping", &b"pong"[..]));
             /// # Ok::<(), Box<dyn std::error::Error>>(())
-            /// # })?.unwrap()?;
+            /// # })??;
             /// # Ok::<(), Box<dyn std::error::Error>>(())
             /// ```
             pub fn split(self) -> ($crate::net::ReadHalf<Self>, $crate::net::WriteHalf<Self>) {

@@ -35,7 +35,7 @@ const BACKLOG: i32 = 1024;
 /// server.read_exact(&mut received).await?;
 /// assert_eq!(&received, b"hello");
 /// # Ok::<(), Box<dyn std::error::Error>>(())
-/// # })?.unwrap()?;
+/// # })??;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub struct UnixStream(Socket);
@@ -67,7 +67,7 @@ impl UnixStream {
     /// assert_eq!(client.peer_addr()?.as_pathname(), Some(&*path));
     /// # drop(listener);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// # })?.unwrap()?;
+    /// # })??;
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub async fn connect(path: impl AsRef<Path>) -> io::Result<UnixStream> {
@@ -107,7 +107,7 @@ impl UnixStream {
     /// received?;
     /// assert_eq!(buf, b"ping");
     /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// # })?.unwrap()?;
+    /// # })??;
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn pair() -> io::Result<(UnixStream, UnixStream)> {
@@ -135,7 +135,7 @@ impl UnixStream {
     /// stream.read_exact(&mut buf).await?;
     /// assert_eq!(&buf, b"ping");
     /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// # })?.unwrap()?;
+    /// # })??;
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn from_std(stream: std::os::unix::net::UnixStream) -> io::Result<UnixStream> {
@@ -167,7 +167,7 @@ impl UnixStream {
     /// one.send_all("ping").await.0?;
     /// assert_eq!(&reader.await??, b"ping");
     /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// # })?.unwrap()?;
+    /// # })??;
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn into_std(self) -> io::Result<std::os::unix::net::UnixStream> {
@@ -189,7 +189,7 @@ impl UnixStream {
     /// let (one, _other) = UnixStream::pair()?;
     /// assert!(one.local_addr()?.is_unnamed());
     /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// # })?.unwrap()?;
+    /// # })??;
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn local_addr(&self) -> io::Result<SocketAddr> {
@@ -214,7 +214,7 @@ impl UnixStream {
     /// let client = UnixStream::connect(&path).await?;
     /// assert_eq!(client.peer_addr()?.as_pathname(), Some(&*path));
     /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// # })?.unwrap()?;
+    /// # })??;
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn peer_addr(&self) -> io::Result<SocketAddr> {
@@ -240,7 +240,7 @@ impl UnixStream {
 /// assert_eq!(server.local_addr()?.as_pathname(), Some(&*path));
 /// # drop(client);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
-/// # })?.unwrap()?;
+/// # })??;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub struct UnixListener(Listener);
@@ -268,7 +268,7 @@ impl UnixListener {
     /// std::fs::remove_file(&path)?;
     /// assert!(UnixListener::bind(&path).is_ok());
     /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// # })?.unwrap()?;
+    /// # })??;
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn bind(path: impl AsRef<Path>) -> io::Result<UnixListener> {
@@ -295,7 +295,7 @@ impl UnixListener {
     /// let _client = UnixStream::connect(&path).await?;
     /// assert!(listener.accept().await.is_ok());
     /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// # })?.unwrap()?;
+    /// # })??;
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn from_std(listener: std::os::unix::net::UnixListener) -> io::Result<UnixListener> {
@@ -319,7 +319,7 @@ impl UnixListener {
     /// let socket = UnixListener::bind(&path)?.into_std()?;
     /// assert_eq!(socket.local_addr()?.as_pathname(), Some(&*path));
     /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// # })?.unwrap()?;
+    /// # })??;
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn into_std(self) -> io::Result<std::os::unix::net::UnixListener> {
@@ -357,7 +357,7 @@ impl UnixListener {
     /// server.await??;
     /// assert_eq!(greeting, b"hello");
     /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// # })?.unwrap()?;
+    /// # })??;
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub async fn accept(&self) -> io::Result<(UnixStream, SocketAddr)> {
@@ -397,7 +397,7 @@ impl UnixListener {
     /// served.await??;
     /// assert_eq!(greeting, b"hello");
     /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// # })?.unwrap()?;
+    /// # })??;
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub async fn accept_std(&self) -> io::Result<(std::os::unix::net::UnixStream, SocketAddr)> {
@@ -423,7 +423,7 @@ impl UnixListener {
     /// assert!(taken.iter().all(|connection| connection.is_ok()));
     /// # drop(clients);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// # })?.unwrap()?;
+    /// # })??;
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn incoming(&self) -> UnixIncoming<'_> {
@@ -449,7 +449,7 @@ impl UnixListener {
     /// let path = dir.path().join("disk.sock");
     /// assert_eq!(UnixListener::bind(&path)?.local_addr()?.as_pathname(), Some(&*path));
     /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// # })?.unwrap()?;
+    /// # })??;
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn local_addr(&self) -> io::Result<SocketAddr> {
@@ -488,7 +488,7 @@ impl std::fmt::Debug for UnixListener {
 /// server.send_all("hello").await.0?;
 /// assert_eq!(client.recv_exact(vec![0; 5]).await.1, b"hello");
 /// # Ok::<(), Box<dyn std::error::Error>>(())
-/// # })?.unwrap()?;
+/// # })??;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[must_use = "streams do nothing unless polled"]

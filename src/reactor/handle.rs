@@ -26,7 +26,7 @@ const EVENT_LIMIT: usize = 65_536;
 ///     let watcher = std::thread::spawn(move || reactors.stats()[0].threads);
 ///     watcher.join().unwrap()
 /// })?;
-/// assert_eq!(threads, Some(1));
+/// assert_eq!(threads, 1);
 /// # Ok::<(), corespun::app::AppError>(())
 /// ```
 #[derive(Clone)]
@@ -41,7 +41,7 @@ impl Reactors {
     /// use corespun::{app::App, cpu};
     ///
     /// let cores = App::builder().cores(cpu::available()?).block_on(async |app| app.reactors().cores())?;
-    /// assert_eq!(cores, Some(cpu::available()?));
+    /// assert_eq!(cores, cpu::available()?);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn cores(&self) -> CpuSet {
@@ -57,7 +57,7 @@ impl Reactors {
     ///
     /// let cpu = cpu::available()?.first().unwrap();
     /// let app = App::builder().lcores([(0, cpu), (1, cpu)]);
-    /// assert_eq!(app.block_on(async |app| app.reactors().count())?, Some(2));
+    /// assert_eq!(app.block_on(async |app| app.reactors().count())?, 2);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn count(&self) -> usize {
@@ -82,7 +82,7 @@ impl Reactors {
     ///     let thread = |core| app.reactors().thread().cpumask(CpuSet::single(core)).create();
     ///     (thread(core), thread(core + 1))
     /// })?;
-    /// let (here, nowhere) = placed.unwrap();
+    /// let (here, nowhere) = placed;
     /// assert!(here.is_ok() && matches!(nowhere, Err(CreateError::NoCore { .. })));
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
@@ -108,7 +108,7 @@ impl Reactors {
     ///     let workers = app.reactors().thread_per_core("worker")?;
     ///     Ok::<_, corespun::thread::CreateError>(workers.iter().map(|w| w.name().to_owned()).collect())
     /// })?;
-    /// let names: Vec<_> = names.unwrap()?;
+    /// let names: Vec<_> = names?;
     /// assert_eq!(names, ["worker_0", "worker_1"]);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
@@ -145,7 +145,7 @@ impl Reactors {
     ///     app.reactors().send_event(core, || _ = sender.send(SpdkThread::current())).unwrap();
     ///     receiver.await.unwrap()
     /// })?;
-    /// assert_eq!(current, Some(None));
+    /// assert_eq!(current, None);
     /// # Ok::<(), corespun::app::AppError>(())
     /// ```
     pub fn send_event<F: FnOnce() + Send + 'static>(
@@ -180,7 +180,7 @@ impl Reactors {
     ///     let core = reactors.cores().first().unwrap();
     ///     (reactors.mode(core), reactors.mode(core + 1))
     /// })?;
-    /// assert_eq!(modes, Some((Some(ReactorMode::Adaptive), None)));
+    /// assert_eq!(modes, (Some(ReactorMode::Adaptive), None));
     /// # Ok::<(), corespun::app::AppError>(())
     /// ```
     pub fn mode(&self, core: usize) -> Option<ReactorMode> {
@@ -204,7 +204,7 @@ impl Reactors {
     ///     assert!(reactors.set_mode(core, ReactorMode::Interrupt));
     ///     reactors.mode(core)
     /// })?;
-    /// assert_eq!(mode, Some(Some(ReactorMode::Interrupt)));
+    /// assert_eq!(mode, Some(ReactorMode::Interrupt));
     /// # Ok::<(), corespun::app::AppError>(())
     /// ```
     pub fn set_mode(&self, core: usize, mode: ReactorMode) -> bool {
@@ -228,7 +228,7 @@ impl Reactors {
     ///     let worker = app.thread().create().unwrap();
     ///     worker.call(|| ()).await.unwrap();
     ///     (before, app.reactors().stats()[0].threads)
-    /// })?.unwrap();
+    /// })?;
     /// assert_eq!((before, after), (1, 2));
     /// # Ok::<(), corespun::app::AppError>(())
     /// ```
@@ -257,7 +257,7 @@ impl Reactors {
     /// let count = App::builder().block_on(async |app: AppHandle| {
     ///     app.reactors().library().thread_count()
     /// })?;
-    /// assert_eq!(count, Some(1));
+    /// assert_eq!(count, 1);
     /// # Ok::<(), corespun::app::AppError>(())
     /// ```
     pub fn library(&self) -> &ThreadLib {
@@ -285,7 +285,7 @@ impl fmt::Debug for Reactors {
 ///     let error = app.reactors().send_event(missing, || ()).unwrap_err();
 ///     matches!(error, EventError::NoReactor { core, .. } if core == missing)
 /// })?;
-/// assert_eq!(refused, Some(true));
+/// assert!(refused);
 /// # Ok::<(), corespun::app::AppError>(())
 /// ```
 #[derive(thiserror::Error)]
@@ -334,7 +334,7 @@ impl<F> EventError<F> {
     ///     error.into_event()();
     ///     receiver.recv()
     /// })?;
-    /// assert_eq!(ran, Some(Ok(5)));
+    /// assert_eq!(ran, Ok(5));
     /// # Ok::<(), corespun::app::AppError>(())
     /// ```
     pub fn into_event(self) -> F {

@@ -41,7 +41,7 @@ pub(crate) use wreck::ReactorPanicked;
 /// let all = [ReactorMode::Poll, ReactorMode::Adaptive, ReactorMode::Interrupt];
 /// for mode in all {
 ///     // They differ in what they cost, not in what they do.
-///     assert_eq!(App::builder().mode(mode).block_on(async |_app| 42)?, Some(42));
+///     assert_eq!(App::builder().mode(mode).block_on(async |_app| 42)?, 42);
 /// }
 /// # Ok::<(), corespun::app::AppError>(())
 /// ```

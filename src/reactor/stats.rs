@@ -22,7 +22,7 @@ use crate::io::Backend;
 ///     let before = app.reactors().stats().remove(0);
 ///     time::sleep(Duration::from_micros(200)).await;
 ///     (before, app.reactors().stats().remove(0))
-/// })?.unwrap();
+/// })?;
 /// let busy = after.busy_ticks - before.busy_ticks;
 /// let idle = after.idle_ticks - before.idle_ticks;
 /// assert!(idle > 0 && 100 * busy / (busy + idle) < 100);
@@ -68,7 +68,7 @@ pub struct ReactorStats {
 ///         }
 ///         time::sleep(Duration::from_micros(20)).await;
 ///     }
-/// })?.unwrap();
+/// })?;
 /// assert_eq!((&kept.thread[..], kept.poller.as_deref()), ("target", Some("scan")));
 /// # Ok::<(), corespun::app::AppError>(())
 /// ```

@@ -11,7 +11,7 @@
 //! |---|---|
 //! | the atomics below | the handler, on any OS thread at any moment |
 //! | `REGISTRY` | who begins or ends to listen; the delivery thread |
-//! | `DELIVERING` | the delivery thread while it calls what it found in there; who leaves waits for that |
+//! | `DELIVERING` | the delivery thread while it calls what it found in there; an app that leaves waits for that |
 
 use std::collections::BTreeMap;
 use std::io;
@@ -83,11 +83,14 @@ pub(crate) trait Stoppable: Send + Sync {
 }
 
 /// Who listens for some signals.
+#[derive(Debug)]
 pub(super) struct Listener {
     wanted: Bits,
     pub(super) pending: AtomicU64,
     pub(super) waker: AtomicWaker,
 }
+
+type App = (u64, Arc<dyn Stoppable>);
 
 struct Registry {
     /// The process that this is true of; a fork copies it.
@@ -97,7 +100,7 @@ struct Registry {
     dispositions: BTreeMap<c_int, Disposition>,
     next_id: u64,
     listeners: Vec<(u64, Arc<Listener>)>,
-    apps: Vec<(u64, Arc<dyn Stoppable>)>,
+    apps: Vec<App>,
 }
 
 struct Disposition {
@@ -116,7 +119,7 @@ fn registry() -> MutexGuard<'static, Registry> {
     REGISTRY.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn bit(signal: c_int) -> Bits {
+pub(super) fn bit(signal: c_int) -> Bits {
     1 << (signal - 1)
 }
 
@@ -273,33 +276,25 @@ impl Drop for Registration {
             return;
         }
         let mut registry = registry();
-        let gone = registry.remove(self.id);
+        let (app, listener) = registry.remove(self.id);
         for signal in signals(self.wanted) {
             registry.uninstall(signal);
         }
         registry.note_bits();
         let ended = registry.end_delivery_if_unused();
-        let delivered_here = |one: &Delivery| one.is_this_thread();
-        let inside = ended
-            .as_ref()
-            .or(registry.delivery.as_ref())
-            .is_some_and(delivered_here);
         drop(registry);
-        match ended {
-            Some(delivery) => delivery.end(),
-            // Until the delivery thread lets go of what it may still be calling:
-            // it may be this, if it was a waker of this listener's.
-            None if !inside => drop(DELIVERING.lock()),
-            None => {}
+        let thread = ended.map(Delivery::end);
+        // An app waits until nothing calls it any more. A listener does not: what the
+        // delivery thread calls may be its waker, which may wait for its owner.
+        if app.is_some() {
+            match thread.map(JoinHandle::join) {
+                Some(Ok(())) => {}
+                Some(Err(_)) => tracing::error!("the signal thread panicked"),
+                None => drop(DELIVERING.lock()),
+            }
         }
-        drop(gone);
+        drop((app, listener));
     }
-}
-
-/// What a registration had put there.
-enum Entry {
-    Listener(#[expect(dead_code, reason = "kept until dropped")] Arc<Listener>),
-    App(#[expect(dead_code, reason = "kept until dropped")] Arc<dyn Stoppable>),
 }
 
 impl Registry {
@@ -360,13 +355,10 @@ impl Registry {
         Some(delivery)
     }
 
-    fn remove(&mut self, id: u64) -> Option<Entry> {
-        let apps = self.apps.iter().position(|(one, _)| *one == id);
-        if let Some(index) = apps {
-            return Some(Entry::App(self.apps.remove(index).1));
-        }
-        let index = self.listeners.iter().position(|(one, _)| *one == id)?;
-        Some(Entry::Listener(self.listeners.remove(index).1))
+    fn remove(&mut self, id: u64) -> (Option<App>, Option<(u64, Arc<Listener>)>) {
+        let mut apps = self.apps.extract_if(.., |(one, _)| *one == id);
+        let mut listeners = self.listeners.extract_if(.., |(one, _)| *one == id);
+        (apps.next(), listeners.next())
     }
 
     /// Tells the handler what is wanted now.
@@ -387,7 +379,8 @@ impl Registry {
     }
 
     fn install(&mut self, signal: c_int) -> io::Result<()> {
-        if let Some(disposition) = self.dispositions.get_mut(&signal) {
+        let known = self.dispositions.get_mut(&signal);
+        if let Some(disposition) = known.filter(|one| one.users > 0) {
             disposition.users += 1;
             return Ok(());
         }
@@ -396,8 +389,9 @@ impl Registry {
         // `clock_gettime`, `poll`, `write`, `sigaction` and `raise`, and errno put
         // back.
         let before = unsafe { exchange_action(signal, Some(&action)) }?;
-        self.dispositions
-            .insert(signal, Disposition { users: 1, before });
+        // In a child made by fork it is known what was in force before the parent's.
+        let disposition = Disposition { users: 0, before };
+        self.dispositions.entry(signal).or_insert(disposition).users = 1;
         Ok(())
     }
 
@@ -453,21 +447,15 @@ unsafe fn exchange_action(
 }
 
 impl Delivery {
-    fn is_this_thread(&self) -> bool {
-        self.thread.thread().id() == std::thread::current().id()
-    }
-
-    /// Waits until the thread has ended, and no handler writes to its eventfd, which
+    /// Has the thread end; once this returns, no handler writes to its eventfd, which
     /// is no longer to be found.
-    fn end(self) {
+    fn end(self) -> JoinHandle<()> {
         self.ends.store(true, Ordering::SeqCst);
         let _ = self.wake.write(1);
-        if !self.is_this_thread() && self.thread.join().is_err() {
-            tracing::error!("the signal thread panicked");
-        }
         while RUNNING.load(Ordering::SeqCst) > 0 {
             std::thread::yield_now();
         }
+        self.thread
     }
 }
 
@@ -483,7 +471,8 @@ fn deliver(wake: &EventFd, ends: &AtomicBool) {
         }
         let delivering = DELIVERING.lock().unwrap_or_else(PoisonError::into_inner);
         for signal in signals(PENDING.swap(0, Ordering::SeqCst)) {
-            deliver_one(signal);
+            // What is called is contained by itself; this is for what is dropped.
+            contained(|| deliver_one(signal));
         }
         next_look = apps()
             .iter()

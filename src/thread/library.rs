@@ -573,7 +573,7 @@ impl fmt::Debug for ThreadLib {
 ///     // The app's instance has the reactors.
 ///     app.library().set_framework(std::sync::Arc::new(Mine))
 /// })?;
-/// assert!(matches!(second, Some(Err(FrameworkSet))));
+/// assert!(matches!(second, Err(FrameworkSet)));
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Debug, thiserror::Error)]
