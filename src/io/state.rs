@@ -103,6 +103,7 @@ impl Core {
         self.in_flight.get()
     }
 
+    #[track_caller]
     pub(crate) fn buffer(&self, len: usize) -> PooledBuf {
         self.buffers.take(len)
     }
