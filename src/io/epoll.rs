@@ -191,9 +191,6 @@ impl Epoll {
                         (Direction::Read, EpollFlags::EPOLLIN, EpollFlags::EPOLLRDHUP),
                         (Direction::Write, EpollFlags::EPOLLOUT, EpollFlags::empty()),
                     ] {
-                        if flags.intersects(closed | broken) {
-                            sink.sources.closed(source, direction);
-                        }
                         if flags.intersects(ready | closed | broken)
                             && sink.sources.ready(source, direction, None, sink.effects)
                         {

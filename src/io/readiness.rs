@@ -39,8 +39,6 @@ impl Direction {
 #[derive(Default)]
 pub(crate) struct Wait {
     ready: bool,
-    /// The peer is gone: this direction will not block again, and no further edge will tell.
-    closed: bool,
     error: Option<i32>,
     /// A wait is in the kernel's or the epoll set's hands.
     pub(crate) armed: bool,
@@ -104,11 +102,6 @@ impl Sources {
         std::mem::take(&mut wait.armed)
     }
 
-    /// An edge-triggered event says that the peer is gone.
-    pub(crate) fn closed(&mut self, source: usize, direction: Direction) {
-        self.wait(source, direction).closed = true;
-    }
-
     /// Wakes everybody, because the driver is being shut down.
     pub(crate) fn wake_all(&mut self, effects: &mut Vec<Effect>) {
         let keys: Vec<usize> = self.0.iter().map(|(key, _)| key).collect();
@@ -162,10 +155,6 @@ impl Wait {
 
     pub(crate) fn clear(&mut self) {
         self.ready = false;
-    }
-
-    pub(crate) fn clear_unless_closed(&mut self) {
-        self.ready = self.closed;
     }
 }
 
@@ -455,10 +444,9 @@ impl<T: AsFd + 'static> PollFd<T> {
     }
 
     /// The last read or write moved less than it was asked to, so the next would most likely block:
-    /// lets it wait at once instead of trying. Never loses an event.
+    /// lets it wait at once instead of trying, where that cannot lose an event.
     pub(crate) fn hint_drained(&self, direction: Direction) {
-        self.core
-            .with_wait(self.source, direction, Wait::clear_unless_closed);
+        self.core.hint_drained(self.source, direction);
     }
 
     pub(crate) fn owner(&self) -> Rc<T> {

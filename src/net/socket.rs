@@ -1,7 +1,8 @@
 //! What all stream sockets share: one registered descriptor, and reads and writes on it.
 //!
-//! A transfer that moves less than it was asked to has emptied (or filled) the socket's buffer: the
-//! next one waits at once instead of spending a system call on `EAGAIN`.
+//! A transfer that moves less than it was asked to has most likely emptied (or filled) the socket's
+//! buffer. On the ring, whose waits look at the level, the next one therefore waits at once instead
+//! of spending a system call on `EAGAIN`; with edges that would lose what is left.
 
 use std::io::{self, IoSlice, IoSliceMut, Read};
 use std::mem::MaybeUninit;

@@ -15,6 +15,9 @@ use std::task::{Context, Poll, Wake, Waker};
 use corespun::io::{BackendChoice, Driver, DriverConfig, EnterGuard};
 use nix::sys::eventfd::EventFd;
 
+/// Longest wait for anything. Only a failing test ever waits that long.
+pub const PATIENCE: std::time::Duration = std::time::Duration::from_secs(20);
+
 /// A driver, entered, with its eventfd.
 pub struct Loop {
     pub driver: Driver,
@@ -71,6 +74,21 @@ impl Loop {
                 self.driver.park(None);
             }
         }
+    }
+
+    /// As `block_on`, but gives up after turns of `PATIENCE` altogether without an end: what waits
+    /// for ever fails the test instead of hanging it.
+    #[track_caller]
+    pub fn must_end<F: Future>(&self, what: &str, future: F) -> F::Output {
+        let mut future = pin!(future);
+        let begun = std::time::Instant::now();
+        while begun.elapsed() < PATIENCE {
+            if let Poll::Ready(output) = poll_once(future.as_mut()) {
+                return output;
+            }
+            self.driver.park(Some(std::time::Duration::from_millis(2)));
+        }
+        panic!("this never ended: {what}");
     }
 
     /// Turns the driver until nothing is in flight.
