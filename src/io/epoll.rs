@@ -19,7 +19,7 @@ use nix::sys::eventfd::EventFd;
 use nix::sys::time::TimeSpec;
 
 use super::aio::Aio;
-use super::blocking::BlockingPool;
+use super::blocking::BlockingOps;
 use super::config::{DriverConfig, DriverError};
 use super::op::{Completion, Request, Sink, Slot};
 use super::readiness::Direction;
@@ -79,7 +79,7 @@ impl Epoll {
         &mut self,
         key: usize,
         request: Request,
-        blocking: &mut BlockingPool,
+        blocking: &mut BlockingOps,
     ) -> io::Result<()> {
         match (&request, &mut self.aio) {
             (
@@ -154,7 +154,7 @@ impl Epoll {
     pub(crate) fn park(
         &mut self,
         timeout: Option<Duration>,
-        blocking: &BlockingPool,
+        blocking: &BlockingOps,
         sink: &mut Sink<'_>,
     ) {
         self.poll(sink);
@@ -205,7 +205,7 @@ impl Epoll {
     }
 
     /// Waits until the kernel and the helpers have let go of every operation.
-    pub(crate) fn drain(&mut self, blocking: &mut BlockingPool, sink: &mut Sink<'_>) {
+    pub(crate) fn drain(&mut self, blocking: &mut BlockingOps, sink: &mut Sink<'_>) {
         loop {
             self.poll(sink);
             blocking.reap(sink);

@@ -33,6 +33,7 @@ mod buf;
 mod config;
 pub(crate) mod driver;
 mod epoll;
+pub(crate) mod helpers;
 pub(crate) mod op;
 pub mod raw;
 pub(crate) mod readiness;

@@ -20,9 +20,10 @@ use nix::sys::eventfd::EventFd;
 use slab::Slab;
 
 use super::aligned::{BufPool, PooledBuf};
-use super::blocking::BlockingPool;
+use super::blocking::BlockingOps;
 use super::config::{Backend, BackendChoice, DriverConfig, DriverError};
 use super::epoll::Epoll;
+use super::helpers::Helpers;
 use super::op::{Abandon, Completion, Effect, Ending, Op, Payload, Sink, Slot};
 use super::readiness::{Direction, Replaced, Sources, Wait, Waiter};
 use super::uring::Uring;
@@ -41,7 +42,7 @@ pub(crate) struct Core {
 struct State {
     slots: Slab<Slot>,
     sources: Sources,
-    blocking: BlockingPool,
+    blocking: BlockingOps,
     engine: Engine,
 }
 
@@ -78,7 +79,7 @@ impl Core {
             state: RefCell::new(State {
                 slots: Slab::new(),
                 sources: Sources::default(),
-                blocking: BlockingPool::new(config, wake),
+                blocking: BlockingOps::new(config.pool(), config.blocking_threads, wake),
                 engine,
             }),
             effects: Cell::default(),
@@ -369,13 +370,13 @@ impl Core {
         self.waiters.replace(self.waiters.get() + 1)
     }
 
-    /// Runs `job` on a helper thread.
-    pub(crate) fn run_blocking(&self, job: Box<dyn FnOnce() + Send>) -> io::Result<()> {
+    /// The pool for calls that block.
+    pub(crate) fn helpers(&self) -> io::Result<Helpers> {
         self.check_current()?;
-        let mut state = self.state.borrow_mut();
+        let state = self.state.borrow();
         match state.engine {
             Engine::Closed => Err(shut_down()),
-            _ => state.blocking.call(job),
+            _ => Ok(state.blocking.helpers().clone()),
         }
     }
 
@@ -454,7 +455,6 @@ impl Core {
                 Engine::Epoll(epoll) => epoll.drain(blocking, &mut sink),
                 Engine::Closed => {}
             }
-            blocking.stop();
             sink.sources.wake_all(sink.effects);
             self.in_flight.set(0);
             std::mem::replace(engine, Engine::Closed)

@@ -15,7 +15,7 @@ use io_uring::types::{Fd, FsyncFlags, SubmitArgs, Timespec};
 use io_uring::{IoUring, Probe, cqueue, opcode, squeue};
 use nix::sys::eventfd::EventFd;
 
-use super::blocking::BlockingPool;
+use super::blocking::BlockingOps;
 use super::config::{DriverConfig, DriverError};
 use super::op::{Completion, Ending, Request, Sink, Slot};
 
@@ -66,7 +66,7 @@ impl Uring {
         &mut self,
         key: usize,
         request: Request,
-        blocking: &mut BlockingPool,
+        blocking: &mut BlockingOps,
     ) -> io::Result<()> {
         let entry = entry_of(&request).user_data(key as u64);
         if !self.probe.is_supported(entry.get_opcode() as u8) {
@@ -143,7 +143,7 @@ impl Uring {
     pub(crate) fn park(
         &mut self,
         timeout: Option<Duration>,
-        blocking: &BlockingPool,
+        blocking: &BlockingOps,
         sink: &mut Sink<'_>,
     ) {
         self.reap(sink);
@@ -205,7 +205,7 @@ impl Uring {
     }
 
     /// Cancels what may never end and waits until nothing is in flight.
-    pub(crate) fn drain(&mut self, blocking: &mut BlockingPool, sink: &mut Sink<'_>) {
+    pub(crate) fn drain(&mut self, blocking: &mut BlockingOps, sink: &mut Sink<'_>) {
         loop {
             self.poll(sink);
             blocking.reap(sink);
