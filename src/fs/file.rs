@@ -6,7 +6,7 @@ use std::path::Path;
 use std::rc::Rc;
 
 use super::metadata::{Asking, Metadata};
-use super::open::OpenOptions;
+use super::open::{OpenOptions, must_be_seekable};
 use crate::io::driver::Driver;
 use crate::io::op::{Payload, Request, transfer_len};
 use crate::io::state::Core;
@@ -115,7 +115,9 @@ impl File {
     ///
     /// # Errors
     ///
-    /// If no driver is entered on this OS thread, or the descriptor's flags cannot be read.
+    /// If no driver is entered on this OS thread, or the descriptor's flags cannot be read;
+    /// `NotSeekable` for a pipe, a socket and whatever else has no offsets: wrap that in a
+    /// [`PollFd`](crate::io::PollFd).
     ///
     /// # Examples
     ///
@@ -133,6 +135,9 @@ impl File {
     pub fn from_std(file: impl Into<OwnedFd>) -> io::Result<File> {
         let fd = file.into();
         let flags = nix::fcntl::fcntl(&fd, nix::fcntl::FcntlArg::F_GETFL)?;
+        if flags & libc::O_PATH == 0 {
+            must_be_seekable(&fd)?;
+        }
         Ok(File::on(
             Driver::current_core()?,
             fd,

@@ -6,6 +6,10 @@ use std::os::fd::{FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::sys::uio::preadv;
+
 use super::file::File;
 use crate::io::driver::Driver;
 use crate::io::op::{Payload, Request};
@@ -290,8 +294,10 @@ impl OpenOptions {
     ///
     /// # Errors
     ///
-    /// `InvalidInput` for a combination std would refuse too, or a path with a zero byte; an error
-    /// if no driver is entered; otherwise those of `open(2)`.
+    /// `InvalidInput` for a combination std would refuse too, or a path with a zero byte;
+    /// `NotSeekable` for a FIFO, a terminal and whatever else has no offsets (wrap its descriptor in
+    /// a [`PollFd`](crate::io::PollFd)); an error if no driver is entered; otherwise those of
+    /// `open(2)`, for a FIFO as if `O_NONBLOCK` were given.
     ///
     /// # Cancel safety
     ///
@@ -318,15 +324,32 @@ impl OpenOptions {
         let flags = self.flags()?;
         let path = CString::new(path.as_ref().as_os_str().as_bytes())?;
         let core = Driver::current_core()?;
-        let opening = Opening {
+        let mut opening = Opening {
             path,
-            flags,
+            // A FIFO would wait for its peer, maybe for ever.
+            flags: flags | libc::O_NONBLOCK,
             mode: self.mode,
         };
-        let (completion, _) = core.submit(opening).map_err(|(error, _)| error)?.await;
-        let fd = completion.into_result()?;
-        // SAFETY: the kernel has just given us this descriptor.
-        let fd = unsafe { OwnedFd::from_raw_fd(fd as i32) };
+        let fd = loop {
+            let (completion, back) = core.submit(opening).map_err(|(error, _)| error)?.await;
+            match completion.into_result() {
+                // SAFETY: the kernel has just given us this descriptor.
+                Ok(fd) => break unsafe { OwnedFd::from_raw_fd(fd as i32) },
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => opening = back,
+                // Another process holds a lease on the file, which the kernel ends in time.
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock && back.flags != flags => {
+                    opening = Opening { flags, ..back };
+                }
+                Err(error) => return Err(error),
+            }
+        };
+        if flags & libc::O_PATH == 0 {
+            must_be_seekable(&fd)?;
+            if flags & libc::O_NONBLOCK == 0 {
+                let flags = OFlag::from_bits_retain(flags);
+                fcntl(&fd, FcntlArg::F_SETFL(flags))?;
+            }
+        }
         Ok(File::on(
             core,
             fd,
@@ -357,6 +380,19 @@ impl OpenOptions {
             | (self.custom_flags & !libc::O_ACCMODE)
             | libc::O_CLOEXEC
             | libc::O_LARGEFILE)
+    }
+}
+
+/// Refuses what has no offsets: epoll's helpers could not read it, and the ring would wait for data
+/// without end.
+pub(super) fn must_be_seekable(fd: &OwnedFd) -> io::Result<()> {
+    // A read of no bytes at an offset asks only that.
+    match preadv(fd, &mut [], 0) {
+        Err(Errno::ESPIPE) => Err(io::Error::new(
+            io::ErrorKind::NotSeekable,
+            "a pipe, FIFO, socket or terminal has no offsets to read or write at: use io::PollFd",
+        )),
+        _ => Ok(()),
     }
 }
 

@@ -68,6 +68,20 @@ pub(crate) enum Request {
     },
 }
 
+impl Request {
+    pub(crate) fn ending(&self) -> Ending {
+        match self {
+            Request::Read { .. } | Request::Open { .. } | Request::Stat { .. } => {
+                Ending::CancelledAtEnd
+            }
+            Request::Write { .. }
+            | Request::Sync { .. }
+            | Request::Allocate { .. }
+            | Request::Truncate { .. } => Ending::ByItself,
+        }
+    }
+}
+
 /// A buffer length as the kernel takes it; longer ones become short transfers.
 pub(crate) fn transfer_len(len: usize) -> u32 {
     len.min(MAX_TRANSFER) as u32
@@ -150,11 +164,13 @@ pub(crate) enum Slot {
     },
 }
 
-/// What an operation does when nobody waits for it any more.
+/// What becomes of an operation when its future is dropped, or the driver ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Ending {
     /// It ends by itself and should: a write that was started takes effect.
     ByItself,
+    /// It changes nothing, and might never end: the end of the driver cancels it.
+    CancelledAtEnd,
     /// It might never: it is cancelled.
     Cancelled,
 }

@@ -118,6 +118,7 @@ impl Core {
             return Err((error, payload));
         }
         let request = payload.request();
+        let ending = request.ending();
         let mut state = self.state.borrow_mut();
         let State {
             slots,
@@ -136,7 +137,7 @@ impl Core {
             drop(state);
             return Err((error, payload));
         }
-        entry.insert(Slot::Waiting(None, Ending::ByItself));
+        entry.insert(Slot::Waiting(None, ending));
         self.in_flight.set(self.in_flight.get() + 1);
         drop(state);
         Ok(Op::new(self.clone(), key, payload))

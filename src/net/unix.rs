@@ -7,15 +7,22 @@ use std::os::unix::net::SocketAddr;
 use std::path::Path;
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use futures::Stream;
+use nix::sys::time::TimeSpec;
+use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
 use socket2::{Domain, SockAddr, SockRef, Type};
 
 use super::socket::{Socket, stream};
-use crate::io::unblock;
+use crate::io::PollFd;
 
 /// Connections that may wait to be accepted; the kernel clamps it to `net.core.somaxconn`.
 const BACKLOG: i32 = 1024;
+
+/// How long a connect waits for room in a full queue before it asks again; doubled each time.
+const FIRST_PAUSE: Duration = Duration::from_millis(1);
+const LONGEST_PAUSE: Duration = Duration::from_millis(64);
 
 /// A Unix-domain stream connection on the OS thread's driver. Neither `Send` nor `Sync`.
 ///
@@ -40,7 +47,8 @@ pub struct UnixStream(Socket);
 stream!(UnixStream);
 
 impl UnixStream {
-    /// Connects to the socket at `path`.
+    /// Connects to the socket at `path`. While the listener's queue is full it asks again, at first
+    /// after a millisecond, later after 64.
     ///
     /// # Errors
     ///
@@ -68,19 +76,18 @@ impl UnixStream {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub async fn connect(path: impl AsRef<Path>) -> io::Result<UnixStream> {
-        let path = path.as_ref();
-        let kind = Type::STREAM.nonblocking().cloexec();
-        let fd = socket2::Socket::new_raw(Domain::UNIX, kind, None)?;
-        match Socket::connect(fd, &SockAddr::unix(path)?).await {
-            // The listener's queue is full, and the kernel tells nobody when it no longer is: only
-            // a blocking connect waits for that.
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                let path = path.to_owned();
-                let stream =
-                    unblock(move || std::os::unix::net::UnixStream::connect(path)).await??;
-                Self::from_std(stream)
+        let address = SockAddr::unix(path)?;
+        let mut pause = FIRST_PAUSE;
+        loop {
+            let kind = Type::STREAM.nonblocking().cloexec();
+            let fd = socket2::Socket::new_raw(Domain::UNIX, kind, None)?;
+            match Socket::connect(fd, &address).await {
+                // The listener's queue is full, and the kernel tells nobody when it no longer is.
+                // A blocking connect would wait for that, but could not be given up.
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => after(pause).await?,
+                connected => return connected.map(UnixStream),
             }
-            connected => connected.map(UnixStream),
+            pause = LONGEST_PAUSE.min(pause * 2);
         }
     }
 
@@ -505,4 +512,14 @@ fn unix(address: SockAddr) -> io::Result<SocketAddr> {
         // An empty path is std's unnamed address.
         (None, None) => SocketAddr::from_pathname(""),
     }
+}
+
+/// Ends after so long, by a timer of the kernel: this floor has no other, and a wait for one can be
+/// dropped.
+async fn after(pause: Duration) -> io::Result<()> {
+    let flags = TimerFlags::TFD_NONBLOCK | TimerFlags::TFD_CLOEXEC;
+    let timer = TimerFd::new(ClockId::CLOCK_MONOTONIC, flags)?;
+    let once = Expiration::OneShot(TimeSpec::from_duration(pause));
+    timer.set(once, TimerSetTimeFlags::empty())?;
+    PollFd::new(timer)?.readable().await
 }

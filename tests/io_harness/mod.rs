@@ -130,6 +130,25 @@ pub fn on_every_backend(body: impl Fn(BackendChoice) + Sync) {
     }
 }
 
+/// Runs `body` on an OS thread of its own and fails if it does not return: for what might block for
+/// ever.
+#[track_caller]
+pub fn must_return<T: Send + 'static>(what: &str, body: impl FnOnce() -> T + Send + 'static) -> T {
+    let (tell, told) = std::sync::mpsc::channel();
+    let thread = std::thread::spawn(move || {
+        let value = body();
+        let _ = tell.send(());
+        value
+    });
+    if told.recv_timeout(PATIENCE) == Err(std::sync::mpsc::RecvTimeoutError::Timeout) {
+        panic!("this never returned: {what}");
+    }
+    match thread.join() {
+        Ok(value) => value,
+        Err(panic) => std::panic::resume_unwind(panic),
+    }
+}
+
 /// Whether this machine permits io_uring; `CORESPUN_REQUIRE_IO_URING` makes it a failure if not.
 pub fn io_uring_permitted() -> bool {
     let attempt = || {
