@@ -73,6 +73,10 @@ fn use_file(io: &Loop, file: File, lines: &mut String) {
         told(io.must_end("punch", file.punch_hole(0, 4096))),
     );
     line("zero", told(io.must_end("zero", file.zero_range(0, 4096))));
+    line(
+        "will need",
+        told(io.must_end("advice", file.will_need(0, 4096))),
+    );
     line("len", told(io.must_end("len", file.len())));
 }
 

@@ -428,6 +428,38 @@ impl File {
         .await
     }
 
+    /// Has the kernel begin to read so many bytes from `offset` on into the page cache
+    /// (`POSIX_FADV_WILLNEED`), at most 1 GiB. A wish: what the file does not have, or memory has no
+    /// room for, is not read.
+    ///
+    /// # Errors
+    ///
+    /// Those of `posix_fadvise(2)`; `InvalidInput` if the offset is not a file offset.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use corespun::fs::File;
+    ///
+    /// # corespun::app::App::builder().handle_signals(false).block_on(async |_app| {
+    /// let file = File::from_std(tempfile::tempfile()?)?;
+    /// file.set_len(1 << 20).await?;
+    /// file.will_need(0, 1 << 20).await?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// # })?.unwrap()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub async fn will_need(&self, offset: u64, len: u64) -> io::Result<()> {
+        check_range(offset, len)?;
+        let len = len.min(1 << 30) as u32;
+        // To the kernel no length is all of the file.
+        if len == 0 {
+            return Ok(());
+        }
+        self.control(|fd| Request::WillNeed { fd, offset, len })
+            .await
+    }
+
     /// Allocates space for `len` bytes from `offset` on; grows the file if it ends before.
     ///
     /// # Errors

@@ -173,6 +173,13 @@ fn perform_once(request: &Request) -> i64 {
                 len,
             } => libc::fallocate(fd, mode, offset as i64, len as i64).into(),
             Request::Truncate { fd, len } => libc::ftruncate(fd, len as i64).into(),
+            Request::WillNeed { fd, offset, len } => {
+                // Gives the error itself instead of -1.
+                let (offset, len) = (offset as i64, len.into());
+                let errno = libc::posix_fadvise(fd, offset, len, libc::POSIX_FADV_WILLNEED);
+                nix::errno::Errno::set_raw(errno);
+                -i64::from(errno != 0)
+            }
             Request::Open { path, flags, mode } => libc::open(path, flags, mode).into(),
             Request::Stat { fd, out } => {
                 let mask = libc::STATX_BASIC_STATS | libc::STATX_BTIME;

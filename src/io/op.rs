@@ -57,6 +57,12 @@ pub(crate) enum Request {
         fd: RawFd,
         len: u64,
     },
+    /// `POSIX_FADV_WILLNEED`.
+    WillNeed {
+        fd: RawFd,
+        offset: u64,
+        len: u32,
+    },
     Open {
         path: *const c_char,
         flags: i32,
@@ -71,9 +77,10 @@ pub(crate) enum Request {
 impl Request {
     pub(crate) fn ending(&self) -> Ending {
         match self {
-            Request::Read { .. } | Request::Open { .. } | Request::Stat { .. } => {
-                Ending::CancelledAtEnd
-            }
+            Request::Read { .. }
+            | Request::WillNeed { .. }
+            | Request::Open { .. }
+            | Request::Stat { .. } => Ending::CancelledAtEnd,
             Request::Write { .. }
             | Request::Sync { .. }
             | Request::Allocate { .. }

@@ -302,6 +302,11 @@ fn entry_of(request: &Request) -> squeue::Entry {
             .offset(offset)
             .mode(mode)
             .build(),
+        Request::WillNeed { fd, offset, len } => {
+            opcode::Fadvise::new(Fd(fd), len.into(), libc::POSIX_FADV_WILLNEED)
+                .offset(offset)
+                .build()
+        }
         Request::Truncate { fd, len } => opcode::Ftruncate::new(Fd(fd), len).build(),
         Request::Open { path, flags, mode } => opcode::OpenAt::new(Fd(libc::AT_FDCWD), path)
             .flags(flags)
