@@ -641,7 +641,7 @@ impl File {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub async fn metadata(&self) -> io::Result<Metadata> {
-        let (result, asking) = self.run(Asking::new(self.fd.clone())).await;
+        let (result, asking) = self.run(Asking::about(self.fd.clone())).await;
         result?;
         // SAFETY: it has succeeded.
         Ok(unsafe { asking.answer() })
@@ -673,23 +673,31 @@ impl File {
     }
 
     /// Runs an operation to its end, again if it is interrupted.
-    async fn run<P: Payload>(&self, mut payload: P) -> (io::Result<u32>, P) {
-        loop {
-            let operation = match self.core.submit(payload) {
-                Ok(operation) => operation,
-                Err((error, payload)) => return (Err(error), payload),
-            };
-            let (completion, back) = operation.await;
-            match completion.into_result() {
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => payload = back,
-                result => return (result, back),
-            }
+    pub(super) async fn run<P: Payload>(&self, payload: P) -> (io::Result<u32>, P) {
+        run(&self.core, payload).await
+    }
+
+    pub(super) fn fd(&self) -> &Rc<OwnedFd> {
+        &self.fd
+    }
+}
+
+/// Runs an operation, again if a signal has interrupted it.
+pub(super) async fn run<P: Payload>(core: &Rc<Core>, mut payload: P) -> (io::Result<u32>, P) {
+    loop {
+        let operation = match core.submit(payload) {
+            Ok(operation) => operation,
+            Err((error, payload)) => return (Err(error), payload),
+        };
+        let (completion, back) = operation.await;
+        match completion.into_result() {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => payload = back,
+            result => return (result, back),
         }
     }
 }
 
-/// io_uring takes offset -1 for "the file's cursor", so what no `off_t` holds is refused here.
-fn check_range(offset: u64, len: u64) -> io::Result<()> {
+pub(super) fn check_range(offset: u64, len: u64) -> io::Result<()> {
     match offset.checked_add(len) {
         Some(end) if i64::try_from(end).is_ok() => Ok(()),
         _ => Err(io::Error::new(

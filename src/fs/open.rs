@@ -3,14 +3,14 @@
 use std::ffi::CString;
 use std::io;
 use std::os::fd::{FromRawFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::uio::preadv;
 
-use super::file::File;
+use super::file::{File, run};
+use super::path::c_path;
 use crate::io::driver::Driver;
 use crate::io::op::{Payload, Request};
 
@@ -322,7 +322,7 @@ impl OpenOptions {
     /// ```
     pub async fn open(&self, path: impl AsRef<Path>) -> io::Result<File> {
         let flags = self.flags()?;
-        let path = CString::new(path.as_ref().as_os_str().as_bytes())?;
+        let path = c_path(path.as_ref())?;
         let core = Driver::current_core()?;
         let mut opening = Opening {
             path,
@@ -331,11 +331,10 @@ impl OpenOptions {
             mode: self.mode,
         };
         let fd = loop {
-            let (completion, back) = core.submit(opening).map_err(|(error, _)| error)?.await;
-            match completion.into_result() {
+            let (result, back) = run(&core, opening).await;
+            match result {
                 // SAFETY: the kernel has just given us this descriptor.
                 Ok(fd) => break unsafe { OwnedFd::from_raw_fd(fd as i32) },
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => opening = back,
                 // Another process holds a lease on the file, which the kernel ends in time.
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock && back.flags != flags => {
                     opening = Opening { flags, ..back };

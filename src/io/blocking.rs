@@ -14,6 +14,9 @@ use super::helpers::{Helpers, Lane};
 use super::op::{Completion, Request, Sink};
 use crate::notify::Sleeper;
 
+/// Where a relative path begins.
+const HERE: i32 = libc::AT_FDCWD;
+
 /// A request on its way to a helper thread.
 struct SendRequest(Request);
 
@@ -181,10 +184,32 @@ fn perform_once(request: &Request) -> i64 {
                 -i64::from(errno != 0)
             }
             Request::Open { path, flags, mode } => libc::open(path, flags, mode).into(),
-            Request::Stat { fd, out } => {
+            Request::Stat {
+                fd,
+                path,
+                flags,
+                out,
+            } => {
                 let mask = libc::STATX_BASIC_STATS | libc::STATX_BTIME;
-                libc::statx(fd, c"".as_ptr(), libc::AT_EMPTY_PATH, mask, out).into()
+                libc::statx(fd, path, flags, mask, out).into()
             }
+            Request::ReadVectored {
+                fd,
+                parts,
+                count,
+                offset,
+            } => libc::preadv(fd, parts, count as i32, offset as i64) as i64,
+            Request::WriteVectored {
+                fd,
+                parts,
+                count,
+                offset,
+            } => libc::pwritev(fd, parts, count as i32, offset as i64) as i64,
+            Request::Rename { from, to } => libc::rename(from, to).into(),
+            Request::Unlink { path, flags } => libc::unlinkat(HERE, path, flags).into(),
+            Request::MakeDir { path, mode } => libc::mkdir(path, mode).into(),
+            Request::Symlink { target, link } => libc::symlink(target, link).into(),
+            Request::Link { from, to } => libc::linkat(HERE, from, HERE, to, 0).into(),
         }
     }
 }

@@ -68,9 +68,45 @@ pub(crate) enum Request {
         flags: i32,
         mode: u32,
     },
+    /// Of `path` from `fd` on; of `fd` itself where the path is empty and `flags` permit that.
     Stat {
         fd: RawFd,
+        path: *const c_char,
+        flags: i32,
         out: *mut libc::statx,
+    },
+    ReadVectored {
+        fd: RawFd,
+        parts: *const libc::iovec,
+        count: u32,
+        offset: u64,
+    },
+    WriteVectored {
+        fd: RawFd,
+        parts: *const libc::iovec,
+        count: u32,
+        offset: u64,
+    },
+    Rename {
+        from: *const c_char,
+        to: *const c_char,
+    },
+    /// With `AT_REMOVEDIR` of a directory.
+    Unlink {
+        path: *const c_char,
+        flags: i32,
+    },
+    MakeDir {
+        path: *const c_char,
+        mode: u32,
+    },
+    Symlink {
+        target: *const c_char,
+        link: *const c_char,
+    },
+    Link {
+        from: *const c_char,
+        to: *const c_char,
     },
 }
 
@@ -78,13 +114,20 @@ impl Request {
     pub(crate) fn ending(&self) -> Ending {
         match self {
             Request::Read { .. }
+            | Request::ReadVectored { .. }
             | Request::WillNeed { .. }
             | Request::Open { .. }
             | Request::Stat { .. } => Ending::CancelledAtEnd,
             Request::Write { .. }
             | Request::Sync { .. }
+            | Request::WriteVectored { .. }
             | Request::Allocate { .. }
-            | Request::Truncate { .. } => Ending::ByItself,
+            | Request::Truncate { .. }
+            | Request::Rename { .. }
+            | Request::Unlink { .. }
+            | Request::MakeDir { .. }
+            | Request::Symlink { .. }
+            | Request::Link { .. } => Ending::ByItself,
         }
     }
 }

@@ -20,6 +20,9 @@ use super::config::{DriverConfig, DriverError};
 use super::op::{Completion, Ending, Request, Sink, Slot};
 
 /// Tags of entries that are not operations.
+/// Where a relative path begins.
+const HERE: Fd = Fd(libc::AT_FDCWD);
+
 const WAKE: u64 = u64::MAX;
 const CANCEL: u64 = u64::MAX - 1;
 
@@ -308,14 +311,40 @@ fn entry_of(request: &Request) -> squeue::Entry {
                 .build()
         }
         Request::Truncate { fd, len } => opcode::Ftruncate::new(Fd(fd), len).build(),
-        Request::Open { path, flags, mode } => opcode::OpenAt::new(Fd(libc::AT_FDCWD), path)
+        Request::Open { path, flags, mode } => opcode::OpenAt::new(HERE, path)
             .flags(flags)
             .mode(mode)
             .build(),
-        Request::Stat { fd, out } => opcode::Statx::new(Fd(fd), c"".as_ptr(), out.cast())
-            .flags(libc::AT_EMPTY_PATH)
+        Request::Stat {
+            fd,
+            path,
+            flags,
+            out,
+        } => opcode::Statx::new(Fd(fd), path, out.cast())
+            .flags(flags)
             .mask(libc::STATX_BASIC_STATS | libc::STATX_BTIME)
             .build(),
+        Request::ReadVectored {
+            fd,
+            parts,
+            count,
+            offset,
+        } => opcode::Readv::new(Fd(fd), parts, count)
+            .offset(offset)
+            .build(),
+        Request::WriteVectored {
+            fd,
+            parts,
+            count,
+            offset,
+        } => opcode::Writev::new(Fd(fd), parts, count)
+            .offset(offset)
+            .build(),
+        Request::Rename { from, to } => opcode::RenameAt::new(HERE, from, HERE, to).build(),
+        Request::Unlink { path, flags } => opcode::UnlinkAt::new(HERE, path).flags(flags).build(),
+        Request::MakeDir { path, mode } => opcode::MkDirAt::new(HERE, path).mode(mode).build(),
+        Request::Symlink { target, link } => opcode::SymlinkAt::new(HERE, target, link).build(),
+        Request::Link { from, to } => opcode::LinkAt::new(HERE, from, HERE, to).build(),
     }
 }
 
