@@ -8,6 +8,7 @@ use std::io;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 use std::pin::pin;
+use std::task::Poll;
 
 use corespun::fs;
 use corespun::io::{DriverConfig, IoBuf};
@@ -118,8 +119,9 @@ fn operations_on_a_path_do_what_std_does() {
 fn operations_on_two_paths_do_what_std_does() {
     on_every_backend(|choice| {
         let io = Loop::new(choice);
-        for from in NAMES {
-            for to in NAMES {
+        let names = ["file", "full", "empty", "link", "broken", "new/below"];
+        for from in names {
+            for to in names {
                 macro_rules! same {
                     ($($ours:ident $std:path,)*) => {
                         $(as_std(
@@ -224,9 +226,8 @@ fn a_dropped_wait_for_an_entry_loses_none() {
         let mut entries = io.must_end("read_dir", fs::read_dir(dir.path())).unwrap();
         let mut seen = 0;
         loop {
-            if let std::task::Poll::Ready(entry) = poll_once(pin!(entries.next_entry())) {
-                seen += 1;
-                entry.unwrap().unwrap();
+            if let Poll::Ready(entry) = poll_once(pin!(entries.next_entry())) {
+                seen += usize::from(entry.unwrap().is_some());
             }
             match io.must_end("an entry", entries.next_entry()).unwrap() {
                 Some(_) => seen += 1,

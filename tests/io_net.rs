@@ -580,3 +580,21 @@ fn a_read_that_ends_at_a_message_with_descriptors_is_followed_by_the_next() {
         reads_all_of(&io, &mut ours, b"bcdef");
     });
 }
+
+/// More of them than the kernel takes at once.
+#[test]
+fn vectored_transfers_of_very_many_parts_move_the_first() {
+    on_every_backend(|choice| {
+        let io = Loop::new(choice);
+        let (mut one, mut other) = UnixStream::pair().unwrap();
+        let bytes = noise(3000);
+        let parts: Vec<_> = bytes.chunks(1).map(IoSlice::new).collect();
+        let sent = io.must_end("a write", one.write_vectored(&parts)).unwrap();
+        assert_eq!(sent, 1024);
+        let mut room = vec![0; 3000];
+        let mut parts: Vec<_> = room.chunks_mut(1).map(IoSliceMut::new).collect();
+        let got = io.must_end("a read", other.read_vectored(&mut parts));
+        assert_eq!(got.unwrap(), 1024);
+        assert_eq!(room[..1024], bytes[..1024]);
+    });
+}

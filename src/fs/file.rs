@@ -10,7 +10,7 @@ use super::open::{OpenOptions, must_be_seekable};
 use crate::io::driver::Driver;
 use crate::io::op::{Payload, Request, transfer_len};
 use crate::io::state::Core;
-use crate::io::{IoBuf, IoBufMut};
+use crate::io::{IoBuf, IoBufMut, Lent};
 
 /// An open file on the OS thread's driver.
 ///
@@ -235,13 +235,13 @@ impl File {
         let (result, read) = self
             .run(Reading {
                 fd,
-                buf,
+                buf: Lent::new(buf),
                 offset,
                 len,
                 direct,
             })
             .await;
-        let mut buf = read.buf;
+        let mut buf = read.buf.into_inner();
         let result = result.map(|count| count as usize);
         if let Ok(count) = result {
             // SAFETY: the kernel has filled that many bytes, and was asked for no more than fit.
@@ -281,13 +281,13 @@ impl File {
         let (result, written) = self
             .run(Writing {
                 fd,
-                buf,
+                buf: Lent::new(buf),
                 offset,
                 len,
                 direct,
             })
             .await;
-        (result.map(|count| count as usize), written.buf)
+        (result.map(|count| count as usize), written.buf.into_inner())
     }
 
     /// Fills the buffer's whole capacity from `offset` bytes on.
@@ -590,9 +590,11 @@ impl File {
     pub async fn len(&self) -> io::Result<u64> {
         let metadata = self.metadata().await?;
         if metadata.is_block_device() {
-            // A device answers from memory; its size is where its end is.
-            let end = nix::unistd::lseek64(&*self.fd, 0, nix::unistd::Whence::SeekEnd)?;
-            return Ok(end as u64);
+            // A device answers from memory.
+            let mut len = 0;
+            // SAFETY: the descriptor is open, and the size goes to a variable that lives here.
+            unsafe { block_device_len(self.fd.as_raw_fd(), &mut len) }?;
+            return Ok(len);
         }
         Ok(metadata.len())
     }
@@ -697,6 +699,11 @@ pub(super) async fn run<P: Payload>(core: &Rc<Core>, mut payload: P) -> (io::Res
     }
 }
 
+nix::ioctl_read! {
+    /// `BLKGETSIZE64`, whose number is made as if it gave a `size_t`.
+    block_device_len, 0x12, 114, u64
+}
+
 pub(super) fn check_range(offset: u64, len: u64) -> io::Result<()> {
     match offset.checked_add(len) {
         Some(end) if i64::try_from(end).is_ok() => Ok(()),
@@ -724,7 +731,7 @@ impl std::fmt::Debug for File {
 
 struct Reading<B> {
     fd: Rc<OwnedFd>,
-    buf: B,
+    buf: Lent<B>,
     offset: u64,
     len: u32,
     direct: bool,
@@ -735,7 +742,7 @@ unsafe impl<B: IoBufMut> Payload for Reading<B> {
     fn request(&mut self) -> Request {
         Request::Read {
             fd: self.fd.as_raw_fd(),
-            ptr: self.buf.stable_mut_ptr(),
+            ptr: self.buf.get_mut().stable_mut_ptr(),
             len: self.len,
             offset: self.offset,
             direct: self.direct,
@@ -745,7 +752,7 @@ unsafe impl<B: IoBufMut> Payload for Reading<B> {
 
 struct Writing<B> {
     fd: Rc<OwnedFd>,
-    buf: B,
+    buf: Lent<B>,
     offset: u64,
     len: u32,
     direct: bool,
@@ -756,7 +763,7 @@ unsafe impl<B: IoBuf> Payload for Writing<B> {
     fn request(&mut self) -> Request {
         Request::Write {
             fd: self.fd.as_raw_fd(),
-            ptr: self.buf.stable_ptr(),
+            ptr: self.buf.get_mut().stable_ptr(),
             len: self.len,
             offset: self.offset,
             direct: self.direct,

@@ -8,6 +8,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::rc::Rc;
 use std::time::{Duration, SystemTime};
 
+use crate::io::Lent;
 use crate::io::op::{Payload, Request};
 
 /// Facts about a file, as of the moment it was asked. A plain value.
@@ -274,7 +275,7 @@ pub(crate) struct Asking {
 
 enum Of {
     Fd(Rc<OwnedFd>),
-    Path(CString, i32),
+    Path(Lent<CString>, i32),
 }
 
 impl Asking {
@@ -289,7 +290,7 @@ impl Asking {
     pub(crate) fn path(path: CString, follow: bool) -> Self {
         let flags = if follow { 0 } else { libc::AT_SYMLINK_NOFOLLOW };
         Asking {
-            of: Of::Path(path, flags),
+            of: Of::Path(Lent::new(path), flags),
             answer: Vec::with_capacity(1),
         }
     }
@@ -307,9 +308,9 @@ impl Asking {
 // SAFETY: the vector's one element and the path are on the heap; the descriptor is shared.
 unsafe impl Payload for Asking {
     fn request(&mut self) -> Request {
-        let (fd, path, flags) = match &self.of {
+        let (fd, path, flags) = match &mut self.of {
             Of::Fd(fd) => (fd.as_raw_fd(), c"".as_ptr(), libc::AT_EMPTY_PATH),
-            Of::Path(path, flags) => (libc::AT_FDCWD, path.as_ptr(), *flags),
+            Of::Path(path, flags) => (libc::AT_FDCWD, path.get_mut().as_ptr(), *flags),
         };
         Request::Stat {
             fd,

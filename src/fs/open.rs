@@ -11,6 +11,7 @@ use nix::sys::uio::preadv;
 
 use super::file::{File, run};
 use super::path::c_path;
+use crate::io::Lent;
 use crate::io::driver::Driver;
 use crate::io::op::{Payload, Request};
 
@@ -322,7 +323,7 @@ impl OpenOptions {
     /// ```
     pub async fn open(&self, path: impl AsRef<Path>) -> io::Result<File> {
         let flags = self.flags()?;
-        let path = c_path(path.as_ref())?;
+        let path = Lent::new(c_path(path.as_ref())?);
         let core = Driver::current_core()?;
         let mut opening = Opening {
             path,
@@ -404,7 +405,7 @@ fn invalid(message: &'static str) -> io::Error {
 }
 
 struct Opening {
-    path: CString,
+    path: Lent<CString>,
     flags: i32,
     mode: u32,
 }
@@ -413,7 +414,7 @@ struct Opening {
 unsafe impl Payload for Opening {
     fn request(&mut self) -> Request {
         Request::Open {
-            path: self.path.as_ptr(),
+            path: self.path.get_mut().as_ptr(),
             flags: self.flags,
             mode: self.mode,
         }

@@ -10,7 +10,7 @@ use super::file::{File, run};
 use super::metadata::{Asking, Metadata};
 use crate::io::driver::Driver;
 use crate::io::op::{Payload, Request};
-use crate::io::unblock;
+use crate::io::{Lent, unblock};
 
 /// A path as the kernel takes it.
 ///
@@ -23,8 +23,8 @@ pub(super) fn c_path(path: &Path) -> io::Result<CString> {
 
 /// An operation on a path, or two.
 struct OnPath {
-    path: CString,
-    other: CString,
+    path: Lent<CString>,
+    other: Lent<CString>,
     kind: Kind,
 }
 
@@ -40,7 +40,7 @@ enum Kind {
 // SAFETY: a CString's bytes are on the heap.
 unsafe impl Payload for OnPath {
     fn request(&mut self) -> Request {
-        let (path, other) = (self.path.as_ptr(), self.other.as_ptr());
+        let (path, other) = (self.path.get_mut().as_ptr(), self.other.get_mut().as_ptr());
         match self.kind {
             Kind::Rename => Request::Rename {
                 from: path,
@@ -62,8 +62,8 @@ unsafe impl Payload for OnPath {
 
 async fn on_path(kind: Kind, path: &Path, other: Option<&Path>) -> io::Result<()> {
     let operation = OnPath {
-        path: c_path(path)?,
-        other: other.map(c_path).transpose()?.unwrap_or_default(),
+        path: Lent::new(c_path(path)?),
+        other: Lent::new(other.map(c_path).transpose()?.unwrap_or_default()),
         kind,
     };
     let core = Driver::current_core()?;

@@ -124,6 +124,7 @@ struct Vectored<B> {
     read: bool,
     parts: Vec<libc::iovec>,
     offset: u64,
+    /// Not moved themselves while they are lent: a `Vec` keeps them where they are.
     bufs: Vec<B>,
 }
 

@@ -42,6 +42,7 @@ mod unblock;
 mod uring;
 
 pub use aligned::{AlignedBuf, POOL_ALIGN, PooledBuf};
+pub(crate) use buf::Lent;
 pub use buf::{IoBuf, IoBufMut, Slice};
 pub use config::{Backend, BackendChoice, DriverConfig, DriverError};
 pub use driver::{Driver, EnterGuard};

@@ -16,6 +16,9 @@ use socket2::{SockAddr, SockRef};
 use crate::io::readiness::Direction;
 use crate::io::{IoBuf, IoBufMut, PollFd};
 
+/// As many buffers as the kernel takes at once; of more the first ones are moved, as by `std`.
+const MOST_PARTS: usize = libc::UIO_MAXIOV as usize;
+
 /// Public only in name: the module is private, and nothing hands it out.
 pub struct Socket {
     fd: PollFd<OwnedFd>,
@@ -110,6 +113,8 @@ impl Socket {
         cx: &mut Context<'_>,
         bufs: &mut [IoSliceMut<'_>],
     ) -> Poll<io::Result<usize>> {
+        let most = bufs.len().min(MOST_PARTS);
+        let bufs = &mut bufs[..most];
         let wanted = bufs.iter().map(|buf| buf.len()).sum();
         let read = self
             .fd
@@ -129,6 +134,7 @@ impl Socket {
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        let bufs = &bufs[..bufs.len().min(MOST_PARTS)];
         let wanted = bufs.iter().map(|buf| buf.len()).sum();
         let sent = self.fd.poll_write_with(cx, |fd| {
             SockRef::from(fd).send_vectored_with_flags(bufs, libc::MSG_NOSIGNAL)
