@@ -8,6 +8,7 @@ use std::io::{Read, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream as StdUnixStream;
 use std::pin::pin;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::Poll;
@@ -72,15 +73,6 @@ fn once_the_kernel_refuses_every_operation_says_so() {
         let mut waiting = Box::pin(ours.recv(vec![0; 8]));
         assert!(poll_once(waiting.as_mut()).is_pending());
         io.driver.poll();
-        let mut raw = (choice == BackendChoice::IoUring).then(|| {
-            let (end, other) = StdUnixStream::pair().unwrap();
-            let mut buf = vec![0u8; 8];
-            let entry = opcode::Recv::new(types::Fd(end.as_raw_fd()), buf.as_mut_ptr(), 8).build();
-            // SAFETY: the vector's bytes and the descriptor are kept.
-            let receive = unsafe { io.driver.submit_raw(entry, (buf, end, other)) };
-            Box::pin(receive.unwrap())
-        });
-        io.driver.poll();
         assert!(io.driver.failure().is_none());
 
         entrance(choice).into_iter().for_each(refuse);
@@ -114,18 +106,53 @@ fn once_the_kernel_refuses_every_operation_says_so() {
         told(io.block_on(File::open(&path)).unwrap_err());
         told(io.block_on(unblock(|| ())).unwrap_err());
         told(PollFd::new(EventFd::new().unwrap()).unwrap_err());
-        if let Some(raw) = &mut raw {
-            assert!(
-                poll_once(raw.as_mut()).is_pending(),
-                "the kernel has its buffer"
-            );
-        }
         // A sleep is a sleep, and ends as any other.
         io.wake.write(1).unwrap();
         assert_eq!(io.driver.park(None), 0);
         assert!(io.wake.read().is_err(), "the eventfd was drained");
         io.end();
-        drop((raw, ours, file));
+        drop((ours, file));
+    });
+}
+
+/// The kernel may yet write there: nobody is left to say that it does not.
+#[test]
+fn what_the_kernel_had_begun_stays_pending_and_its_memory_is_kept() {
+    if !io_uring_permitted() {
+        return;
+    }
+    let name = "what_the_kernel_had_begun_stays_pending_and_its_memory_is_kept";
+    in_a_process_of_its_own(name, || {
+        let io = Loop::new(BackendChoice::IoUring);
+        let alive = Rc::new(());
+        let receive = || {
+            let (end, other) = StdUnixStream::pair().unwrap();
+            let mut buf = vec![0u8; 8];
+            let entry = opcode::Recv::new(types::Fd(end.as_raw_fd()), buf.as_mut_ptr(), 8).build();
+            let keep = (buf, end, other, alive.clone());
+            // SAFETY: the vector's bytes and the descriptor are kept.
+            Box::pin(unsafe { io.driver.submit_raw(entry, keep) }.unwrap())
+        };
+        let (before, mut after) = (receive(), receive());
+        io.driver.poll();
+        let unseen = receive();
+        refuse(libc::SYS_io_uring_enter);
+        io.driver.park(Some(Duration::from_millis(1)));
+        assert!(io.driver.failure().is_some());
+        assert_eq!(io.block_on(unseen).0.result, -libc::ECANCELED);
+        assert!(poll_once(after.as_mut()).is_pending());
+        // Dropped while there is a driver, and when there is none.
+        drop(before);
+        io.end();
+        assert!(poll_once(after.as_mut()).is_pending());
+        drop(after);
+        assert_eq!(
+            Rc::strong_count(&alive),
+            3,
+            "the one that was not seen was given back"
+        );
+        // SAFETY: ends the process; a leak checker would object to what was just asserted.
+        unsafe { libc::_exit(0) }
     });
 }
 

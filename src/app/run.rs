@@ -37,7 +37,7 @@ impl AppBuilder {
         // With a reactor on every core, helper threads have to share.
         let helper_cpus = if free.is_empty() { available } else { free };
         let library = self.library(stop_on_panic.clone(), helper_cpus);
-        let driver = self.driver.helper_affinity(available);
+        let driver = self.driver.helpers(library.inner.helpers.clone());
         let group = Group::new(library.clone(), &places, self.mode, self.adaptive, driver)
             .map_err(StartError::from)?;
         let app = AppHandle::new(self.name.clone(), group.clone(), self.shutdown);

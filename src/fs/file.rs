@@ -6,11 +6,11 @@ use std::path::Path;
 use std::rc::Rc;
 
 use super::metadata::{Asking, Metadata};
-use super::open::OpenOptions;
+use super::open::{OpenOptions, must_be_seekable};
 use crate::io::driver::Driver;
 use crate::io::op::{Payload, Request, transfer_len};
 use crate::io::state::Core;
-use crate::io::{IoBuf, IoBufMut};
+use crate::io::{IoBuf, IoBufMut, Lent};
 use crate::sync::budget;
 
 /// An open file on the OS thread's driver.
@@ -116,7 +116,9 @@ impl File {
     ///
     /// # Errors
     ///
-    /// If no driver is entered on this OS thread, or the descriptor's flags cannot be read.
+    /// If no driver is entered on this OS thread, or the descriptor's flags cannot be read;
+    /// `NotSeekable` for a pipe, a socket and whatever else has no offsets: wrap that in a
+    /// [`PollFd`](crate::io::PollFd).
     ///
     /// # Examples
     ///
@@ -134,6 +136,9 @@ impl File {
     pub fn from_std(file: impl Into<OwnedFd>) -> io::Result<File> {
         let fd = file.into();
         let flags = nix::fcntl::fcntl(&fd, nix::fcntl::FcntlArg::F_GETFL)?;
+        if flags & libc::O_PATH == 0 {
+            must_be_seekable(&fd)?;
+        }
         Ok(File::on(
             Driver::current_core()?,
             fd,
@@ -231,13 +236,13 @@ impl File {
         let (result, read) = self
             .run(Reading {
                 fd,
-                buf,
+                buf: Lent::new(buf),
                 offset,
                 len,
                 direct,
             })
             .await;
-        let mut buf = read.buf;
+        let mut buf = read.buf.into_inner();
         let result = result.map(|count| count as usize);
         if let Ok(count) = result {
             // SAFETY: the kernel has filled that many bytes, and was asked for no more than fit.
@@ -277,13 +282,13 @@ impl File {
         let (result, written) = self
             .run(Writing {
                 fd,
-                buf,
+                buf: Lent::new(buf),
                 offset,
                 len,
                 direct,
             })
             .await;
-        (result.map(|count| count as usize), written.buf)
+        (result.map(|count| count as usize), written.buf.into_inner())
     }
 
     /// Fills the buffer's whole capacity from `offset` bytes on.
@@ -430,6 +435,38 @@ impl File {
         .await
     }
 
+    /// Has the kernel begin to read so many bytes from `offset` on into the page cache
+    /// (`POSIX_FADV_WILLNEED`), at most 1 GiB. A wish: what the file does not have, or memory has no
+    /// room for, is not read.
+    ///
+    /// # Errors
+    ///
+    /// Those of `posix_fadvise(2)`; `InvalidInput` if the offset is not a file offset.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use corespun::fs::File;
+    ///
+    /// # corespun::app::App::builder().handle_signals(false).block_on(async |_app| {
+    /// let file = File::from_std(tempfile::tempfile()?)?;
+    /// file.set_len(1 << 20).await?;
+    /// file.will_need(0, 1 << 20).await?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// # })?.unwrap()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub async fn will_need(&self, offset: u64, len: u64) -> io::Result<()> {
+        check_range(offset, len).await?;
+        let len = len.min(1 << 30) as u32;
+        // To the kernel no length is all of the file.
+        if len == 0 {
+            return Ok(());
+        }
+        self.control(|fd| Request::WillNeed { fd, offset, len })
+            .await
+    }
+
     /// Allocates space for `len` bytes from `offset` on; grows the file if it ends before.
     ///
     /// # Errors
@@ -560,9 +597,11 @@ impl File {
     pub async fn len(&self) -> io::Result<u64> {
         let metadata = self.metadata().await?;
         if metadata.is_block_device() {
-            // A device answers from memory; its size is where its end is.
-            let end = nix::unistd::lseek64(&*self.fd, 0, nix::unistd::Whence::SeekEnd)?;
-            return Ok(end as u64);
+            // A device answers from memory.
+            let mut len = 0;
+            // SAFETY: the descriptor is open, and the size goes to a variable that lives here.
+            unsafe { block_device_len(self.fd.as_raw_fd(), &mut len) }?;
+            return Ok(len);
         }
         Ok(metadata.len())
     }
@@ -611,7 +650,7 @@ impl File {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub async fn metadata(&self) -> io::Result<Metadata> {
-        let (result, asking) = self.run(Asking::new(self.fd.clone())).await;
+        let (result, asking) = self.run(Asking::about(self.fd.clone())).await;
         result?;
         // SAFETY: it has succeeded.
         Ok(unsafe { asking.answer() })
@@ -643,26 +682,40 @@ impl File {
     }
 
     /// Runs an operation to its end, again if it is interrupted.
-    async fn run<P: Payload>(&self, mut payload: P) -> (io::Result<u32>, P) {
-        loop {
-            let operation = match self.core.submit(payload) {
-                Ok(operation) => operation,
-                Err((error, payload)) => {
-                    budget::take().await;
-                    return (Err(error), payload);
-                }
-            };
-            let (completion, back) = operation.await;
-            match completion.into_result() {
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => payload = back,
-                result => return (result, back),
+    pub(super) async fn run<P: Payload>(&self, payload: P) -> (io::Result<u32>, P) {
+        run(&self.core, payload).await
+    }
+
+    pub(super) fn fd(&self) -> &Rc<OwnedFd> {
+        &self.fd
+    }
+}
+
+/// Runs an operation, again if a signal has interrupted it.
+pub(super) async fn run<P: Payload>(core: &Rc<Core>, mut payload: P) -> (io::Result<u32>, P) {
+    loop {
+        let operation = match core.submit(payload) {
+            Ok(operation) => operation,
+            Err((error, payload)) => {
+                budget::take().await;
+                return (Err(error), payload);
             }
+        };
+        let (completion, back) = operation.await;
+        match completion.into_result() {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => payload = back,
+            result => return (result, back),
         }
     }
 }
 
+nix::ioctl_read! {
+    /// `BLKGETSIZE64`, whose number is made as if it gave a `size_t`.
+    block_device_len, 0x12, 114, u64
+}
+
 /// io_uring takes offset -1 for "the file's cursor", so what no `off_t` holds is refused here.
-async fn check_range(offset: u64, len: u64) -> io::Result<()> {
+pub(super) async fn check_range(offset: u64, len: u64) -> io::Result<()> {
     match offset.checked_add(len) {
         Some(end) if i64::try_from(end).is_ok() => Ok(()),
         _ => {
@@ -693,7 +746,7 @@ impl std::fmt::Debug for File {
 
 struct Reading<B> {
     fd: Rc<OwnedFd>,
-    buf: B,
+    buf: Lent<B>,
     offset: u64,
     len: u32,
     direct: bool,
@@ -704,7 +757,7 @@ unsafe impl<B: IoBufMut> Payload for Reading<B> {
     fn request(&mut self) -> Request {
         Request::Read {
             fd: self.fd.as_raw_fd(),
-            ptr: self.buf.stable_mut_ptr(),
+            ptr: self.buf.get_mut().stable_mut_ptr(),
             len: self.len,
             offset: self.offset,
             direct: self.direct,
@@ -714,7 +767,7 @@ unsafe impl<B: IoBufMut> Payload for Reading<B> {
 
 struct Writing<B> {
     fd: Rc<OwnedFd>,
-    buf: B,
+    buf: Lent<B>,
     offset: u64,
     len: u32,
     direct: bool,
@@ -725,7 +778,7 @@ unsafe impl<B: IoBuf> Payload for Writing<B> {
     fn request(&mut self) -> Request {
         Request::Write {
             fd: self.fd.as_raw_fd(),
-            ptr: self.buf.stable_ptr(),
+            ptr: self.buf.get_mut().stable_ptr(),
             len: self.len,
             offset: self.offset,
             direct: self.direct,

@@ -5,6 +5,7 @@
 //! with the result. These traits say which types may be lent that way; `AlignedBuf` and the pool
 //! live next door.
 
+use std::mem::{ManuallyDrop, MaybeUninit};
 use std::ops::{Bound, Deref, DerefMut, RangeBounds};
 
 /// A buffer the kernel may read from while an operation owns it.
@@ -14,6 +15,8 @@ use std::ops::{Bound, Deref, DerefMut, RangeBounds};
 /// For as long as the value lives, however often it is moved:
 /// - `stable_ptr` returns the same address, and the `bytes_init` bytes there are initialised and
 ///   readable;
+/// - `bytes_init` does not shrink while the value is moved about and only these traits' methods are
+///   called; for an [`IoBufMut`] it is at most `bytes_total`, which does not shrink either;
 /// - nothing but the value's own methods frees, moves or (while it is owned by an operation) writes
 ///   that memory.
 ///
@@ -92,7 +95,9 @@ pub unsafe trait IoBuf: 'static {
     {
         let begin = match range.start_bound() {
             Bound::Included(&n) => n,
-            Bound::Excluded(&n) => n + 1,
+            Bound::Excluded(&n) => n
+                .checked_add(1)
+                .expect("a buffer slice cannot start after usize::MAX"),
             Bound::Unbounded => 0,
         };
         let end = match range.end_bound() {
@@ -323,14 +328,16 @@ impl<B: IoBufMut> DerefMut for Slice<B> {
     }
 }
 
-// SAFETY: a window of a buffer that keeps the promise; `slice` checked begin <= bytes_init, which
-// never shrinks while the buffer is in here.
+// SAFETY: a window of a buffer that keeps the promise: `slice` checked begin <= bytes_init, which
+// does not shrink while the buffer is in here. Should it nevertheless, the window is empty.
 unsafe impl<B: IoBuf> IoBuf for Slice<B> {
     fn stable_ptr(&self) -> *const u8 {
         self.buf.stable_ptr().wrapping_add(self.begin)
     }
     fn bytes_init(&self) -> usize {
-        self.end.min(self.buf.bytes_init()) - self.begin
+        self.end
+            .min(self.buf.bytes_init())
+            .saturating_sub(self.begin)
     }
 }
 
@@ -340,12 +347,46 @@ unsafe impl<B: IoBufMut> IoBufMut for Slice<B> {
         self.buf.stable_mut_ptr().wrapping_add(self.begin)
     }
     fn bytes_total(&self) -> usize {
-        self.end.min(self.buf.bytes_total()) - self.begin
+        self.end
+            .min(self.buf.bytes_total())
+            .saturating_sub(self.begin)
     }
     unsafe fn set_init(&mut self, len: usize) {
         // SAFETY: bytes before `begin` are initialised (checked by `slice`), `len` after it are by
         // the caller's word.
         unsafe { self.buf.set_init(self.begin + len) }
+    }
+}
+
+/// What is lent to the kernel, with a pointer to its memory out there, while what holds it is moved.
+///
+/// The compiler takes it that nobody else has a pointer to what a `Box` owns whenever the box is
+/// moved. A union hides the box from it until the memory is back.
+pub(crate) struct Lent<B>(MaybeUninit<B>);
+
+impl<B> Lent<B> {
+    pub(crate) fn new(value: B) -> Self {
+        Lent(MaybeUninit::new(value))
+    }
+
+    /// To take the pointers that are lent.
+    pub(crate) fn get_mut(&mut self) -> &mut B {
+        // SAFETY: initialised by `new`, and taken out only by value or on drop.
+        unsafe { self.0.assume_init_mut() }
+    }
+
+    /// The value back, when the kernel is done.
+    pub(crate) fn into_inner(self) -> B {
+        let this = ManuallyDrop::new(self);
+        // SAFETY: as above; `this` is not dropped, so this is the only copy.
+        unsafe { this.0.assume_init_read() }
+    }
+}
+
+impl<B> Drop for Lent<B> {
+    fn drop(&mut self) {
+        // SAFETY: as above; `into_inner` does not get here.
+        unsafe { self.0.assume_init_drop() }
     }
 }
 

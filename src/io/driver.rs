@@ -295,6 +295,10 @@ impl Driver {
 
     /// An aligned buffer of `len` bytes from this driver's pool; its contents are arbitrary.
     ///
+    /// # Panics
+    ///
+    /// If `len`, rounded up to [`POOL_ALIGN`](super::POOL_ALIGN), is more than `isize::MAX`.
+    ///
     /// # Examples
     ///
     /// ```
@@ -306,6 +310,7 @@ impl Driver {
     /// assert_eq!((buf.len(), buf.as_ptr().addr() % POOL_ALIGN), (5000, 0));
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
+    #[track_caller]
     pub fn buffer(&self, len: usize) -> PooledBuf {
         self.0.core.buffer(len)
     }

@@ -34,6 +34,7 @@ mod config;
 pub(crate) mod delay;
 pub(crate) mod driver;
 mod epoll;
+pub(crate) mod helpers;
 mod mark;
 pub(crate) mod op;
 pub mod raw;
@@ -45,6 +46,7 @@ mod unusable;
 mod uring;
 
 pub use aligned::{AlignedBuf, POOL_ALIGN, PooledBuf};
+pub(crate) use buf::Lent;
 pub use buf::{IoBuf, IoBufMut, Slice};
 pub use config::{Backend, BackendChoice, DriverConfig, DriverError};
 pub use driver::{Driver, EnterGuard};

@@ -1,10 +1,12 @@
 //! Ring operations that have no wrapper here: any opcode, with what it needs kept alive.
 
+use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use futures::Stream;
+use io_uring::squeue::Flags;
 pub use io_uring::{cqueue, opcode, squeue, types};
 
 use super::driver::Driver;
@@ -23,14 +25,15 @@ impl Driver {
     ///
     /// # Errors
     ///
-    /// `ErrorKind::Unsupported` if the driver runs on another back-end; an error if it is not the
-    /// OS thread's current driver. `keep` is dropped then.
+    /// `ErrorKind::Unsupported` if the driver runs on another back-end; `InvalidInput` for an entry
+    /// that is linked to the next ([`submit_raw_chain`](Self::submit_raw_chain) is for those) or that
+    /// asks for no completion; an error if it is not the OS thread's current driver. `keep` is dropped
+    /// then.
     ///
     /// # Safety
     ///
     /// Everything the entry refers to must stay valid until `keep` is dropped, also when `keep` is
-    /// moved. The entry must complete exactly once and must not be a linked one whose partner is not
-    /// submitted.
+    /// moved. The entry must complete exactly once.
     ///
     /// # Examples
     ///
@@ -53,7 +56,8 @@ impl Driver {
         &self,
         entry: squeue::Entry,
         keep: T,
-    ) -> std::io::Result<RawOp<T>> {
+    ) -> io::Result<RawOp<T>> {
+        check_lone(&entry)?;
         let key = self.core().submit_entry(entry, false)?;
         Ok(RawOp {
             core: self.core().clone(),
@@ -103,7 +107,8 @@ impl Driver {
         &self,
         entry: squeue::Entry,
         keep: T,
-    ) -> std::io::Result<RawStream<T>> {
+    ) -> io::Result<RawStream<T>> {
+        check_lone(&entry)?;
         let key = self.core().submit_entry(entry, true)?;
         Ok(RawStream {
             core: self.core().clone(),
@@ -111,6 +116,104 @@ impl Driver {
             kept: Some(Kept::new(keep)),
         })
     }
+}
+
+impl Driver {
+    /// As [`submit_raw`](Self::submit_raw), for a chain of entries that the kernel performs one after
+    /// the other: it reaches the kernel as a whole, however full the queue is. Each entry but the last
+    /// gets the flag `IO_LINK`, unless it has `IO_HARDLINK`.
+    ///
+    /// If one fails, those after it complete with `ECANCELED`, except behind a hard link. To drop one
+    /// of the futures is to cancel it, with the same consequence.
+    ///
+    /// # Errors
+    ///
+    /// As [`submit_raw`](Self::submit_raw); `InvalidInput` also for a chain that is longer than the
+    /// submission queue ([`DriverConfig::entries`](super::DriverConfig::entries)), and for a last
+    /// entry that is linked. Nothing is submitted then.
+    ///
+    /// # Safety
+    ///
+    /// As [`submit_raw`](Self::submit_raw), for each entry and what is kept for it.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use corespun::io::{Backend, Driver, raw::opcode};
+    /// use futures::future::join_all;
+    ///
+    /// # corespun::app::App::builder().handle_signals(false).block_on(async |_app| {
+    /// let driver = Driver::current().unwrap();
+    /// if driver.backend() == Backend::IoUring {
+    ///     // A write and an fsync after it, say.
+    ///     let chain = ["first", "second"].map(|what| (opcode::Nop::new().build(), what));
+    ///     // SAFETY: a no-op refers to nothing.
+    ///     let chain = unsafe { driver.submit_raw_chain(chain.into())? };
+    ///     let done = join_all(chain).await;
+    ///     assert!(done.iter().all(|(completion, _)| completion.result == 0));
+    ///     assert_eq!(done[1].1, "second");
+    /// }
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// # })?.unwrap()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub unsafe fn submit_raw_chain<T: 'static>(
+        &self,
+        chain: Vec<(squeue::Entry, T)>,
+    ) -> io::Result<Vec<RawOp<T>>> {
+        let (mut entries, kept): (Vec<_>, Vec<_>) = chain.into_iter().unzip();
+        if let Some((last, linked)) = entries.split_last_mut() {
+            check_lone(last)?;
+            for entry in linked {
+                let flags = flags_of(entry);
+                if flags.contains(Flags::SKIP_SUCCESS) {
+                    return Err(invalid(UNANSWERED));
+                }
+                if !flags.contains(Flags::IO_HARDLINK) {
+                    *entry = entry.clone().flags(Flags::IO_LINK);
+                }
+            }
+        }
+        let keys = self.core().submit_chain(entries)?;
+        let made = keys.into_iter().zip(kept).map(|(key, keep)| RawOp {
+            core: self.core().clone(),
+            running: Some((key, Kept::new(keep))),
+        });
+        Ok(made.collect())
+    }
+}
+
+const UNANSWERED: &str = "a raw entry without a completion would never end: clear SKIP_SUCCESS";
+
+/// Refuses what cannot be submitted alone.
+fn check_lone(entry: &squeue::Entry) -> io::Result<()> {
+    let flags = flags_of(entry);
+    if is_linked(entry) {
+        return Err(invalid(
+            "a raw entry that is linked has to be submitted with the next one: use submit_raw_chain",
+        ));
+    }
+    if flags.contains(Flags::SKIP_SUCCESS) {
+        return Err(invalid(UNANSWERED));
+    }
+    Ok(())
+}
+
+/// Whether the next entry belongs to the same chain.
+pub(super) fn is_linked(entry: &squeue::Entry) -> bool {
+    flags_of(entry).intersects(Flags::IO_LINK | Flags::IO_HARDLINK)
+}
+
+fn flags_of(entry: &squeue::Entry) -> Flags {
+    const { assert!(size_of::<squeue::Entry>() == 64) };
+    // SAFETY: an entry is the kernel's `struct io_uring_sqe` of 64 bytes, as its type says, whose
+    // second one are the flags (`linux/io_uring.h`).
+    Flags::from_bits_retain(unsafe { *std::ptr::from_ref(entry).cast::<u8>().add(1) })
+}
+
+#[cold]
+fn invalid(message: &'static str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidInput, message)
 }
 
 struct Kept<T> {
@@ -340,5 +443,19 @@ impl<T: 'static> std::fmt::Debug for RawStream<T> {
         f.debug_struct("RawStream")
             .field("key", &self.key)
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_flags_of_an_entry_are_where_the_kernel_has_them() {
+        let nop = || opcode::Nop::new().build();
+        assert_eq!(flags_of(&nop()), Flags::empty());
+        for flag in Flags::all().iter() {
+            assert_eq!(flags_of(&nop().flags(flag)), flag);
+        }
     }
 }

@@ -39,8 +39,6 @@ impl Direction {
 #[derive(Default)]
 pub(crate) struct Wait {
     ready: bool,
-    /// The peer is gone: this direction will not block again, and no further edge will tell.
-    closed: bool,
     error: Option<i32>,
     /// A wait is in the kernel's or the epoll set's hands.
     pub(crate) armed: bool,
@@ -105,13 +103,6 @@ impl Sources {
         wait.tell(error, effects)
     }
 
-    /// An edge-triggered event says that the peer is gone.
-    pub(crate) fn closed(&mut self, source: Key, direction: Direction) {
-        if let Some(source) = self.0.get_mut(source) {
-            source.waits[direction as usize].closed = true;
-        }
-    }
-
     /// Wakes everybody, because the driver is being shut down.
     pub(crate) fn wake_all(&mut self, effects: &mut Vec<Effect>) {
         for source in self.0.iter_mut() {
@@ -173,10 +164,6 @@ impl Wait {
 
     pub(crate) fn clear(&mut self) {
         self.ready = false;
-    }
-
-    pub(crate) fn clear_unless_closed(&mut self) {
-        self.ready = self.closed;
     }
 }
 
@@ -466,10 +453,9 @@ impl<T: AsFd + 'static> PollFd<T> {
     }
 
     /// The last read or write moved less than it was asked to, so the next would most likely block:
-    /// lets it wait at once instead of trying. Never loses an event.
+    /// lets it wait at once instead of trying, where that cannot lose an event.
     pub(crate) fn hint_drained(&self, direction: Direction) {
-        self.core
-            .with_wait(self.source, direction, Wait::clear_unless_closed);
+        self.core.hint_drained(self.source, direction);
     }
 
     pub(crate) fn owner(&self) -> Rc<T> {

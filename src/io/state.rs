@@ -20,10 +20,11 @@ use std::time::Duration;
 use nix::sys::eventfd::EventFd;
 
 use super::aligned::{BufPool, PooledBuf};
-use super::blocking::BlockingPool;
+use super::blocking::BlockingOps;
 use super::config::{Backend, BackendChoice, DriverConfig, DriverError};
 use super::delay::Delays;
 use super::epoll::Epoll;
+use super::helpers::Helpers;
 use super::mark::Mark;
 use super::op::{Abandon, Completion, Effect, Ending, Op, Payload, Sink, Slot};
 use super::readiness::{Direction, Replaced, Sources, Wait, Waiter};
@@ -51,7 +52,7 @@ pub(crate) struct Core {
 pub(super) struct State {
     pub(super) slots: Table<Slot>,
     pub(super) sources: Sources,
-    pub(super) blocking: BlockingPool,
+    pub(super) blocking: BlockingOps,
     pub(super) engine: Engine,
 }
 
@@ -59,6 +60,20 @@ pub(super) enum Engine {
     Uring(Box<Uring>),
     Epoll(Box<Epoll>),
     Closed,
+}
+
+impl Engine {
+    /// For raw ring entries.
+    fn ring(&mut self) -> io::Result<&mut Uring> {
+        match self {
+            Engine::Uring(uring) => Ok(uring),
+            Engine::Epoll(_) => Err(io::Error::new(
+                io::ErrorKind::Unsupported,
+                "raw ring entries need the io_uring back-end; this driver runs on epoll",
+            )),
+            Engine::Closed => Err(shut_down()),
+        }
+    }
 }
 
 pub(super) enum Turn {
@@ -95,7 +110,7 @@ impl Core {
             state: RefCell::new(State {
                 slots: Table::default(),
                 sources: Sources::default(),
-                blocking: BlockingPool::new(config, wake),
+                blocking: BlockingOps::new(config.pool(), config.blocking_threads, wake),
                 engine,
             }),
             effects: Cell::default(),
@@ -126,6 +141,7 @@ impl Core {
         self.in_flight.set(count);
     }
 
+    #[track_caller]
     pub(crate) fn buffer(&self, len: usize) -> PooledBuf {
         self.buffers.take(len)
     }
@@ -139,6 +155,7 @@ impl Core {
             return Err((error, payload));
         }
         let request = payload.request();
+        let ending = request.ending();
         let mut state = self.state.borrow_mut();
         let State {
             slots,
@@ -156,7 +173,7 @@ impl Core {
             drop(state);
             return Err((error, payload));
         }
-        slots.insert(Slot::Waiting(None, Ending::ByItself));
+        slots.insert(Slot::Waiting(None, ending));
         self.in_flight.set(self.in_flight.get() + 1);
         drop(state);
         Ok(Op::new(self.clone(), key, payload))
@@ -171,16 +188,7 @@ impl Core {
         self.check_current()?;
         let mut state = self.state.borrow_mut();
         let State { slots, engine, .. } = &mut *state;
-        let uring = match engine {
-            Engine::Uring(uring) => uring,
-            Engine::Epoll(_) => {
-                return Err(io::Error::new(
-                    io::ErrorKind::Unsupported,
-                    "raw ring entries need the io_uring back-end; this driver runs on epoll",
-                ));
-            }
-            Engine::Closed => return Err(shut_down()),
-        };
+        let uring = engine.ring()?;
         let key = slots.insert(match many {
             false => Slot::Waiting(None, Ending::Cancelled),
             true => Slot::Multi {
@@ -192,6 +200,27 @@ impl Core {
         uring.push(entry.user_data(key.to_bits()));
         self.in_flight.set(self.in_flight.get() + 1);
         Ok(key)
+    }
+
+    /// Queues ring entries that go to the kernel together or not at all.
+    pub(crate) fn submit_chain(
+        &self,
+        mut chain: Vec<io_uring::squeue::Entry>,
+    ) -> io::Result<Vec<Key>> {
+        self.check_current()?;
+        let mut state = self.state.borrow_mut();
+        let State { slots, engine, .. } = &mut *state;
+        let uring = engine.ring()?;
+        uring.check_length(chain.len())?;
+        let mut keys = Vec::with_capacity(chain.len());
+        for entry in &mut chain {
+            let key = slots.insert(Slot::Waiting(None, Ending::Cancelled));
+            entry.set_user_data(key.to_bits());
+            keys.push(key);
+        }
+        uring.push_chain(chain);
+        self.in_flight.set(self.in_flight.get() + keys.len());
+        Ok(keys)
     }
 
     /// The completion of `Slot::Waiting`/`Done`, freeing the slot.
@@ -373,18 +402,29 @@ impl Core {
         change(self.state.borrow_mut().sources.wait(source, direction))
     }
 
+    /// A transfer that moved less than it was asked to has most likely drained the source. Each wait
+    /// on the ring looks at the level, so that being wrong costs it nothing. An edge does not come
+    /// back, and a read also ends early with more behind it (at TCP's urgent mark, after a Unix
+    /// message that carries descriptors): there only `EAGAIN` says that the source is drained.
+    pub(crate) fn hint_drained(&self, source: Key, direction: Direction) {
+        let state = &mut *self.state.borrow_mut();
+        if let Engine::Uring(_) = state.engine {
+            state.sources.wait(source, direction).clear();
+        }
+    }
+
     /// A number no other waiter of this driver has.
     pub(crate) fn next_waiter(&self) -> u64 {
         self.waiters.replace(self.waiters.get() + 1)
     }
 
-    /// Runs `job` on a helper thread.
-    pub(crate) fn run_blocking(&self, job: Box<dyn FnOnce() + Send>) -> io::Result<()> {
+    /// The pool for calls that block.
+    pub(crate) fn helpers(&self) -> io::Result<Helpers> {
         self.check_current()?;
-        let mut state = self.state.borrow_mut();
+        let state = self.state.borrow();
         match state.engine {
             Engine::Closed => Err(shut_down()),
-            _ => state.blocking.call(job),
+            _ => Ok(state.blocking.helpers().clone()),
         }
     }
 
@@ -464,8 +504,8 @@ impl Core {
             let State {
                 slots,
                 sources,
-                blocking,
                 engine,
+                ..
             } = &mut *state;
             let sink = Sink {
                 slots,
@@ -474,7 +514,6 @@ impl Core {
                 reaped: 0,
                 finished: 0,
             };
-            blocking.stop();
             sink.sources.wake_all(sink.effects);
             self.delays.end_all(sink.effects);
             self.in_flight.set(0);

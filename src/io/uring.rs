@@ -15,10 +15,14 @@ use io_uring::types::{Fd, FsyncFlags, SubmitArgs, Timespec};
 use io_uring::{IoUring, Probe, Submitter, cqueue, opcode, squeue};
 use nix::sys::eventfd::EventFd;
 
-use super::blocking::BlockingPool;
+use super::blocking::BlockingOps;
 use super::config::{DriverConfig, DriverError};
 use super::op::{Completion, Ending, Request, Sink, Slot};
+use super::raw::is_linked;
 use super::table::Key;
+
+/// Where a relative path begins.
+const HERE: Fd = Fd(libc::AT_FDCWD);
 
 /// Tags of entries that are not operations.
 const WAKE: u64 = u64::MAX;
@@ -72,13 +76,15 @@ impl Uring {
     /// to enter it.
     fn try_out(&mut self) -> io::Result<()> {
         self.push(opcode::Nop::new().build().user_data(TRIAL));
-        loop {
+        // Signals and shortages pass; a thousand of them in a row do not.
+        for _ in 0..1000 {
             self.enter(|submitter| submitter.submit_and_wait(1))?;
             if let Some(done) = self.ring.completion().next() {
                 debug_assert_eq!(done.user_data(), TRIAL);
                 return Ok(());
             }
         }
+        Err(io::ErrorKind::WouldBlock.into())
     }
 
     /// Starts the operation `key`, on a helper thread if this kernel's ring does not know it.
@@ -86,7 +92,7 @@ impl Uring {
         &mut self,
         key: Key,
         request: Request,
-        blocking: &mut BlockingPool,
+        blocking: &mut BlockingOps,
     ) -> io::Result<()> {
         let entry = entry_of(&request).user_data(key.to_bits());
         if !self.probe.is_supported(entry.get_opcode() as u8) {
@@ -114,7 +120,7 @@ impl Uring {
     }
 
     pub(crate) fn push(&mut self, entry: squeue::Entry) {
-        // SAFETY: as in `flush_backlog`.
+        // SAFETY: as in `push_chain`.
         let full =
             !self.backlog.is_empty() || unsafe { self.ring.submission().push(&entry) }.is_err();
         if full {
@@ -124,17 +130,45 @@ impl Uring {
         }
     }
 
-    /// Moves waiting entries into the ring as far as there is room.
+    /// # Errors
+    ///
+    /// If a chain of so many entries never fits into the submission ring.
+    pub(crate) fn check_length(&mut self, chain: usize) -> io::Result<()> {
+        let capacity = self.ring.submission().capacity();
+        if chain <= capacity {
+            return Ok(());
+        }
+        Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            format!(
+                "a chain of {chain} entries does not fit into a submission queue of {capacity}"
+            ),
+        ))
+    }
+
+    /// Queues entries of which each but the last is linked to the next, so that they are submitted by
+    /// one system call: the kernel ends a chain with the call.
+    pub(crate) fn push_chain(&mut self, chain: Vec<squeue::Entry>) {
+        self.backlog.extend(chain);
+        self.flush_backlog();
+    }
+
+    /// Moves waiting entries into the ring as far as there is room, a chain as a whole.
     fn flush_backlog(&mut self) {
         let mut queue = self.ring.submission();
-        while let Some(entry) = self.backlog.front() {
-            // SAFETY: the entry's memory and descriptor are owned by a payload, or a watch's owner,
-            // that lives until its completion (`op`).
-            if unsafe { queue.push(entry) }.is_err() {
+        while !self.backlog.is_empty() {
+            let linked = self.backlog.iter().take_while(|entry| is_linked(entry));
+            let length = linked.count() + 1;
+            if queue.capacity() - queue.len() < length {
                 break;
             }
-            self.unsubmitted.push_back(entry.get_user_data());
-            self.backlog.pop_front();
+            for entry in self.backlog.drain(..length) {
+                // SAFETY: the entry's memory and descriptor are owned by a payload, or a watch's
+                // owner, that lives until its completion (`op`).
+                let pushed = unsafe { queue.push(&entry) };
+                debug_assert!(pushed.is_ok(), "there was room");
+                self.unsubmitted.push_back(entry.get_user_data());
+            }
         }
     }
 
@@ -192,11 +226,14 @@ impl Uring {
             if call {
                 self.enter(|submitter| submitter.submit())?;
             }
-            let room = !self.ring.submission().is_full();
-            if self.backlog.is_empty() || !room {
+            if self.backlog.is_empty() {
                 break;
             }
+            let before = self.backlog.len();
             self.flush_backlog();
+            if self.backlog.len() == before {
+                break;
+            }
         }
         self.reap(sink);
         Ok(())
@@ -205,7 +242,7 @@ impl Uring {
     pub(crate) fn park(
         &mut self,
         timeout: Option<Duration>,
-        blocking: &BlockingPool,
+        blocking: &BlockingOps,
         sink: &mut Sink<'_>,
     ) -> io::Result<()> {
         self.reap(sink);
@@ -231,15 +268,27 @@ impl Uring {
 
     /// Submits, and blocks until there is a completion.
     fn wait(&mut self, timeout: Option<Duration>) -> io::Result<()> {
-        self.enter(|submitter| match timeout {
-            None => submitter.submit_and_wait(1),
-            Some(timeout) => {
-                let limit = Timespec::new()
-                    .sec(timeout.as_secs())
-                    .nsec(timeout.subsec_nanos());
-                submitter.submit_with_args(1, &SubmitArgs::new().timespec(&limit))
-            }
-        })
+        let mut short = false;
+        self.enter(|submitter| {
+            let waited = match timeout {
+                None => submitter.submit_and_wait(1),
+                Some(timeout) => {
+                    let limit = Timespec::new()
+                        .sec(timeout.as_secs())
+                        .nsec(timeout.subsec_nanos());
+                    submitter.submit_with_args(1, &SubmitArgs::new().timespec(&limit))
+                }
+            };
+            let errno = waited.as_ref().err().and_then(io::Error::raw_os_error);
+            short = matches!(errno, Some(libc::EAGAIN | libc::ENOMEM));
+            waited
+        })?;
+        if short {
+            // The kernel is short of memory, and that ends no sooner for being asked without pause.
+            let pause = Duration::from_millis(1);
+            std::thread::sleep(timeout.map_or(pause, |timeout| timeout.min(pause)));
+        }
+        Ok(())
     }
 
     /// Takes the completions that are there; no system call.
@@ -272,7 +321,7 @@ impl Uring {
     /// As [`poll`](Self::poll); some are in flight then.
     pub(crate) fn drain(
         &mut self,
-        blocking: &mut BlockingPool,
+        blocking: &mut BlockingOps,
         sink: &mut Sink<'_>,
     ) -> io::Result<()> {
         loop {
@@ -374,15 +423,46 @@ fn entry_of(request: &Request) -> squeue::Entry {
             .offset(offset)
             .mode(mode)
             .build(),
+        Request::WillNeed { fd, offset, len } => {
+            opcode::Fadvise::new(Fd(fd), len.into(), libc::POSIX_FADV_WILLNEED)
+                .offset(offset)
+                .build()
+        }
         Request::Truncate { fd, len } => opcode::Ftruncate::new(Fd(fd), len).build(),
-        Request::Open { path, flags, mode } => opcode::OpenAt::new(Fd(libc::AT_FDCWD), path)
+        Request::Open { path, flags, mode } => opcode::OpenAt::new(HERE, path)
             .flags(flags)
             .mode(mode)
             .build(),
-        Request::Stat { fd, out } => opcode::Statx::new(Fd(fd), c"".as_ptr(), out.cast())
-            .flags(libc::AT_EMPTY_PATH)
+        Request::Stat {
+            fd,
+            path,
+            flags,
+            out,
+        } => opcode::Statx::new(Fd(fd), path, out.cast())
+            .flags(flags)
             .mask(libc::STATX_BASIC_STATS | libc::STATX_BTIME)
             .build(),
+        Request::ReadVectored {
+            fd,
+            parts,
+            count,
+            offset,
+        } => opcode::Readv::new(Fd(fd), parts, count)
+            .offset(offset)
+            .build(),
+        Request::WriteVectored {
+            fd,
+            parts,
+            count,
+            offset,
+        } => opcode::Writev::new(Fd(fd), parts, count)
+            .offset(offset)
+            .build(),
+        Request::Rename { from, to } => opcode::RenameAt::new(HERE, from, HERE, to).build(),
+        Request::Unlink { path, flags } => opcode::UnlinkAt::new(HERE, path).flags(flags).build(),
+        Request::MakeDir { path, mode } => opcode::MkDirAt::new(HERE, path).mode(mode).build(),
+        Request::Symlink { target, link } => opcode::SymlinkAt::new(HERE, target, link).build(),
+        Request::Link { from, to } => opcode::LinkAt::new(HERE, from, HERE, to).build(),
     }
 }
 

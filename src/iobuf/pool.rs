@@ -47,9 +47,11 @@ pub(super) struct Pool {
 
 impl Pool {
     fn new(count: usize, size: usize, node: Option<usize>) -> Result<Self, IobufError> {
+        // An index is 32 bits.
+        let indices = u32::try_from(count).map_err(|_| no_memory(count.saturating_mul(size)))?;
         let arena = Arena::new(count, size, node)?;
         let free = ArrayQueue::new(count);
-        for index in 0..count as u32 {
+        for index in 0..indices {
             let _ = free.push(index);
         }
         Ok(Pool {
@@ -338,7 +340,7 @@ impl IobufBuilder {
     /// [`IobufBuilder::build`] for tests, which run small pools dry.
     pub(super) fn build_unchecked(self) -> Result<Iobuf, IobufError> {
         let (small, large) = (self.small.0, self.large.0);
-        let sizes = [self.small.1, self.large.1].map(|size| size.next_multiple_of(PAGE));
+        let sizes = [whole_pages(self.small.1)?, whole_pages(self.large.1)?];
         let nodes = if self.numa { memory_nodes() } else { vec![] };
         let pools = |node| {
             let small = Pool::new(small, sizes[0], node)?;
@@ -373,6 +375,18 @@ impl IobufBuilder {
 
 /// The numbers of the machine's memory nodes, one for each index up to the
 /// highest.
+fn whole_pages(size: usize) -> Result<usize, IobufError> {
+    let whole = size.checked_next_multiple_of(PAGE);
+    whole.ok_or_else(|| no_memory(size))
+}
+
+fn no_memory(bytes: usize) -> IobufError {
+    IobufError::NoMemory {
+        bytes,
+        source: std::io::ErrorKind::OutOfMemory.into(),
+    }
+}
+
 fn memory_nodes() -> Vec<usize> {
     let online = std::fs::read_to_string("/sys/devices/system/node/online").unwrap_or_default();
     let nodes = format!("[{}]", online.trim()).parse::<CpuSet>();

@@ -590,3 +590,25 @@ fn settings_below_the_minimum_are_refused_and_sizes_rounded_up() {
     let off = Iobuf::builder().build().unwrap_err();
     assert!(matches!(off, IobufError::Register(_)));
 }
+
+/// No length wraps, and no count is cut to the width of an index.
+#[test]
+fn pools_that_no_memory_could_hold_are_refused() {
+    let mut runner = ThreadLib::new().thread().build().unwrap().attach();
+    let mut build = |small: (usize, usize), large: (usize, usize)| {
+        let builder = Iobuf::builder();
+        let builder = builder.small(small.0, small.1).large(large.0, large.1);
+        runner.enter(|| builder.build()).map(drop).unwrap_err()
+    };
+    let (small, large) = ((64, 4096), (8, 8192));
+    for error in [
+        build((64, usize::MAX), large),
+        build((64, usize::MAX - 4094), large),
+        build(small, (8, usize::MAX - 1)),
+        build((usize::MAX, 4096), large),
+        build((usize::MAX / 4096, 4096), large),
+        build(((1 << 32) + 64, 4096), large),
+    ] {
+        assert!(matches!(error, IobufError::NoMemory { .. }), "{error}");
+    }
+}

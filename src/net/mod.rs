@@ -4,6 +4,9 @@
 //! shared reference, so that one task may read while another writes. They try the non-blocking system
 //! call first and wait for readiness through the driver only when it would block.
 //!
+//! A peer that never stops costs the other tasks of the thread nothing: each transfer, connect and
+//! accept takes from the task's [budget](crate::task::consume_budget).
+//!
 //! A socket belongs to the driver it was made on. To serve a connection on another OS thread, accept it
 //! as its std type ([`TcpListener::accept_std`]), send that over, and wrap it there
 //! ([`TcpStream::from_std`]).

@@ -1,7 +1,8 @@
 //! What all stream sockets share: one registered descriptor, and reads and writes on it.
 //!
-//! A transfer that moves less than it was asked to has emptied (or filled) the socket's buffer: the
-//! next one waits at once instead of spending a system call on `EAGAIN`.
+//! A transfer that moves less than it was asked to has most likely emptied (or filled) the socket's
+//! buffer. On the ring, whose waits look at the level, the next one therefore waits at once instead
+//! of spending a system call on `EAGAIN`; with edges that would lose what is left.
 
 use std::io::{self, IoSlice, IoSliceMut, Read};
 use std::mem::MaybeUninit;
@@ -15,6 +16,9 @@ use socket2::{SockAddr, SockRef};
 use crate::io::readiness::Direction;
 use crate::io::{IoBuf, IoBufMut, PollFd};
 use crate::sync::budget::{self, poll_budget};
+
+/// As many buffers as the kernel takes at once; of more the first ones are moved, as by `std`.
+const MOST_PARTS: usize = libc::UIO_MAXIOV as usize;
 
 /// Public only in name: the module is private, and nothing hands it out.
 pub struct Socket {
@@ -110,6 +114,8 @@ impl Socket {
         cx: &mut Context<'_>,
         bufs: &mut [IoSliceMut<'_>],
     ) -> Poll<io::Result<usize>> {
+        let most = bufs.len().min(MOST_PARTS);
+        let bufs = &mut bufs[..most];
         let wanted = bufs.iter().map(|buf| buf.len()).sum();
         let read = self
             .fd
@@ -129,6 +135,7 @@ impl Socket {
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        let bufs = &bufs[..bufs.len().min(MOST_PARTS)];
         let wanted = bufs.iter().map(|buf| buf.len()).sum();
         let sent = self.fd.poll_write_with(cx, |fd| {
             SockRef::from(fd).send_vectored_with_flags(bufs, libc::MSG_NOSIGNAL)

@@ -7,6 +7,7 @@ use std::os::unix::net::SocketAddr;
 use std::path::Path;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant};
 
 use futures::Stream;
 use socket2::{Domain, SockAddr, SockRef, Type};
@@ -14,11 +15,15 @@ use socket2::{Domain, SockAddr, SockRef, Type};
 use super::accept::Listener;
 use super::socket::{Socket, stream};
 use crate::io::delay::Delay;
-use crate::io::unblock;
+use crate::io::driver::Driver;
 use crate::sync::budget;
 
 /// Connections that may wait to be accepted; the kernel clamps it to `net.core.somaxconn`.
 const BACKLOG: i32 = 1024;
+
+/// How long a connect waits for room in a full queue before it asks again; doubled each time.
+const FIRST_PAUSE: Duration = Duration::from_millis(1);
+const LONGEST_PAUSE: Duration = Duration::from_millis(64);
 
 /// A Unix-domain stream connection on the OS thread's driver. Neither `Send` nor `Sync`.
 ///
@@ -43,7 +48,8 @@ pub struct UnixStream(Socket);
 stream!(UnixStream);
 
 impl UnixStream {
-    /// Connects to the socket at `path`.
+    /// Connects to the socket at `path`. While the listener's queue is full it asks again, at first
+    /// after a millisecond, later after 64.
     ///
     /// # Errors
     ///
@@ -73,19 +79,21 @@ impl UnixStream {
     pub async fn connect(path: impl AsRef<Path>) -> io::Result<UnixStream> {
         // The listener's queue takes it at once, as often as one asks; what is refused is so too.
         budget::take().await;
-        let path = path.as_ref();
-        let kind = Type::STREAM.nonblocking().cloexec();
-        let fd = socket2::Socket::new_raw(Domain::UNIX, kind, None)?;
-        match Socket::connect(fd, &SockAddr::unix(path)?).await {
-            // The listener's queue is full, and the kernel tells nobody when it no longer is: only
-            // a blocking connect waits for that.
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                let path = path.to_owned();
-                let stream =
-                    unblock(move || std::os::unix::net::UnixStream::connect(path)).await??;
-                Self::from_std(stream)
+        let address = SockAddr::unix(path)?;
+        let mut pause = FIRST_PAUSE;
+        loop {
+            let kind = Type::STREAM.nonblocking().cloexec();
+            let fd = socket2::Socket::new_raw(Domain::UNIX, kind, None)?;
+            match Socket::connect(fd, &address).await {
+                // The listener's queue is full, and the kernel tells nobody when it no longer is.
+                // A blocking connect would wait for that, but could not be given up.
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    let core = Driver::current_core()?;
+                    Delay::new(core, Instant::now() + pause).await?;
+                }
+                connected => return connected.map(UnixStream),
             }
-            connected => connected.map(UnixStream),
+            pause = LONGEST_PAUSE.min(pause * 2);
         }
     }
 

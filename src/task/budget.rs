@@ -18,7 +18,9 @@ use crate::sync::budget;
 /// gives way to the other tasks, the pollers and the timers as
 /// [`yield_now`](super::yield_now) does.
 ///
-/// For loops over work that never waits: cheap enough to be called for each item.
+/// For loops over work that never waits: cheap enough to be called for each item. What
+/// this crate waits for does so by itself: sockets, channels, timers, locks and joins
+/// take a unit for each item, and for an error or an end as well.
 ///
 /// # Cancel safety
 ///
