@@ -66,6 +66,7 @@ pub mod net;
 pub mod notify;
 pub mod reactor;
 pub mod sharded;
+mod signal;
 pub mod stream;
 mod sync;
 pub mod task;

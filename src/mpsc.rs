@@ -23,7 +23,7 @@ use futures::stream::{FusedStream, Stream};
 
 pub use crate::local::mpsc::{SendError, TryRecvError, TrySendError};
 use crate::sync::Places;
-use crate::task::poll_budget;
+use crate::sync::budget::{self, poll_budget};
 use crate::thread::SpdkThread;
 use crate::thread::ended::{EndKey, EndsWithThread};
 use crate::thread::local::Local;
@@ -253,7 +253,7 @@ impl<T: Send + 'static> Sender<T> {
     /// # Ok::<(), corespun::thread::CreateError>(())
     /// ```
     pub async fn send(&self, value: T) -> Result<(), SendError<T>> {
-        poll_fn(|cx| poll_budget(cx).map(|budget| budget.progressed())).await;
+        budget::take().await;
         match self.channel.places.take().await {
             Some(before) => self.deliver(value, before),
             None => Err(SendError(value)),
@@ -427,7 +427,10 @@ impl<T: Send + 'static> Receiver<T> {
                 budget.progressed();
                 Poll::Ready(Some(value))
             }
-            Err(TryRecvError::Closed) => Poll::Ready(None),
+            Err(TryRecvError::Closed) => {
+                budget.progressed();
+                Poll::Ready(None)
+            }
             Err(TryRecvError::Empty) => {
                 let mut inbox = self.channel.inbox.borrow_mut();
                 let known = inbox.receiver.as_ref();

@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use futures::channel::oneshot;
 use futures::future::join_all;
 
+use crate::sync::budget;
 use crate::task::{CallError, JoinHandle};
 use crate::thread::SpdkThread;
 
@@ -142,6 +143,7 @@ impl<T: 'static> Sharded<T> {
     where
         F: AsyncFnOnce(usize) -> T + Clone + Send + 'static,
     {
+        budget::take().await;
         let started = threads.into_iter().enumerate().map(|(index, thread)| {
             let (ready, is_ready) = oneshot::channel();
             let (stop, stopped) = oneshot::channel::<()>();
@@ -456,6 +458,7 @@ impl<T: 'static> Sharded<T> {
         M: FnOnce(&T) -> R + Clone + Send + 'static,
         R: Send + 'static,
     {
+        budget::take().await;
         let all = (0..self.len()).map(|shard| self.invoke_on(shard, map.clone()));
         let results = join_all(all).await;
         let results: Vec<R> = results.into_iter().collect::<Result<_, _>>()?;
@@ -489,6 +492,7 @@ impl<T: 'static> Sharded<T> {
     /// # Ok::<(), corespun::thread::CreateError>(())
     /// ```
     pub async fn stop(&self) {
+        budget::take().await;
         let owners = self.shards.iter().filter_map(Shard::tell_to_stop);
         let owners: Vec<_> = owners.collect();
         join_all(owners).await;

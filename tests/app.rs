@@ -15,10 +15,12 @@ use app_harness::{app, must_end, wait_until};
 use corespun::app::{App, AppError, AppHandle};
 use corespun::cpu::{self, CpuSet};
 use corespun::reactor::ReactorMode;
+use corespun::task::TaskBuilder;
 use corespun::thread::{Poller, SpdkThread, ThreadLib};
 use corespun::{task, time};
-use nix::sys::signal::{SigSet, Signal, kill, raise};
-use nix::unistd::Pid;
+use nix::sys::signal::{SigHandler, SigSet, Signal, kill, raise, signal};
+use nix::sys::wait::{WaitStatus, waitpid};
+use nix::unistd::{ForkResult, Pid, fork};
 
 const IDLE: ReactorMode = ReactorMode::Interrupt;
 
@@ -353,7 +355,8 @@ impl Scenario {
         command
             .args(["--ignored", "--exact", "plays_a_scenario", "--nocapture"])
             .env(SCENARIO, name)
-            .stdout(Stdio::piped());
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
         command
     }
 
@@ -373,6 +376,30 @@ impl Scenario {
         }
     }
 
+    /// Waits until the process has said all of `parts` on stderr, in that order.
+    fn complains_of(&mut self, parts: &[&str]) {
+        let mut errors = BufReader::new(self.child.stderr.take().unwrap());
+        for part in parts {
+            let mut line = String::new();
+            while !line.contains(part) {
+                line.clear();
+                let read = errors.read_line(&mut line).unwrap();
+                assert!(read > 0, "it ended before it said {part:?}");
+                eprint!("{line}");
+            }
+        }
+    }
+
+    /// Sends `signal` again and again until the process has ended. Signals that come
+    /// too soon after each other are one.
+    fn insist(mut self, signal: Signal) -> ExitStatus {
+        while self.child.try_wait().unwrap().is_none() {
+            self.send(signal);
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        self.end()
+    }
+
     fn send(&self, signal: Signal) {
         let pid = Pid::from_raw(self.child.id().try_into().unwrap());
         kill(pid, signal).unwrap();
@@ -382,6 +409,11 @@ impl Scenario {
     fn end(mut self) -> ExitStatus {
         let mut rest = String::new();
         self.output.read_to_string(&mut rest).unwrap();
+        if let Some(errors) = &mut self.child.stderr {
+            // For who looks into a failure.
+            let _ = errors.read_to_string(&mut rest);
+            eprintln!("{rest}");
+        }
         self.child.wait().unwrap()
     }
 }
@@ -410,17 +442,14 @@ fn sigint_and_sigterm_stop_the_app_with_code_0() {
     }
 }
 
-/// T-X-16: while the app winds down, which takes until both have come.
+/// T-X-16: while the app winds down, which takes until the second has come.
 #[test]
 fn a_second_signal_is_ignored_while_the_app_winds_down() {
     let mut process = Scenario::start("winds down");
     process.says("ready");
     process.send(Signal::SIGINT);
     process.says("winding down");
-    for _ in 0..3 {
-        process.send(Signal::SIGINT);
-        process.send(Signal::SIGTERM);
-    }
+    process.send(Signal::SIGINT);
     assert_eq!(
         process.end().code(),
         Some(7),
@@ -439,13 +468,120 @@ fn a_second_signal_is_ignored_until_the_last_reactor_has_ended() {
     assert_eq!(process.end().code(), Some(0));
 }
 
-/// T-X-16: the signal is there before the start function has run.
+/// T-X-16: while the reactors start, before the start function runs.
 #[test]
 fn a_signal_during_start_up_stops_the_app() {
-    assert_eq!(
-        Scenario::start("is signalled at start").end().code(),
-        Some(0)
-    );
+    for starting in ["reactor 1 starts", "reactor 0 starts"] {
+        assert_eq!(Scenario::start(starting).end().code(), Some(0));
+    }
+}
+
+/// T-X-16.
+#[test]
+fn a_signal_inside_the_start_function_stops_the_app() {
+    let mut process = Scenario::start("is signalled at start");
+    process.says("signalled");
+    assert_eq!(process.end().code(), Some(0));
+}
+
+#[test]
+fn the_third_signal_in_short_order_ends_a_process_whose_reactor_is_blocked() {
+    let mut process = Scenario::start("blocks");
+    process.says("ready");
+    let status = process.insist(Signal::SIGINT);
+    assert_eq!(status.signal(), Some(Signal::SIGINT as i32));
+}
+
+#[test]
+fn the_third_signal_in_short_order_ends_an_app_whose_shutdown_never_stops_it() {
+    let mut process = Scenario::start("never stops");
+    process.says("ready");
+    let status = process.insist(Signal::SIGTERM);
+    assert_eq!(status.signal(), Some(Signal::SIGTERM as i32));
+}
+
+#[test]
+fn stderr_is_told_which_reactor_holds_up_the_end() {
+    let mut process = Scenario::start("blocks");
+    process.says("ready");
+    process.send(Signal::SIGTERM);
+    process.complains_of(&[
+        "\"app\" has not ended",
+        "its shutdown has not begun",
+        "reactor 0 does not answer",
+        "thread \"app\": on reactor 0",
+    ]);
+}
+
+#[test]
+fn stderr_is_told_what_a_shutdown_that_does_not_stop_the_app_leaves() {
+    let mut process = Scenario::start("never stops");
+    process.says("ready");
+    process.send(Signal::SIGINT);
+    process.complains_of(&[
+        "\"app\" has not ended",
+        "on_shutdown was called",
+        "thread \"worker\": has poller scrub, task flush",
+    ]);
+}
+
+#[test]
+fn stderr_is_told_what_an_exiting_thread_waits_for() {
+    let mut process = Scenario::start("lingers");
+    process.says("ready");
+    process.send(Signal::SIGINT);
+    process.complains_of(&["has not ended", "thread \"worker\": waits for poller scrub"]);
+    // And once more for who asks once more.
+    process.send(Signal::SIGINT);
+}
+
+/// The app goes on without it, and stops when asked to.
+#[test]
+fn a_signal_stops_an_app_whose_app_thread_has_exited() {
+    for (scenario, code) in [
+        ("outlives its thread", 0),
+        ("outlives it, with a shutdown", 5),
+    ] {
+        let mut process = Scenario::start(scenario);
+        process.says("ready");
+        process.send(Signal::SIGTERM);
+        assert_eq!(process.end().code(), Some(code), "{scenario}");
+    }
+}
+
+/// The place of a critical message is one of the app's own just then.
+#[test]
+fn a_signal_stops_an_app_that_has_a_critical_message_pending() {
+    let process = Scenario::start("has a critical message");
+    assert_eq!(process.end().code(), Some(0));
+}
+
+#[test]
+fn a_shutdown_function_that_panics_stops_the_app_with_code_1() {
+    must_end(|| {
+        let app = app(1, IDLE).on_shutdown(|_app| panic!("no disk to flush"));
+        let code = app.run(async |app: AppHandle| {
+            app.start_shutdown();
+            std::future::pending().await
+        });
+        assert_eq!(code.unwrap(), 1);
+    });
+}
+
+/// The one of the other signal is put back.
+#[test]
+fn a_handler_that_the_program_installs_meanwhile_stays() {
+    let mut process = Scenario::start("installs a handler");
+    process.says("ended");
+    process.send(Signal::SIGTERM);
+    process.says("handled");
+    process.send(Signal::SIGINT);
+    assert_eq!(process.end().signal(), Some(Signal::SIGINT as i32));
+}
+
+#[test]
+fn a_forked_child_takes_signals_as_by_default() {
+    assert_eq!(Scenario::start("forks").end().code(), Some(0));
 }
 
 /// AP-006: a process may inherit a mask that blocks them.
@@ -474,6 +610,18 @@ fn signals_do_what_they_did_once_the_app_has_ended() {
     assert_eq!(process.end().signal(), Some(Signal::SIGINT as i32));
 }
 
+/// When the first of two has ended, the other is still asked; after both, signals do
+/// what they did.
+#[test]
+fn an_app_that_is_left_of_two_handles_signals_to_its_end() {
+    let mut process = Scenario::start("is left of two");
+    process.says("ready");
+    process.send(Signal::SIGINT);
+    process.says("ended");
+    process.send(Signal::SIGINT);
+    assert_eq!(process.end().signal(), Some(Signal::SIGINT as i32));
+}
+
 /// AP-006: both are told.
 #[test]
 fn a_signal_stops_every_app_of_the_process() {
@@ -491,7 +639,22 @@ fn a_panic_aborts_the_process_if_asked_to() {
     assert_eq!(status.signal(), Some(Signal::SIGABRT as i32));
 }
 
-/// AP-008, T-AP-19: one app after the other, each leaving nothing behind.
+/// T-AP-19, AP-008: each round does its work, is told to shut down, and leaves the
+/// process to the next; the last signal finds no app.
+#[test]
+fn rounds_of_an_app_each_end_by_a_signal() {
+    let mut process = Scenario::start("rounds");
+    for _ in 0..4 {
+        process.says("ready");
+        process.send(Signal::SIGTERM);
+        process.says("shut down");
+    }
+    process.says("ended");
+    process.send(Signal::SIGTERM);
+    assert_eq!(process.end().signal(), Some(Signal::SIGTERM as i32));
+}
+
+/// AP-008: one app after the other, each leaving nothing behind.
 #[test]
 fn apps_one_after_the_other_leave_no_descriptor_or_os_thread() {
     assert_eq!(Scenario::start("repeats").end().code(), Some(0));
@@ -530,8 +693,115 @@ fn plays_a_scenario() {
         "leaves signals alone" => builder().handle_signals(false).run(wait),
         "is signalled at start" => builder().run(async |_app: AppHandle| {
             raise(Signal::SIGINT).unwrap();
+            say("signalled");
             std::future::pending().await
         }),
+        "reactor 0 starts" | "reactor 1 starts" => {
+            let core = scenario.contains('1').into();
+            tracing::subscriber::set_global_default(AtStart { core }).unwrap();
+            builder().run(async |_app: AppHandle| std::future::pending().await)
+        }
+        "blocks" => {
+            builder()
+                .shutdown_limit(Duration::from_millis(50))
+                .run(async |_app: AppHandle| {
+                    say("ready");
+                    loop {
+                        std::thread::park();
+                    }
+                })
+        }
+        "never stops" => builder()
+            .shutdown_limit(Duration::from_millis(50))
+            .on_shutdown(|_app| ())
+            .run(async |app: AppHandle| {
+                busy_worker(&app).await;
+                say("ready");
+            }),
+        "lingers" => {
+            builder()
+                .shutdown_limit(Duration::from_millis(50))
+                .run(async |app: AppHandle| {
+                    busy_worker(&app).await;
+                    say("ready");
+                })
+        }
+        "outlives its thread" => builder().run(outlive),
+        "outlives it, with a shutdown" => builder()
+            .on_shutdown(|app| {
+                assert!(SpdkThread::current().is_none());
+                app.stop(5);
+            })
+            .run(outlive),
+        "has a critical message" => builder().run(async |app: AppHandle| {
+            app.app_thread().send_critical_msg(|| ()).unwrap();
+            kill(Pid::this(), Signal::SIGTERM).unwrap();
+            // Long enough for the signal to be delivered; otherwise this would find
+            // less.
+            std::thread::sleep(Duration::from_millis(100));
+        }),
+        "installs a handler" => {
+            extern "C" fn handle(_: i32) {
+                HANDLED.store(true, Ordering::Relaxed);
+            }
+            static HANDLED: AtomicBool = AtomicBool::new(false);
+            let ran = builder().block_on(async |_app: AppHandle| {
+                // SAFETY: the handler stores to an atomic.
+                unsafe { signal(Signal::SIGTERM, SigHandler::Handler(handle)) }.unwrap();
+            });
+            ran.unwrap().unwrap();
+            say("ended");
+            wait_until(|| HANDLED.load(Ordering::Relaxed));
+            say("handled");
+            loop {
+                std::thread::park();
+            }
+        }
+        "forks" => builder().run(async |app: AppHandle| {
+            // SAFETY: the child makes two system calls.
+            let status = match unsafe { fork() }.unwrap() {
+                ForkResult::Child => {
+                    let _ = raise(Signal::SIGTERM);
+                    // SAFETY: the end of the process, without its destructors.
+                    unsafe { libc::_exit(7) }
+                }
+                ForkResult::Parent { child } => waitpid(child, None).unwrap(),
+            };
+            let expected = matches!(status, WaitStatus::Signaled(_, Signal::SIGTERM, _));
+            app.stop(i32::from(!expected));
+        }),
+        "is left of two" => {
+            let (started, starts) = std::sync::mpsc::channel();
+            let other = std::thread::spawn(move || {
+                builder().block_on(async move |_app: AppHandle| starts.recv().unwrap())
+            });
+            let code = builder().run(async move |_app: AppHandle| {
+                started.send(()).unwrap();
+                assert_eq!(other.join().unwrap().unwrap(), Some(()));
+                say("ready");
+            });
+            assert_eq!(code.unwrap(), 0);
+            say("ended");
+            loop {
+                std::thread::park();
+            }
+        }
+        "rounds" => {
+            for _ in 0..4 {
+                let app = builder().on_shutdown(|app| app.stop(0));
+                let code = app.run(async |app: AppHandle| {
+                    let other = thread_on(&app, 1);
+                    assert_eq!(other.spawn(async { 1 }).await.unwrap(), 1);
+                    say("ready");
+                });
+                assert_eq!(code.unwrap(), 0);
+                say("shut down");
+            }
+            say("ended");
+            loop {
+                std::thread::park();
+            }
+        }
         "winds down" => builder()
             .on_shutdown(|app| {
                 assert!(app.app_thread().is_current());
@@ -608,6 +878,67 @@ fn plays_a_scenario() {
         unknown => panic!("no scenario {unknown:?}"),
     };
     std::process::exit(ended.unwrap());
+}
+
+/// Sends the process SIGINT when the reactor of one core starts.
+struct AtStart {
+    core: usize,
+}
+
+impl tracing::Subscriber for AtStart {
+    fn enabled(&self, _: &tracing::Metadata<'_>) -> bool {
+        true
+    }
+
+    fn new_span(&self, _: &tracing::span::Attributes<'_>) -> tracing::span::Id {
+        tracing::span::Id::from_u64(1)
+    }
+
+    fn record(&self, _: &tracing::span::Id, _: &tracing::span::Record<'_>) {}
+
+    fn record_follows_from(&self, _: &tracing::span::Id, _: &tracing::span::Id) {}
+
+    fn event(&self, event: &tracing::Event<'_>) {
+        let starts = format!("reactor started on core {}", self.core);
+        if format!("{event:?}").contains(&starts) {
+            kill(Pid::this(), Signal::SIGINT).unwrap();
+        }
+    }
+
+    fn enter(&self, _: &tracing::span::Id) {}
+
+    fn exit(&self, _: &tracing::span::Id) {}
+}
+
+/// A thread on the other core with a poller that stays, and a task.
+async fn busy_worker(app: &AppHandle) {
+    let cpumask = CpuSet::single(1);
+    let worker = app.thread().name("worker").cpumask(cpumask);
+    let worker = worker
+        .exit_timeout(Duration::from_secs(50))
+        .create()
+        .unwrap();
+    let set_up = || {
+        let scrub = Poller::builder().name("scrub");
+        scrub
+            .period(Duration::from_millis(1))
+            .register(|| ())
+            .unwrap()
+            .detach();
+        let flush = TaskBuilder::new().name("flush");
+        drop(flush.spawn_local(std::future::pending::<()>()));
+    };
+    worker.call(set_up).await.unwrap();
+}
+
+/// The app thread exits, and a thread elsewhere stays.
+async fn outlive(app: AppHandle) {
+    let stays = thread_on(&app, 1);
+    let main = app.app_thread();
+    drop(stays.spawn(async move {
+        main.exit().await;
+        say("ready");
+    }));
 }
 
 /// Starts apps with more and more descriptors to spare, until one can.

@@ -3,14 +3,19 @@
 
 mod harness;
 
+use std::cell::Cell;
+use std::io::Write;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::net::UnixStream;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
 use corespun::clock::Clock;
+use corespun::interrupt::Event;
 use corespun::stream::PollerStream;
-use corespun::thread::{Poller, ThreadLib, ThreadRunner};
+use corespun::thread::{Interrupt, Poller, PollerState, ThreadLib, ThreadRunner};
 use corespun::{mpsc, task, time};
 use harness::us;
 
@@ -180,4 +185,73 @@ fn a_send_only_thread_moves_with_all_it_holds() {
     .unwrap();
     let ran_on = futures::executor::block_on(sleeper).unwrap();
     assert_eq!(ran_on, elsewhere);
+}
+
+/// A hook for a poller that will never run again has nothing to wait for.
+#[test]
+fn a_hook_set_on_an_unregistered_poller_is_dropped_at_once() {
+    let mut runner = attached();
+    let witness = Rc::new(());
+    let poller = runner.enter(|| Poller::active(|| -> () { panic!("ends") }).unwrap());
+    runner.poll(0, 0);
+    assert_eq!(poller.state(), PollerState::Unregistered);
+    let mine = witness.clone();
+    poller.set_interrupt(move |_| assert_eq!(Rc::strong_count(&mine), 2));
+    assert_eq!(Rc::strong_count(&witness), 1);
+    drop(poller);
+    drop(runner.park().unwrap());
+}
+
+/// Nor has a hook that has ended its own poller.
+#[test]
+fn a_hook_that_drops_its_own_poller_is_dropped_when_it_returns() {
+    let mut runner = attached();
+    let witness = Rc::new(());
+    let poller = Rc::new(Cell::new(None));
+    let made = runner.enter(|| Poller::active(|| ()).unwrap());
+    let (mine, own) = (witness.clone(), poller.clone());
+    made.set_interrupt(move |_| {
+        drop(own.take());
+        assert_eq!(Rc::strong_count(&mine), 2);
+    });
+    poller.set(Some(made));
+    runner.set_interrupt_mode(true).unwrap();
+    assert_eq!(Rc::strong_count(&witness), 1);
+    assert!(poller.take().is_none());
+    drop(runner.park().unwrap());
+}
+
+/// A descriptor that answers differently each time it is asked is watched by
+/// its first answer, until its `Interrupt` is gone.
+#[test]
+fn an_interrupt_is_gone_with_its_handle_whatever_its_descriptor_answers() {
+    struct Fickle {
+        sockets: [UnixStream; 2],
+        asked: Cell<usize>,
+    }
+    impl AsFd for Fickle {
+        fn as_fd(&self) -> BorrowedFd<'_> {
+            let asked = self.asked.replace(self.asked.get() + 1);
+            self.sockets[asked % 2].as_fd()
+        }
+    }
+
+    let mut runner = attached();
+    let witness = Rc::new(());
+    let (here, there) = UnixStream::pair().unwrap();
+    let other = there.try_clone().unwrap();
+    let mine = witness.clone();
+    let interrupt = runner.enter(|| {
+        let sockets = [there, other];
+        let asked = Cell::new(0);
+        let called = move |_: Event| assert_eq!(Rc::strong_count(&mine), 2);
+        Interrupt::register(Fickle { sockets, asked }, called).unwrap()
+    });
+    (&here).write_all(b"x").unwrap();
+    assert!(runner.poll(0, 0).is_busy());
+    runner = stays(runner);
+    runner.enter(|| drop(interrupt));
+    assert_eq!(Rc::strong_count(&witness), 1);
+    assert!(!runner.poll(0, 0).is_busy());
+    drop(runner.park().unwrap());
 }

@@ -12,7 +12,7 @@ use corespun::channel::{
     WalkStep,
 };
 use corespun::task;
-use corespun::thread::{ExitHolder, Poller, SpdkThread};
+use corespun::thread::{ExitHolder, Poller, SpdkThread, ThreadLib};
 use harness::{Runs, SharedRuns, Threads};
 
 /// A channel context that counts how many of its kind live.
@@ -119,6 +119,69 @@ fn two_puts_before_a_poll_destroy_once() {
     threads.poll_threads();
     assert_eq!(gone.get(), 1);
     threads.free();
+}
+
+/// IO-008: of the destroy messages that are queued only the last acts, so that
+/// who sends before it puts finds the channel in that message.
+#[test]
+fn a_put_leaves_the_channel_to_a_later_put() {
+    let mut threads = Threads::allocate(1);
+    let (made, live) = Default::default();
+    let device = threads.on(0, || device(1, &made, &live));
+    let alive = SharedRuns::default();
+    let thread = threads.handle(0);
+    threads.on(0, || {
+        drop(device.channel().unwrap());
+        let again = device.channel().unwrap();
+        let (live, alive) = (live.clone(), alive.clone());
+        let look = move || {
+            if live.get() == 1 {
+                alive.add();
+            }
+        };
+        thread.send_msg(look).unwrap();
+        drop(again);
+    });
+    threads.poll_threads();
+    assert_eq!((made.get(), live.get()), (1, 0));
+    assert_eq!(alive.get(), 1);
+    threads.free();
+}
+
+/// The leak report of `spdk_thread_lib_fini`: by name, and only what is left.
+#[test]
+fn a_device_that_was_never_unregistered_is_named_at_the_end() {
+    let log: Arc<Mutex<Vec<u8>>> = Arc::default();
+    struct Log(Arc<Mutex<Vec<u8>>>);
+    impl std::io::Write for Log {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().unwrap().extend(bytes);
+            Ok(bytes.len())
+        }
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+    let writer = log.clone();
+    let subscriber = tracing_subscriber::fmt()
+        .with_writer(move || Log(writer.clone()))
+        .finish();
+    tracing::subscriber::with_default(subscriber, || {
+        let mut runner = ThreadLib::new().thread().build().unwrap().attach();
+        for name in ["left0", "gone0"] {
+            let construct = || Ok::<_, Infallible>(());
+            let device = runner.enter(|| IoDevice::builder().name(name).register(construct));
+            if name == "gone0" {
+                let device = device.unwrap();
+                runner.enter(|| device.unregister_with(|| ())).unwrap();
+            }
+        }
+        while runner.poll(0, 0).is_busy() {}
+        assert!(log.lock().unwrap().is_empty());
+    });
+    let log = String::from_utf8(std::mem::take(&mut *log.lock().unwrap())).unwrap();
+    assert!(log.contains("io_device was never unregistered"), "{log}");
+    assert!(log.contains("left0") && !log.contains("gone0"), "{log}");
 }
 
 /// T-IO-03 (IO-010).

@@ -7,7 +7,7 @@ use std::future::Future;
 use std::io::{Read, Write};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,9 +15,13 @@ use std::task::{Context, Poll, Wake, Waker};
 use std::time::{Duration, Instant};
 
 use corespun::io::raw::{opcode, types};
-use corespun::io::{Backend, BackendChoice, Driver, DriverConfig, DriverError, PollFd, unblock};
+use corespun::io::{
+    Backend, BackendChoice, Driver, DriverConfig, DriverError, PollFd, RawOp, unblock,
+};
 use futures::StreamExt;
-use io_harness::{Loop, io_uring_permitted, on_every_backend, poll_once};
+use io_harness::{
+    Loop, in_a_process_of_its_own, io_uring_permitted, on_every_backend, poll_once, refuse,
+};
 use nix::sys::eventfd::EventFd;
 
 #[test]
@@ -286,48 +290,36 @@ fn an_idle_poll_touches_nothing() {
 
 #[test]
 fn drivers_leave_no_descriptors_or_threads() {
-    // A process of its own, because other tests open descriptors meanwhile.
-    const ALONE: &str = "CORESPUN_TEST_ALONE";
-    if std::env::var_os(ALONE).is_none() {
-        let status = std::process::Command::new(std::env::current_exe().unwrap())
-            .args([
-                "--exact",
-                "drivers_leave_no_descriptors_or_threads",
-                "--test-threads=1",
-            ])
-            .env(ALONE, "1")
-            .status()
-            .unwrap();
-        assert!(status.success());
-        return;
-    }
-    let count = |what| std::fs::read_dir(what).unwrap().count();
-    let turn = || {
-        on_every_backend(|choice| {
-            let io = Loop::new(choice);
-            io.block_on(unblock(|| ())).unwrap();
-            let (a, b) = corespun::net::UnixStream::pair().unwrap();
-            let mut receive = Box::pin(a.recv(vec![0; 64]));
-            assert!(poll_once(receive.as_mut()).is_pending());
-            io.driver.poll();
-            io.end();
-            drop(receive);
-            drop((a, b));
-        });
-    };
-    turn();
-    let before = (count("/proc/self/fd"), count("/proc/self/task"));
-    for _ in 0..20 {
+    // Other tests open descriptors meanwhile.
+    in_a_process_of_its_own("drivers_leave_no_descriptors_or_threads", || {
+        let count = |what| std::fs::read_dir(what).unwrap().count();
+        let turn = || {
+            on_every_backend(|choice| {
+                let io = Loop::new(choice);
+                io.block_on(unblock(|| ())).unwrap();
+                let (a, b) = corespun::net::UnixStream::pair().unwrap();
+                let mut receive = Box::pin(a.recv(vec![0; 64]));
+                assert!(poll_once(receive.as_mut()).is_pending());
+                io.driver.poll();
+                io.end();
+                drop(receive);
+                drop((a, b));
+            });
+        };
         turn();
-    }
-    // The kernel tears a ring down after its close has returned.
-    for _ in 0..200 {
-        if (count("/proc/self/fd"), count("/proc/self/task")) == before {
-            return;
+        let before = (count("/proc/self/fd"), count("/proc/self/task"));
+        for _ in 0..20 {
+            turn();
         }
-        std::thread::sleep(Duration::from_millis(10));
-    }
-    assert_eq!((count("/proc/self/fd"), count("/proc/self/task")), before);
+        // The kernel tears a ring down after its close has returned.
+        for _ in 0..200 {
+            if (count("/proc/self/fd"), count("/proc/self/task")) == before {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        assert_eq!((count("/proc/self/fd"), count("/proc/self/task")), before);
+    });
 }
 
 /// A loop on io_uring, or nothing where it is refused.
@@ -398,10 +390,10 @@ fn what_an_abandoned_raw_operation_created_is_released() {
     let entry = opcode::OpenAt::new(types::Fd(libc::AT_FDCWD), path.as_ptr()).build();
     // SAFETY: the path is static.
     let open = unsafe { io.driver.submit_raw(entry, closed.clone()) }.unwrap();
-    let open = open.on_abandon(|closed, result| {
-        if result >= 0 {
+    let open = open.on_abandon(|closed, completion| {
+        if completion.result >= 0 {
             // SAFETY: the kernel gave us this descriptor and nobody else knows it.
-            drop(unsafe { OwnedFd::from_raw_fd(result) });
+            drop(unsafe { OwnedFd::from_raw_fd(completion.result) });
             closed.set(closed.get() + 1);
         }
     });
@@ -438,40 +430,6 @@ fn raw_operations_are_refused_on_epoll() {
     // SAFETY: a no-op refers to nothing.
     let refused = unsafe { io.driver.submit_raw(opcode::Nop::new().build(), ()) };
     assert_eq!(refused.unwrap_err().kind(), std::io::ErrorKind::Unsupported);
-}
-
-/// Makes the kernel refuse a system call to the calling thread from now on, as container run times do.
-fn refuse(call: libc::c_long) {
-    let statement = |code, k| libc::sock_filter {
-        code,
-        jt: 0,
-        jf: 0,
-        k,
-    };
-    let mut program = [
-        statement((libc::BPF_LD | libc::BPF_W | libc::BPF_ABS) as u16, 0),
-        libc::sock_filter {
-            code: (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16,
-            jt: 0,
-            jf: 1,
-            k: call as u32,
-        },
-        statement(
-            libc::BPF_RET as u16,
-            libc::SECCOMP_RET_ERRNO | libc::EPERM as u32,
-        ),
-        statement(libc::BPF_RET as u16, libc::SECCOMP_RET_ALLOW),
-    ];
-    let filter = libc::sock_fprog {
-        len: program.len() as u16,
-        filter: program.as_mut_ptr(),
-    };
-    // SAFETY: the program lives until the call has copied it.
-    let set = unsafe {
-        libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
-            | libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &filter)
-    };
-    assert_eq!(set, 0, "{}", std::io::Error::last_os_error());
 }
 
 #[test]
@@ -531,5 +489,172 @@ fn a_park_without_practical_limit_is_legal() {
             assert!(start.elapsed() >= Duration::from_millis(5), "it did sleep");
             waker.join().unwrap();
         }
+    });
+}
+
+/// The number of a slot goes to the next operation as soon as this one's result was taken: a future
+/// that is asked again must not ask for it.
+#[test]
+fn a_raw_operation_polled_after_its_completion_touches_no_other_operation() {
+    let Some(io) = ring() else { return };
+    // SAFETY: a no-op refers to nothing.
+    let mut done = pin!(unsafe { io.driver.submit_raw(opcode::Nop::new().build(), ()) }.unwrap());
+    io.settle();
+    assert!(poll_once(done.as_mut()).is_ready());
+
+    let (mut peer, ours) = UnixStream::pair().unwrap();
+    let mut buf = vec![0u8; 8];
+    let entry = opcode::Recv::new(types::Fd(ours.as_raw_fd()), buf.as_mut_ptr(), 8).build();
+    // SAFETY: the vector's bytes and the descriptor are kept.
+    let mut victim = Box::pin(unsafe { io.driver.submit_raw(entry, (buf, ours)) }.unwrap());
+    let woken = Arc::new(AtomicBool::new(false));
+    let flag = woken.clone();
+    let waker = waker_fn::waker_fn(move || flag.store(true, Ordering::Relaxed));
+    let pending = victim.as_mut().poll(&mut Context::from_waker(&waker));
+    assert!(pending.is_pending());
+
+    let again = |done: Pin<&mut RawOp<()>>| {
+        let polled = std::panic::AssertUnwindSafe(|| poll_once(done).is_ready());
+        std::panic::catch_unwind(polled).map_err(|panic| panic.downcast::<&str>().ok())
+    };
+    // While the victim is in flight, and once its result lies there.
+    for complete in [false, true] {
+        if complete {
+            peer.write_all(b"victim").unwrap();
+            io.settle();
+        }
+        let Err(Some(message)) = again(done.as_mut()) else {
+            panic!("it asked for another operation's result")
+        };
+        assert!(message.contains("polled after it completed"), "{message}");
+    }
+    assert!(
+        woken.load(Ordering::Relaxed),
+        "the victim's waker is its own"
+    );
+    let Poll::Ready((completion, (buf, _))) = poll_once(victim.as_mut()) else {
+        panic!("its result was taken")
+    };
+    assert_eq!((completion.result, &buf[..6]), (6, &b"victim"[..]));
+}
+
+/// Taken by nobody: those that were there when the stream was dropped, and those that came later. One
+/// release panics, and the others are released all the same.
+#[test]
+fn what_an_abandoned_raw_stream_created_is_released_each_time() {
+    if !io_uring_permitted() {
+        return;
+    }
+    // With so short a queue the cancellation has to wait, and the kernel goes on accepting.
+    let config = DriverConfig::new().backend(BackendChoice::IoUring);
+    let io = Loop::with(config.entries(1));
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let connect = |_| {
+        let client = std::net::TcpStream::connect(address).unwrap();
+        let limit = Duration::from_secs(20);
+        client.set_read_timeout(Some(limit)).unwrap();
+        client
+    };
+    let mut clients: Vec<_> = (0..4).map(connect).collect();
+    let released = Rc::new(Cell::new(0));
+    let entry = opcode::AcceptMulti::new(types::Fd(listener.as_raw_fd())).build();
+    let keep = (listener, released.clone());
+    // SAFETY: the listener is kept.
+    let accepts = unsafe { io.driver.submit_raw_multi(entry, keep) }.unwrap();
+    let mut accepts = accepts.on_abandon(|(_, released), completion| {
+        if completion.result >= 0 {
+            // SAFETY: the kernel gave us this descriptor and nobody else knows it.
+            drop(unsafe { OwnedFd::from_raw_fd(completion.result) });
+            released.set(released.get() + 1);
+            assert_ne!(released.get(), 2, "the second one panics");
+        }
+    });
+    io.block_on(async {
+        let first = accepts.next().await.unwrap().into_result().unwrap();
+        // SAFETY: as above.
+        drop(unsafe { OwnedFd::from_raw_fd(first as i32) });
+    });
+    io.driver.poll();
+    clients.extend((0..4).map(connect));
+    // SAFETY: a no-op refers to nothing.
+    let nop = |_| unsafe { io.driver.submit_raw(opcode::Nop::new().build(), ()) };
+    let before: Vec<_> = (0..3).map(nop).collect();
+    drop(accepts);
+    assert_eq!(released.get(), 0, "not while the driver may still be asked");
+    io.settle();
+    assert_eq!(Rc::strong_count(&released), 1, "the listener is closed too");
+    drop(before);
+    // None is left open: released, or never accepted and ended by the listener's end.
+    for mut client in clients {
+        let ended = client.read(&mut [0]);
+        let open = ended.is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock);
+        assert!(!open, "an accepted descriptor was leaked");
+    }
+    assert!(released.get() >= 3, "{}", released.get());
+}
+
+/// Wakers and destructors are foreign code: what one of them does is not the others' loss.
+#[test]
+fn a_waker_or_destructor_that_panics_costs_the_turns_others_nothing() {
+    struct Panics;
+    impl Wake for Panics {
+        fn wake(self: Arc<Self>) {
+            panic!("in wake");
+        }
+    }
+    struct PanicsToo(Vec<u8>);
+    impl Drop for PanicsToo {
+        fn drop(&mut self) {
+            panic!("in drop");
+        }
+    }
+    // SAFETY: the vector's.
+    unsafe impl corespun::io::IoBuf for PanicsToo {
+        fn stable_ptr(&self) -> *const u8 {
+            self.0.as_ptr()
+        }
+        fn bytes_init(&self) -> usize {
+            self.0.len()
+        }
+    }
+    on_every_backend(|choice| {
+        let io = Loop::new(choice);
+        let pairs: Vec<_> = (0..5).map(|_| UnixStream::pair().unwrap()).collect();
+        let (mut peers, ours): (Vec<_>, Vec<_>) = pairs.into_iter().unzip();
+        let ours: Vec<_> = ours
+            .into_iter()
+            .map(|end| {
+                end.set_nonblocking(true).unwrap();
+                PollFd::new(end).unwrap()
+            })
+            .collect();
+        let mut waits: Vec<_> = ours.iter().map(|end| Box::pin(end.readable())).collect();
+        let woken: Vec<_> = (0..5).map(|_| Arc::new(AtomicBool::new(false))).collect();
+        for (index, wait) in waits.iter_mut().enumerate() {
+            let flag = woken[index].clone();
+            let waker = match index {
+                0 | 2 => Waker::from(Arc::new(Panics)),
+                _ => waker_fn::waker_fn(move || flag.store(true, Ordering::Relaxed)),
+            };
+            let polled = wait.as_mut().poll(&mut Context::from_waker(&waker));
+            assert!(polled.is_pending());
+        }
+        // A write whose buffer panics when it is dropped, which the driver does.
+        let file = corespun::fs::File::from_std(tempfile::tempfile().unwrap()).unwrap();
+        let mut write = Box::pin(file.write_at(PanicsToo(vec![7; 512]), 0));
+        assert!(poll_once(write.as_mut()).is_pending());
+        drop(write);
+        io.driver.poll();
+        for peer in &mut peers {
+            peer.write_all(b"x").unwrap();
+        }
+        io.settle();
+        let woken: Vec<_> = woken
+            .iter()
+            .map(|one| one.load(Ordering::Relaxed))
+            .collect();
+        assert_eq!(woken, [false, true, false, true, true]);
+        io.end();
     });
 }

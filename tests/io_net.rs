@@ -5,18 +5,19 @@ mod io_harness;
 use std::future::Future;
 use std::io::{ErrorKind, IoSlice, IoSliceMut, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr};
+use std::os::fd::AsRawFd;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use corespun::io::{BackendChoice, IoBuf};
 use corespun::net::{TcpListener, TcpStream, UnixListener, UnixStream, lookup_host};
 use futures::future::{join, join_all};
 use futures::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use futures::{StreamExt, io::AsyncWrite};
-use io_harness::{Loop, on_every_backend, poll_once};
+use io_harness::{Loop, in_a_process_of_its_own, on_every_backend, poll_once};
 
 const LOOPBACK: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
 
@@ -509,5 +510,75 @@ fn names_are_resolved_off_the_loop() {
         let found = io.block_on(lookup_host("127.0.0.1:80")).unwrap();
         assert_eq!(found, ["127.0.0.1:80".parse().unwrap()]);
         assert!(io.block_on(lookup_host("no port")).is_err());
+    });
+}
+
+/// Takes the next connection, one of the ways there are.
+type Accept<'a, L> = &'a dyn Fn(&'a L) -> futures::future::LocalBoxFuture<'a, std::io::Result<()>>;
+
+/// Out of descriptors, each try but the first waits, longer each time; when there are some again, the
+/// connections are all there, also those a dropped future has waited for.
+fn accept_at_the_limit<'a, L>(io: &Loop, listener: &'a L, accept: Accept<'a, L>) {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+    // The number the next descriptor would get.
+    let lowest = std::fs::File::open("/dev/null").unwrap().as_raw_fd();
+    setrlimit(Resource::RLIMIT_NOFILE, lowest as u64, hard).unwrap();
+    let mut last = Instant::now();
+    for at_least in [0, 5, 10, 20] {
+        let refused = io.block_on(accept(listener)).unwrap_err();
+        assert_eq!(refused.raw_os_error(), Some(libc::EMFILE));
+        assert!(last.elapsed() >= Duration::from_millis(at_least));
+        last = Instant::now();
+    }
+    let mut dropped = accept(listener);
+    assert!(poll_once(dropped.as_mut()).is_pending());
+    assert_eq!(io.driver.in_flight(), 1, "it waits for the time");
+    drop(dropped);
+    assert_eq!(io.driver.in_flight(), 0);
+    setrlimit(Resource::RLIMIT_NOFILE, soft, hard).unwrap();
+    io.block_on(accept(listener)).unwrap();
+    // It does not wait any more.
+    assert!(matches!(
+        poll_once(accept(listener).as_mut()),
+        Poll::Ready(Ok(()))
+    ));
+}
+
+#[test]
+fn out_of_descriptors_an_accept_waits_before_it_tries_again() {
+    let name = "out_of_descriptors_an_accept_waits_before_it_tries_again";
+    in_a_process_of_its_own(name, || {
+        on_every_backend(|choice| {
+            let io = Loop::new(choice);
+            let listener = TcpListener::bind(LOOPBACK).unwrap();
+            let address = listener.local_addr().unwrap();
+            let connect = |_| std::net::TcpStream::connect(address).unwrap();
+            let _clients: Vec<_> = (0..6).map(connect).collect();
+            let accept: Accept<TcpListener> =
+                &|listener| Box::pin(async { listener.accept().await.map(drop) });
+            accept_at_the_limit(&io, &listener, accept);
+            let accept: Accept<TcpListener> =
+                &|listener| Box::pin(async { listener.accept_std().await.map(drop) });
+            accept_at_the_limit(&io, &listener, accept);
+            let accept: Accept<TcpListener> =
+                &|listener| Box::pin(async { listener.incoming().next().await.unwrap().map(drop) });
+            accept_at_the_limit(&io, &listener, accept);
+
+            let dir = tempfile::tempdir().unwrap();
+            let path = dir.path().join("s");
+            let listener = UnixListener::bind(&path).unwrap();
+            let connect = |_| std::os::unix::net::UnixStream::connect(&path).unwrap();
+            let _clients: Vec<_> = (0..6).map(connect).collect();
+            let accept: Accept<UnixListener> =
+                &|listener| Box::pin(async { listener.accept().await.map(drop) });
+            accept_at_the_limit(&io, &listener, accept);
+            let accept: Accept<UnixListener> =
+                &|listener| Box::pin(async { listener.accept_std().await.map(drop) });
+            accept_at_the_limit(&io, &listener, accept);
+            let accept: Accept<UnixListener> =
+                &|listener| Box::pin(async { listener.incoming().next().await.unwrap().map(drop) });
+            accept_at_the_limit(&io, &listener, accept);
+        });
     });
 }

@@ -78,6 +78,6 @@ fn run(options: Options) -> Result<(), Box<dyn std::error::Error>> {
 }
 
 fn fail(error: &str, code: u8) -> ExitCode {
-    eprintln!("nbd_target: {error}");
+    eprintln!("nbd_target: {}", options::cut(error));
     ExitCode::from(code)
 }

@@ -4,21 +4,15 @@ use std::cell::Cell;
 use std::fmt;
 use std::rc::Rc;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use super::AppError;
-use super::handle::{AppHandle, AppShared};
-use super::os_thread::{Borrowed, name_after_core, reactor_name};
-use super::signals::Registration;
+use super::handle::AppHandle;
 use crate::clock::Clock;
-use crate::cpu::{self, CpuSet};
-use crate::io::{Driver, DriverConfig};
-use crate::reactor::{
-    AdaptivePolling, Group, Place, Placement, Reactor, ReactorMode, StartError, Watcher,
-};
-use crate::task::{JoinHandle, TaskBuilder};
-use crate::thread::{PanicPolicy, SpdkThread, Stall, ThreadLib};
+use crate::cpu::CpuSet;
+use crate::io::DriverConfig;
+use crate::reactor::{AdaptivePolling, Place, ReactorMode};
+use crate::thread::Stall;
 
 /// The application framework; see [`App::builder`].
 ///
@@ -58,7 +52,7 @@ type StallHook = Box<dyn Fn(&Stall<'_>) + Send + Sync>;
 
 /// What a panic of user code, on any SpdkThread of an app, leads to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-enum OnPanic {
+pub(super) enum OnPanic {
     #[default]
     Contain,
     Stop(i32),
@@ -84,18 +78,19 @@ enum OnPanic {
 /// ```
 #[must_use = "call `run` or `block_on`"]
 pub struct AppBuilder {
-    name: String,
-    places: Option<Vec<Place>>,
-    main_core: Option<usize>,
-    mode: ReactorMode,
-    adaptive: AdaptivePolling,
-    driver: DriverConfig,
-    clock: Option<Clock>,
-    stall_limit: Option<Duration>,
-    stall_hook: Option<StallHook>,
-    on_panic: OnPanic,
-    signals: bool,
-    shutdown: Option<ShutdownFn>,
+    pub(super) name: String,
+    pub(super) places: Option<Vec<Place>>,
+    pub(super) main_core: Option<usize>,
+    pub(super) mode: ReactorMode,
+    pub(super) adaptive: AdaptivePolling,
+    pub(super) driver: DriverConfig,
+    pub(super) clock: Option<Clock>,
+    pub(super) stall_limit: Option<Duration>,
+    pub(super) stall_hook: Option<StallHook>,
+    pub(super) on_panic: OnPanic,
+    pub(super) signals: bool,
+    pub(super) shutdown: Option<ShutdownFn>,
+    pub(super) shutdown_limit: Duration,
 }
 
 impl Default for AppBuilder {
@@ -113,6 +108,7 @@ impl Default for AppBuilder {
             on_panic: OnPanic::default(),
             signals: true,
             shutdown: None,
+            shutdown_limit: Duration::from_secs(3),
         }
     }
 }
@@ -380,6 +376,19 @@ impl AppBuilder {
 
     /// Whether SIGINT and SIGTERM stop the app; they do unless this says no.
     ///
+    /// The first of them asks: it does what [`AppHandle::start_shutdown`] does, on
+    /// the app thread, or on the main reactor if that has exited. If the end takes
+    /// longer than [`shutdown_limit`](Self::shutdown_limit), stderr is told what
+    /// holds it. The third within two seconds ends the process at once, as if
+    /// nothing handled the signal; others are ignored. None of that needs a reactor
+    /// that is not blocked.
+    ///
+    /// Signals belong to the process. Where several apps run in one, each that
+    /// handles signals is asked, and what was in force before the first of them is
+    /// put back when the last has ended, unless the program has installed another
+    /// handler since then, which stays. A child made by `fork` has no reactors:
+    /// there the signals do what they do by default.
+    ///
     /// # Examples
     ///
     /// An app inside of a larger program leaves the signals to that:
@@ -398,7 +407,9 @@ impl AppBuilder {
 
     /// Called, once, on the app thread by the first SIGINT or SIGTERM, instead
     /// of stopping the app; it has to see to it that [`AppHandle::stop`] is
-    /// called in the end. Later signals are ignored.
+    /// called in the end. If it panics, the app is stopped with code 1. If the app
+    /// thread has exited by then, it is called on the main reactor, with no
+    /// SpdkThread current.
     ///
     /// # Examples
     ///
@@ -423,6 +434,27 @@ impl AppBuilder {
         self
     }
 
+    /// How long the end of the app may take after SIGINT or SIGTERM before stderr
+    /// is told what holds it: reactors that do not answer, and threads with what
+    /// they wait for; 3 s unless set. After that, each signal is answered with it
+    /// again.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use corespun::app::App;
+    ///
+    /// // Long writes are usual at the end of this one.
+    /// let app = App::builder().shutdown_limit(Duration::from_secs(60));
+    /// assert_eq!(app.run(async |app| app.stop(0))?, 0);
+    /// # Ok::<(), corespun::app::AppError>(())
+    /// ```
+    pub fn shutdown_limit(mut self, limit: Duration) -> Self {
+        self.shutdown_limit = limit;
+        self
+    }
+
     /// Runs the app: starts the reactors, runs `start` on the app thread, and
     /// blocks until [`AppHandle::stop`] was called and every thread has exited
     /// (`spdk_app_start`). Returns the exit code given there. That `start`
@@ -433,8 +465,8 @@ impl AppBuilder {
     ///
     /// # Errors
     ///
-    /// [`AppError`]; if it is not [`AppError::StartPanicked`], then `start` was
-    /// not called.
+    /// [`AppError`]; if it is neither [`AppError::StartPanicked`] nor
+    /// [`AppError::ReactorPanicked`], then `start` was not called.
     ///
     /// # Examples
     ///
@@ -494,138 +526,6 @@ impl AppBuilder {
         })?;
         Ok(output.take())
     }
-
-    fn start<S>(mut self, start: S) -> Result<AppHandle, AppError>
-    where
-        S: AsyncFnOnce(AppHandle) + 'static,
-    {
-        if let Some(thread) = SpdkThread::current() {
-            return Err(AppError::InsideThread {
-                thread: thread.name().to_owned(),
-            });
-        }
-        if Driver::current().is_some() {
-            return Err(AppError::InsideLoop);
-        }
-        let available = cpu::available()?;
-        let places = self.places(&available)?;
-        let stop_on_panic: Arc<OnceLock<Weak<AppShared>>> = Arc::default();
-        let taken: CpuSet = places.iter().map(|place| place.cpu).collect();
-        let free = available & !taken;
-        // With a reactor on every core, helper threads have to share.
-        let helper_cpus = if free.is_empty() { available } else { free };
-        let library = self.library(stop_on_panic.clone(), helper_cpus);
-        let driver = self.driver.helper_affinity(available);
-        let group = Group::new(library.clone(), &places, self.mode, self.adaptive, driver)
-            .map_err(StartError::from)?;
-        let app = AppHandle::new(self.name.clone(), group.clone(), self.shutdown);
-
-        let _borrowed = Borrowed::new()?;
-        let start_watcher = |limit| Watcher::start(group.clone(), limit, helper_cpus);
-        let watcher = self.stall_limit.map(start_watcher).transpose();
-        let watcher = watcher.map_err(StartError::from)?;
-        let others = OtherReactors::start(&group, &places)?;
-        let mut reactor = Reactor::start(group.clone(), 0)?;
-        name_after_core(places[0].core);
-        library
-            .set_framework(Arc::new(Placement(Arc::downgrade(&group))))
-            .expect("the library was made here");
-        let app_thread = library
-            .thread()
-            .name(self.name)
-            .cpumask(CpuSet::single(places[0].core))
-            .build()?;
-        let _ = app.shared.app_thread.set(app_thread.handle());
-        let _ = stop_on_panic.set(Arc::downgrade(&app.shared));
-        let signals = self
-            .signals
-            .then(|| Registration::new(app.clone()))
-            .transpose()?;
-        let panicked = Rc::new(Cell::new(None));
-        drop(reactor.arrive(app_thread).enter(|| {
-            let given = app.clone();
-            let start = TaskBuilder::new()
-                .name("start function")
-                .spawn_local(async move { start(given).await });
-            let watch = watch(start, app.clone(), panicked.clone());
-            TaskBuilder::new()
-                .name("start function's end")
-                .spawn_local(watch)
-        }));
-        reactor.run();
-        others.join();
-        drop(watcher);
-        // Only now: a signal is ignored for as long as anything winds down.
-        drop(signals);
-        match panicked.take() {
-            Some(message) => Err(AppError::StartPanicked { message }),
-            None => Ok(app),
-        }
-    }
-
-    fn library(&mut self, app: Arc<OnceLock<Weak<AppShared>>>, helper_cpus: CpuSet) -> ThreadLib {
-        let mut builder = ThreadLib::builder().helper_cpus(helper_cpus);
-        if let Some(clock) = &self.clock {
-            builder = builder.clock(clock.clone());
-        }
-        if let Some(limit) = self.stall_limit {
-            builder = builder.stall_limit(limit);
-        }
-        if let Some(hook) = self.stall_hook.take() {
-            builder = builder.stall_hook(hook);
-        }
-        match self.on_panic {
-            OnPanic::Contain => builder,
-            OnPanic::Abort => builder.panic_policy(PanicPolicy::Abort),
-            OnPanic::Stop(code) => builder.panic_hook(move |_| {
-                // The app owns the library, so this must not own the app.
-                if let Some(shared) = app.get().and_then(Weak::upgrade) {
-                    AppHandle { shared }.stop(code);
-                }
-            }),
-        }
-        .build()
-    }
-
-    /// Where the reactors go, the main one first.
-    fn places(&self, available: &CpuSet) -> Result<Vec<Place>, AppError> {
-        let mut places = match &self.places {
-            Some(places) => places.clone(),
-            None => available
-                .first()
-                .map(|core| Place { core, cpu: core })
-                .into_iter()
-                .collect(),
-        };
-        if places.is_empty() {
-            return Err(AppError::NoCores);
-        }
-        places.sort_by_key(|place| place.core);
-        if let Some(pair) = places.windows(2).find(|pair| pair[0].core == pair[1].core) {
-            return Err(AppError::DuplicateCore { core: pair[0].core });
-        }
-        if let Some(place) = places.iter().find(|place| place.core >= CpuSet::CAPACITY) {
-            return Err(AppError::CoreTooHigh { core: place.core });
-        }
-        if let Some(place) = places.iter().find(|place| !available.contains(place.cpu)) {
-            return Err(AppError::NoSuchCore {
-                core: place.cpu,
-                available: available.as_list().to_string(),
-            });
-        }
-        if let Some(core) = self.main_core {
-            let Some(main) = places.iter().position(|place| place.core == core) else {
-                let cores: CpuSet = places.iter().map(|place| place.core).collect();
-                return Err(AppError::NotAmongCores {
-                    core,
-                    cores: cores.as_list().to_string(),
-                });
-            };
-            let main = places.remove(main);
-            places.insert(0, main);
-        }
-        Ok(places)
-    }
 }
 
 impl fmt::Debug for AppBuilder {
@@ -635,88 +535,5 @@ impl fmt::Debug for AppBuilder {
             .field("places", &self.places)
             .field("mode", &self.mode)
             .finish_non_exhaustive()
-    }
-}
-
-/// Stops the app if its start function panics: nothing else would.
-async fn watch(start: JoinHandle<()>, app: AppHandle, panicked: Rc<Cell<Option<String>>>) {
-    if let Err(error) = start.await
-        && error.is_panic()
-    {
-        panicked.set(Some(error.to_string()));
-        app.stop(1);
-    }
-}
-
-/// The reactors that run in OS threads of their own.
-struct OtherReactors {
-    group: Arc<Group>,
-    threads: Vec<std::thread::JoinHandle<()>>,
-}
-
-impl OtherReactors {
-    /// Starts them and waits until each can poll; if one cannot, all end.
-    fn start(group: &Arc<Group>, places: &[Place]) -> Result<Self, StartError> {
-        let (report, reports) = std::sync::mpsc::channel();
-        let mut others = OtherReactors {
-            group: group.clone(),
-            threads: Vec::new(),
-        };
-        for (index, place) in places.iter().enumerate().skip(1) {
-            let group = group.clone();
-            let report = report.clone();
-            let spawned = std::thread::Builder::new()
-                .name(reactor_name(place.core))
-                .spawn(move || match Reactor::start(group, index) {
-                    Ok(reactor) => {
-                        let _ = report.send(Ok(()));
-                        drop(report);
-                        reactor.run();
-                    }
-                    Err(error) => drop(report.send(Err(error))),
-                });
-            match spawned {
-                Ok(thread) => others.threads.push(thread),
-                Err(error) => {
-                    others.stop();
-                    return Err(error.into());
-                }
-            }
-        }
-        drop(report);
-        for report in reports {
-            if let Err(error) = report {
-                others.stop();
-                return Err(error);
-            }
-        }
-        Ok(others)
-    }
-
-    fn stop(self) {
-        self.group.stop();
-        self.join();
-    }
-
-    fn join(mut self) {
-        self.join_all();
-    }
-
-    fn join_all(&mut self) {
-        for thread in self.threads.drain(..) {
-            if thread.join().is_err() {
-                tracing::error!("a reactor panicked");
-            }
-        }
-    }
-}
-
-impl Drop for OtherReactors {
-    /// An app that fails to start after its reactors did.
-    fn drop(&mut self) {
-        if !self.threads.is_empty() {
-            self.group.stop();
-            self.join_all();
-        }
     }
 }

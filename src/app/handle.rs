@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use crate::reactor::{Group, Reactors};
+use crate::thread::panic::{PanicSource, contain, drop_logged};
 use crate::thread::{SpdkThread, ThreadBuilder, ThreadLib};
 
 type ShutdownFn = Box<dyn FnOnce(&AppHandle) + Send>;
@@ -18,6 +19,13 @@ pub(super) struct AppShared {
     shutdown_started: AtomicBool,
     /// What the first signal does instead of stopping the app.
     shutdown: Mutex<Option<ShutdownFn>>,
+}
+
+/// The last handle may go anywhere, as part of a waker too.
+impl Drop for AppShared {
+    fn drop(&mut self) {
+        drop_logged(self.shutdown.get_mut().map(Option::take));
+    }
 }
 
 impl AppShared {
@@ -102,6 +110,9 @@ impl AppHandle {
     /// calls the app's shutdown function if it has one, else stops it with
     /// code 0. Later calls, and later signals, do nothing.
     ///
+    /// A shutdown function that panics cannot stop the app any more: the panic is
+    /// reported, and the app is stopped with code 1.
+    ///
     /// # Examples
     ///
     /// ```
@@ -124,13 +135,26 @@ impl AppHandle {
             .unwrap_or_else(PoisonError::into_inner);
         let function = shutdown.take();
         drop(shutdown);
-        match function {
-            Some(function) => function(self),
-            None => self.stop(0),
+        let Some(function) = function else {
+            return self.stop(0);
+        };
+        if let Err(payload) = contain(|| function(self)) {
+            let library = self.library();
+            let (name, source) = (self.name(), PanicSource::Message);
+            library
+                .inner
+                .report_panic(name, source, Some("on_shutdown"), payload);
+            self.stop(1);
         }
     }
 
-    /// Whether [`AppHandle::stop`] was called.
+    /// Whether [`AppHandle::start_shutdown`] was called.
+    pub(super) fn is_shutting_down(&self) -> bool {
+        self.shared.shutdown_started.load(Ordering::Acquire)
+    }
+
+    /// Whether the app stops: [`AppHandle::stop`] was called, or a reactor has
+    /// panicked.
     ///
     /// # Examples
     ///
@@ -146,7 +170,7 @@ impl AppHandle {
     /// # Ok::<(), corespun::app::AppError>(())
     /// ```
     pub fn is_stopping(&self) -> bool {
-        self.shared.stopped.load(Ordering::Acquire)
+        self.shared.group.is_stopping()
     }
 
     /// The app's name.

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use super::WalkError;
 use super::device::{DeviceCore, IoDevice};
 use super::io_channel::{self, IoChannel};
+use crate::sync::budget;
 use crate::task::JoinHandle;
 use crate::thread::SpdkThread;
 use crate::thread::local::Local;
@@ -72,6 +73,7 @@ impl<C: 'static> IoDevice<C> {
             Err(WalkError::Unregistered(core.name()))
         };
         async move {
+            budget::take().await;
             let mut walk = Ok(());
             for (thread, visit) in visits? {
                 walk = walk.and(result(&thread, visit).await);
@@ -98,8 +100,7 @@ impl<C: 'static> IoDevice<C> {
             let visit = thread.spawn_with(async move || {
                 // Dropped last, after the channel.
                 let walk = walk;
-                let serial = walk.0.serial;
-                let cell = Local::with_current(|local| io_channel::existing(local, serial));
+                let cell = Local::with_current(|local| io_channel::existing(local, &walk.0));
                 match cell.flatten() {
                     Some(cell) => f(IoChannel::new(cell)).await,
                     None => Ok(()),

@@ -11,6 +11,7 @@ use crate::io::driver::Driver;
 use crate::io::op::{Payload, Request, transfer_len};
 use crate::io::state::Core;
 use crate::io::{IoBuf, IoBufMut};
+use crate::sync::budget;
 
 /// An open file on the OS thread's driver.
 ///
@@ -223,7 +224,7 @@ impl File {
     /// ```
     pub async fn read_at<B: IoBufMut>(&self, buf: B, offset: u64) -> (io::Result<usize>, B) {
         let len = transfer_len(buf.bytes_total());
-        if let Err(error) = check_range(offset, len.into()) {
+        if let Err(error) = check_range(offset, len.into()).await {
             return (Err(error), buf);
         }
         let (fd, direct) = (self.fd.clone(), self.direct);
@@ -269,7 +270,7 @@ impl File {
     /// ```
     pub async fn write_at<B: IoBuf>(&self, buf: B, offset: u64) -> (io::Result<usize>, B) {
         let len = transfer_len(buf.bytes_init());
-        if let Err(error) = check_range(offset, len.into()) {
+        if let Err(error) = check_range(offset, len.into()).await {
             return (Err(error), buf);
         }
         let (fd, direct) = (self.fd.clone(), self.direct);
@@ -313,6 +314,9 @@ impl File {
     pub async fn read_exact_at<B: IoBufMut>(&self, mut buf: B, offset: u64) -> (io::Result<()>, B) {
         let total = buf.bytes_total();
         let mut done = 0;
+        if total == 0 {
+            budget::take().await;
+        }
         while done < total {
             let (result, part) = self.read_at(buf.slice(done..), offset + done as u64).await;
             buf = part.into_inner();
@@ -354,6 +358,9 @@ impl File {
     pub async fn write_all_at<B: IoBuf>(&self, mut buf: B, offset: u64) -> (io::Result<()>, B) {
         let total = buf.bytes_init();
         let mut done = 0;
+        if total == 0 {
+            budget::take().await;
+        }
         while done < total {
             let (result, part) = self.write_at(buf.slice(done..), offset + done as u64).await;
             buf = part.into_inner();
@@ -581,7 +588,7 @@ impl File {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub async fn set_len(&self, len: u64) -> io::Result<()> {
-        check_range(len, 0)?;
+        check_range(len, 0).await?;
         self.control(|fd| Request::Truncate { fd, len }).await
     }
 
@@ -611,7 +618,7 @@ impl File {
     }
 
     async fn fallocate(&self, mode: i32, offset: u64, len: u64) -> io::Result<()> {
-        check_range(offset, len)?;
+        check_range(offset, len).await?;
         self.control(|fd| Request::Allocate {
             fd,
             mode,
@@ -640,7 +647,10 @@ impl File {
         loop {
             let operation = match self.core.submit(payload) {
                 Ok(operation) => operation,
-                Err((error, payload)) => return (Err(error), payload),
+                Err((error, payload)) => {
+                    budget::take().await;
+                    return (Err(error), payload);
+                }
             };
             let (completion, back) = operation.await;
             match completion.into_result() {
@@ -652,13 +662,17 @@ impl File {
 }
 
 /// io_uring takes offset -1 for "the file's cursor", so what no `off_t` holds is refused here.
-fn check_range(offset: u64, len: u64) -> io::Result<()> {
+async fn check_range(offset: u64, len: u64) -> io::Result<()> {
     match offset.checked_add(len) {
         Some(end) if i64::try_from(end).is_ok() => Ok(()),
-        _ => Err(io::Error::new(
-            io::ErrorKind::InvalidInput,
-            format!("{len} bytes at offset {offset} are past the greatest file offset"),
-        )),
+        _ => {
+            // Refused without a turn of the driver: a loop over it has to give way too.
+            budget::take().await;
+            Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                format!("{len} bytes at offset {offset} are past the greatest file offset"),
+            ))
+        }
     }
 }
 

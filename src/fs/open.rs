@@ -9,6 +9,7 @@ use std::path::Path;
 use super::file::File;
 use crate::io::driver::Driver;
 use crate::io::op::{Payload, Request};
+use crate::sync::budget;
 
 /// How to open a file; as [`std::fs::OpenOptions`], with direct I/O besides.
 ///
@@ -315,6 +316,7 @@ impl OpenOptions {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub async fn open(&self, path: impl AsRef<Path>) -> io::Result<File> {
+        budget::take().await;
         let flags = self.flags()?;
         let path = CString::new(path.as_ref().as_os_str().as_bytes())?;
         let core = Driver::current_core()?;

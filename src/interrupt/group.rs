@@ -5,12 +5,17 @@
 //! since a descriptor that is closed and reopened by a handler may still have an
 //! event of its predecessor in the batch. Nothing is borrowed while a handler
 //! runs: it may add and remove any descriptor, its own included.
+//!
+//! A panic of a handler, a wrapper or a destructor of either is caught where it
+//! leaves them, the handler is removed, and the rest of the batch has its turn.
 
+use std::any::Any;
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::rc::{Rc, Weak};
 use std::time::Duration;
 
@@ -164,6 +169,14 @@ pub enum FdHandlerState {
 
 type Callback = Box<dyn FnMut(Event)>;
 
+/// What a handler panicked with.
+type Payload = Box<dyn Any + Send>;
+
+fn contain(f: impl FnOnce()) -> Result<(), Payload> {
+    // What it leaves half-changed is the program's own.
+    catch_unwind(AssertUnwindSafe(f))
+}
+
 struct Handler {
     fd: RawFd,
     events: Cell<u32>,
@@ -181,6 +194,21 @@ struct Handler {
 impl Handler {
     fn data(&self) -> u64 {
         u64::from(self.generation.get()) << 32 | self.fd as u32 as u64
+    }
+
+    /// Ends it. The callback, absent while it runs, is the caller's to drop.
+    fn retire(&self) -> Option<Callback> {
+        self.state.set(FdHandlerState::Removed);
+        self.callback.take()
+    }
+}
+
+/// A descriptor of a group, known by itself and not by its number.
+pub(crate) struct Member(Rc<Handler>);
+
+impl Member {
+    pub(crate) fn fd(&self) -> RawFd {
+        self.0.fd
     }
 }
 
@@ -227,10 +255,36 @@ impl Group {
         Ok(())
     }
 
-    fn unwatch(&self, fd: RawFd) {
-        self.table.borrow_mut().remove(&fd);
-        // Refused for a descriptor that was closed: then it is out already.
-        let _ = self.epoll.delete(fd);
+    fn unwatch(&self, handler: &Rc<Handler>) {
+        let mut table = self.table.borrow_mut();
+        // One that was closed may have left its number to another of the tree.
+        let known = table.get(&handler.fd);
+        if known.is_some_and(|known| Rc::ptr_eq(known, handler)) {
+            table.remove(&handler.fd);
+            // Refused for a descriptor that was closed: then it is out already.
+            let _ = self.epoll.delete(handler.fd);
+        }
+    }
+
+    /// Whether the handler's number is still that of the descriptor that was
+    /// added, which is out of the epoll if it was closed.
+    fn is_open(&self, handler: &Handler) -> bool {
+        let events = handler.events.get();
+        self.epoll
+            .modify(handler.fd, events, handler.data())
+            .is_ok()
+    }
+
+    /// Takes a handler of this group out; its callback is the caller's to drop.
+    fn remove(self: &Rc<Self>, handler: &Rc<Handler>) -> Option<Callback> {
+        let mut handlers = self.handlers.borrow_mut();
+        let own = handlers.get(&handler.fd);
+        if own.is_some_and(|own| Rc::ptr_eq(own, handler)) {
+            handlers.remove(&handler.fd);
+        }
+        drop(handlers);
+        self.root().unwatch(handler);
+        handler.retire()
     }
 
     /// The handlers of this group and all nested in it.
@@ -251,28 +305,44 @@ impl Group {
         for (done, handler) in handlers.iter().enumerate() {
             if let Err(error) = to.watch(handler) {
                 for moved in &handlers[..done] {
-                    to.unwatch(moved.fd);
+                    to.unwatch(moved);
                     // Its old place has the older generation.
-                    from.unwatch(moved.fd);
+                    from.unwatch(moved);
                     from.watch(moved)?;
                 }
                 return Err(error);
             }
         }
-        handlers.iter().for_each(|handler| from.unwatch(handler.fd));
+        handlers.iter().for_each(|handler| from.unwatch(handler));
         Ok(())
     }
 }
 
 impl Drop for Group {
     fn drop(&mut self) {
-        let Some(parent) = self.parent.take() else {
-            return;
-        };
-        let root = parent.root();
-        for fd in self.handlers.get_mut().keys() {
-            root.unwatch(*fd);
+        // The root may be in the middle of a batch that has them.
+        let root = self.parent.take().map(|parent| parent.root());
+        for handler in std::mem::take(self.handlers.get_mut()).into_values() {
+            if let Some(root) = &root {
+                root.unwatch(&handler);
+            }
+            let callback = handler.retire();
+            if let Err(payload) = contain(|| drop(callback)) {
+                report_and_forget(&handler.name, payload);
+            }
         }
+        let wrapper = self.wrapper.take();
+        if let Err(payload) = contain(|| drop(wrapper)) {
+            report_and_forget("wrapper", payload);
+        }
+    }
+}
+
+/// The end of a payload that goes to nobody.
+fn report_and_forget(name: &str, payload: Payload) {
+    tracing::error!(name, "a handler of a descriptor group panicked");
+    if let Err(second) = contain(|| drop(payload)) {
+        std::mem::forget(second);
     }
 }
 
@@ -332,7 +402,8 @@ impl FdGroup {
         })
     }
 
-    /// Adds a descriptor, to be kept open until it is removed.
+    /// Adds a descriptor, to be kept open until it is removed. One that was closed
+    /// before gives way to a new one with its number.
     ///
     /// # Errors
     ///
@@ -363,8 +434,21 @@ impl FdGroup {
         options: FdOptions,
         callback: impl FnMut(Event) + 'static,
     ) -> Result<(), FdGroupError> {
-        let fd = fd.as_fd().as_raw_fd();
-        if self.group.handlers.borrow().contains_key(&fd) {
+        self.add_member(fd.as_fd(), options, callback).map(drop)
+    }
+
+    pub(crate) fn add_member(
+        &self,
+        fd: BorrowedFd<'_>,
+        options: FdOptions,
+        callback: impl FnMut(Event) + 'static,
+    ) -> Result<Member, FdGroupError> {
+        let fd = fd.as_raw_fd();
+        let root = self.group.root();
+        let before = self.group.handlers.borrow().get(&fd).cloned();
+        if let Some(before) = &before
+            && root.is_open(before)
+        {
             return Err(FdGroupError::Exists(fd));
         }
         let handler = Rc::new(Handler {
@@ -377,9 +461,11 @@ impl FdGroup {
             callback: Cell::new(Some(Box::new(callback))),
             group: Rc::downgrade(&self.group),
         });
-        self.group.root().watch(&handler)?;
+        root.watch(&handler)?;
+        let member = Member(handler.clone());
         self.group.handlers.borrow_mut().insert(fd, handler);
-        Ok(())
+        drop(before.and_then(|before| before.retire()));
+        Ok(member)
     }
 
     /// Removes a descriptor; its handler is not called again, also if it is in
@@ -404,17 +490,20 @@ impl FdGroup {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn remove(&self, fd: &impl AsFd) -> Result<(), FdGroupError> {
-        self.remove_raw(fd.as_fd().as_raw_fd())
+        drop(self.group.remove(&self.find(fd)?));
+        Ok(())
     }
 
-    pub(crate) fn remove_raw(&self, fd: RawFd) -> Result<(), FdGroupError> {
-        let removed = self.group.handlers.borrow_mut().remove(&fd);
-        let handler = removed.ok_or(FdGroupError::Unknown(fd))?;
-        self.group.root().unwatch(fd);
-        handler.state.set(FdHandlerState::Removed);
-        // Absent while it runs; then the wait drops it.
-        drop(handler.callback.take());
-        Ok(())
+    fn find(&self, fd: &impl AsFd) -> Result<Rc<Handler>, FdGroupError> {
+        let fd = fd.as_fd().as_raw_fd();
+        let handlers = self.group.handlers.borrow();
+        handlers.get(&fd).cloned().ok_or(FdGroupError::Unknown(fd))
+    }
+
+    /// As [`FdGroup::remove`], for the caller to drop the handler; nothing if
+    /// that is removed already or runs.
+    pub(crate) fn remove_member(&self, member: &Member) -> Option<Callback> {
+        self.group.remove(&member.0)
     }
 
     /// Changes what a descriptor is watched for.
@@ -438,14 +527,16 @@ impl FdGroup {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn modify(&self, fd: &impl AsFd, events: Event) -> Result<(), FdGroupError> {
-        self.modify_raw(fd.as_fd().as_raw_fd(), events)
+        self.modify_member(&Member(self.find(fd)?), events)
     }
 
-    pub(crate) fn modify_raw(&self, fd: RawFd, events: Event) -> Result<(), FdGroupError> {
-        let handler = self.group.handlers.borrow().get(&fd).cloned();
-        let handler = handler.ok_or(FdGroupError::Unknown(fd))?;
+    pub(crate) fn modify_member(&self, member: &Member, events: Event) -> Result<(), FdGroupError> {
+        let handler = &member.0;
+        if handler.state.get() == FdHandlerState::Removed {
+            return Err(FdGroupError::Unknown(handler.fd));
+        }
         let root = self.group.root();
-        root.epoll.modify(fd, events.0, handler.data())?;
+        root.epoll.modify(handler.fd, events.0, handler.data())?;
         handler.events.set(events.0);
         Ok(())
     }
@@ -529,6 +620,25 @@ impl FdGroup {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn wait(&self, timeout: Option<Duration>) -> Result<usize, FdGroupError> {
+        let mut first = None;
+        let waited = self.wait_with(timeout, &mut |name, outcome| match outcome {
+            Err(payload) if first.is_none() => first = Some(payload),
+            Err(payload) => report_and_forget(name, payload),
+            Ok(()) => {}
+        });
+        match first {
+            Some(payload) => resume_unwind(payload),
+            None => waited,
+        }
+    }
+
+    /// As [`FdGroup::wait`]; after each call of a handler, and when its destructor
+    /// has panicked, `told` hears of it, with the handler's name.
+    pub(crate) fn wait_with(
+        &self,
+        timeout: Option<Duration>,
+        told: &mut dyn FnMut(&str, Result<(), Payload>),
+    ) -> Result<usize, FdGroupError> {
         let root = &self.group;
         if root.parent.borrow().is_some() {
             return match timeout {
@@ -567,8 +677,8 @@ impl FdGroup {
             handler.state.set(FdHandlerState::Running);
         }
         let mut failed = None;
-        for (handler, event) in fired {
-            if let Err(error) = root.dispatch(&handler, event) {
+        for (place, (handler, event)) in fired.into_iter().enumerate() {
+            if let Err(error) = root.dispatch(&handler, event, place > 0, told) {
                 failed = Some(error);
             }
             if handler.state.get() == FdHandlerState::Running {
@@ -756,29 +866,52 @@ impl FdGroup {
 }
 
 impl Group {
-    fn dispatch(&self, handler: &Rc<Handler>, event: Event) -> io::Result<()> {
+    /// Calls a handler, `later` than another of the batch or not.
+    fn dispatch(
+        &self,
+        handler: &Rc<Handler>,
+        event: Event,
+        later: bool,
+        told: &mut dyn FnMut(&str, Result<(), Payload>),
+    ) -> io::Result<()> {
         // An earlier handler of the batch may have removed it.
         if handler.state.get() == FdHandlerState::Removed {
             return Ok(());
         }
-        if handler.kind == FdKind::EventFd && !read_counter(handler.fd)? {
-            return Ok(());
+        if handler.kind == FdKind::EventFd {
+            // Or closed it, and what has its number is not to be read.
+            if later && !self.is_open(handler) || !read_counter(handler.fd)? {
+                return Ok(());
+            }
         }
         let Some(mut callback) = handler.callback.take() else {
             return Ok(());
         };
-        let wrapper = handler.group.upgrade().and_then(|group| {
+        let group = handler.group.upgrade();
+        let wrapper = group.as_ref().and_then(|group| {
             let wrapper = group.wrapper.borrow();
             wrapper.clone()
         });
         let before = self.current.replace(Some(event));
-        match wrapper {
-            Some(wrapper) => wrapper(&mut || callback(event)),
-            None => callback(event),
-        }
+        let call = &mut callback;
+        let outcome = contain(move || match wrapper {
+            Some(wrapper) => wrapper(&mut || call(event)),
+            None => call(event),
+        });
         self.current.set(before);
+        if outcome.is_err()
+            && let Some(group) = &group
+        {
+            // It would be ready, and panic, again at once.
+            group.remove(handler);
+        }
+        // The last reference, if the handler ended its group.
+        drop(group);
+        told(&handler.name, outcome);
         if handler.state.get() != FdHandlerState::Removed {
             handler.callback.set(Some(callback));
+        } else if let Err(payload) = contain(|| drop(callback)) {
+            told(&handler.name, Err(payload));
         }
         Ok(())
     }

@@ -12,6 +12,7 @@ mod group;
 use std::io;
 use std::os::fd::RawFd;
 
+pub(crate) use group::Member;
 pub use group::{Event, FdGroup, FdHandlerState, FdKind, FdOptions};
 
 /// What may go wrong with a group of descriptors.

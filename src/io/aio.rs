@@ -14,6 +14,7 @@ use nix::errno::Errno;
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use super::op::{Completion, Request, Sink};
+use super::table::Key;
 
 const IOCB_CMD_PREAD: u16 = 0;
 const IOCB_CMD_PWRITE: u16 = 1;
@@ -90,7 +91,7 @@ impl Aio {
     }
 
     /// Queues a read or write for the next `submit`.
-    pub(crate) fn queue(&mut self, key: usize, request: &Request) {
+    pub(crate) fn queue(&mut self, key: Key, request: &Request) {
         let (opcode, fd, buf, len, offset) = match *request {
             Request::Read {
                 fd,
@@ -109,7 +110,7 @@ impl Aio {
             _ => unreachable!("AIO does reads and writes"),
         };
         self.queued.push_back(Iocb {
-            data: key as u64,
+            data: key.to_bits(),
             opcode,
             fd: fd as u32,
             buf,
@@ -152,7 +153,7 @@ impl Aio {
                         result: -(errno as i32),
                         flags: 0,
                     };
-                    sink.complete(refused.data as usize, completion, false);
+                    sink.complete(Key::from_bits(refused.data), completion, false);
                 }
             }
         }
@@ -186,7 +187,7 @@ impl Aio {
                     result: event.result as i32,
                     flags: 0,
                 };
-                sink.complete(event.data as usize, completion, false);
+                sink.complete(Key::from_bits(event.data), completion, false);
             }
         }
     }

@@ -15,10 +15,11 @@ use nix::sys::signal::{SigSet, SigmaskHow};
 
 use super::config::DriverConfig;
 use super::op::{Completion, Request, Sink};
+use super::table::Key;
 use crate::cpu::{self, CpuSet};
 
 enum Job {
-    Operation(usize, SendRequest),
+    Operation(Key, SendRequest),
     Call(Box<dyn FnOnce() + Send>),
 }
 
@@ -31,7 +32,7 @@ unsafe impl Send for SendRequest {}
 
 struct Shared {
     jobs: SegQueue<Job>,
-    done: SegQueue<(usize, i32)>,
+    done: SegQueue<(Key, i32)>,
     /// One token per sleeping thread to be woken.
     tokens: EventFd,
     /// Threads that sleep, or are about to, and have no token on its way.
@@ -63,7 +64,7 @@ impl BlockingPool {
         }
     }
 
-    pub(crate) fn start(&mut self, key: usize, request: Request) -> io::Result<()> {
+    pub(crate) fn start(&mut self, key: Key, request: Request) -> io::Result<()> {
         self.send(Job::Operation(key, SendRequest(request)))?;
         self.in_flight += 1;
         Ok(())
@@ -110,6 +111,18 @@ impl BlockingPool {
         });
         old.thread_set_mask()?;
         spawned
+    }
+
+    /// Whether no operation is in flight here.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.in_flight == 0
+    }
+
+    /// Leaves threads and queues alone in a forked child, which has only their memory.
+    pub(crate) fn leave_to_parent(&mut self) {
+        std::mem::forget(std::mem::take(&mut self.threads));
+        std::mem::forget(self.shared.take());
+        self.in_flight = 0;
     }
 
     pub(crate) fn is_quiet(&self) -> bool {
@@ -291,6 +304,7 @@ fn perform_once(request: &Request) -> i64 {
 mod tests {
     use super::*;
     use crate::io::op::Slot;
+    use crate::io::table::Table;
     use std::os::fd::AsRawFd;
 
     #[test]
@@ -299,8 +313,9 @@ mod tests {
         let mut pool = BlockingPool::new(&DriverConfig::new(), wake.clone());
         assert!(pool.announce_sleep(), "nothing is in flight");
         let fd = wake.as_raw_fd();
+        let mut slots = Table::default();
         pool.start(
-            0,
+            slots.next_key(),
             Request::Sync {
                 fd,
                 data_only: true,
@@ -318,11 +333,10 @@ mod tests {
             "the driver was awake: no eventfd is written"
         );
 
-        let (mut slots, mut sources, mut effects) = Default::default();
-        let slots: &mut slab::Slab<Slot> = &mut slots;
+        let (mut sources, mut effects) = Default::default();
         slots.insert(Slot::Waiting(None, crate::io::op::Ending::ByItself));
         let mut sink = Sink {
-            slots,
+            slots: &mut slots,
             sources: &mut sources,
             effects: &mut effects,
             reaped: 0,

@@ -25,6 +25,10 @@ thread_local! {
 /// [`poll`](Driver::poll) every turn, or [`park`](Driver::park) to sleep. Everything in
 /// [`fs`](crate::fs) and [`net`](crate::net) made on that OS thread meanwhile belongs to it.
 ///
+/// A forked child does not inherit it: there every use of it is an error
+/// ([`failure`](Driver::failure)), and dropping it leaves what it shares with the parent alone. The
+/// child may make one of its own.
+///
 /// Clones name the same driver. Neither `Send` nor `Sync`. When the last handle is dropped, all
 /// operations in flight are cancelled or waited for, so that no buffer is freed under the kernel's
 /// hands; objects that still refer to the driver then answer with an error.
@@ -105,7 +109,8 @@ impl Driver {
         self.0.backend
     }
 
-    /// Makes this the OS thread's current driver until the guard is dropped.
+    /// Makes this the OS thread's current driver until the guard is dropped. In a forked child it
+    /// takes the place of the parent's, should that have been entered here.
     ///
     /// # Panics
     ///
@@ -127,14 +132,17 @@ impl Driver {
     #[track_caller]
     #[must_use = "the driver is current only while the guard lives"]
     pub fn enter(&self) -> EnterGuard {
-        CURRENT.with(|current| {
+        let left_by_parent = CURRENT.with(|current| {
             let mut current = current.borrow_mut();
+            let usable = current.as_ref().is_some_and(|it| !it.0.core.is_forked());
             assert!(
-                current.is_none(),
+                !usable,
                 "this OS thread has entered an I/O driver already: drop its EnterGuard first"
             );
-            *current = Some(self.clone());
+            current.replace(self.clone())
         });
+        // Not dropped inside `with`, as in the guard.
+        drop(left_by_parent);
         CURRENT_CORE.set(Rc::as_ptr(&self.0.core));
         EnterGuard {
             driver: self.clone(),
@@ -163,9 +171,11 @@ impl Driver {
     }
 
     pub(crate) fn current_core() -> io::Result<Rc<Core>> {
-        Driver::current()
-            .map(|driver| driver.0.core.clone())
-            .ok_or_else(no_driver)
+        let core = Driver::current().ok_or_else(no_driver)?.0.core.clone();
+        match core.failure() {
+            Some(error) => Err(error),
+            None => Ok(core),
+        }
     }
 
     pub(crate) fn core(&self) -> &Rc<Core> {
@@ -261,6 +271,28 @@ impl Driver {
         self.0.core.in_flight()
     }
 
+    /// Why this driver cannot be used any more, if it cannot. All operations answer with this error
+    /// then, and those that the kernel had begun stay pending: it may yet write to their buffers.
+    ///
+    /// That is so from the moment the kernel refuses to serve the ring, or the epoll set (a seccomp
+    /// filter that was installed after the driver was made, say); a reactor stops its app then. And
+    /// it is so in a process that was forked from the one that made the driver, whose rings a child
+    /// does not inherit.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use corespun::io::{Driver, DriverConfig};
+    /// use nix::sys::eventfd::EventFd;
+    ///
+    /// let driver = Driver::new(&DriverConfig::new(), EventFd::new()?.into())?;
+    /// assert!(driver.failure().is_none());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn failure(&self) -> Option<io::Error> {
+        self.0.core.failure()
+    }
+
     /// An aligned buffer of `len` bytes from this driver's pool; its contents are arbitrary.
     ///
     /// # Examples
@@ -332,6 +364,10 @@ impl EnterGuard {
 
 impl Drop for EnterGuard {
     fn drop(&mut self) {
+        if !ptr::eq(CURRENT_CORE.get(), &*self.driver.0.core) {
+            // Another has taken the place in a forked child.
+            return;
+        }
         CURRENT_CORE.set(ptr::null());
         // Not dropped inside `with`: the last handle's drop runs foreign code.
         let entered = CURRENT.try_with(RefCell::take);
@@ -348,13 +384,13 @@ impl Drop for Handle {
 impl Core {
     /// # Errors
     ///
-    /// If this is not the core of the OS thread's current driver.
+    /// If this is not the core of the OS thread's current driver, or the driver cannot be used.
     #[inline]
     pub(crate) fn check_current(&self) -> io::Result<()> {
-        if ptr::eq(CURRENT_CORE.get(), self) {
+        if ptr::eq(CURRENT_CORE.get(), self) && self.mark.is_set() {
             Ok(())
         } else {
-            Err(wrong_driver())
+            Err(self.failure().unwrap_or_else(wrong_driver))
         }
     }
 }

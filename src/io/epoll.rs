@@ -23,6 +23,7 @@ use super::blocking::BlockingPool;
 use super::config::{DriverConfig, DriverError};
 use super::op::{Completion, Request, Sink, Slot};
 use super::readiness::Direction;
+use super::table::Key;
 
 const WAKE: u64 = u64::MAX;
 const AIO: u64 = u64::MAX - 1;
@@ -35,7 +36,7 @@ pub(crate) struct Epoll {
     woken: bool,
     aio: Option<Aio>,
     /// Operations that were done on the spot.
-    done: VecDeque<(usize, i32)>,
+    done: VecDeque<(Key, i32)>,
     /// Directions somebody waits for: while zero, a turn need not ask the kernel.
     pub(crate) waiting: usize,
 }
@@ -77,7 +78,7 @@ impl Epoll {
     /// Starts the operation `key` by the quickest way that cannot block this thread.
     pub(crate) fn start(
         &mut self,
-        key: usize,
+        key: Key,
         request: Request,
         blocking: &mut BlockingPool,
     ) -> io::Result<()> {
@@ -109,14 +110,14 @@ impl Epoll {
         }
     }
 
-    pub(crate) fn add(&mut self, fd: RawFd, source: usize) -> io::Result<()> {
+    pub(crate) fn add(&mut self, fd: RawFd, source: Key) -> io::Result<()> {
         let flags = EpollFlags::EPOLLIN
             | EpollFlags::EPOLLOUT
             | EpollFlags::EPOLLRDHUP
             | EpollFlags::EPOLLET;
         // SAFETY: the source's owner holds the descriptor open.
         let fd = unsafe { BorrowedFd::borrow_raw(fd) };
-        match self.set.add(fd, EpollEvent::new(flags, source as u64)) {
+        match self.set.add(fd, EpollEvent::new(flags, source.to_bits())) {
             // A regular file is always ready, as a new source says.
             Ok(()) | Err(Errno::EPERM) => Ok(()),
             Err(errno) => Err(errno.into()),
@@ -130,7 +131,10 @@ impl Epoll {
         let _ = self.set.delete(fd);
     }
 
-    pub(crate) fn poll(&mut self, sink: &mut Sink<'_>) {
+    /// # Errors
+    ///
+    /// If the kernel refuses to serve the set, for good.
+    pub(crate) fn poll(&mut self, sink: &mut Sink<'_>) -> io::Result<()> {
         // Only what was there at the start: completions may start new operations.
         for _ in 0..self.done.len() {
             let Some((key, result)) = self.done.pop_front() else {
@@ -143,12 +147,10 @@ impl Epoll {
             aio.reap(sink);
         }
         if self.waiting > 0 {
-            let count = self
-                .set
-                .wait(&mut self.events, EpollTimeout::ZERO)
-                .unwrap_or(0);
+            let count = served(self.set.wait(&mut self.events, EpollTimeout::ZERO))?;
             self.dispatch(count, sink);
         }
+        Ok(())
     }
 
     pub(crate) fn park(
@@ -156,23 +158,21 @@ impl Epoll {
         timeout: Option<Duration>,
         blocking: &BlockingPool,
         sink: &mut Sink<'_>,
-    ) {
-        self.poll(sink);
+    ) -> io::Result<()> {
+        self.poll(sink)?;
         let awake = sink.reaped > 0 || self.woken;
         let limit = match awake || !blocking.announce_sleep() {
             true => Some(Duration::ZERO),
             false => timeout,
         };
-        match wait(&self.set, &mut self.events, limit) {
-            Ok(count) => self.dispatch(count, sink),
-            Err(Errno::EINTR) => {}
-            Err(error) => tracing::error!(%error, "epoll_wait failed"),
-        }
+        let waited = served(wait(&self.set, &mut self.events, limit));
         blocking.retract();
+        self.dispatch(waited?, sink);
         if let Some(aio) = &mut self.aio {
             aio.reap(sink);
         }
         self.woken = false;
+        Ok(())
     }
 
     fn dispatch(&mut self, count: usize, sink: &mut Sink<'_>) {
@@ -185,7 +185,7 @@ impl Epoll {
                 // An edge, never read: the completions themselves are looked for in memory.
                 AIO => {}
                 source => {
-                    let (source, flags) = (source as usize, event.events());
+                    let (source, flags) = (Key::from_bits(source), event.events());
                     let broken = EpollFlags::EPOLLHUP | EpollFlags::EPOLLERR;
                     for (direction, ready, closed) in [
                         (Direction::Read, EpollFlags::EPOLLIN, EpollFlags::EPOLLRDHUP),
@@ -210,7 +210,7 @@ impl Epoll {
     /// Waits until the kernel and the helpers have let go of every operation.
     pub(crate) fn drain(&mut self, blocking: &mut BlockingPool, sink: &mut Sink<'_>) {
         loop {
-            self.poll(sink);
+            let mut served = self.poll(sink).is_ok();
             blocking.reap(sink);
             let running = sink.slots.iter().any(|(_, slot)| {
                 matches!(
@@ -222,7 +222,12 @@ impl Epoll {
                 return;
             }
             sink.reaped = 0;
-            self.park(Some(Duration::from_millis(10)), blocking, sink);
+            let limit = Duration::from_millis(10);
+            served &= self.park(Some(limit), blocking, sink).is_ok();
+            if !served {
+                // What is left needs no readiness: helper threads and AIO.
+                std::thread::sleep(limit);
+            }
         }
     }
 }
@@ -237,6 +242,14 @@ fn read_cached(fd: RawFd, ptr: *mut u8, len: u32, offset: u64) -> Option<i32> {
     // is done with both when it returns.
     let count = unsafe { libc::preadv2(fd, &part, 1, offset as i64, libc::RWF_NOWAIT) };
     (count >= 0).then_some(count as i32)
+}
+
+/// An interruption is a wait that found nothing; any other error is there to stay.
+fn served(waited: Result<usize, Errno>) -> io::Result<usize> {
+    match waited {
+        Err(Errno::EINTR) => Ok(0),
+        waited => Ok(waited?),
+    }
 }
 
 /// `epoll_wait` with a limit in nanoseconds.

@@ -31,13 +31,17 @@ mod aligned;
 mod blocking;
 mod buf;
 mod config;
+pub(crate) mod delay;
 pub(crate) mod driver;
 mod epoll;
+mod mark;
 pub(crate) mod op;
 pub mod raw;
 pub(crate) mod readiness;
 pub(crate) mod state;
+mod table;
 mod unblock;
+mod unusable;
 mod uring;
 
 pub use aligned::{AlignedBuf, POOL_ALIGN, PooledBuf};

@@ -3,8 +3,9 @@
 //! The rule of this room (cancel safety): from submission to completion the kernel may use an
 //! operation's buffer and descriptor, so somebody must own them all that time. While the future
 //! lives it does; when it is dropped early it hands them to the table's slot, which keeps them until
-//! the completion comes. A slot is freed only after its completion, so a key in the kernel's hands
-//! never names another operation. Leaking the future leaks the buffer, which is safe.
+//! the completion comes. A slot is freed only after its completion, and no other ever has its key: one
+//! that the kernel, a cancellation in the queue, or a future that is polled again still holds names
+//! nothing then. Leaking the future leaks the buffer, which is safe.
 //!
 //! Only the driver's OS thread touches any of this.
 
@@ -14,14 +15,14 @@ use std::ffi::c_char;
 use std::future::Future;
 use std::io;
 use std::os::fd::RawFd;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
-use slab::Slab;
-
 use super::readiness::{Direction, Sources};
 use super::state::Core;
+use super::table::{Key, Table};
 
 /// The longest transfer one system call makes (`MAX_RW_COUNT`).
 const MAX_TRANSFER: usize = 0x7fff_f000;
@@ -134,13 +135,14 @@ pub(crate) enum Slot {
     Waiting(Option<Waker>, Ending),
     /// Completed; the future has not looked yet.
     Done(Completion),
-    /// In flight; the future is gone and the slot owns the payload.
-    Orphan(Box<dyn Abandon>, Ending),
+    /// In flight; the future is gone and the slot owns the payload, with the completions that came
+    /// before the last one.
+    Orphan(Box<dyn Abandon>, Ending, VecDeque<Completion>),
     /// In flight: a one-shot wait for readiness, owning what it waits on.
     Watch {
-        source: Option<usize>,
+        source: Key,
         direction: Direction,
-        _owner: Rc<dyn Any>,
+        owner: Rc<dyn Any>,
     },
     /// In flight: an operation with many completions.
     Multi {
@@ -161,14 +163,17 @@ pub(crate) enum Ending {
 
 /// A payload whose future is gone.
 pub(crate) trait Abandon {
-    fn abandon(self: Box<Self>, completion: Completion);
+    /// For each completion nobody has taken, in their order; then it is dropped.
+    fn abandon(&mut self, completion: Completion);
 }
 
-struct OrphanPayload<P: Payload>(P);
+struct OrphanPayload<P: Payload>(Option<P>);
 
 impl<P: Payload> Abandon for OrphanPayload<P> {
-    fn abandon(self: Box<Self>, completion: Completion) {
-        Box::new(self.0).abandoned(completion.result);
+    fn abandon(&mut self, completion: Completion) {
+        if let Some(payload) = self.0.take() {
+            Box::new(payload).abandoned(completion.result);
+        }
     }
 }
 
@@ -176,23 +181,49 @@ impl<P: Payload> Abandon for OrphanPayload<P> {
 /// into the driver.
 pub(crate) enum Effect {
     Wake(Waker),
-    Abandon(Box<dyn Abandon>, Completion),
-    Drop(#[expect(dead_code, reason = "held to be dropped")] Rc<dyn Any>),
+    /// Releases what the completions made, one by one, and drops the payload.
+    Abandon(Box<dyn Abandon>, VecDeque<Completion>),
+    Drop(Rc<dyn Any>),
 }
 
 impl Effect {
+    /// A panic is reported and goes no further: the effects after this one are other operations'.
     pub(crate) fn run(self) {
         match self {
-            Effect::Wake(waker) => waker.wake(),
-            Effect::Abandon(payload, completion) => payload.abandon(completion),
-            Effect::Drop(_) => {}
+            Effect::Wake(waker) => contained("waker", || waker.wake()),
+            Effect::Abandon(mut payload, completions) => {
+                for completion in completions {
+                    contained("release", || payload.abandon(completion));
+                }
+                contained("destructor", || drop(payload));
+            }
+            Effect::Drop(owner) => contained("destructor", || drop(owner)),
         }
+    }
+}
+
+/// Runs foreign code; says of which kind it was if it panics.
+fn contained(what: &str, f: impl FnOnce()) {
+    // What it may leave half-changed is its own.
+    let Err(payload) = catch_unwind(AssertUnwindSafe(f)) else {
+        return;
+    };
+    let text = match payload.downcast_ref::<&str>() {
+        Some(text) => text,
+        None => payload
+            .downcast_ref::<String>()
+            .map_or("a payload that is not a string", String::as_str),
+    };
+    tracing::error!("a {what} of an I/O operation panicked: {text}");
+    // So may the payload's destructor.
+    if let Err(second) = catch_unwind(AssertUnwindSafe(|| drop(payload))) {
+        std::mem::forget(second);
     }
 }
 
 /// Where a back-end reports completions; it borrows the tables, not the back-end.
 pub(crate) struct Sink<'a> {
-    pub(crate) slots: &'a mut Slab<Slot>,
+    pub(crate) slots: &'a mut Table<Slot>,
     pub(crate) sources: &'a mut Sources,
     pub(crate) effects: &'a mut Vec<Effect>,
     /// Completions reported so far.
@@ -203,13 +234,13 @@ pub(crate) struct Sink<'a> {
 
 impl Sink<'_> {
     /// Takes the completion of the operation `key`; `more` says that others will follow.
-    pub(crate) fn complete(&mut self, key: usize, completion: Completion, more: bool) {
-        self.reaped += 1;
-        self.finished += usize::from(!more);
+    pub(crate) fn complete(&mut self, key: Key, completion: Completion, more: bool) {
         let Some(slot) = self.slots.get_mut(key) else {
-            debug_assert!(false, "completion for the unknown operation {key}");
+            debug_assert!(false, "completion for the unknown operation {key:?}");
             return;
         };
+        self.reaped += 1;
+        self.finished += usize::from(!more);
         match slot {
             Slot::Waiting(waker, _) => {
                 self.effects.extend(waker.take().map(Effect::Wake));
@@ -224,25 +255,28 @@ impl Sink<'_> {
                 *ended = !more;
                 self.effects.extend(waker.take().map(Effect::Wake));
             }
-            Slot::Done(_) => debug_assert!(false, "operation {key} completed twice"),
-            Slot::Orphan(..) | Slot::Watch { .. } if more => {}
-            Slot::Orphan(..) | Slot::Watch { .. } => match self.slots.remove(key) {
-                Slot::Orphan(payload, _) => {
-                    self.effects.push(Effect::Abandon(payload, completion));
+            Slot::Done(_) => debug_assert!(false, "operation {key:?} completed twice"),
+            Slot::Orphan(.., completions) => {
+                completions.push_back(completion);
+                if !more && let Some(Slot::Orphan(payload, _, completions)) = self.slots.remove(key)
+                {
+                    self.effects.push(Effect::Abandon(payload, completions));
                 }
-                Slot::Watch {
+            }
+            Slot::Watch { .. } if more => {}
+            Slot::Watch { .. } => {
+                let Some(Slot::Watch {
                     source,
                     direction,
-                    _owner,
-                } => {
-                    if let Some(source) = source {
-                        let error = (completion.result < 0).then_some(-completion.result);
-                        self.sources.ready(source, direction, error, self.effects);
-                    }
-                    self.effects.push(Effect::Drop(_owner));
-                }
-                _ => unreachable!("matched above"),
-            },
+                    owner,
+                }) = self.slots.remove(key)
+                else {
+                    unreachable!("matched above");
+                };
+                let error = (completion.result < 0).then_some(-completion.result);
+                self.sources.ready(source, direction, error, self.effects);
+                self.effects.push(Effect::Drop(owner));
+            }
         }
     }
 }
@@ -254,17 +288,16 @@ impl Sink<'_> {
 /// Dropping it early leaves the operation running; its payload is kept until it completes.
 pub(crate) struct Op<P: Payload> {
     core: Rc<Core>,
-    key: usize,
-    payload: Option<P>,
+    /// None once the completion was given: there is no key left to ask with.
+    running: Option<(Key, P)>,
 }
 
 impl<P: Payload> Op<P> {
     /// `key` must be a `Slot::Waiting` made for `payload`.
-    pub(crate) fn new(core: Rc<Core>, key: usize, payload: P) -> Self {
+    pub(crate) fn new(core: Rc<Core>, key: Key, payload: P) -> Self {
         Op {
             core,
-            key,
-            payload: Some(payload),
+            running: Some((key, payload)),
         }
     }
 }
@@ -276,21 +309,20 @@ impl<P: Payload> Future for Op<P> {
     type Output = (Completion, P);
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let completion = std::task::ready!(self.core.poll_slot(self.key, cx));
-        let payload = self
-            .payload
-            .take()
-            .expect("operation polled after it completed");
+        let Some((key, _)) = self.running else {
+            panic!("operation polled after it completed");
+        };
+        let completion = std::task::ready!(self.core.poll_slot(key, cx));
+        let (_, payload) = self.running.take().expect("it was there");
         Poll::Ready((completion, payload))
     }
 }
 
 impl<P: Payload> Drop for Op<P> {
     fn drop(&mut self) {
-        let Some(payload) = self.payload.take() else {
-            return;
-        };
-        self.core
-            .abandon_slot(self.key, Box::new(OrphanPayload(payload)));
+        if let Some((key, payload)) = self.running.take() {
+            self.core
+                .abandon_slot(key, Box::new(OrphanPayload(Some(payload))));
+        }
     }
 }

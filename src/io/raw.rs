@@ -10,6 +10,8 @@ pub use io_uring::{cqueue, opcode, squeue, types};
 use super::driver::Driver;
 use super::op::{Abandon, Completion};
 use super::state::Core;
+use super::table::Key;
+use crate::sync::budget::poll_budget;
 
 impl Driver {
     /// Queues a ring entry as it stands (its user data is overwritten) and gives a future of its
@@ -53,14 +55,9 @@ impl Driver {
         keep: T,
     ) -> std::io::Result<RawOp<T>> {
         let key = self.core().submit_entry(entry, false)?;
-        let kept = Some(Kept {
-            keep,
-            on_abandon: None,
-        });
         Ok(RawOp {
             core: self.core().clone(),
-            key,
-            kept,
+            running: Some((key, Kept::new(keep))),
         })
     }
 
@@ -108,27 +105,32 @@ impl Driver {
         keep: T,
     ) -> std::io::Result<RawStream<T>> {
         let key = self.core().submit_entry(entry, true)?;
-        let kept = Some(Kept {
-            keep,
-            on_abandon: None,
-        });
         Ok(RawStream {
             core: self.core().clone(),
             key,
-            kept,
+            kept: Some(Kept::new(keep)),
         })
     }
 }
 
 struct Kept<T> {
     keep: T,
-    on_abandon: Option<fn(&mut T, i32)>,
+    on_abandon: Option<fn(&mut T, Completion)>,
+}
+
+impl<T> Kept<T> {
+    fn new(keep: T) -> Self {
+        Kept {
+            keep,
+            on_abandon: None,
+        }
+    }
 }
 
 impl<T: 'static> Abandon for Kept<T> {
-    fn abandon(mut self: Box<Self>, completion: Completion) {
+    fn abandon(&mut self, completion: Completion) {
         if let Some(release) = self.on_abandon {
-            release(&mut self.keep, completion.result);
+            release(&mut self.keep, completion);
         }
     }
 }
@@ -160,13 +162,14 @@ impl<T: 'static> Abandon for Kept<T> {
 #[must_use = "dropping it cancels the operation"]
 pub struct RawOp<T: 'static> {
     core: Rc<Core>,
-    key: usize,
-    kept: Option<Kept<T>>,
+    /// None once the completion was given: there is no key left to ask with.
+    running: Option<(Key, Kept<T>)>,
 }
 
 impl<T: 'static> RawOp<T> {
-    /// Sets what to do with the result if this future is dropped before it saw it, for opcodes that
-    /// create something: close an accepted descriptor, say.
+    /// Sets what to do with the completion if this future is dropped before it saw it, for opcodes
+    /// that create something: close an opened descriptor, say. Called on the driver's OS thread,
+    /// also for a completion that is an error. A panic of it is logged.
     ///
     /// # Examples
     ///
@@ -181,7 +184,7 @@ impl<T: 'static> RawOp<T> {
     ///     // SAFETY: a no-op refers to nothing.
     ///     let nop = unsafe { driver.submit_raw(opcode::Nop::new().build(), released.clone())? };
     ///     // An accept would close the descriptor here.
-    ///     drop(nop.on_abandon(|released, _result| released.set(true)));
+    ///     drop(nop.on_abandon(|released, _completion| released.set(true)));
     ///     while !released.get() {
     ///         time::sleep(Duration::from_micros(20)).await;
     ///     }
@@ -190,8 +193,8 @@ impl<T: 'static> RawOp<T> {
     /// # })?.unwrap()?;
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
-    pub fn on_abandon(mut self, release: fn(&mut T, i32)) -> Self {
-        if let Some(kept) = &mut self.kept {
+    pub fn on_abandon(mut self, release: fn(&mut T, Completion)) -> Self {
+        if let Some((_, kept)) = &mut self.running {
             kept.on_abandon = Some(release);
         }
         self
@@ -204,20 +207,24 @@ impl<T: 'static> Unpin for RawOp<T> {}
 impl<T: 'static> Future for RawOp<T> {
     type Output = (Completion, T);
 
+    /// # Panics
+    ///
+    /// If it has given its completion already.
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let completion = ready!(self.core.poll_slot(self.key, cx));
-        let kept = self
-            .kept
-            .take()
-            .expect("raw operation polled after it completed");
+        let Some((key, _)) = self.running else {
+            panic!("raw operation polled after it completed");
+        };
+        let budget = ready!(poll_budget(cx));
+        let completion = ready!(budget.on(self.core.poll_slot(key, cx)));
+        let (_, kept) = self.running.take().expect("it was there");
         Poll::Ready((completion, kept.keep))
     }
 }
 
 impl<T: 'static> Drop for RawOp<T> {
     fn drop(&mut self) {
-        if let Some(kept) = self.kept.take() {
-            self.core.abandon_slot(self.key, Box::new(kept));
+        if let Some((key, kept)) = self.running.take() {
+            self.core.abandon_slot(key, Box::new(kept));
         }
     }
 }
@@ -225,7 +232,7 @@ impl<T: 'static> Drop for RawOp<T> {
 impl<T: 'static> std::fmt::Debug for RawOp<T> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("RawOp")
-            .field("key", &self.key)
+            .field("key", &self.running.as_ref().map(|(key, _)| key))
             .finish_non_exhaustive()
     }
 }
@@ -234,7 +241,8 @@ impl<T: 'static> std::fmt::Debug for RawOp<T> {
 ///
 /// # Cancel safety
 ///
-/// Dropping it asks the kernel to cancel; completions nobody has taken are lost.
+/// Dropping it asks the kernel to cancel; completions nobody has taken go to
+/// [`on_abandon`](Self::on_abandon).
 ///
 /// # Examples
 ///
@@ -264,8 +272,48 @@ impl<T: 'static> std::fmt::Debug for RawOp<T> {
 #[must_use = "dropping it cancels the operation"]
 pub struct RawStream<T: 'static> {
     core: Rc<Core>,
-    key: usize,
+    key: Key,
     kept: Option<Kept<T>>,
+}
+
+impl<T: 'static> RawStream<T> {
+    /// Sets what to do with each completion that this stream did not give out when it was dropped:
+    /// those that were waiting, and those that come until the kernel has cancelled. For opcodes that
+    /// create something each time. Called on the driver's OS thread, also for completions that are
+    /// errors. A panic of it is logged, and the others are released.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::net::TcpListener;
+    /// use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+    /// use corespun::io::{Backend, Driver, raw::{opcode, types}};
+    ///
+    /// # corespun::app::App::builder().handle_signals(false).block_on(async |_app| {
+    /// let driver = Driver::current().unwrap();
+    /// let listener = TcpListener::bind("127.0.0.1:0")?;
+    /// if driver.backend() == Backend::IoUring {
+    ///     let accept = opcode::AcceptMulti::new(types::Fd(listener.as_raw_fd())).build();
+    ///     // SAFETY: the stream keeps the listener open.
+    ///     let connections = unsafe { driver.submit_raw_multi(accept, listener)? };
+    ///     // No connection that nobody took is left open.
+    ///     drop(connections.on_abandon(|_listener, completion| {
+    ///         if completion.result >= 0 {
+    ///             // SAFETY: the kernel gave this descriptor, and nobody else knows it.
+    ///             drop(unsafe { OwnedFd::from_raw_fd(completion.result) });
+    ///         }
+    ///     }));
+    /// }
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// # })?.unwrap()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn on_abandon(mut self, release: fn(&mut T, Completion)) -> Self {
+        if let Some(kept) = &mut self.kept {
+            kept.on_abandon = Some(release);
+        }
+        self
+    }
 }
 
 impl<T: 'static> Unpin for RawStream<T> {}
@@ -274,7 +322,8 @@ impl<T: 'static> Stream for RawStream<T> {
     type Item = Completion;
 
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Completion>> {
-        self.core.poll_multi(self.key, cx)
+        let budget = ready!(poll_budget(cx));
+        budget.on(self.core.poll_multi(self.key, cx))
     }
 }
 

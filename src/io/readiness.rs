@@ -12,12 +12,12 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker, ready};
 
-use nix::poll::{PollFd as SysPollFd, PollFlags, PollTimeout};
-use slab::Slab;
-
 use super::driver::Driver;
 use super::op::Effect;
 use super::state::Core;
+use super::table::{Key, Table};
+use crate::sync::budget::poll_budget;
+use nix::poll::{PollFd as SysPollFd, PollFlags, PollTimeout};
 
 /// Which side of a descriptor is waited for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,7 +45,7 @@ pub(crate) struct Wait {
     /// A wait is in the kernel's or the epoll set's hands.
     pub(crate) armed: bool,
     /// The ring operation that waits, on io_uring.
-    pub(crate) watch: Option<usize>,
+    pub(crate) watch: Option<Key>,
     /// The task that used a `poll_` method last.
     last: Option<Waker>,
     /// The tasks inside an async method, by their waiter's number.
@@ -60,10 +60,10 @@ pub(crate) struct SourceState {
 
 /// All sources of a driver.
 #[derive(Default)]
-pub(crate) struct Sources(Slab<SourceState>);
+pub(crate) struct Sources(Table<SourceState>);
 
 impl Sources {
-    pub(crate) fn insert(&mut self, fd: RawFd, owner: Rc<dyn Any>) -> usize {
+    pub(crate) fn insert(&mut self, fd: RawFd, owner: Rc<dyn Any>) -> Key {
         let wait = || Wait {
             ready: true,
             ..Wait::default()
@@ -75,55 +75,66 @@ impl Sources {
         })
     }
 
-    pub(crate) fn remove(&mut self, source: usize) -> SourceState {
-        self.0.remove(source)
+    /// For the `PollFd` of `source`, which removes it when it goes, and no other.
+    pub(crate) fn remove(&mut self, source: Key) -> SourceState {
+        self.0.remove(source).expect("its PollFd removes it")
     }
 
-    pub(crate) fn get_mut(&mut self, source: usize) -> &mut SourceState {
-        &mut self.0[source]
+    /// As [`remove`](Self::remove), for a `PollFd` that is there.
+    pub(crate) fn get_mut(&mut self, source: Key) -> &mut SourceState {
+        self.0.get_mut(source).expect("its PollFd is there")
     }
 
-    pub(crate) fn wait(&mut self, source: usize, direction: Direction) -> &mut Wait {
-        &mut self.0[source].waits[direction as usize]
+    pub(crate) fn wait(&mut self, source: Key, direction: Direction) -> &mut Wait {
+        &mut self.get_mut(source).waits[direction as usize]
     }
 
-    /// An event says that `direction` is ready. Returns whether somebody had waited for it.
+    /// An event says that `direction` is ready. Returns whether somebody had waited for it: nobody
+    /// has if the source is gone, which a descriptor that was duplicated may outlive in the epoll set.
     pub(crate) fn ready(
         &mut self,
-        source: usize,
+        source: Key,
         direction: Direction,
         error: Option<i32>,
         effects: &mut Vec<Effect>,
     ) -> bool {
-        let wait = self.wait(source, direction);
-        wait.ready = true;
-        wait.error = error;
-        wait.watch = None;
-        effects.extend(wait.last.take().map(Effect::Wake));
-        effects.extend(wait.others.drain(..).map(|(_, waker)| Effect::Wake(waker)));
-        std::mem::take(&mut wait.armed)
+        let Some(source) = self.0.get_mut(source) else {
+            return false;
+        };
+        let wait = &mut source.waits[direction as usize];
+        wait.tell(error, effects)
     }
 
     /// An edge-triggered event says that the peer is gone.
-    pub(crate) fn closed(&mut self, source: usize, direction: Direction) {
-        self.wait(source, direction).closed = true;
+    pub(crate) fn closed(&mut self, source: Key, direction: Direction) {
+        if let Some(source) = self.0.get_mut(source) {
+            source.waits[direction as usize].closed = true;
+        }
     }
 
     /// Wakes everybody, because the driver is being shut down.
     pub(crate) fn wake_all(&mut self, effects: &mut Vec<Effect>) {
-        let keys: Vec<usize> = self.0.iter().map(|(key, _)| key).collect();
-        for key in keys {
-            for direction in [Direction::Read, Direction::Write] {
-                self.ready(key, direction, None, effects);
+        for source in self.0.iter_mut() {
+            for wait in &mut source.waits {
+                wait.tell(None, effects);
             }
         }
     }
 }
-
 /// A waker that was replaced, for the caller to drop after the state is released.
 pub(crate) type Replaced = Option<Waker>;
 
 impl Wait {
+    /// Is ready from now on; returns whether it was armed.
+    fn tell(&mut self, error: Option<i32>, effects: &mut Vec<Effect>) -> bool {
+        self.ready = true;
+        self.error = error;
+        self.watch = None;
+        effects.extend(self.last.take().map(Effect::Wake));
+        effects.extend(self.others.drain(..).map(|(_, waker)| Effect::Wake(waker)));
+        std::mem::take(&mut self.armed)
+    }
+
     /// Whether the direction is ready, taking a stored error.
     pub(crate) fn check(&mut self) -> Poll<io::Result<()>> {
         match self.error.take() {
@@ -207,7 +218,7 @@ pub(crate) enum Waiter {
 /// ```
 pub struct PollFd<T: AsFd + 'static> {
     core: Rc<Core>,
-    source: usize,
+    source: Key,
     io: Rc<T>,
 }
 
@@ -465,6 +476,10 @@ impl<T: AsFd + 'static> PollFd<T> {
         self.io.clone()
     }
 
+    pub(crate) fn core(&self) -> &Rc<Core> {
+        &self.core
+    }
+
     async fn op_with<R>(
         &self,
         direction: Direction,
@@ -497,15 +512,21 @@ impl<T: AsFd + 'static> PollFd<T> {
         cx: &mut Context<'_>,
         mut op: impl FnMut(&T) -> io::Result<R>,
     ) -> Poll<io::Result<R>> {
-        self.core.check_current()?;
         loop {
-            ready!(self.core.poll_ready(self.source, direction, waiter, cx))?;
-            match op(&self.io) {
+            let budget = ready!(poll_budget(cx));
+            let ready = match self.core.check_current() {
+                Ok(()) => ready!(self.core.poll_ready(self.source, direction, waiter, cx)),
+                error => error,
+            };
+            match ready.and_then(|()| op(&self.io)) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     self.core.with_wait(self.source, direction, Wait::clear);
                 }
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                done => return Poll::Ready(done),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => budget.progressed(),
+                done => {
+                    budget.progressed();
+                    return Poll::Ready(done);
+                }
             }
         }
     }

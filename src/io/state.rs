@@ -10,6 +10,7 @@ use std::any::Any;
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::io;
+use std::mem;
 use std::os::fd::RawFd;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -17,18 +18,26 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use nix::sys::eventfd::EventFd;
-use slab::Slab;
 
 use super::aligned::{BufPool, PooledBuf};
 use super::blocking::BlockingPool;
 use super::config::{Backend, BackendChoice, DriverConfig, DriverError};
+use super::delay::Delays;
 use super::epoll::Epoll;
+use super::mark::Mark;
 use super::op::{Abandon, Completion, Effect, Ending, Op, Payload, Sink, Slot};
 use super::readiness::{Direction, Replaced, Sources, Wait, Waiter};
+use super::table::{Key, Table};
+use super::unusable::CANCELLED;
 use super::uring::Uring;
 
 /// What all I/O objects of the driver share.
 pub(crate) struct Core {
+    /// Whether the driver may be used.
+    pub(super) mark: Mark,
+    /// Why not, if the kernel has refused: which engine, and its errno.
+    pub(super) lost: Cell<Option<(Backend, i32)>>,
+    pub(super) wake: Arc<EventFd>,
     /// Operations and waits in flight: when zero, `poll` has nothing to look at.
     in_flight: Cell<usize>,
     waiters: Cell<u64>,
@@ -36,22 +45,23 @@ pub(crate) struct Core {
     /// Kept between turns for its allocation.
     effects: Cell<Vec<Effect>>,
     buffers: Rc<BufPool>,
+    pub(super) delays: Delays,
 }
 
-struct State {
-    slots: Slab<Slot>,
-    sources: Sources,
-    blocking: BlockingPool,
-    engine: Engine,
+pub(super) struct State {
+    pub(super) slots: Table<Slot>,
+    pub(super) sources: Sources,
+    pub(super) blocking: BlockingPool,
+    pub(super) engine: Engine,
 }
 
-enum Engine {
+pub(super) enum Engine {
     Uring(Box<Uring>),
     Epoll(Box<Epoll>),
     Closed,
 }
 
-enum Turn {
+pub(super) enum Turn {
     Poll,
     Park(Option<Duration>),
 }
@@ -72,23 +82,31 @@ impl Core {
                 }
             },
         };
+        let mark = Mark::new().map_err(|source| DriverError::Setup {
+            what: "a page of memory",
+            source,
+        })?;
         let core = Core {
+            mark,
+            lost: Cell::new(None),
+            wake: wake.clone(),
             in_flight: Cell::new(0),
             waiters: Cell::new(0),
             state: RefCell::new(State {
-                slots: Slab::new(),
+                slots: Table::default(),
                 sources: Sources::default(),
                 blocking: BlockingPool::new(config, wake),
                 engine,
             }),
             effects: Cell::default(),
             buffers: BufPool::new(config.pooled_bytes),
+            delays: Delays::default(),
         };
         Ok((core, backend))
     }
 
     pub(crate) fn poll(&self) -> usize {
-        if self.in_flight.get() == 0 || self.is_quiet() {
+        if self.in_flight.get() == 0 || (self.is_quiet() && !self.delays.is_due()) {
             return 0;
         }
         self.turn(Turn::Poll, || {})
@@ -96,11 +114,16 @@ impl Core {
 
     /// `awake` runs after the kernel's wait and before anything foreign.
     pub(crate) fn park(&self, limit: Option<Duration>, awake: impl FnOnce()) -> usize {
-        self.turn(Turn::Park(limit), awake)
+        self.turn(Turn::Park(self.delays.limit(limit)), awake)
     }
 
     pub(crate) fn in_flight(&self) -> usize {
         self.in_flight.get()
+    }
+
+    pub(super) fn count_in_flight(&self, more: isize) {
+        let count = self.in_flight.get().saturating_add_signed(more);
+        self.in_flight.set(count);
     }
 
     pub(crate) fn buffer(&self, len: usize) -> PooledBuf {
@@ -123,8 +146,7 @@ impl Core {
             blocking,
             ..
         } = &mut *state;
-        let entry = slots.vacant_entry();
-        let key = entry.key();
+        let key = slots.next_key();
         let started = match engine {
             Engine::Uring(uring) => uring.start(key, request, blocking),
             Engine::Epoll(epoll) => epoll.start(key, request, blocking),
@@ -134,7 +156,7 @@ impl Core {
             drop(state);
             return Err((error, payload));
         }
-        entry.insert(Slot::Waiting(None, Ending::ByItself));
+        slots.insert(Slot::Waiting(None, Ending::ByItself));
         self.in_flight.set(self.in_flight.get() + 1);
         drop(state);
         Ok(Op::new(self.clone(), key, payload))
@@ -145,7 +167,7 @@ impl Core {
         &self,
         entry: io_uring::squeue::Entry,
         many: bool,
-    ) -> io::Result<usize> {
+    ) -> io::Result<Key> {
         self.check_current()?;
         let mut state = self.state.borrow_mut();
         let State { slots, engine, .. } = &mut *state;
@@ -167,43 +189,47 @@ impl Core {
                 waker: None,
             },
         });
-        uring.push(entry.user_data(key as u64));
+        uring.push(entry.user_data(key.to_bits()));
         self.in_flight.set(self.in_flight.get() + 1);
         Ok(key)
     }
 
     /// The completion of `Slot::Waiting`/`Done`, freeing the slot.
-    pub(crate) fn poll_slot(&self, key: usize, cx: &mut Context<'_>) -> Poll<Completion> {
+    pub(crate) fn poll_slot(&self, key: Key, cx: &mut Context<'_>) -> Poll<Completion> {
         let mut state = self.state.borrow_mut();
-        let replaced: Replaced = match &mut state.slots[key] {
-            &mut Slot::Done(completion) => {
+        let replaced: Replaced = match state.slots.get_mut(key) {
+            Some(&mut Slot::Done(completion)) => {
                 state.slots.remove(key);
                 return Poll::Ready(completion);
             }
-            Slot::Waiting(Some(waker), _) if waker.will_wake(cx.waker()) => None,
-            Slot::Waiting(waker, _) => waker.replace(cx.waker().clone()),
-            _ => unreachable!("the future still owns the payload"),
+            Some(Slot::Waiting(Some(waker), _)) if waker.will_wake(cx.waker()) => None,
+            Some(Slot::Waiting(waker, _)) => waker.replace(cx.waker().clone()),
+            _ => unreachable!("the future still owns the payload, and has the key once"),
         };
+        if self.is_forked() {
+            state.slots.remove(key);
+            return Poll::Ready(CANCELLED);
+        }
         drop(state);
         drop(replaced);
         Poll::Pending
     }
 
     /// The next completion of a `Slot::Multi`; None when it has ended.
-    pub(crate) fn poll_multi(&self, key: usize, cx: &mut Context<'_>) -> Poll<Option<Completion>> {
+    pub(crate) fn poll_multi(&self, key: Key, cx: &mut Context<'_>) -> Poll<Option<Completion>> {
         let mut state = self.state.borrow_mut();
-        let Slot::Multi {
+        let Some(Slot::Multi {
             queue,
             ended,
             waker,
-        } = &mut state.slots[key]
+        }) = state.slots.get_mut(key)
         else {
             unreachable!("only the stream frees the slot");
         };
         if let Some(completion) = queue.pop_front() {
             return Poll::Ready(Some(completion));
         }
-        if *ended {
+        if *ended || self.is_forked() {
             return Poll::Ready(None);
         }
         let replaced = waker.replace(cx.waker().clone());
@@ -213,48 +239,47 @@ impl Core {
     }
 
     /// The future of `key` is gone: keep `payload` until the completion, or release it now.
-    pub(crate) fn abandon_slot(&self, key: usize, payload: Box<dyn Abandon>) {
+    pub(crate) fn abandon_slot(&self, key: Key, payload: Box<dyn Abandon>) {
         let mut state = self.state.borrow_mut();
         let State { slots, engine, .. } = &mut *state;
-        match std::mem::replace(
-            &mut slots[key],
-            Slot::Done(Completion {
-                result: 0,
-                flags: 0,
-            }),
-        ) {
-            Slot::Done(completion) => {
-                slots.remove(key);
-                drop(state);
-                payload.abandon(completion);
+        let slot = slots.get_mut(key).expect("abandoned once");
+        let (waker, ending, mut untaken, ended) = match mem::replace(slot, Slot::Done(CANCELLED)) {
+            Slot::Done(completion) => (None, Ending::ByItself, [completion].into(), true),
+            Slot::Waiting(waker, ending) => (waker, ending, VecDeque::new(), false),
+            Slot::Multi {
+                queue,
+                ended,
+                waker,
+            } => (waker, Ending::Cancelled, queue, ended),
+            Slot::Orphan(..) | Slot::Watch { .. } => unreachable!("abandoned once"),
+        };
+        if ended || self.is_forked() {
+            slots.remove(key);
+            if !ended {
+                untaken.push_back(CANCELLED);
             }
-            Slot::Multi { ended: true, .. } => {
-                slots.remove(key);
-                drop(state);
-                payload.abandon(Completion {
-                    result: -libc::ECANCELED,
-                    flags: 0,
-                });
+            drop(state);
+            Effect::Abandon(payload, untaken).run();
+        } else if let Engine::Closed = engine {
+            // The kernel refused to say whether it is done with the payload.
+            slots.remove(key);
+            drop(state);
+            mem::forget(payload);
+        } else {
+            *slot = Slot::Orphan(payload, ending, untaken);
+            if let Engine::Uring(uring) = engine
+                && ending == Ending::Cancelled
+                && self.mark.is_set()
+            {
+                uring.cancel(key);
             }
-            running @ (Slot::Waiting(..) | Slot::Multi { .. }) => {
-                let ending = match running {
-                    Slot::Waiting(_, ending) => ending,
-                    _ => Ending::Cancelled,
-                };
-                slots[key] = Slot::Orphan(payload, ending);
-                if let Engine::Uring(uring) = engine
-                    && ending == Ending::Cancelled
-                {
-                    uring.cancel(key);
-                }
-                drop(state);
-                drop(running);
-            }
-            _ => unreachable!("abandoned once"),
+            drop(state);
         }
+        // A foreign waker's destructor is foreign code.
+        drop(waker);
     }
 
-    pub(crate) fn add_source(&self, fd: RawFd, owner: Rc<dyn Any>) -> io::Result<usize> {
+    pub(crate) fn add_source(&self, fd: RawFd, owner: Rc<dyn Any>) -> io::Result<Key> {
         let mut state = self.state.borrow_mut();
         let State {
             sources, engine, ..
@@ -271,21 +296,17 @@ impl Core {
         added.map(|()| source)
     }
 
-    pub(crate) fn remove_source(&self, source: usize) {
+    pub(crate) fn remove_source(&self, source: Key) {
         let mut state = self.state.borrow_mut();
         let State {
-            slots,
-            sources,
-            engine,
-            ..
+            sources, engine, ..
         } = &mut *state;
         let removed = sources.remove(source);
         match engine {
+            // Nothing waits any more, or the set is the parent's.
+            _ if !self.mark.is_set() => {}
             Engine::Uring(uring) => {
                 for key in removed.waits.iter().filter_map(|wait| wait.watch) {
-                    if let Slot::Watch { source, .. } = &mut slots[key] {
-                        *source = None;
-                    }
                     uring.cancel(key);
                 }
             }
@@ -303,7 +324,7 @@ impl Core {
 
     pub(crate) fn poll_ready(
         &self,
-        source: usize,
+        source: Key,
         direction: Direction,
         waiter: Waiter,
         cx: &mut Context<'_>,
@@ -325,9 +346,9 @@ impl Core {
                 Engine::Uring(uring) => {
                     let state = sources.get_mut(source);
                     let key = slots.insert(Slot::Watch {
-                        source: Some(source),
+                        source,
                         direction,
-                        _owner: state.owner.clone(),
+                        owner: state.owner.clone(),
                     });
                     uring.watch(key, state.fd, direction.poll_mask());
                     sources.wait(source, direction).watch = Some(key);
@@ -345,7 +366,7 @@ impl Core {
 
     pub(crate) fn with_wait<R>(
         &self,
-        source: usize,
+        source: Key,
         direction: Direction,
         change: impl FnOnce(&mut Wait) -> R,
     ) -> R {
@@ -369,6 +390,9 @@ impl Core {
 
     /// Whether a turn would find nothing, as far as memory tells.
     fn is_quiet(&self) -> bool {
+        if !self.mark.is_set() {
+            return false;
+        }
         let state = &mut *self.state.borrow_mut();
         match &mut state.engine {
             Engine::Uring(uring) => uring.is_quiet() && state.blocking.is_quiet(),
@@ -379,7 +403,9 @@ impl Core {
     /// One turn of the back-end, `then`, and the foreign code it leads to.
     fn turn(&self, turn: Turn, then: impl FnOnce()) -> usize {
         let mut effects = self.effects.take();
-        let reaped = {
+        let turned = if !self.mark.is_set() {
+            self.unusable_turn(turn, &mut self.state.borrow_mut(), &mut effects)
+        } else {
             let mut state = self.state.borrow_mut();
             let State {
                 slots,
@@ -395,27 +421,32 @@ impl Core {
                 finished: 0,
             };
             blocking.reap(&mut sink);
-            match (engine, turn) {
+            let served = match (&mut *engine, turn) {
                 (Engine::Uring(uring), Turn::Poll) => uring.poll(&mut sink),
                 (Engine::Uring(uring), Turn::Park(timeout)) => {
-                    uring.park(timeout, blocking, &mut sink);
+                    uring.park(timeout, blocking, &mut sink)
                 }
                 (Engine::Epoll(epoll), Turn::Poll) => epoll.poll(&mut sink),
                 (Engine::Epoll(epoll), Turn::Park(timeout)) => {
-                    epoll.park(timeout, blocking, &mut sink);
+                    epoll.park(timeout, blocking, &mut sink)
                 }
                 (Engine::Closed, _) => unreachable!("a handle keeps the engine open"),
-            }
+            };
             blocking.reap(&mut sink);
-            self.in_flight.set(self.in_flight.get() - sink.finished);
-            sink.reaped
+            if let Err(error) = served {
+                self.lose(engine, &mut sink, &error);
+            }
+            (sink.reaped, sink.finished)
         };
+        let (reaped, finished) = turned;
+        let ended = self.delays.end_due(&mut effects);
+        self.in_flight.set(self.in_flight.get() - finished - ended);
         then();
         for effect in effects.drain(..) {
             effect.run();
         }
         self.effects.set(effects);
-        reaped
+        reaped + ended
     }
 
     /// Cancels what can be cancelled and waits for the rest. No foreign code runs before the kernel
@@ -424,32 +455,62 @@ impl Core {
         let mut effects = Vec::new();
         let engine = {
             let mut state = self.state.borrow_mut();
+            if self.mark.is_set() {
+                self.drain(&mut state, &mut effects);
+            }
+            if !self.mark.is_set() {
+                self.drop_unusable(&mut state, &mut effects);
+            }
             let State {
                 slots,
                 sources,
                 blocking,
                 engine,
             } = &mut *state;
-            let mut sink = Sink {
+            let sink = Sink {
                 slots,
                 sources,
                 effects: &mut effects,
                 reaped: 0,
                 finished: 0,
             };
-            match engine {
-                Engine::Uring(uring) => uring.drain(blocking, &mut sink),
-                Engine::Epoll(epoll) => epoll.drain(blocking, &mut sink),
-                Engine::Closed => {}
-            }
             blocking.stop();
             sink.sources.wake_all(sink.effects);
+            self.delays.end_all(sink.effects);
             self.in_flight.set(0);
-            std::mem::replace(engine, Engine::Closed)
+            mem::replace(engine, Engine::Closed)
         };
         drop(engine);
         for effect in effects {
             effect.run();
+        }
+    }
+
+    /// Waits until nothing is in flight, or the kernel refuses.
+    fn drain(&self, state: &mut State, effects: &mut Vec<Effect>) {
+        let State {
+            slots,
+            sources,
+            blocking,
+            engine,
+        } = state;
+        let mut sink = Sink {
+            slots,
+            sources,
+            effects,
+            reaped: 0,
+            finished: 0,
+        };
+        let drained = match engine {
+            Engine::Uring(uring) => uring.drain(blocking, &mut sink),
+            Engine::Epoll(epoll) => {
+                epoll.drain(blocking, &mut sink);
+                Ok(())
+            }
+            Engine::Closed => Ok(()),
+        };
+        if let Err(error) = drained {
+            self.lose(engine, &mut sink, &error);
         }
     }
 }

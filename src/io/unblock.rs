@@ -6,6 +6,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use futures::channel::oneshot;
 
 use super::driver::Driver;
+use crate::sync::budget;
 
 /// Runs `job` on a helper thread of the OS thread's current driver and gives its value.
 ///
@@ -40,6 +41,8 @@ use super::driver::Driver;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub async fn unblock<T: Send + 'static>(job: impl FnOnce() -> T + Send + 'static) -> io::Result<T> {
+    // A short job has ended before its result is looked for.
+    budget::take().await;
     let (sender, receiver) = oneshot::channel();
     Driver::current_core()?.run_blocking(Box::new(move || {
         let outcome = catch_unwind(AssertUnwindSafe(job));

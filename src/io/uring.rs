@@ -12,20 +12,24 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use io_uring::types::{Fd, FsyncFlags, SubmitArgs, Timespec};
-use io_uring::{IoUring, Probe, cqueue, opcode, squeue};
+use io_uring::{IoUring, Probe, Submitter, cqueue, opcode, squeue};
 use nix::sys::eventfd::EventFd;
 
 use super::blocking::BlockingPool;
 use super::config::{DriverConfig, DriverError};
 use super::op::{Completion, Ending, Request, Sink, Slot};
+use super::table::Key;
 
 /// Tags of entries that are not operations.
 const WAKE: u64 = u64::MAX;
 const CANCEL: u64 = u64::MAX - 1;
+const TRIAL: u64 = u64::MAX - 2;
 
 pub(crate) struct Uring {
     ring: IoUring,
     backlog: VecDeque<squeue::Entry>,
+    /// The user data of the entries in the submission ring that the kernel has not taken.
+    unsubmitted: VecDeque<u64>,
     probe: Probe,
     wake: Arc<EventFd>,
     wake_armed: bool,
@@ -50,25 +54,41 @@ impl Uring {
         ring.submitter()
             .register_probe(&mut probe)
             .map_err(DriverError::IoUringRefused)?;
-        Ok(Uring {
+        let mut uring = Uring {
             ring,
             backlog: VecDeque::new(),
+            unsubmitted: VecDeque::new(),
             probe,
             wake,
             wake_armed: false,
             wake_multi: true,
             woken: false,
-        })
+        };
+        uring.try_out().map_err(DriverError::IoUringRefused)?;
+        Ok(uring)
+    }
+
+    /// Has the kernel run an entry that does nothing: a filter may permit to make a ring and refuse
+    /// to enter it.
+    fn try_out(&mut self) -> io::Result<()> {
+        self.push(opcode::Nop::new().build().user_data(TRIAL));
+        loop {
+            self.enter(|submitter| submitter.submit_and_wait(1))?;
+            if let Some(done) = self.ring.completion().next() {
+                debug_assert_eq!(done.user_data(), TRIAL);
+                return Ok(());
+            }
+        }
     }
 
     /// Starts the operation `key`, on a helper thread if this kernel's ring does not know it.
     pub(crate) fn start(
         &mut self,
-        key: usize,
+        key: Key,
         request: Request,
         blocking: &mut BlockingPool,
     ) -> io::Result<()> {
-        let entry = entry_of(&request).user_data(key as u64);
+        let entry = entry_of(&request).user_data(key.to_bits());
         if !self.probe.is_supported(entry.get_opcode() as u8) {
             return blocking.start(key, request);
         }
@@ -77,17 +97,17 @@ impl Uring {
     }
 
     /// Arms a one-shot wait for readiness.
-    pub(crate) fn watch(&mut self, key: usize, fd: RawFd, mask: i16) {
+    pub(crate) fn watch(&mut self, key: Key, fd: RawFd, mask: i16) {
         self.push(
             opcode::PollAdd::new(Fd(fd), mask as u32)
                 .build()
-                .user_data(key as u64),
+                .user_data(key.to_bits()),
         );
     }
 
-    pub(crate) fn cancel(&mut self, key: usize) {
+    pub(crate) fn cancel(&mut self, key: Key) {
         self.push(
-            opcode::AsyncCancel::new(key as u64)
+            opcode::AsyncCancel::new(key.to_bits())
                 .build()
                 .user_data(CANCEL),
         );
@@ -99,6 +119,8 @@ impl Uring {
             !self.backlog.is_empty() || unsafe { self.ring.submission().push(&entry) }.is_err();
         if full {
             self.backlog.push_back(entry);
+        } else {
+            self.unsubmitted.push_back(entry.get_user_data());
         }
     }
 
@@ -111,8 +133,44 @@ impl Uring {
             if unsafe { queue.push(entry) }.is_err() {
                 break;
             }
+            self.unsubmitted.push_back(entry.get_user_data());
             self.backlog.pop_front();
         }
+    }
+
+    /// Makes one system call. What passes by itself needs no more than another turn; any other error
+    /// is there to stay.
+    fn enter(&mut self, call: impl FnOnce(&Submitter<'_>) -> io::Result<usize>) -> io::Result<()> {
+        let entered = call(&self.ring.submitter());
+        let left = self.ring.submission().len();
+        match left {
+            0 => self.unsubmitted.clear(),
+            _ => {
+                let taken = self.unsubmitted.len().saturating_sub(left);
+                self.unsubmitted.drain(..taken);
+            }
+        }
+        match entered {
+            Err(error) if !passes(&error) => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    /// Takes the keys of all operations that the kernel has not seen: nothing more is submitted.
+    pub(crate) fn take_unsubmitted(&mut self) -> impl Iterator<Item = Key> {
+        let waiting = self.backlog.drain(..).map(|entry| entry.get_user_data());
+        let all: Vec<u64> = self.unsubmitted.drain(..).chain(waiting).collect();
+        all.into_iter()
+            .filter(|data| *data < TRIAL)
+            .map(Key::from_bits)
+    }
+
+    /// Leaves the ring to the parent of this process, whose mappings are not here: the place where
+    /// they were may be another's, so nothing is unmapped.
+    pub(crate) fn leave_to_parent(self) {
+        // SAFETY: the number is this process' own copy of the descriptor, and it is not used again.
+        unsafe { libc::close(self.ring.as_raw_fd()) };
+        std::mem::forget(self);
     }
 
     /// Whether there is nothing to submit, nothing to reap, and nothing the kernel wants to post.
@@ -123,21 +181,25 @@ impl Uring {
         idle && self.backlog.is_empty() && self.ring.completion().is_empty()
     }
 
-    pub(crate) fn poll(&mut self, sink: &mut Sink<'_>) {
+    /// # Errors
+    ///
+    /// If the kernel refuses to serve the ring, for good.
+    pub(crate) fn poll(&mut self, sink: &mut Sink<'_>) -> io::Result<()> {
         loop {
             let queue = self.ring.submission();
             let call = !queue.is_empty() || queue.taskrun() || queue.cq_overflow();
             drop(queue);
-            if call && let Err(error) = self.ring.submit() {
-                note(&error);
-                break;
+            if call {
+                self.enter(|submitter| submitter.submit())?;
             }
-            if self.backlog.is_empty() {
+            let room = !self.ring.submission().is_full();
+            if self.backlog.is_empty() || !room {
                 break;
             }
             self.flush_backlog();
         }
         self.reap(sink);
+        Ok(())
     }
 
     pub(crate) fn park(
@@ -145,7 +207,7 @@ impl Uring {
         timeout: Option<Duration>,
         blocking: &BlockingPool,
         sink: &mut Sink<'_>,
-    ) {
+    ) -> io::Result<()> {
         self.reap(sink);
         if !self.wake_armed {
             self.wake_armed = true;
@@ -155,20 +217,21 @@ impl Uring {
             self.push(entry.user_data(WAKE));
         }
         let awake = sink.reaped > 0 || self.woken || !self.backlog.is_empty();
-        if awake || timeout == Some(Duration::ZERO) || !blocking.announce_sleep() {
-            self.poll(sink);
+        let served = if awake || timeout == Some(Duration::ZERO) || !blocking.announce_sleep() {
+            self.poll(sink)
         } else {
-            self.wait(timeout);
+            let waited = self.wait(timeout);
             self.reap(sink);
-        }
+            waited
+        };
         blocking.retract();
         self.woken = false;
+        served
     }
 
     /// Submits, and blocks until there is a completion.
-    fn wait(&mut self, timeout: Option<Duration>) {
-        let submitter = self.ring.submitter();
-        let waited = match timeout {
+    fn wait(&mut self, timeout: Option<Duration>) -> io::Result<()> {
+        self.enter(|submitter| match timeout {
             None => submitter.submit_and_wait(1),
             Some(timeout) => {
                 let limit = Timespec::new()
@@ -176,17 +239,15 @@ impl Uring {
                     .nsec(timeout.subsec_nanos());
                 submitter.submit_with_args(1, &SubmitArgs::new().timespec(&limit))
             }
-        };
-        if let Err(error) = waited {
-            note(&error);
-        }
+        })
     }
 
-    fn reap(&mut self, sink: &mut Sink<'_>) {
+    /// Takes the completions that are there; no system call.
+    pub(crate) fn reap(&mut self, sink: &mut Sink<'_>) {
         for entry in self.ring.completion() {
             let more = cqueue::more(entry.flags());
             match entry.user_data() {
-                CANCEL => {}
+                CANCEL | TRIAL => {}
                 WAKE => {
                     self.wake_armed = more;
                     self.wake_multi &= entry.result() != -libc::EINVAL;
@@ -198,22 +259,32 @@ impl Uring {
                         result: entry.result(),
                         flags: entry.flags(),
                     };
-                    sink.complete(key as usize, completion, more);
+                    sink.complete(Key::from_bits(key), completion, more);
                 }
             }
         }
     }
 
     /// Cancels what may never end and waits until nothing is in flight.
-    pub(crate) fn drain(&mut self, blocking: &mut BlockingPool, sink: &mut Sink<'_>) {
+    ///
+    /// # Errors
+    ///
+    /// As [`poll`](Self::poll); some are in flight then.
+    pub(crate) fn drain(
+        &mut self,
+        blocking: &mut BlockingPool,
+        sink: &mut Sink<'_>,
+    ) -> io::Result<()> {
         loop {
-            self.poll(sink);
+            self.poll(sink)?;
             blocking.reap(sink);
             let mut running = false;
             for (key, slot) in sink.slots.iter() {
                 running |= match slot {
                     Slot::Done(_) | Slot::Multi { ended: true, .. } => false,
-                    Slot::Waiting(_, Ending::ByItself) | Slot::Orphan(_, Ending::ByItself) => true,
+                    Slot::Waiting(_, Ending::ByItself) | Slot::Orphan(_, Ending::ByItself, _) => {
+                        true
+                    }
                     _ => {
                         self.cancel(key);
                         true
@@ -221,11 +292,11 @@ impl Uring {
                 };
             }
             if !running {
-                return;
+                return Ok(());
             }
             // Round again soon: a cancel can miss an operation that is just being moved to a kernel
             // worker, and helper threads do not end this wait.
-            self.wait(Some(Duration::from_millis(1)));
+            self.wait(Some(Duration::from_millis(1)))?;
         }
     }
 }
@@ -255,6 +326,7 @@ fn build(entries: u32) -> io::Result<IoUring> {
     for step in [best, linux_6_0, linux_5_19, plain] {
         let mut builder = IoUring::builder();
         builder
+            .dontfork()
             .setup_clamp()
             .setup_cqsize(entries.saturating_mul(4));
         step(&mut builder);
@@ -315,9 +387,9 @@ fn entry_of(request: &Request) -> squeue::Entry {
 }
 
 /// Interruptions, time limits and passing shortages need no more than another turn.
-fn note(error: &io::Error) {
-    match error.raw_os_error() {
-        Some(libc::EINTR | libc::ETIME | libc::EAGAIN | libc::EBUSY) => {}
-        _ => tracing::error!(%error, "io_uring_enter failed; queued operations stay queued"),
-    }
+fn passes(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(libc::EINTR | libc::ETIME | libc::EAGAIN | libc::EBUSY | libc::ENOMEM)
+    )
 }

@@ -83,7 +83,8 @@ pub(super) struct Inner {
     pub(super) sizes: [usize; 2],
     pub(super) modules: Mutex<Vec<Arc<str>>>,
     pub(super) device: OnceLock<IoDevice<ThreadState>>,
-    pub(super) ids: AtomicU64,
+    /// Of the channels; the first is 1.
+    pub(super) last_channel: AtomicU64,
 }
 
 impl Inner {
@@ -125,10 +126,10 @@ impl Inner {
 
     /// Takes a thread off the list on which nobody waits any more; says whether
     /// it was there. If not, a buffer is on its way to it.
-    pub(super) fn unlist_waiting(&self, node: u16, class: Class, thread: u64) -> bool {
+    pub(super) fn unlist_waiting(&self, node: u16, class: Class, thread: &Arc<Shared>) -> bool {
         let pool = self.pool(node, class);
         let mut list = lock(&pool.list);
-        match list.iter().position(|listed| listed.id == thread) {
+        match list.iter().position(|listed| Arc::ptr_eq(listed, thread)) {
             Some(index) => {
                 list.remove(index);
                 pool.waiting.fetch_sub(1, Ordering::Relaxed);
@@ -356,7 +357,7 @@ impl IobufBuilder {
             sizes,
             modules: Mutex::default(),
             device: OnceLock::new(),
-            ids: AtomicU64::new(1),
+            last_channel: AtomicU64::new(0),
         });
         let for_threads = Arc::downgrade(&inner);
         let device = IoDevice::builder().name("iobuf").register(move || {

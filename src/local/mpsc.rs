@@ -11,7 +11,7 @@ use std::task::{Context, Poll, Waker, ready};
 use futures::stream::{FusedStream, Stream};
 
 use super::semaphore::{Semaphore, TryAcquireError};
-use crate::task::poll_budget;
+use crate::sync::budget::poll_budget;
 
 struct Inner<T> {
     queue: RefCell<VecDeque<T>>,
@@ -470,7 +470,10 @@ impl<T> Receiver<T> {
                 budget.progressed();
                 Poll::Ready(Some(value))
             }
-            Err(TryRecvError::Closed) => Poll::Ready(None),
+            Err(TryRecvError::Closed) => {
+                budget.progressed();
+                Poll::Ready(None)
+            }
             Err(TryRecvError::Empty) => {
                 let known = self.inner.receiver.take();
                 let waker = match known {

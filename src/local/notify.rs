@@ -6,7 +6,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use super::wait_list::{Place, WaitList};
-use crate::task::poll_budget;
+use crate::sync::budget::poll_budget;
 
 /// Wakes one of the tasks of a SpdkThread that wait for it, or all of them.
 ///

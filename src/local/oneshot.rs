@@ -7,7 +7,7 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker, ready};
 
-use crate::task::poll_budget;
+use crate::sync::budget::poll_budget;
 
 struct Inner<T> {
     value: Cell<Option<T>>,
@@ -139,7 +139,9 @@ impl<T> Sender<T> {
     /// ```
     pub async fn closed(&mut self) {
         poll_fn(|cx| {
+            let budget = ready!(poll_budget(cx));
             if self.inner.closed.get() {
+                budget.progressed();
                 return Poll::Ready(());
             }
             keep(&self.inner.sender, cx.waker());
@@ -281,7 +283,10 @@ impl<T> Future for Receiver<T> {
                 budget.progressed();
                 Poll::Ready(Ok(value))
             }
-            Err(TryRecvError::Closed) => Poll::Ready(Err(RecvError)),
+            Err(TryRecvError::Closed) => {
+                budget.progressed();
+                Poll::Ready(Err(RecvError))
+            }
             Err(TryRecvError::Empty) => {
                 keep(&self.inner.receiver, cx.waker());
                 Poll::Pending

@@ -9,7 +9,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use super::wait_list::{Place, WaitList};
-use crate::task::poll_budget;
+use crate::sync::budget::poll_budget;
 
 /// A counting semaphore for the tasks of one SpdkThread.
 ///
@@ -343,7 +343,10 @@ impl<S: Deref<Target = Semaphore>> Acquire<S> {
                     budget.progressed();
                     Poll::Ready(Ok(()))
                 }
-                Err(TryAcquireError::Closed) => Poll::Ready(Err(Closed)),
+                Err(TryAcquireError::Closed) => {
+                    budget.progressed();
+                    Poll::Ready(Err(Closed))
+                }
                 Err(TryAcquireError::NoPermits) => {
                     let waker = cx.waker().clone();
                     let place = semaphore.waiters.borrow_mut().insert(self.permits, waker);

@@ -8,6 +8,7 @@
 //! as its std type ([`TcpListener::accept_std`]), send that over, and wrap it there
 //! ([`TcpStream::from_std`]).
 
+mod accept;
 mod lookup;
 mod socket;
 mod split;

@@ -8,12 +8,13 @@ use std::mem::MaybeUninit;
 use std::net::Shutdown;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::rc::Rc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use socket2::{SockAddr, SockRef};
 
 use crate::io::readiness::Direction;
 use crate::io::{IoBuf, IoBufMut, PollFd};
+use crate::sync::budget::{self, poll_budget};
 
 /// Public only in name: the module is private, and nothing hands it out.
 pub struct Socket {
@@ -57,6 +58,10 @@ impl Socket {
         }
     }
 
+    pub(crate) fn pollable(&self) -> &PollFd<OwnedFd> {
+        &self.fd
+    }
+
     pub(crate) fn get(&self) -> SockRef<'_> {
         SockRef::from(self.fd.get_ref())
     }
@@ -74,22 +79,18 @@ impl Socket {
     }
 
     /// Ends the sending direction; that a peer has gone first is no error.
-    pub(crate) fn close(&self) -> io::Result<()> {
-        match self.shutdown(Shutdown::Write) {
+    pub(crate) fn poll_close(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.poll_flush(cx))?;
+        Poll::Ready(match self.shutdown(Shutdown::Write) {
             Err(error) if error.kind() == io::ErrorKind::NotConnected => Ok(()),
             done => done,
-        }
+        })
     }
 
-    pub(crate) async fn accept(&self) -> io::Result<(socket2::Socket, SockAddr)> {
-        self.fd.read_with(accept_once).await
-    }
-
-    pub(crate) fn poll_accept(
-        &self,
-        cx: &mut Context<'_>,
-    ) -> Poll<io::Result<(socket2::Socket, SockAddr)>> {
-        self.fd.poll_read_with(cx, accept_once)
+    /// Nothing is held back here; it only gives way as any source that is always ready.
+    pub(crate) fn poll_flush(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(poll_budget(cx)).progressed();
+        Poll::Ready(Ok(()))
     }
 
     pub(crate) fn poll_read(
@@ -152,6 +153,9 @@ impl Socket {
 
     pub(crate) async fn recv_exact<B: IoBufMut>(&self, mut buf: B) -> (io::Result<()>, B) {
         let (total, mut done) = (buf.bytes_total(), 0);
+        if total == 0 {
+            budget::take().await;
+        }
         while done < total {
             let (result, part) = self.recv(buf.slice(done..)).await;
             buf = part.into_inner();
@@ -178,6 +182,9 @@ impl Socket {
 
     pub(crate) async fn send_all<B: IoBuf>(&self, mut buf: B) -> (io::Result<()>, B) {
         let (total, mut done) = (buf.bytes_init(), 0);
+        if total == 0 {
+            budget::take().await;
+        }
         while done < total {
             let (result, part) = self.send(buf.slice(done..)).await;
             buf = part.into_inner();
@@ -206,16 +213,6 @@ impl Socket {
         // 0 is the end of the stream, which nothing follows.
         if matches!(moved, Ok(count) if 0 < *count && *count < wanted) {
             self.fd.hint_drained(direction);
-        }
-    }
-}
-
-/// Takes one connection; those that broke while they waited are passed over.
-fn accept_once(fd: &OwnedFd) -> io::Result<(socket2::Socket, SockAddr)> {
-    loop {
-        match SockRef::from(fd).accept() {
-            Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
-            accepted => return accepted,
         }
     }
 }
@@ -501,17 +498,18 @@ macro_rules! async_io {
 
             fn poll_flush(
                 self: std::pin::Pin<&mut Self>,
-                _cx: &mut std::task::Context<'_>,
+                cx: &mut std::task::Context<'_>,
             ) -> std::task::Poll<std::io::Result<()>> {
-                std::task::Poll::Ready(Ok(()))
+                let socket: fn(&Self) -> &$crate::net::socket::Socket = $socket;
+                socket(&self).poll_flush(cx)
             }
 
             fn poll_close(
                 self: std::pin::Pin<&mut Self>,
-                _cx: &mut std::task::Context<'_>,
+                cx: &mut std::task::Context<'_>,
             ) -> std::task::Poll<std::io::Result<()>> {
                 let socket: fn(&Self) -> &$crate::net::socket::Socket = $socket;
-                std::task::Poll::Ready(socket(&self).close())
+                socket(&self).poll_close(cx)
             }
         }
     };

@@ -4,12 +4,15 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use futures::Stream;
 use socket2::{Domain, Protocol, SockAddr, SockRef, Type};
 
+use super::accept::Listener;
 use super::socket::{Socket, stream};
+use crate::io::delay::Delay;
+use crate::sync::budget;
 
 /// Connections that may wait to be accepted; the kernel clamps it to `net.core.somaxconn`.
 const BACKLOG: i32 = 1024;
@@ -70,6 +73,8 @@ impl TcpStream {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub async fn connect(address: SocketAddr) -> io::Result<TcpStream> {
+        // A local listener's queue takes it at once, as often as one asks; what is refused is so too.
+        budget::take().await;
         let kind = Type::STREAM.nonblocking().cloexec();
         let fd = socket2::Socket::new_raw(Domain::for_address(address), kind, Some(Protocol::TCP))?;
         Socket::connect(fd, &SockAddr::from(address))
@@ -251,7 +256,7 @@ impl TcpStream {
 /// # })?.unwrap()?;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
-pub struct TcpListener(Socket);
+pub struct TcpListener(Listener);
 
 impl TcpListener {
     /// Listens on `address` (port 0: one the kernel chooses), with `SO_REUSEADDR`.
@@ -303,7 +308,7 @@ impl TcpListener {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn from_std(listener: std::net::TcpListener) -> io::Result<TcpListener> {
-        Socket::from_std(listener).map(TcpListener)
+        Listener::from_std(listener).map(TcpListener)
     }
 
     /// Gives the socket back, still non-blocking.
@@ -335,7 +340,9 @@ impl TcpListener {
     ///
     /// # Errors
     ///
-    /// Those of `accept(2)`. Out of descriptors is among them: wait before trying again.
+    /// Those of `accept(2)`. Out of descriptors or memory is among them, and lasts: after such an
+    /// error the listener waits before it tries again, 5 ms at first, 160 ms at most, so that a loop
+    /// may go on after any error.
     ///
     /// # Cancel safety
     ///
@@ -365,8 +372,8 @@ impl TcpListener {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub async fn accept(&self) -> io::Result<(TcpStream, SocketAddr)> {
-        let (fd, peer) = self.0.accept().await?;
-        Ok((TcpStream(Socket::from_std(fd)?), inet(peer)?))
+        let (socket, peer) = self.0.accept().await?;
+        Ok((TcpStream(socket), inet(peer)?))
     }
 
     /// Takes a connection as its std type (blocking), to be sent to another OS thread and wrapped
@@ -403,11 +410,12 @@ impl TcpListener {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub async fn accept_std(&self) -> io::Result<(std::net::TcpStream, SocketAddr)> {
-        let (fd, peer) = self.0.accept().await?;
+        let (fd, peer) = self.0.accept_fd().await?;
         Ok((fd.into(), inet(peer)?))
     }
 
-    /// The connections as a stream that never ends; an error does not end it either.
+    /// The connections as a stream that never ends; an error does not end it either. It waits after
+    /// errors that last, as [`accept`](Self::accept) does.
     ///
     /// # Examples
     ///
@@ -429,7 +437,10 @@ impl TcpListener {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn incoming(&self) -> TcpIncoming<'_> {
-        TcpIncoming(self)
+        TcpIncoming {
+            listener: self,
+            wait: None,
+        }
     }
 
     /// The address it listens on.
@@ -485,21 +496,25 @@ impl std::fmt::Debug for TcpListener {
 /// # })?.unwrap()?;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
-#[derive(Debug)]
 #[must_use = "streams do nothing unless polled"]
-pub struct TcpIncoming<'a>(&'a TcpListener);
+pub struct TcpIncoming<'a> {
+    listener: &'a TcpListener,
+    wait: Option<Delay>,
+}
 
 impl Stream for TcpIncoming<'_> {
     type Item = io::Result<TcpStream>;
 
-    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        self.0.0.poll_accept(cx).map(|accepted| {
-            Some(
-                accepted
-                    .and_then(|(fd, _)| Socket::from_std(fd))
-                    .map(TcpStream),
-            )
-        })
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let TcpIncoming { listener, wait } = &mut *self;
+        let accepted = ready!(listener.0.poll_accept(wait, cx));
+        Poll::Ready(Some(accepted.map(TcpStream)))
+    }
+}
+
+impl std::fmt::Debug for TcpIncoming<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("TcpIncoming").field(self.listener).finish()
     }
 }
 

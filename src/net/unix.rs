@@ -6,13 +6,16 @@ use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::SocketAddr;
 use std::path::Path;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use futures::Stream;
 use socket2::{Domain, SockAddr, SockRef, Type};
 
+use super::accept::Listener;
 use super::socket::{Socket, stream};
+use crate::io::delay::Delay;
 use crate::io::unblock;
+use crate::sync::budget;
 
 /// Connections that may wait to be accepted; the kernel clamps it to `net.core.somaxconn`.
 const BACKLOG: i32 = 1024;
@@ -68,6 +71,8 @@ impl UnixStream {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub async fn connect(path: impl AsRef<Path>) -> io::Result<UnixStream> {
+        // The listener's queue takes it at once, as often as one asks; what is refused is so too.
+        budget::take().await;
         let path = path.as_ref();
         let kind = Type::STREAM.nonblocking().cloexec();
         let fd = socket2::Socket::new_raw(Domain::UNIX, kind, None)?;
@@ -238,7 +243,7 @@ impl UnixStream {
 /// # })?.unwrap()?;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
-pub struct UnixListener(Socket);
+pub struct UnixListener(Listener);
 
 impl UnixListener {
     /// Makes a socket at `path` and listens on it.
@@ -294,7 +299,7 @@ impl UnixListener {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn from_std(listener: std::os::unix::net::UnixListener) -> io::Result<UnixListener> {
-        Socket::from_std(listener).map(UnixListener)
+        Listener::from_std(listener).map(UnixListener)
     }
 
     /// Gives the socket back, still non-blocking.
@@ -325,7 +330,9 @@ impl UnixListener {
     ///
     /// # Errors
     ///
-    /// Those of `accept(2)`. Out of descriptors is among them: wait before trying again.
+    /// Those of `accept(2)`. Out of descriptors or memory is among them, and lasts: after such an
+    /// error the listener waits before it tries again, 5 ms at first, 160 ms at most, so that a loop
+    /// may go on after any error.
     ///
     /// # Cancel safety
     ///
@@ -354,8 +361,8 @@ impl UnixListener {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub async fn accept(&self) -> io::Result<(UnixStream, SocketAddr)> {
-        let (fd, peer) = self.0.accept().await?;
-        Ok((UnixStream(Socket::from_std(fd)?), unix(peer)?))
+        let (socket, peer) = self.0.accept().await?;
+        Ok((UnixStream(socket), unix(peer)?))
     }
 
     /// Takes a connection as its std type (blocking), to be sent to another OS thread and wrapped
@@ -394,11 +401,12 @@ impl UnixListener {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub async fn accept_std(&self) -> io::Result<(std::os::unix::net::UnixStream, SocketAddr)> {
-        let (fd, peer) = self.0.accept().await?;
+        let (fd, peer) = self.0.accept_fd().await?;
         Ok((fd.into(), unix(peer)?))
     }
 
-    /// The connections as a stream that never ends; an error does not end it either.
+    /// The connections as a stream that never ends; an error does not end it either. It waits after
+    /// errors that last, as [`accept`](Self::accept) does.
     ///
     /// # Examples
     ///
@@ -419,7 +427,10 @@ impl UnixListener {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn incoming(&self) -> UnixIncoming<'_> {
-        UnixIncoming(self)
+        UnixIncoming {
+            listener: self,
+            wait: None,
+        }
     }
 
     /// The address it listens on.
@@ -480,21 +491,25 @@ impl std::fmt::Debug for UnixListener {
 /// # })?.unwrap()?;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
-#[derive(Debug)]
 #[must_use = "streams do nothing unless polled"]
-pub struct UnixIncoming<'a>(&'a UnixListener);
+pub struct UnixIncoming<'a> {
+    listener: &'a UnixListener,
+    wait: Option<Delay>,
+}
 
 impl Stream for UnixIncoming<'_> {
     type Item = io::Result<UnixStream>;
 
-    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        self.0.0.poll_accept(cx).map(|accepted| {
-            Some(
-                accepted
-                    .and_then(|(fd, _)| Socket::from_std(fd))
-                    .map(UnixStream),
-            )
-        })
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let UnixIncoming { listener, wait } = &mut *self;
+        let accepted = ready!(listener.0.poll_accept(wait, cx));
+        Poll::Ready(Some(accepted.map(UnixStream)))
+    }
+}
+
+impl std::fmt::Debug for UnixIncoming<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("UnixIncoming").field(self.listener).finish()
     }
 }
 

@@ -4,20 +4,25 @@
 //! [`Reactors`] is the handle of all of them. The order of work inside one turn
 //! of the loop is written in one function, `Reactor::turn`.
 
+mod dormant;
 mod group;
+mod handle;
 mod hosted;
 mod idle;
 mod stats;
 mod turn;
 mod watcher;
+mod wreck;
 
 use std::time::Duration;
 
-pub use group::{EventError, Reactors, StartError};
+pub use group::StartError;
 pub(crate) use group::{Group, Place, Placement};
+pub use handle::{EventError, Reactors};
 pub use stats::{KeptAwake, ReactorStats};
 pub(crate) use turn::Reactor;
 pub(crate) use watcher::Watcher;
+pub(crate) use wreck::ReactorPanicked;
 
 /// How a reactor spends its time when it has nothing to do.
 ///

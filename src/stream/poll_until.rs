@@ -4,8 +4,9 @@ use std::cell::Cell;
 use std::fmt;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll, Waker, ready};
 
+use crate::sync::budget::poll_budget;
 use crate::thread::{Activity, Poller};
 
 /// Calls `f` once in every poll of the thread, as an active poller, until it is
@@ -108,8 +109,10 @@ where
     type Output = T;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<T> {
+        let budget = ready!(poll_budget(cx));
         if let Some((found, poller)) = &self.looking {
             if let Some(value) = found.value.take() {
+                budget.progressed();
                 self.looking = None;
                 return Poll::Ready(value);
             }
@@ -122,6 +125,7 @@ where
         }
         let mut f = self.f.take().expect("polled after completion");
         if let Poll::Ready(value) = f() {
+            budget.progressed();
             return Poll::Ready(value);
         }
         let found = Rc::new(Found {

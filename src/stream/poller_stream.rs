@@ -11,7 +11,7 @@ use std::time::Duration;
 use futures::stream::{FusedStream, Stream};
 
 use super::PollerItem;
-use crate::task::poll_budget;
+use crate::sync::budget::poll_budget;
 use crate::thread::{Activity, Poller, PollerError};
 
 /// What the poller's closure and the stream share.
@@ -233,6 +233,7 @@ impl<T> Stream for PollerStream<T> {
             return Poll::Ready(Some(item));
         }
         if self.buffer.ended.get() {
+            budget.progressed();
             self.poller = None;
             return Poll::Ready(None);
         }

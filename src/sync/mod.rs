@@ -6,6 +6,7 @@
 
 #[cfg(corespun_loom)]
 pub(crate) mod async_task;
+pub(crate) mod budget;
 mod critical;
 #[cfg(corespun_loom)]
 mod event;
@@ -15,12 +16,14 @@ mod mailbox;
 mod own_queue;
 #[cfg(all(test, corespun_loom))]
 mod own_queue_loom_tests;
+mod owner;
 mod places;
 mod ring;
 
 pub(crate) use critical::{CriticalSlot, PostError};
 pub(crate) use mailbox::{Mailbox, PushError};
 pub(crate) use own_queue::{OwnEntry, OwnQueue};
+pub(crate) use owner::{FREE, OwnerWord};
 
 pub(crate) mod atomic {
     #[cfg(corespun_loom)]

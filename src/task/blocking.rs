@@ -15,6 +15,7 @@ use futures::channel::oneshot;
 
 use super::CallError;
 use crate::cpu::{CpuSet, set_current_affinity};
+use crate::sync::budget::poll_budget;
 use crate::thread::library::LibraryInner;
 use crate::thread::panic::{PanicSource, Payload, contain};
 use crate::thread::{SpdkThread, ThreadLib};
@@ -241,10 +242,12 @@ impl<R> Future for Blocking<R> {
     type Output = Result<R, CallError>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let budget = ready!(poll_budget(cx));
         if let Some(source) = self.failed.take() {
+            budget.progressed();
             return Poll::Ready(Err(CallError::NoHelper { source }));
         }
-        let reply = ready!(Pin::new(&mut self.reply).poll(cx));
+        let reply = ready!(budget.on(Pin::new(&mut self.reply).poll(cx)));
         self.ended = true;
         Poll::Ready(match reply {
             Ok(Ok(result)) => Ok(result),

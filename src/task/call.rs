@@ -11,6 +11,7 @@ use std::task::{Context, Poll, ready};
 use futures::channel::oneshot;
 
 use super::{JoinHandle, TaskBuilder};
+use crate::sync::budget::poll_budget;
 use crate::thread::local::Local;
 use crate::thread::message::Message;
 use crate::thread::panic::{PanicSource, Payload, contain, payload_text};
@@ -374,7 +375,8 @@ impl<R> Future for Call<R> {
     type Output = Result<R, CallError>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let reply = ready!(Pin::new(&mut self.reply).poll(cx));
+        let budget = ready!(poll_budget(cx));
+        let reply = ready!(budget.on(Pin::new(&mut self.reply).poll(cx)));
         self.ended = true;
         Poll::Ready(match reply {
             Ok(Ok(result)) => Ok(result),

@@ -10,8 +10,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Wake, Waker, ready};
 
 use super::TaskId;
-use super::budget::poll_budget;
 use super::raw::{RawTask, TaskMeta, with_running};
+use crate::sync::budget::poll_budget;
 use crate::thread::local::Local;
 use crate::thread::panic::{PanicSource, Payload, contain, discard, payload_text};
 use crate::thread::shared::Shared;

@@ -7,7 +7,8 @@ use std::task::{Context, Poll, ready};
 use futures::stream::FuturesUnordered;
 use futures::{FutureExt, StreamExt};
 
-use super::{AbortHandle, JoinError, JoinHandle, TaskBuilder, poll_budget, unconstrained};
+use super::{AbortHandle, JoinError, JoinHandle, TaskBuilder, unconstrained};
+use crate::sync::budget::poll_budget;
 use crate::thread::SpdkThread;
 
 /// A set of tasks, on any threads, that are joined in the order they end.

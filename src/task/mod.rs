@@ -37,7 +37,6 @@ use std::sync::atomic::Ordering;
 pub use block_on::block_on;
 pub use blocking::{Blocking, spawn_blocking};
 pub use budget::{Unconstrained, consume_budget, unconstrained};
-pub(crate) use budget::{has_budget, poll_budget};
 pub use call::{Call, CallAsync, CallError};
 pub use join::{AbortHandle, JoinError, JoinHandle};
 pub use join_set::JoinSet;

@@ -8,10 +8,11 @@
 use std::cell::Cell;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use super::raw::with_running;
 use super::{JoinHandle, TaskBuilder};
+use crate::sync::budget::poll_budget;
 use crate::thread::SpdkThread;
 use crate::thread::shared::Shared;
 
@@ -189,7 +190,9 @@ impl Future for MoveTo {
     type Output = Result<(), MoveError>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let budget = ready!(poll_budget(cx));
         if self.target.is_current() {
+            budget.progressed();
             self.asked = false;
             return Poll::Ready(Ok(()));
         }
@@ -215,6 +218,7 @@ impl Future for MoveTo {
                 Poll::Pending
             }
             Err(error) => {
+                budget.progressed();
                 self.asked = false;
                 Poll::Ready(Err(error))
             }

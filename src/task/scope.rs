@@ -18,8 +18,8 @@ use futures::FutureExt;
 use futures::future::LocalBoxFuture;
 use futures::stream::{FuturesUnordered, Stream};
 
-use super::poll_budget;
 use crate::local::oneshot;
+use crate::sync::budget::{self, poll_budget};
 
 /// Runs `body`, which may start children with [`Scope::spawn`], and waits for it
 /// and all of them. The children may borrow what lives outside of the scope.
@@ -53,6 +53,7 @@ pub async fn scope<'env, B, R>(body: B) -> R
 where
     B: AsyncFnOnce(Scope<'env>) -> R,
 {
+    budget::take().await;
     let scope = Scope::new();
     let body = pin!(body(scope.clone()));
     run(scope, body, |_| false).await
@@ -84,6 +85,7 @@ pub async fn try_scope<'env, B, R, E>(body: B) -> Result<R, E>
 where
     B: AsyncFnOnce(Scope<'env>) -> Result<R, E>,
 {
+    budget::take().await;
     let scope = Scope::new();
     let body = pin!(body(scope.clone()));
     run(scope, body, Result::is_err).await

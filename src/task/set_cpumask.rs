@@ -2,12 +2,13 @@
 
 use std::fmt;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use futures::channel::oneshot;
 
 use super::raw::with_running;
 use crate::cpu::CpuSet;
+use crate::sync::budget::poll_budget;
 use crate::thread::message::Message;
 use crate::thread::{SetCpumaskError, SpdkThread};
 
@@ -100,14 +101,17 @@ impl Future for SetCpumask {
     type Output = Result<(), SetCpumaskError>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let budget = ready!(poll_budget(cx));
         let polled = Pin::new(&mut self.end).poll(cx);
         let name = || self.thread.name().to_owned();
-        Poll::Ready(match polled {
+        let ended = match polled {
             Poll::Ready(Ok(result)) => result,
             Poll::Ready(Err(oneshot::Canceled)) => Err(SetCpumaskError::Exited(name())),
             Poll::Pending if self.is_held_by_caller() => Err(SetCpumaskError::HeldByWaiter(name())),
             Poll::Pending => return Poll::Pending,
-        })
+        };
+        budget.progressed();
+        Poll::Ready(ended)
     }
 }
 

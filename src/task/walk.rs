@@ -5,6 +5,7 @@
 use std::sync::Arc;
 
 use super::{JoinError, JoinHandle};
+use crate::sync::budget;
 use crate::thread::{SpdkThread, ThreadLib};
 
 /// Runs `f` as a task of `thread`.
@@ -59,6 +60,7 @@ impl ThreadLib {
         F: AsyncFn(SpdkThread) -> T + Send + Sync + 'static,
         T: Send + 'static,
     {
+        budget::take().await;
         let f = Arc::new(f);
         let mut cursor = 0;
         let mut results = Vec::new();
@@ -115,6 +117,7 @@ impl ThreadLib {
             visits.push((thread, visit));
         }
         async move {
+            budget::take().await;
             let mut results = Vec::with_capacity(visits.len());
             for (thread, visit) in visits {
                 results.push((thread, visit.await));

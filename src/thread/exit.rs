@@ -20,11 +20,12 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use super::activity::Activity;
 use super::local::{Entered, ExitPhase, Local, TimerTarget};
 use super::shared::{self, Shared};
+use crate::sync::budget::poll_budget;
 
 /// How many tasks an exit cancels per poll: each drops a future of the user's.
 const CANCEL_BATCH: usize = 128;
@@ -357,12 +358,14 @@ impl Future for Exit {
     type Output = ();
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let budget = ready!(poll_budget(cx));
         let mut wakers = match self.shared.exit_wakers.lock() {
             Ok(wakers) => wakers,
             Err(poisoned) => poisoned.into_inner(),
         };
         // Looked at under the lock that the end of the exit takes afterwards.
         if self.shared.state.load(Ordering::Acquire) == shared::EXITED {
+            budget.progressed();
             return Poll::Ready(());
         }
         if !wakers.iter().any(|waker| waker.will_wake(cx.waker())) {

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::task::Waker;
 use std::time::Duration;
 
+use super::bound::Anchor;
 use super::ended::EndList;
 use super::exit::ExitPart;
 use super::interrupt::Interrupts;
@@ -22,6 +23,7 @@ use super::ready::ReadyQueue;
 use super::shared::Shared;
 use super::spinlock::HeldLocks;
 use super::timer_queue::{TimerKey, TimerQueue};
+use crate::sync::budget;
 
 /// What a timer does when it is due.
 pub(crate) enum TimerTarget {
@@ -67,17 +69,14 @@ pub(crate) struct Local {
     pub(super) interrupts: OnceCell<Box<Interrupts>>,
     /// The io_channels of this thread, kept by their own floor.
     pub(crate) channels: OnceCell<Box<dyn ExitPart>>,
-    /// How many values that must not leave this OS thread live here, besides
-    /// those that hold an `Rc` of this.
-    pub(crate) not_send: Cell<usize>,
+    /// Knows of the values that must not leave this OS thread, besides those
+    /// that hold an `Rc` of this.
+    pub(crate) anchor: Anchor,
     pub(crate) task_ids: Cell<u64>,
     /// How many eager first polls are under way, one inside the other.
     pub(crate) eager_depth: Cell<u8>,
     /// The task being polled, as the task floor knows it.
     pub(crate) running: Cell<*const ()>,
-    /// What the task being polled may still take from sources that are always
-    /// ready; `u32::MAX` is without limit.
-    pub(crate) budget: Cell<u32>,
     /// Whether each poll of a task is measured.
     pub(crate) times_tasks: bool,
     /// Ticks after which a callback has held the thread too long; 0 for never.
@@ -147,6 +146,8 @@ pub(crate) fn current_ptr() -> *const Local {
 /// Makes a thread the current one until dropped, then what was before.
 pub(crate) struct Entered<'a> {
     previous: *const Local,
+    /// Of the task that entered another thread: what runs there takes none of it.
+    budget: u32,
     /// Keeps the `Local` alive and the guard on its OS thread.
     _local: &'a Rc<Local>,
 }
@@ -156,6 +157,7 @@ impl<'a> Entered<'a> {
     pub(crate) fn new(local: &'a Rc<Local>) -> Self {
         Entered {
             previous: CURRENT.replace(Rc::as_ptr(local)),
+            budget: budget::replace(budget::UNLIMITED),
             _local: local,
         }
     }
@@ -165,12 +167,16 @@ impl Drop for Entered<'_> {
     #[inline]
     fn drop(&mut self) {
         CURRENT.set(self.previous);
+        budget::replace(self.budget);
     }
 }
 
 impl Drop for Local {
     fn drop(&mut self) {
         while self.take_unrun().is_some() {}
+        if let Some(rare) = self.existing_rare() {
+            rare.held.abandon();
+        }
         while self.spare_shared.get() > 0 {
             drop(self.lend_shared());
         }
@@ -185,7 +191,6 @@ impl Local {
             stall_limit,
             eager_depth: Cell::new(0),
             running: Cell::new(ptr::null()),
-            budget: Cell::new(u32::MAX),
             ready: ReadyQueue::new(&shared.mailbox, shared.limit),
             shared,
             spare_shared: Cell::new(0),
@@ -195,7 +200,7 @@ impl Local {
             rare: OnceCell::new(),
             interrupts: OnceCell::new(),
             channels: OnceCell::new(),
-            not_send: Cell::new(0),
+            anchor: Anchor::default(),
             task_ids: Cell::new(0),
             batch,
             exit_phase: Cell::new(ExitPhase::None),
@@ -285,7 +290,7 @@ impl Local {
     #[inline]
     pub(super) fn check_held_locks(&self) {
         if let Some(rare) = self.existing_rare() {
-            rare.held.check();
+            rare.held.check(self);
         }
     }
 

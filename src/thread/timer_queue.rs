@@ -51,6 +51,12 @@ pub(crate) struct TimerQueue<T> {
     order: u32,
 }
 
+impl<T> Default for TimerQueue<T> {
+    fn default() -> Self {
+        TimerQueue::new()
+    }
+}
+
 impl<T> TimerQueue<T> {
     pub(crate) fn new() -> Self {
         TimerQueue {

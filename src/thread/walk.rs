@@ -7,15 +7,17 @@ use std::any::Any;
 use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use futures::channel::oneshot;
 
 use super::local::Local;
 use super::message::Message;
+use super::panic::drop_anywhere;
 use super::pending::{Pending, PendingKey};
 use super::shared::Shared;
 use super::{SpdkThread, ThreadLib};
+use crate::sync::budget::poll_budget;
 
 /// A walk over threads needs a SpdkThread to come back to.
 ///
@@ -80,13 +82,14 @@ impl<F: FnMut(&SpdkThread) + Send + 'static> Parcel<F> {
 
     fn complete(mut self) {
         let Some(walk) = self.0.take() else { return };
-        let Walk { origin, key, .. } = *walk;
         // Refused only by a thread that has given up waiting.
-        let _ = origin.deliver(key, |key| {
+        let _ = walk.origin.deliver(walk.key, |key| {
             Message::new(move || {
                 Local::with_current(|local| local.complete(key, &mut ()));
             })
         });
+        // What it visited with may panic, and has perhaps just done so.
+        drop_anywhere(walk);
     }
 }
 
@@ -241,7 +244,8 @@ impl Future for ThreadWalk {
     type Output = Result<(), ThreadWalkError>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let answer = Pin::new(&mut self.receiver).poll(cx);
+        let budget = ready!(poll_budget(cx));
+        let answer = budget.on(Pin::new(&mut self.receiver).poll(cx));
         answer.map(|answer| answer.map_err(|oneshot::Canceled| ThreadWalkError::Cancelled))
     }
 }

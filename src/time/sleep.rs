@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use crate::task::poll_budget;
+use crate::sync::budget::poll_budget;
 use crate::thread::local::{Local, TimerTarget};
 use crate::thread::message::Message;
 use crate::thread::shared::Shared;

@@ -7,7 +7,7 @@ use std::time::Duration;
 use pin_project::pin_project;
 
 use super::sleep::{Sleep, sleep, sleep_until};
-use crate::task::has_budget;
+use crate::sync::budget;
 
 /// Gives `future` until `duration` from now; then it is over with [`Elapsed`].
 ///
@@ -188,11 +188,11 @@ impl<F: Future> Future for Timeout<F> {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
-        let had_budget = has_budget();
+        let had_budget = budget::is_left();
         if let Poll::Ready(output) = this.future.poll(cx) {
             return Poll::Ready(Ok(output));
         }
-        if had_budget && !has_budget() {
+        if had_budget && !budget::is_left() {
             // A future that takes the whole budget each time must not keep its
             // deadline from being looked at.
             ready!(this.deadline.poll_elapsed(cx));

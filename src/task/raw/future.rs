@@ -10,7 +10,7 @@ use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, Waker};
 
 use super::meta::TaskMeta;
-use crate::task::budget;
+use crate::sync::budget;
 use crate::task::join::{JoinError, Outcome};
 use crate::thread::local::Local;
 use crate::thread::panic::{PanicSource, contain, payload_text};
@@ -61,7 +61,7 @@ impl<F: Future> TaskFuture<F> {
         // SAFETY: the caller is the owner, and a task is only ever listed on its
         // own thread.
         unsafe { local.live.remove(&meta.node) };
-        meta.uncount(local);
+        meta.unbind();
         meta.take_kept()
     }
 
@@ -82,7 +82,7 @@ impl<F: Future> TaskFuture<F> {
         }
         // SAFETY: as above; the task is on no list, and by R1 this is the owner.
         unsafe { local.live.insert(&meta.node, cancel::<F>, subject) };
-        meta.count(local);
+        meta.bind(local);
         true
     }
 }
@@ -105,7 +105,7 @@ unsafe fn cancel<F: Future>(subject: *const ()) {
 
 /// Cancels a listed task that was never polled: its `Runnable` waits in the
 /// thread's queue, and the poll that it leads to drops the future. Until then
-/// the task stays counted.
+/// the task binds its thread.
 ///
 /// # Safety
 ///
@@ -225,7 +225,7 @@ impl<'a> Running<'a> {
     fn new(local: &'a Local, meta: &'a TaskMeta) -> Self {
         Running {
             outer: local.running.replace(ptr::from_ref(meta).cast()),
-            outer_budget: local.budget.replace(budget::PER_POLL),
+            outer_budget: budget::replace(budget::PER_POLL),
             start: match local.times_tasks {
                 true => Self::begins(local, meta),
                 false => 0,
@@ -258,7 +258,7 @@ impl Drop for Running<'_> {
     fn drop(&mut self) {
         let Running { local, meta, .. } = self;
         local.running.set(self.outer);
-        local.budget.set(self.outer_budget);
+        budget::replace(self.outer_budget);
         let ticks = match local.times_tasks {
             true => Self::ends(local, meta, self.start),
             false => 0,
@@ -294,14 +294,14 @@ impl<F> Drop for TaskFuture<F> {
             library.report_panic(thread.name(), PanicSource::Drop, Some(&name), payload);
         }
         meta.finish();
-        // What is listed or counted is dropped by the owner (R2, R3).
-        if meta.node.is_listed() || meta.counted.get() {
+        // What is listed or binds is dropped by the owner (R2, R3).
+        if meta.node.is_listed() {
             Local::with_current(|local| {
                 // SAFETY: the caller is the owner.
                 unsafe { local.live.remove(&meta.node) };
-                meta.uncount(local);
             });
         }
+        meta.unbind();
         // Not the last reference: a `Runnable` is being dropped.
         drop(meta.take_kept());
     }

@@ -76,7 +76,7 @@ pub(in crate::task) unsafe fn spawn<F: Future>(
             // metadata is pinned in the allocation and leaves the list before
             // that is freed, as the future does (R2).
             unsafe { local.live.insert(&meta.node, cancel_unpolled, subject) };
-            meta.count(local);
+            meta.bind(local);
             meta.node.scheduled.store(true, Ordering::Relaxed);
             local.queue_task(message(runnable), false);
         }

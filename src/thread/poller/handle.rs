@@ -259,7 +259,9 @@ impl Poller {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn set_interrupt(&self, hook: impl FnMut(bool) + 'static) {
-        self.local.set_poller_interrupt(&self.core, Box::new(hook));
+        let mut hook = self.local.anchor.bind(hook);
+        let hook = Box::new(move |on| (hook.get_mut())(on));
+        self.local.set_poller_interrupt(&self.core, hook);
     }
 
     /// Where the poller stands.
@@ -539,10 +541,11 @@ impl PollerBuilder {
     /// ```
     pub fn register<A: Into<Activity>>(
         self,
-        mut callback: impl FnMut() -> A + 'static,
+        callback: impl FnMut() -> A + 'static,
     ) -> Result<Poller, PollerError> {
         let local = Local::current_rc().ok_or(PollerError::NotOnThread)?;
-        let callback = Box::new(move || callback().into());
+        let mut callback = local.anchor.bind(callback);
+        let callback = Box::new(move || (callback.get_mut())().into());
         let core = local.register_poller(self.name, self.period, callback)?;
         Ok(Poller {
             core,

@@ -473,7 +473,15 @@ impl Local {
             if let Err(payload) = contain(|| hook(to_interrupt)) {
                 self.report_panic(PanicSource::Poller, Some(&poller.name()), payload);
             }
-            interrupt.hook.set(Some(hook));
+            self.check_held_locks();
+            // It may have ended its poller, or set another hook.
+            let later = interrupt.hook.take();
+            if poller.is_registered() && later.is_none() {
+                interrupt.hook.set(Some(hook));
+            } else {
+                interrupt.hook.set(later);
+                self.drop_contained(hook);
+            }
         }
         match poller.state.get() {
             PollerState::Unregistered | PollerState::Paused => {}
@@ -534,6 +542,9 @@ impl Local {
     }
 
     fn set_poller_interrupt(&self, poller: &Rc<PollerCore>, hook: SwitchHook) {
+        if !poller.is_registered() {
+            return self.drop_contained(hook);
+        }
         let interrupt = poller.interrupt.get_or_init(|| {
             let all = &self.pollers.with_interrupt;
             all.borrow_mut().push(poller.clone());
