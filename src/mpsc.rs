@@ -59,13 +59,13 @@ unsafe impl<T: Send> Sync for Channel<T> {}
 unsafe impl<T: Send> Send for Channel<T> {}
 
 impl<T> Channel<T> {
-    fn take_place(&self) -> bool {
-        let taken = self
-            .taken_places
+    /// Takes a place, if there is one; says how many were taken before.
+    fn take_place(&self) -> Option<usize> {
+        self.taken_places
             .fetch_update(Ordering::AcqRel, Ordering::Relaxed, |taken| {
                 (taken < self.capacity).then_some(taken + 1)
-            });
-        taken.is_ok()
+            })
+            .ok()
     }
 
     fn free_place(&self) {
@@ -104,7 +104,7 @@ impl<T> Channel<T> {
 /// A channel to the current SpdkThread that holds up to `capacity` values, those
 /// on their way included; senders wait when there is no place.
 ///
-/// Values of one sending thread arrive in the order sent. While the receiver
+/// Values arrive in the order sent, and the end after all of them. While the receiver
 /// lives, its thread stays on its OS thread.
 ///
 /// # Panics
@@ -214,10 +214,10 @@ impl<T: Send + 'static> Sender<T> {
         if self.is_closed() {
             return Err(TrySendError::Closed(value));
         }
-        if !channel.take_place() {
+        let Some(before) = channel.take_place() else {
             return Err(TrySendError::Full(value));
-        }
-        self.deliver(value)
+        };
+        self.deliver(value, before)
             .map_err(|SendError(value)| TrySendError::Closed(value))
     }
 
@@ -263,8 +263,8 @@ impl<T: Send + 'static> Sender<T> {
             if self.is_closed() {
                 return Err(SendError(value));
             }
-            if channel.take_place() {
-                return self.deliver(value);
+            if let Some(before) = channel.take_place() {
+                return self.deliver(value, before);
             }
             let place = channel.places.listen();
             // One may have become free before this listened.
@@ -275,10 +275,11 @@ impl<T: Send + 'static> Sender<T> {
         }
     }
 
-    /// With a place taken.
-    fn deliver(&self, value: T) -> Result<(), SendError<T>> {
+    /// With a place taken, after `before` others.
+    fn deliver(&self, value: T, before: usize) -> Result<(), SendError<T>> {
         let channel = &self.channel;
-        if channel.thread.is_current() {
+        // If all of those have arrived, this one overtakes none.
+        if channel.thread.is_current() && channel.inbox.borrow().values.len() == before {
             channel.deliver(value);
             return Ok(());
         }
@@ -339,15 +340,14 @@ impl<T: Send + 'static> Clone for Sender<T> {
 
 impl<T: Send + 'static> Drop for Sender<T> {
     fn drop(&mut self) {
-        // What every other sender sent was put into the mailbox before its
-        // decrement, which this one follows, so the end arrives after it.
+        // What every other sender sent was sent to the thread before its
+        // decrement, which this one follows, so the end arrives after it (G13).
         if self.channel.senders.fetch_sub(1, Ordering::AcqRel) > 1 {
             return;
         }
         let channel = self.channel.clone();
         let ends = Message::new(move || channel.end());
-        // If the thread has exited, nobody waits. Also from the thread itself as
-        // a message: others may have sent what is still in the mailbox.
+        // If the thread has exited, nobody waits.
         drop(self.channel.thread.deliver(ends, |ends| ends));
     }
 }

@@ -273,7 +273,10 @@ fn the_limit_holds_for_what_a_thread_sends_itself() {
                 .count()
         };
         assert_eq!(accepted(), limit, "from elsewhere");
+        assert_eq!(runner.enter(accepted), 0, "it is one limit");
+        while runner.poll(0, 0).is_busy() {}
         assert_eq!(runner.enter(accepted), limit, "from itself");
+        assert_eq!(accepted(), 0, "it is one limit");
     }
 }
 

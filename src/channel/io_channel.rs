@@ -399,7 +399,8 @@ impl<C: 'static> IoChannel<C> {
         head.destroys.set(head.destroys.get() + 1);
         let device = self.cell.device.core.serial;
         let message = Message::new(move || destroy_if_unused(device));
-        head.local.ready.push(message);
+        head.local.send_to_itself(message);
+        head.local.begun_outside();
     }
 }
 

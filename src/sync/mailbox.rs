@@ -5,17 +5,28 @@
 //!
 //! # Order
 //!
-//! Messages of one sender come out in the order sent, across the spill:
+//! A message whose push had returned before another was pushed comes out before
+//! it, whoever pushed the two, across the spill:
 //!
 //! - While the spill holds anything (`spilled` is not 0), every sender spills.
-//!   A sender's own spilled message keeps `spilled` above 0 until the consumer
-//!   hands it out, so nothing it sends later can pass it through the ring. The
-//!   consumer counts them off together, with the last of a stash: senders and it
+//!   A spilled message keeps `spilled` above 0 until the consumer hands it out, so
+//!   nothing that is sent later can pass it through the ring. The consumer counts them off together, with the last of a stash: senders and it
 //!   would take each other's cache line away for every message.
 //! - The consumer takes spilled messages into a *stash* first, and only then
 //!   reads how many ring positions are claimed. A ring message sent before a
-//!   stashed one by the same sender was claimed before, so it is among them;
-//!   the consumer hands out that many from the ring before the stash.
+//!   stashed one was claimed before, so it is among them; the consumer hands out
+//!   that many from the ring before the stash.
+//!
+//! What the consumer sends itself waits elsewhere, in an
+//! [`OwnQueue`](super::OwnQueue), unless something waits here.
+//!
+//! # Limit
+//!
+//! One limit is for all explicit messages that wait, those in the own queue
+//! included. A sender that finds a place in the ring looks at no limit: the ring
+//! fits under it, and once the own queue has grown so that it would not, the owner
+//! says so by a bit in `spilled` and every sender spills, counted. Two senders that
+//! look at once may both find the last place.
 //!
 //! # Closing
 //!
@@ -31,12 +42,18 @@ use super::atomic::{AtomicUsize, Ordering};
 use super::ring::Ring;
 use super::{SegQueue, UnsafeCell};
 
-/// Spilled messages in the low 32 bits, those under a limit in the 31 above,
-/// and the closed bit.
+/// Spilled messages in the low 32 bits, those under a limit in the 30 above, and
+/// the crowded and the closed bit.
 const ONE: usize = 1;
 const LIMITED: usize = 1 << 32;
 const COUNT_MASK: usize = LIMITED - 1;
+const CROWDED: usize = 1 << 62;
 const CLOSED: usize = 1 << 63;
+
+/// How many of those that `spilled` counts are under a limit.
+fn limited(spilled: usize) -> usize {
+    (spilled & !(CROWDED | CLOSED)) / LIMITED
+}
 
 /// Spilled messages moved to the stash at a time.
 const STASH: usize = 64;
@@ -60,7 +77,7 @@ struct Spilled<T> {
 }
 
 struct Stash<T> {
-    queue: VecDeque<T>,
+    queue: VecDeque<Spilled<T>>,
     /// The weights of those that came into `queue`, to be counted off with its
     /// last.
     weight: usize,
@@ -74,6 +91,11 @@ pub(crate) struct Mailbox<T> {
     spill: SegQueue<Spilled<T>>,
     /// Consumer only.
     stash: UnsafeCell<Stash<T>>,
+    /// Explicit messages in the own queue. Written by the consumer only.
+    own: AtomicUsize,
+    /// Limited messages of the stash that were handed out and are not counted off.
+    /// Written by the consumer only.
+    uncounted: AtomicUsize,
 }
 
 // SAFETY: `stash` is only touched through the `unsafe` methods whose contract
@@ -93,6 +115,8 @@ impl<T> Mailbox<T> {
                 weight: 0,
                 ring_first: 0,
             }),
+            own: AtomicUsize::new(0),
+            uncounted: AtomicUsize::new(0),
         }
     }
 
@@ -112,10 +136,9 @@ impl<T> Mailbox<T> {
         }
     }
 
-    /// Pushes `pack(content)` unless `limit` or more messages pushed by this
-    /// method are outstanding. The ring's slots count as taken by them, and those
-    /// of a stash until its last is out. The content is packed only when its place
-    /// is certain.
+    /// Pushes `pack(content)` unless `limit` or more explicit messages wait. What
+    /// the ring holds counts as such. The content is packed only when its place is
+    /// certain.
     #[inline]
     pub(crate) fn push_limited<C>(
         &self,
@@ -123,15 +146,22 @@ impl<T> Mailbox<T> {
         content: C,
         pack: impl FnOnce(C) -> T,
     ) -> Result<(), PushError<C>> {
-        let spill_limit = limit.saturating_sub(self.ring.capacity());
-        self.push_weighted(content, pack, ONE | LIMITED, spill_limit)
+        self.push_weighted(content, pack, ONE | LIMITED, limit)
     }
 
-    /// Whether [`Mailbox::push_limited`] would be refused by this limit now.
+    /// Whether `limit` or more explicit messages wait, here and in the own queue.
+    #[inline]
     pub(crate) fn is_full(&self, limit: usize) -> bool {
-        let spilled = self.spilled.load(Ordering::Relaxed) & !CLOSED;
-        let spill_limit = limit.saturating_sub(self.ring.capacity());
-        spilled / LIMITED >= spill_limit && (spilled > 0 || self.ring.is_full())
+        self.waiting(self.spilled.load(Ordering::Acquire)) >= limit
+    }
+
+    /// How many explicit messages wait, here and in the own queue.
+    #[inline]
+    fn waiting(&self, spilled: usize) -> usize {
+        // Handed out is at most what was counted, but a sender may see the counts
+        // of different moments.
+        let spilled = limited(spilled).saturating_sub(self.uncounted.load(Ordering::Relaxed));
+        self.ring.len() + spilled + self.own.load(Ordering::Relaxed)
     }
 
     #[inline]
@@ -140,7 +170,7 @@ impl<T> Mailbox<T> {
         content: C,
         pack: impl FnOnce(C) -> T,
         weight: usize,
-        spill_limit: usize,
+        limit: usize,
     ) -> Result<(), PushError<C>> {
         if self.spilled.load(Ordering::Acquire) == 0
             && let Some(place) = self.ring.claim()
@@ -148,7 +178,7 @@ impl<T> Mailbox<T> {
             place.write(pack(content));
             return Ok(());
         }
-        match self.claim_spill(weight, spill_limit) {
+        match self.claim_spill(weight, limit) {
             Ok(()) => {
                 let value = pack(content);
                 self.spill.push(Spilled { value, weight });
@@ -160,7 +190,7 @@ impl<T> Mailbox<T> {
     }
 
     #[cold]
-    fn claim_spill(&self, weight: usize, spill_limit: usize) -> Result<(), Refusal> {
+    fn claim_spill(&self, weight: usize, limit: usize) -> Result<(), Refusal> {
         // A sender that is refused sees what the consumer did before closing:
         // it may own what the consumer wrote last (a task's emptied future).
         let mut spilled = self.spilled.load(Ordering::Acquire);
@@ -168,7 +198,7 @@ impl<T> Mailbox<T> {
             if spilled & CLOSED != 0 {
                 return Err(Refusal::Closed);
             }
-            if weight >= LIMITED && spilled / LIMITED >= spill_limit {
+            if weight >= LIMITED && self.waiting(spilled) >= limit {
                 return Err(Refusal::Full);
             }
             match self.spilled.compare_exchange_weak(
@@ -210,12 +240,12 @@ impl<T> Mailbox<T> {
                     return Some(value);
                 }
                 while stash.queue.len() < STASH
-                    && let Some(Spilled { value, weight }) = self.spill.pop()
+                    && let Some(spilled) = self.spill.pop()
                 {
-                    stash.weight += weight;
-                    stash.queue.push_back(value);
+                    stash.weight += spilled.weight;
+                    stash.queue.push_back(spilled);
                 }
-                stash.ring_first = self.ring.claimed();
+                stash.ring_first = self.ring.len();
             }
             if stash.queue.is_empty() {
                 return None;
@@ -227,10 +257,15 @@ impl<T> Mailbox<T> {
                 stash.ring_first -= 1;
                 return Some(value);
             }
-            let value = stash.queue.pop_front()?;
+            let Spilled { value, weight } = stash.queue.pop_front()?;
             if stash.queue.is_empty() {
+                // First, so that a sender does not take these off twice.
+                self.uncounted.store(0, Ordering::Relaxed);
                 let weight = std::mem::take(&mut stash.weight);
                 self.spilled.fetch_sub(weight, Ordering::AcqRel);
+            } else {
+                let uncounted = self.uncounted.load(Ordering::Relaxed) + weight / LIMITED;
+                self.uncounted.store(uncounted, Ordering::Relaxed);
             }
             Some(value)
         })
@@ -243,8 +278,60 @@ impl<T> Mailbox<T> {
     /// The caller is the only consumer.
     #[inline]
     pub(crate) unsafe fn has_messages(&self) -> bool {
-        // SAFETY: the caller is the only consumer.
-        (unsafe { self.ring.is_ready() }) || self.spilled.load(Ordering::Acquire) & COUNT_MASK != 0
+        self.ring.is_ready() || self.spilled.load(Ordering::Acquire) & COUNT_MASK != 0
+    }
+
+    /// Whether nothing waits: no position is claimed, and nothing is spilled. What
+    /// was sent before this call is seen. For the consumer.
+    #[inline]
+    pub(crate) fn is_empty(&self) -> bool {
+        self.ring.len() == 0 && self.spilled.load(Ordering::Acquire) & COUNT_MASK == 0
+    }
+
+    /// Pushes an explicit message of the consumer's own, closed or not, whatever the
+    /// limit. Says how many of those before it, at least, can be taken out without
+    /// taking it.
+    ///
+    /// # Safety
+    ///
+    /// The caller is the only consumer.
+    pub(super) unsafe fn push_own(&self, value: T) -> usize {
+        if self.spilled.load(Ordering::Acquire) == 0 {
+            let before = self.ring.len();
+            if let Some(place) = self.ring.claim() {
+                place.write(value);
+                return before;
+            }
+        }
+        let weight = ONE | LIMITED;
+        self.spilled.fetch_add(weight, Ordering::AcqRel);
+        // SAFETY: the stash belongs to the one consumer, which is not in `pop`.
+        let stashed = self.stash.with_mut(|stash| unsafe { (*stash).queue.len() });
+        let before = self.ring.len() + stashed;
+        self.spill.push(Spilled { value, weight });
+        before
+    }
+
+    /// How many own messages leave so little room under `limit` that senders have to
+    /// count.
+    pub(super) fn crowd_at(&self, limit: usize) -> usize {
+        limit.saturating_sub(self.ring.capacity()) + 1
+    }
+
+    /// Says how many explicit messages are in the own queue. Owner only.
+    #[inline]
+    pub(super) fn set_own(&self, own: usize) {
+        self.own.store(own, Ordering::Relaxed);
+    }
+
+    /// Says whether senders have to count, as [`Mailbox::crowd_at`] tells. Owner
+    /// only.
+    #[cold]
+    pub(super) fn set_crowded(&self, crowded: bool) {
+        match crowded {
+            true => self.spilled.fetch_or(CROWDED, Ordering::AcqRel),
+            false => self.spilled.fetch_and(!CROWDED, Ordering::AcqRel),
+        };
     }
 
     /// Refuses every later push. Any thread.
@@ -260,8 +347,6 @@ impl<T> Mailbox<T> {
     ///
     /// The caller is the only consumer.
     pub(crate) unsafe fn is_drained(&self) -> bool {
-        // SAFETY: the caller is the only consumer.
-        (unsafe { self.ring.claimed() }) == 0
-            && self.spilled.load(Ordering::Acquire) & COUNT_MASK == 0
+        self.is_empty()
     }
 }

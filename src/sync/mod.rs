@@ -12,10 +12,14 @@ mod hop_loom_tests;
 #[cfg(all(test, corespun_loom))]
 mod loom_tests;
 mod mailbox;
+mod own_queue;
+#[cfg(all(test, corespun_loom))]
+mod own_queue_loom_tests;
 mod ring;
 
 pub(crate) use critical::{CriticalSlot, PostError};
 pub(crate) use mailbox::{Mailbox, PushError};
+pub(crate) use own_queue::{OwnEntry, OwnQueue};
 
 pub(crate) mod atomic {
     #[cfg(corespun_loom)]
@@ -54,6 +58,10 @@ impl<T> SegQueue<T> {
 
     pub(crate) fn pop(&self) -> Option<T> {
         self.0.lock().unwrap().pop_front()
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.0.lock().unwrap().len()
     }
 }
 

@@ -27,15 +27,16 @@ struct Slot<T> {
 pub(crate) struct Ring<T> {
     /// Next position to claim, and `CLOSED`. Written by producers only.
     tail: CachePadded<AtomicUsize>,
-    /// Next position to read. Consumer only.
-    head: CachePadded<UnsafeCell<usize>>,
+    /// Next position to read. Written by the consumer only; a sender that has to
+    /// know how much the ring holds looks at it.
+    head: CachePadded<AtomicUsize>,
     slots: Box<[Slot<T>]>,
     mask: usize,
 }
 
 // SAFETY: a value is moved into a slot by the producer that claimed it and out
 // of it by the consumer, ordered by the slot's sequence number; `head` is only
-// touched through the `unsafe` methods whose contract is a single consumer.
+// written through the `unsafe` methods whose contract is a single consumer.
 unsafe impl<T: Send> Sync for Ring<T> {}
 // SAFETY: as above; the ring owns its values.
 unsafe impl<T: Send> Send for Ring<T> {}
@@ -52,7 +53,7 @@ impl<T> Ring<T> {
             .collect();
         Ring {
             tail: CachePadded::new(AtomicUsize::new(0)),
-            head: CachePadded::new(UnsafeCell::new(0)),
+            head: CachePadded::new(AtomicUsize::new(0)),
             slots,
             mask: capacity - 1,
         }
@@ -99,15 +100,23 @@ impl<T> Ring<T> {
         }
     }
 
-    /// Whether a claim would fail now, for want of room or because it is closed:
-    /// a hint, stale at once.
-    pub(crate) fn is_full(&self) -> bool {
-        let tail = self.tail.load(Ordering::Relaxed);
-        tail & CLOSED != 0
-            || self.slots[tail & self.mask]
-                .sequence
-                .load(Ordering::Relaxed)
-                != tail
+    /// How many messages the ring holds: exact for who sees all that was claimed
+    /// and read, else stale at once. Any thread.
+    pub(crate) fn len(&self) -> usize {
+        let head = self.head.load(Ordering::Relaxed);
+        self.end().saturating_sub(head)
+    }
+
+    /// The position that is claimed next: what was claimed before this call is in
+    /// front of it, what is claimed after it is not. Any thread.
+    pub(crate) fn end(&self) -> usize {
+        self.tail.load(Ordering::Acquire) & !CLOSED
+    }
+
+    /// The position that is read next. The consumer's, exact for it.
+    #[inline]
+    pub(crate) fn head(&self) -> usize {
+        self.head.load(Ordering::Relaxed)
     }
 
     /// The message at the head, if it has been written.
@@ -117,8 +126,7 @@ impl<T> Ring<T> {
     /// The caller is the only consumer.
     #[inline]
     pub(crate) unsafe fn pop(&self) -> Option<T> {
-        // SAFETY: `head` belongs to the one consumer.
-        let head = self.head.with_mut(|head| unsafe { *head });
+        let head = self.head();
         let slot = &self.slots[head & self.mask];
         if slot.sequence.load(Ordering::Acquire) != head + 1 {
             return None;
@@ -130,36 +138,18 @@ impl<T> Ring<T> {
             .with_mut(|cell| unsafe { (*cell).assume_init_read() });
         slot.sequence
             .store(head + self.capacity(), Ordering::Release);
-        // SAFETY: as for the read above.
-        self.head.with_mut(|cell| unsafe { *cell = head + 1 });
+        self.head.store(head + 1, Ordering::Relaxed);
         Some(value)
     }
 
-    /// Whether the next message is there to be popped.
-    ///
-    /// # Safety
-    ///
-    /// The caller is the only consumer.
+    /// Whether the next message is there to be popped. For the consumer.
     #[inline]
-    pub(crate) unsafe fn is_ready(&self) -> bool {
-        // SAFETY: `head` belongs to the one consumer.
-        let head = self.head.with_mut(|head| unsafe { *head });
+    pub(crate) fn is_ready(&self) -> bool {
+        let head = self.head();
         self.slots[head & self.mask]
             .sequence
             .load(Ordering::Acquire)
             == head + 1
-    }
-
-    /// How many positions are claimed and not read: every push that happened
-    /// before this call and was not popped is counted.
-    ///
-    /// # Safety
-    ///
-    /// The caller is the only consumer.
-    pub(crate) unsafe fn claimed(&self) -> usize {
-        // SAFETY: `head` belongs to the one consumer.
-        let head = self.head.with_mut(|head| unsafe { *head });
-        (self.tail.load(Ordering::Acquire) & !CLOSED) - head
     }
 
     /// Refuses every later push. Any thread.

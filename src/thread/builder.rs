@@ -125,9 +125,11 @@ impl ThreadBuilder {
         self
     }
 
-    /// How many messages sent with `send_msg` may be outstanding; 65,536
-    /// unless set, 2 at least. Wakes of tasks do not count, but while they
-    /// fill the mailbox's ring, fewer messages fit by as many.
+    /// How many messages sent with `send_msg` may be outstanding, those that the
+    /// thread sends itself included; 65,536 unless set, 2 at least. Wakes of tasks
+    /// do not count, but while they fill the mailbox's ring, fewer messages fit by
+    /// as many. Of senders that look for the last place at the same moment more
+    /// than one may find it.
     ///
     /// # Examples
     ///

@@ -242,14 +242,14 @@ impl Local {
             self.shared.critical.clear();
         }
         loop {
-            while let Some(message) = self.ready.pop() {
-                unrun += usize::from(message.is_limited());
+            while let Some(message) = self.take_unrun() {
+                unrun += usize::from(!message.is_task());
                 self.drop_contained(message);
             }
             // SAFETY: this `Local` is the owner's, so the caller is the consumer.
             match unsafe { self.shared.mailbox.pop() } {
                 Some(message) => {
-                    unrun += usize::from(message.is_limited());
+                    unrun += usize::from(!message.is_task());
                     self.drop_contained(message);
                 }
                 // SAFETY: as above.

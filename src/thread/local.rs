@@ -54,7 +54,7 @@ pub(crate) struct Local {
     pub(crate) shared: Arc<Shared>,
     /// How many counted references to `shared` lie here for tasks to come.
     spare_shared: Cell<usize>,
-    pub(crate) ready: ReadyQueue,
+    pub(super) ready: ReadyQueue,
     pub(crate) pollers: PollerLists,
     pub(crate) timers: RefCell<TimerQueue<TimerTarget>>,
     pub(crate) live: LiveList,
@@ -66,9 +66,6 @@ pub(crate) struct Local {
     /// those that hold an `Rc` of this.
     pub(crate) not_send: Cell<usize>,
     pub(crate) task_ids: Cell<u64>,
-    /// Whether the next message comes from the mailbox or from `ready`, when
-    /// both have some.
-    pub(super) mailbox_next: Cell<bool>,
     /// How many eager first polls are under way, one inside the other.
     pub(crate) eager_depth: Cell<u8>,
     /// The task being polled, as the task floor knows it.
@@ -132,6 +129,7 @@ impl Drop for Entered<'_> {
 
 impl Drop for Local {
     fn drop(&mut self) {
+        while self.take_unrun().is_some() {}
         while self.spare_shared.get() > 0 {
             drop(self.lend_shared());
         }
@@ -147,9 +145,9 @@ impl Local {
             eager_depth: Cell::new(0),
             running: Cell::new(ptr::null()),
             budget: Cell::new(u32::MAX),
+            ready: ReadyQueue::new(&shared.mailbox, shared.limit),
             shared,
             spare_shared: Cell::new(0),
-            ready: ReadyQueue::default(),
             pollers: PollerLists::default(),
             timers: RefCell::new(TimerQueue::new()),
             live: LiveList::new(),
@@ -158,7 +156,6 @@ impl Local {
             channels: OnceCell::new(),
             not_send: Cell::new(0),
             task_ids: Cell::new(0),
-            mailbox_next: Cell::new(true),
             batch,
             exit_phase: Cell::new(ExitPhase::None),
             exit_deadline: Cell::new(0),

@@ -13,8 +13,9 @@ pub(crate) type Payload = [MaybeUninit<*mut ()>; 2];
 pub(crate) struct MessageVTable {
     pub(crate) run: unsafe fn(&mut Payload),
     pub(crate) drop: unsafe fn(&mut Payload),
-    /// Whether the message counts against its thread's limit.
-    pub(crate) limited: bool,
+    /// Whether the message is a task, which measures itself, is counted by no limit
+    /// and takes turns with what others send.
+    pub(crate) task: bool,
     /// Names the content in reports.
     pub(crate) name: fn() -> &'static str,
 }
@@ -27,6 +28,13 @@ pub(crate) struct MessageVTable {
 pub(crate) struct Queued {
     payload: Payload,
     vtable: &'static MessageVTable,
+}
+
+impl Queued {
+    #[inline]
+    pub(super) fn vtable(&self) -> &'static MessageVTable {
+        self.vtable
+    }
 }
 
 pub(crate) struct Message(Queued);
@@ -79,10 +87,9 @@ impl Message {
         Message(queued)
     }
 
-    /// Whether it counts against its thread's limit.
     #[inline]
-    pub(crate) fn is_limited(&self) -> bool {
-        self.0.vtable.limited
+    pub(crate) fn is_task(&self) -> bool {
+        self.0.vtable.task
     }
 
     /// Where reports find what the message is called.
@@ -131,7 +138,7 @@ impl<F: FnOnce()> Closure<F> {
             // SAFETY: as above.
             drop(unsafe { payload.as_ptr().cast::<F>().read() });
         },
-        limited: true,
+        task: false,
         name: std::any::type_name::<F>,
     };
 
@@ -145,7 +152,7 @@ impl<F: FnOnce()> Closure<F> {
             // SAFETY: as above.
             drop(unsafe { Self::unbox(payload) });
         },
-        limited: true,
+        task: false,
         name: std::any::type_name::<F>,
     };
 

@@ -220,9 +220,11 @@ impl SpdkThread {
     }
 
     /// Sends a message: `f` is run once by the thread, in a later poll, also
-    /// when sent by the thread to itself (`spdk_thread_send_msg`). Messages of
-    /// one sender run in the order sent; code that runs on this thread and code
-    /// beside it, on the same OS thread, are two senders.
+    /// when sent by the thread to itself (`spdk_thread_send_msg`). Messages run in
+    /// the order sent, by whomever and from wherever: when one that a thread sends
+    /// itself runs, all that was sent to it before has run. A task that the thread
+    /// itself wakes or spawns keeps its place among the thread's own messages, and
+    /// takes turns with those of others.
     ///
     /// # Errors
     ///

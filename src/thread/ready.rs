@@ -1,95 +1,86 @@
-//! The owner's own queue: what a thread sends to itself and the tasks it wakes
-//! itself. No atomics.
-//!
-//! One poll runs what was queued when it began. A task that another one spawns or
-//! wakes meanwhile is run by the same poll, as far as its batch goes, if only such
-//! tasks are before it, which saves a poll per hand-over; messages and tasks that
-//! woke themselves wait for the next, behind a round of pollers and timers.
+//! The thread's own queue, of messages: see [`OwnQueue`] for their order.
 
-use std::cell::{Cell, RefCell};
-use std::collections::VecDeque;
-
+use super::local::Local;
 use super::message::{Message, Queued};
+use crate::sync::{Mailbox, OwnEntry, OwnQueue};
 
-#[derive(Default)]
-pub(crate) struct ReadyQueue {
-    messages: RefCell<VecDeque<Queued>>,
-    limited: Cell<usize>,
-    /// How many from the front the poll under way may run.
-    open: Cell<usize>,
+impl OwnEntry for Queued {
+    type Message = Message;
+
+    #[inline(always)]
+    fn from_message(message: Message) -> Self {
+        message.into_queued()
+    }
+
+    #[inline(always)]
+    unsafe fn into_message(self) -> Message {
+        // SAFETY: by the trait's contract it is turned back once.
+        unsafe { Message::from_queued(self) }
+    }
+
+    #[inline]
+    fn is_task(&self) -> bool {
+        self.vtable().task
+    }
 }
+
+/// What the thread sends to itself, and the tasks that it wakes itself.
+pub(crate) struct ReadyQueue(OwnQueue<Queued>);
 
 impl ReadyQueue {
-    // Inlined so that a message is written once, into its place.
-    #[inline(always)]
-    pub(crate) fn push(&self, message: Message) {
-        if message.is_limited() {
-            self.limited.set(self.limited.get() + 1);
-        }
-        let message = message.into_queued();
-        self.messages.borrow_mut().push_back(message);
-    }
-
-    /// Queues a task that was spawned or woken, to be run by the poll under way if nothing
-    /// that has to wait is before it.
-    #[inline(always)]
-    pub(crate) fn push_task(&self, task: Message) {
-        let task = task.into_queued();
-        let mut messages = self.messages.borrow_mut();
-        if self.open.get() == messages.len() {
-            self.open.set(messages.len() + 1);
-        }
-        messages.push_back(task);
-    }
-
-    /// Begins a poll, which may run what is queued now.
-    #[inline]
-    pub(crate) fn begin(&self) {
-        self.open.set(self.messages.borrow().len());
-    }
-
-    /// Whether the poll under way may run another.
-    #[inline]
-    pub(crate) fn has_open(&self) -> bool {
-        self.open.get() > 0
-    }
-
-    /// The next that the poll under way may run.
-    #[inline]
-    pub(crate) fn pop_open(&self) -> Option<Message> {
-        let open = self.open.get();
-        if open == 0 {
-            return None;
-        }
-        self.open.set(open - 1);
-        self.pop()
+    pub(super) fn new(mailbox: &Mailbox<Message>, limit: usize) -> Self {
+        ReadyQueue(OwnQueue::new(mailbox, limit))
     }
 
     #[inline]
-    pub(crate) fn pop(&self) -> Option<Message> {
-        let queued = self.messages.borrow_mut().pop_front()?;
-        // SAFETY: only `push` and `push_task` queue, and this took it out.
-        let message = unsafe { Message::from_queued(queued) };
-        if message.is_limited() {
-            self.limited.set(self.limited.get() - 1);
-        }
-        Some(message)
-    }
-
-    #[inline]
-    pub(crate) fn is_empty(&self) -> bool {
-        self.messages.borrow().is_empty()
-    }
-
-    /// How many explicit messages wait here.
-    #[inline]
-    pub(crate) fn limited(&self) -> usize {
-        self.limited.get()
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
     }
 }
 
-impl Drop for ReadyQueue {
-    fn drop(&mut self) {
-        while self.pop().is_some() {}
+/// Queueing, and what is next. Since a `Local` is the owner's, so is the caller:
+/// the only consumer of the thread's mailbox.
+impl Local {
+    /// Sends a message of the library itself to its own thread, behind all that was
+    /// sent to it. No limit holds it up.
+    #[inline]
+    pub(crate) fn send_to_itself(&self, message: Message) {
+        // SAFETY: this is the owner, and the mailbox the thread's.
+        unsafe { self.ready.0.push_message(&self.shared.mailbox, message) }
+    }
+
+    /// Sends an explicit message of the thread to itself, behind all that was sent
+    /// to it, unless the limit is reached.
+    #[inline(always)]
+    pub(super) fn send_explicit<F: FnOnce() + Send + 'static>(&self, f: F) -> Result<(), F> {
+        // SAFETY: as above.
+        unsafe {
+            let ready = &self.ready.0;
+            ready.push_limited(&self.shared.mailbox, f, Message::new)
+        }
+    }
+
+    /// Queues a task that its own thread has spawned or woken; one that gives way
+    /// waits for the next poll.
+    #[inline(always)]
+    pub(crate) fn queue_task(&self, task: Message, gives_way: bool) {
+        self.ready.0.push_task(task, gives_way);
+    }
+
+    #[inline]
+    pub(super) fn begin_messages(&self) {
+        self.ready.0.begin();
+    }
+
+    /// The next message or task that the poll under way may run.
+    #[inline]
+    pub(super) fn next_message(&self) -> Option<Message> {
+        // SAFETY: as above.
+        unsafe { self.ready.0.next(&self.shared.mailbox) }
+    }
+
+    /// Takes out what the thread has sent itself or woken, whatever its turn.
+    pub(super) fn take_unrun(&self) -> Option<Message> {
+        self.ready.0.pop(&self.shared.mailbox)
     }
 }

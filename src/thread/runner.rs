@@ -714,39 +714,20 @@ impl Local {
         Activity::Busy
     }
 
-    /// What was sent from elsewhere and what was sent from here take turns, so
-    /// that neither can starve the other. What the messages send here waits
-    /// for the next poll; tasks that they wake may run in this one.
+    /// Messages in the order sent, and tasks, as far as the batch goes. What they
+    /// send here waits for the next poll; tasks that they wake may run in this one.
     fn run_messages(&self, max_msgs: usize) -> Activity {
         let limit = match max_msgs {
             0 => self.batch,
             max => max.min(self.batch),
         };
-        self.ready.begin();
-        let mut foreign = true;
+        self.begin_messages();
         let mut ran = 0;
-        while ran < limit {
-            let own = self.ready.has_open();
-            if !foreign && !own {
-                break;
-            }
-            // Whose turn it is lasts beyond the poll: a batch may be 1.
-            if foreign && (!own || self.mailbox_next.get()) {
-                // SAFETY: this `Local` is the owner's, so the caller is the
-                // only consumer; `pop` runs no user code, so it is not nested.
-                match unsafe { self.shared.mailbox.pop() } {
-                    Some(message) => {
-                        self.mailbox_next.set(false);
-                        self.run_message(message);
-                        ran += 1;
-                    }
-                    None => foreign = false,
-                }
-            } else if let Some(message) = self.ready.pop_open() {
-                self.mailbox_next.set(true);
-                self.run_message(message);
-                ran += 1;
-            }
+        while ran < limit
+            && let Some(message) = self.next_message()
+        {
+            self.run_message(message);
+            ran += 1;
         }
         Activity::from(ran > 0)
     }
@@ -754,7 +735,7 @@ impl Local {
     #[inline(always)]
     fn run_message(&self, message: super::message::Message) {
         // A task measures itself.
-        let watched = self.stall_limit > 0 && message.is_limited();
+        let watched = self.stall_limit > 0 && !message.is_task();
         let watch = watched.then(|| {
             let callback = Occupant::Message(message.vtable());
             (callback, self.callback_begins(callback))

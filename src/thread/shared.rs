@@ -147,18 +147,14 @@ impl Shared {
     }
 
     /// Sends an explicit message: to the owner itself through its own queue,
-    /// else through the mailbox.
+    /// else through the mailbox; in one order, and under one limit.
     #[inline]
     pub(crate) fn send<F: FnOnce() + Send + 'static>(&self, f: F) -> Result<(), SendError<F>> {
         if let Some(local) = self.current_local() {
             if local.refuses_work() {
                 return Err(self.exited(f));
             }
-            if local.ready.limited() >= self.limit {
-                return Err(self.full(f));
-            }
-            local.ready.push(Message::new(f));
-            return Ok(());
+            return local.send_explicit(f).map_err(|f| self.full(f));
         }
         match self.mailbox.push_limited(self.limit, f, Message::new) {
             Ok(()) => {
@@ -176,11 +172,9 @@ impl Shared {
     }
 
     /// Whether an explicit message would be refused now because of the limit.
+    #[inline]
     pub(crate) fn is_full(&self) -> bool {
-        match self.current_local() {
-            Some(local) => local.ready.limited() >= self.limit,
-            None => self.mailbox.is_full(self.limit),
-        }
+        self.mailbox.is_full(self.limit)
     }
 
     fn full<F>(&self, message: F) -> SendError<F> {
@@ -208,7 +202,7 @@ impl Shared {
             if local.refuses_work() {
                 return Err(content);
             }
-            local.ready.push(pack(content));
+            local.send_to_itself(pack(content));
             return Ok(());
         }
         self.mailbox.push_with(content, pack)?;

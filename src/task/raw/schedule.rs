@@ -79,7 +79,7 @@ pub(in crate::task) unsafe fn spawn<F: Future>(
             unsafe { local.live.insert(&meta.node, cancel_unpolled, subject) };
             meta.count(local);
             meta.node.scheduled.store(true, Ordering::Relaxed);
-            local.ready.push_task(message(runnable));
+            local.queue_task(message(runnable), false);
         }
         Origin::Remote => schedule(runnable, true),
     }
@@ -101,12 +101,7 @@ fn schedule(runnable: Runnable<TaskMeta>, gives_way: bool) {
     let thread = unsafe { meta.thread() };
     if thread.is_current() {
         Local::with_current(|local| {
-            let message = message(runnable);
-            if gives_way {
-                local.ready.push(message);
-            } else {
-                local.ready.push_task(message);
-            }
+            local.queue_task(message(runnable), gives_way);
         });
         return;
     }
@@ -136,7 +131,7 @@ fn bounce(refused: Message, came_from: Option<Arc<Shared>>) {
     // SAFETY: this has the `Runnable`.
     let refused_by = unsafe { meta.set_thread(came_from.clone()) };
     meta.hop.set_refused(refused_by);
-    local.ready.push(message(runnable));
+    local.queue_task(message(runnable), true);
 }
 
 /// The `Runnable` that [`message`] packed.
@@ -167,7 +162,7 @@ fn message(runnable: Runnable<TaskMeta>) -> Message {
             // SAFETY: as above.
             drop(unsafe { take(payload) });
         },
-        limited: false,
+        task: true,
         name: || "task",
     };
 

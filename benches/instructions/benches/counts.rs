@@ -1,0 +1,51 @@
+//! Instructions of the hot paths, 1,000 operations each, under callgrind. What a path may take is
+//! what it took when its limit was set, and 3 %: a slower one fails, on a noisy machine too. Who
+//! makes one quicker, or slower with a reason, sets its limit anew.
+//!
+//! ```text
+//! cargo install gungraun-runner --version 0.20.0 --locked
+//! cargo bench --manifest-path benches/instructions/Cargo.toml
+//! ```
+
+#![allow(missing_docs)]
+
+use gungraun::prelude::*;
+use gungraun::{Callgrind, EventKind, main};
+use instructions::{Bench, WithDevice};
+
+/// A benchmark that fails when it takes 3 % more instructions than `taken`.
+fn at_most(taken: u64) -> LibraryBenchmarkConfig {
+    let mut callgrind = Callgrind::with_args(["--cache-sim=no"]);
+    callgrind.hard_limits([(EventKind::Ir, taken + taken * 3 / 100)]);
+    let mut config = LibraryBenchmarkConfig::default();
+    config.tool(callgrind);
+    config
+}
+
+/// One counted path: its name, what it begins with, and the instructions it took.
+macro_rules! counted {
+    ($($path:ident($start:ident: $begin:ty) took $instructions:literal;)*) => {
+        $(
+            #[library_benchmark(config = at_most($instructions))]
+            #[bench::rounds(args = (), setup = instructions::$start)]
+            fn $path(begin: $begin) -> $begin {
+                instructions::$path(begin)
+            }
+        )*
+        library_benchmark_group!(name = paths, benchmarks = [$($path),*]);
+    };
+}
+
+counted! {
+    idle_poll(idle: Bench) took 166_021;
+    poller_poll(with_poller: Bench) took 336_021;
+    remote_send_run(idle: Bench) took 278_034;
+    self_messages(idle: Bench) took 127_270;
+    spawn_join(idle: Bench) took 1_216_784;
+    yields(idle: Bench) took 457_358;
+    local_wake(idle: Bench) took 754_363;
+    timer_insert_fire(with_sleepers: Bench) took 1_715_034;
+    channel_get_put(with_channel: WithDevice) took 96_054;
+}
+
+main!(library_benchmark_groups = [paths]);
