@@ -106,3 +106,76 @@ fn the_length_of_a_block_device_moves_no_cursor() {
     });
     assert_eq!(device.stream_position().unwrap(), 7);
 }
+
+/// Writes `buf` to a file, and a part of it, and looks at what came.
+fn is_written<B: IoBuf>(io: &Loop, buf: B, expected: &[u8]) {
+    let file = File::from_std(tempfile::tempfile().unwrap()).unwrap();
+    let (written, buf) = io.must_end("a write", file.write_all_at(buf, 0));
+    written.unwrap();
+    let part = buf.slice(1..3);
+    let (written, _) = io.must_end("a write", file.write_all_at(part, expected.len() as u64));
+    written.unwrap();
+    let (read, got) = io.must_end("a read", file.read_at(Vec::with_capacity(64), 0));
+    read.unwrap();
+    assert_eq!(got, [expected, &expected[1..3]].concat());
+}
+
+#[test]
+fn what_holds_bytes_in_place_can_be_written() {
+    on_every_backend(|choice| {
+        let io = Loop::new(choice);
+        is_written(&io, String::from("bytes"), b"bytes");
+        is_written(&io, std::sync::Arc::<[u8]>::from(*b"bytes"), b"bytes");
+        is_written(&io, b"bytes", b"bytes");
+        is_written(&io, &b"bytes"[..], b"bytes");
+        is_written(&io, "bytes", b"bytes");
+        is_written(&io, Box::<[u8]>::from(*b"bytes"), b"bytes");
+        #[cfg(feature = "bytes")]
+        {
+            is_written(&io, bytes::Bytes::from_static(b"bytes"), b"bytes");
+            is_written(
+                &io,
+                bytes::Bytes::from(b"some bytes".to_vec()).slice(5..),
+                b"bytes",
+            );
+            is_written(&io, bytes::BytesMut::from(&b"bytes"[..]), b"bytes");
+        }
+    });
+}
+
+/// A part of a larger allocation is filled, and no byte beside it.
+#[cfg(feature = "bytes")]
+#[test]
+fn bytes_that_share_an_allocation_are_read_into_apart() {
+    on_every_backend(|choice| {
+        let io = Loop::new(choice);
+        let file = File::from_std(tempfile::tempfile().unwrap()).unwrap();
+        let (written, _) = io.must_end("a write", file.write_all_at(vec![7; 64], 0));
+        written.unwrap();
+        let mut whole = bytes::BytesMut::zeroed(48);
+        let last = whole.split_off(32);
+        let first = whole.split_to(16);
+        whole.truncate(4);
+        let (read, middle) = io.must_end("a read", file.read_at(whole, 0));
+        let read = read.unwrap();
+        assert_eq!(read, middle.len());
+        assert!(middle.iter().all(|&byte| byte == 7));
+        assert!(first.iter().chain(&last).all(|&byte| byte == 0));
+    });
+}
+
+/// A buffer that is used again is no larger for a slice of it.
+#[test]
+fn a_slice_bounds_what_is_read() {
+    on_every_backend(|choice| {
+        let io = Loop::new(choice);
+        let file = File::from_std(tempfile::tempfile().unwrap()).unwrap();
+        let (written, _) = io.must_end("a write", file.write_all_at(vec![7; 64], 0));
+        written.unwrap();
+        let mut buf = vec![1; 32];
+        buf.truncate(2);
+        let (read, part) = io.must_end("a read", file.read_at(buf.slice(..5), 0));
+        assert_eq!(read.unwrap(), 5);
+        assert_eq!(part.into_inner(), [7; 5]);
+    });
+}

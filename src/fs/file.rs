@@ -204,7 +204,8 @@ impl File {
     }
 
     /// Reads into the buffer's whole capacity at `offset` bytes; fewer bytes may come, 0 at the end
-    /// of the file.
+    /// of the file. A `Vec` that is used again has the capacity it ever had:
+    /// [`buf.slice(..n)`](IoBuf::slice) reads at most `n` bytes.
     ///
     /// # Errors
     ///
@@ -213,11 +214,14 @@ impl File {
     /// # Examples
     ///
     /// ```
-    /// use corespun::fs::File;
+    /// use corespun::{fs::File, io::IoBuf};
     ///
     /// # corespun::app::App::builder().handle_signals(false).block_on(async |_app| {
     /// let file = File::from_std(tempfile::tempfile()?)?;
     /// file.write_all_at(b"0123456789".to_vec(), 0).await.0?;
+    /// // So many bytes, whatever the capacity of the buffer.
+    /// let (read, part) = file.read_at(vec![0; 8].slice(..4), 0).await;
+    /// assert_eq!((read?, &part[..]), (4, &b"0123"[..]));
     /// // The room of the buffer decides how much, and the file's end.
     /// let (read, buf) = file.read_at(Vec::with_capacity(64), 6).await;
     /// assert_eq!((read?, &buf[..]), (4, &b"6789"[..]));
@@ -291,7 +295,8 @@ impl File {
         (result.map(|count| count as usize), written.buf.into_inner())
     }
 
-    /// Fills the buffer's whole capacity from `offset` bytes on.
+    /// Fills the buffer's whole capacity from `offset` bytes on; with
+    /// [`buf.slice(..n)`](IoBuf::slice), `n` bytes of it.
     ///
     /// # Errors
     ///

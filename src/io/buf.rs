@@ -7,6 +7,7 @@
 
 use std::mem::{ManuallyDrop, MaybeUninit};
 use std::ops::{Bound, Deref, DerefMut, RangeBounds};
+use std::sync::Arc;
 
 /// A buffer the kernel may read from while an operation owns it.
 ///
@@ -22,13 +23,15 @@ use std::ops::{Bound, Deref, DerefMut, RangeBounds};
 ///
 /// # Examples
 ///
-/// A buffer of one's own, for as long as what it points to stays in place:
+/// `Vec<u8>`, `Box<[u8]>`, `String`, `Arc<[u8]>`, `&'static` bytes and text, and with the feature
+/// `bytes` that crate's `Bytes` and `BytesMut` are buffers. So is one's own, for as long as what it
+/// points to stays in place:
 ///
 /// ```
 /// use std::sync::Arc;
 /// use corespun::io::IoBuf;
 ///
-/// struct Shared(Arc<[u8]>);
+/// struct Shared(Arc<Vec<u8>>);
 ///
 /// // SAFETY: the bytes are on the heap, and nobody writes them.
 /// unsafe impl IoBuf for Shared {
@@ -41,7 +44,7 @@ use std::ops::{Bound, Deref, DerefMut, RangeBounds};
 ///     }
 /// }
 ///
-/// let message = Shared(Arc::from(*b"one message, many clients"));
+/// let message = Shared(Arc::new(b"one message, many clients".to_vec()));
 /// assert_eq!(&message.slice(..11)[..], b"one message");
 /// ```
 pub unsafe trait IoBuf: 'static {
@@ -123,6 +126,10 @@ pub unsafe trait IoBuf: 'static {
 }
 
 /// A buffer the kernel may write into while an operation owns it.
+///
+/// It also says how much is read: up to `bytes_total` bytes, which for a `Vec` is its *capacity*,
+/// whatever its length. [`slice(..n)`](IoBuf::slice) asks for `n` bytes, and leaves what is behind
+/// them alone.
 ///
 /// # Safety
 ///
@@ -262,6 +269,76 @@ unsafe impl IoBuf for &'static str {
     }
     fn bytes_init(&self) -> usize {
         self.len()
+    }
+}
+
+// SAFETY: static memory never moves and is never freed.
+unsafe impl<const N: usize> IoBuf for &'static [u8; N] {
+    fn stable_ptr(&self) -> *const u8 {
+        self.as_ptr()
+    }
+    fn bytes_init(&self) -> usize {
+        N
+    }
+}
+
+// SAFETY: a String is a Vec of bytes.
+unsafe impl IoBuf for String {
+    fn stable_ptr(&self) -> *const u8 {
+        self.as_ptr()
+    }
+    fn bytes_init(&self) -> usize {
+        self.len()
+    }
+}
+
+// SAFETY: the bytes are on the heap for as long as any clone lives, and nobody may write them while
+// more than one does; the one that an operation owns is not used.
+unsafe impl IoBuf for Arc<[u8]> {
+    fn stable_ptr(&self) -> *const u8 {
+        self.as_ptr()
+    }
+    fn bytes_init(&self) -> usize {
+        self.len()
+    }
+}
+
+// SAFETY: as of `Arc<[u8]>`.
+#[cfg(feature = "bytes")]
+unsafe impl IoBuf for bytes::Bytes {
+    fn stable_ptr(&self) -> *const u8 {
+        self.as_ptr()
+    }
+    fn bytes_init(&self) -> usize {
+        self.len()
+    }
+}
+
+// SAFETY: as of `Vec<u8>`; what it shares its allocation with has other parts of it.
+#[cfg(feature = "bytes")]
+unsafe impl IoBuf for bytes::BytesMut {
+    fn stable_ptr(&self) -> *const u8 {
+        self.as_ptr()
+    }
+    fn bytes_init(&self) -> usize {
+        self.len()
+    }
+}
+
+// SAFETY: as above; `capacity` bytes are its own.
+#[cfg(feature = "bytes")]
+unsafe impl IoBufMut for bytes::BytesMut {
+    fn stable_mut_ptr(&mut self) -> *mut u8 {
+        self.as_mut_ptr()
+    }
+    fn bytes_total(&self) -> usize {
+        self.capacity()
+    }
+    unsafe fn set_init(&mut self, len: usize) {
+        if self.len() < len {
+            // SAFETY: the caller's contract is set_len's.
+            unsafe { self.set_len(len) }
+        }
     }
 }
 

@@ -235,7 +235,8 @@ macro_rules! stream {
     ($stream:ident) => {
         impl $stream {
             /// Receives into the buffer's capacity as soon as there is something; 0 bytes is the end
-            /// of the stream.
+            /// of the stream. A `Vec` that is used again has the capacity it ever had:
+            /// [`buf.slice(..n)`](crate::io::IoBuf::slice) takes at most `n` bytes.
             ///
             /// # Errors
             ///
@@ -268,7 +269,8 @@ macro_rules! stream {
                 self.0.recv(buf).await
             }
 
-            /// Fills the buffer's whole capacity.
+            /// Fills the buffer's whole capacity; with [`buf.slice(..n)`](crate::io::IoBuf::slice),
+            /// `n` bytes of it.
             ///
             /// # Errors
             ///
