@@ -77,7 +77,7 @@ impl Row {
             .mode(mode)
             .handle_signals(false);
         let row = app.block_on(async move |app: AppHandle| measure(&app, idle, full).await);
-        row.expect("an app").expect("only its end stops it")
+        row.expect("only its end stops it")
     }
 
     fn print(&self, mode: ReactorMode, idle: usize) {

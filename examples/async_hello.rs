@@ -31,10 +31,7 @@ fn main() -> Result<(), Error> {
     let options = Options::parse();
     let lasts = Duration::from_secs(options.time);
     let app = App::builder().name("async_hello").cores(options.cores);
-    match app.block_on(async move |app| hello(app, lasts).await)? {
-        Some(result) => result,
-        None => Err("stopped by a signal".into()),
-    }
+    app.try_block_on(async move |app| hello(app, lasts).await)
 }
 
 async fn hello(app: AppHandle, lasts: Duration) -> Result<(), Error> {

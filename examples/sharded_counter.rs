@@ -29,10 +29,7 @@ type Error = Box<dyn std::error::Error>;
 fn main() -> Result<(), Error> {
     let options = Options::parse();
     let app = App::builder().name("sharded_counter").cores(options.cores);
-    match app.block_on(async move |app| count(app, options.increments).await)? {
-        Some(result) => result,
-        None => Err("stopped by a signal".into()),
-    }
+    app.try_block_on(async move |app| count(app, options.increments).await)
 }
 
 async fn count(app: AppHandle, increments: u64) -> Result<(), Error> {

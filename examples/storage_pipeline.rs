@@ -38,10 +38,7 @@ type Error = Box<dyn std::error::Error>;
 fn main() -> Result<(), Error> {
     let options = Options::parse();
     let app = App::builder().name("storage_pipeline").cores(options.cores);
-    match app.block_on(async move |app| pipeline(app, options.file).await)? {
-        Some(result) => result,
-        None => Err("stopped by a signal".into()),
-    }
+    app.try_block_on(async move |app| pipeline(app, options.file).await)
 }
 
 async fn pipeline(app: AppHandle, path: PathBuf) -> Result<(), Error> {

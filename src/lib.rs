@@ -12,7 +12,7 @@
 //! use corespun::{task, time};
 //! use std::time::Duration;
 //!
-//! let answer = App::builder().block_on(async |app: AppHandle| {
+//! let answer: i32 = App::builder().try_block_on(async |app: AppHandle| {
 //!     // A thread that the reactors place and poll; any OS thread may make one.
 //!     let worker = app.thread().name("worker").create()?;
 //!     // The closure goes there and makes the future there, so that this may
@@ -24,7 +24,7 @@
 //!     });
 //!     Ok::<_, Box<dyn std::error::Error>>(far.await? + near.await?)
 //! })?;
-//! assert_eq!(answer.transpose()?, Some(42));
+//! assert_eq!(answer, 42);
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
@@ -38,6 +38,7 @@
 //! | [`reactor`] | the per-core loop, events, modes, placement of threads |
 //! | [`net`], [`fs`] | sockets and files |
 //! | [`io`] | the I/O driver of an OS thread, buffers, raw operations |
+//! | [`signal`] | signals of the process as futures and streams |
 //! | [`task`], [`time`], [`stream`], [`local`] | the async face of a thread: tasks, timers, pollers as streams, channels and locks |
 //! | [`mpsc`], [`sharded`] | a queue from any thread to one SpdkThread; one value per SpdkThread |
 //! | [`channel`], [`iobuf`] | io_devices and io_channels; pools of I/O buffers |

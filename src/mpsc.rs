@@ -7,8 +7,7 @@
 //! receiver's thread it goes into a queue without locks or atomics, and the wake
 //! of the task is a local one.
 //!
-//! The count of places is the only thing that senders and receiver share; who
-//! finds none waits with an `event-listener`.
+//! The count of places is the only thing that senders and receiver share.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -17,17 +16,19 @@ use std::future::poll_fn;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, Waker, ready};
 
-use event_listener::Event;
 use futures::stream::{FusedStream, Stream};
 
 pub use crate::local::mpsc::{SendError, TryRecvError, TrySendError};
+use crate::sync::Places;
 use crate::sync::budget::{self, poll_budget};
 use crate::thread::SpdkThread;
+use crate::thread::ended::{EndKey, EndsWithThread};
 use crate::thread::local::Local;
 use crate::thread::message::Message;
+use crate::thread::panic::contain;
 use crate::thread::shared::Shared;
 
 /// What only the receiver's thread touches.
@@ -43,11 +44,8 @@ struct Inbox<T> {
 struct Channel<T> {
     thread: Arc<Shared>,
     inbox: RefCell<Inbox<T>>,
-    /// Values sent and not taken out of the inbox.
-    taken_places: AtomicUsize,
-    capacity: usize,
-    places: Event,
-    closed: AtomicBool,
+    /// Those taken are of values sent and not taken out of the inbox.
+    places: Places,
     senders: AtomicUsize,
 }
 
@@ -58,21 +56,19 @@ unsafe impl<T: Send> Sync for Channel<T> {}
 // SAFETY: as above.
 unsafe impl<T: Send> Send for Channel<T> {}
 
+/// No message comes any more, and none is taken.
+impl<T: Send + 'static> EndsWithThread for Channel<T> {
+    fn thread_ended(&self) {
+        // A waker of the receiver's that panics keeps no sender asleep.
+        let woken = contain(|| self.end());
+        self.places.close();
+        if let Err(payload) = woken {
+            std::panic::resume_unwind(payload);
+        }
+    }
+}
+
 impl<T> Channel<T> {
-    /// Takes a place, if there is one; says how many were taken before.
-    fn take_place(&self) -> Option<usize> {
-        self.taken_places
-            .fetch_update(Ordering::AcqRel, Ordering::Relaxed, |taken| {
-                (taken < self.capacity).then_some(taken + 1)
-            })
-            .ok()
-    }
-
-    fn free_place(&self) {
-        self.taken_places.fetch_sub(1, Ordering::AcqRel);
-        self.places.notify_additional(1);
-    }
-
     /// A value arrives. On the receiver's thread.
     fn deliver(&self, value: T) {
         let mut inbox = self.inbox.borrow_mut();
@@ -105,7 +101,8 @@ impl<T> Channel<T> {
 /// on their way included; senders wait when there is no place.
 ///
 /// Values arrive in the order sent, and the end after all of them. While the receiver
-/// lives, its thread stays on its OS thread.
+/// lives, its thread stays on its OS thread. It ends with its thread: senders then
+/// have their values back, and the receiver what had arrived.
 ///
 /// # Panics
 ///
@@ -148,18 +145,17 @@ pub fn channel<T: Send + 'static>(capacity: usize) -> (Sender<T>, Receiver<T>) {
             ended: false,
             abandoned: false,
         }),
-        taken_places: AtomicUsize::new(0),
-        capacity,
-        places: Event::new(),
-        closed: AtomicBool::new(false),
+        places: Places::new(capacity),
         senders: AtomicUsize::new(1),
     });
     let sender = Sender {
         channel: channel.clone(),
     };
+    let end = local.tell_end(channel.clone());
     let receiver = Receiver {
         channel,
-        _local: local,
+        local,
+        end,
     };
     (sender, receiver)
 }
@@ -214,7 +210,7 @@ impl<T: Send + 'static> Sender<T> {
         if self.is_closed() {
             return Err(TrySendError::Closed(value));
         }
-        let Some(before) = channel.take_place() else {
+        let Some(before) = channel.places.try_take() else {
             return Err(TrySendError::Full(value));
         };
         self.deliver(value, before)
@@ -258,20 +254,9 @@ impl<T: Send + 'static> Sender<T> {
     /// ```
     pub async fn send(&self, value: T) -> Result<(), SendError<T>> {
         budget::take().await;
-        let channel = &self.channel;
-        loop {
-            if self.is_closed() {
-                return Err(SendError(value));
-            }
-            if let Some(before) = channel.take_place() {
-                return self.deliver(value, before);
-            }
-            let place = channel.places.listen();
-            // One may have become free before this listened.
-            if channel.taken_places.load(Ordering::Acquire) >= channel.capacity && !self.is_closed()
-            {
-                place.await;
-            }
+        match self.channel.places.take().await {
+            Some(before) => self.deliver(value, before),
+            None => Err(SendError(value)),
         }
     }
 
@@ -288,8 +273,7 @@ impl<T: Send + 'static> Sender<T> {
             Message::new(move || arrives.deliver(value))
         });
         sent.map_err(|value| {
-            channel.closed.store(true, Ordering::Release);
-            channel.places.notify_additional(usize::MAX);
+            channel.places.close();
             SendError(value)
         })
     }
@@ -309,7 +293,7 @@ impl<T: Send + 'static> Sender<T> {
     /// # Ok::<(), corespun::thread::CreateError>(())
     /// ```
     pub fn is_closed(&self) -> bool {
-        self.channel.closed.load(Ordering::Acquire)
+        self.channel.places.is_closed()
     }
 
     /// The thread that receives.
@@ -386,7 +370,8 @@ impl<T: Send + 'static> fmt::Debug for Sender<T> {
 pub struct Receiver<T: Send + 'static> {
     channel: Arc<Channel<T>>,
     /// Keeps the thread where the receiver is.
-    _local: Rc<Local>,
+    local: Rc<Local>,
+    end: Option<EndKey>,
 }
 
 impl<T: Send + 'static> Receiver<T> {
@@ -484,7 +469,7 @@ impl<T: Send + 'static> Receiver<T> {
         let value = self.channel.inbox.borrow_mut().values.pop_front();
         match value {
             Some(value) => {
-                self.channel.free_place();
+                self.channel.places.free();
                 Ok(value)
             }
             None if self.is_terminated() => Err(TryRecvError::Closed),
@@ -510,12 +495,14 @@ impl<T: Send + 'static> FusedStream for Receiver<T> {
 
 impl<T: Send + 'static> Drop for Receiver<T> {
     fn drop(&mut self) {
-        self.channel.closed.store(true, Ordering::Release);
+        if let Some(end) = self.end.take() {
+            self.local.forget_end(end);
+        }
         let mut inbox = self.channel.inbox.borrow_mut();
         inbox.abandoned = true;
         let left = (std::mem::take(&mut inbox.values), inbox.receiver.take());
         drop(inbox);
-        self.channel.places.notify_additional(usize::MAX);
+        self.channel.places.close();
         drop(left);
     }
 }

@@ -10,13 +10,15 @@
 //! notifier that takes the announcement back is the only one that pays for the
 //! system call, and while the sleeper is awake nobody does.
 
+mod host;
 #[cfg(all(test, corespun_loom))]
 mod loom_tests;
 
 use std::fmt;
-use std::ptr;
 
-use crate::sync::atomic::{AtomicPtr, AtomicU32, Ordering, fence};
+use crate::sync::atomic::{AtomicBool, AtomicU32, Ordering, fence};
+
+pub(crate) use host::Host;
 
 const AWAKE: u32 = 0;
 const ASLEEP: u32 = 1;
@@ -48,8 +50,16 @@ const ASLEEP: u32 = 1;
 /// ```
 pub struct Sleeper {
     state: AtomicU32,
+    /// A dormant thread of this sleeper's has a critical message.
+    called: AtomicBool,
     unpark: Box<dyn Fn() + Send + Sync>,
+    /// Tells the sleeper which of its dormant threads has got something to do; see
+    /// [`Host`].
+    rouse: Option<Box<Rouse>>,
 }
+
+/// What a sender calls with the place of a dormant thread.
+type Rouse = dyn Fn(usize) + Send + Sync;
 
 impl Sleeper {
     /// A sleeper that is awake. `unpark` must make a block that is under way,
@@ -77,7 +87,21 @@ impl Sleeper {
     pub fn new(unpark: impl Fn() + Send + Sync + 'static) -> Self {
         Sleeper {
             state: AtomicU32::new(AWAKE),
+            called: AtomicBool::new(false),
             unpark: Box::new(unpark),
+            rouse: None,
+        }
+    }
+
+    /// One whose threads may be dormant: `rouse` publishes the place of one that is
+    /// to be woken where this sleeper looks before it sleeps. It must not panic.
+    pub(crate) fn with_dormant(
+        unpark: impl Fn() + Send + Sync + 'static,
+        rouse: impl Fn(usize) + Send + Sync + 'static,
+    ) -> Self {
+        Sleeper {
+            rouse: Some(Box::new(rouse)),
+            ..Sleeper::new(unpark)
         }
     }
 
@@ -181,6 +205,28 @@ impl Sleeper {
         }
     }
 
+    /// Has the sleeper look at all of its dormant threads, since one of them got a
+    /// critical message. Async-signal-safe as far as `unpark` is.
+    #[cold]
+    fn call(&self) {
+        // With the message: who takes the call finds it.
+        self.called.store(true, Ordering::Release);
+        self.notify();
+    }
+
+    /// Whether to look at all dormant threads; says so until it was asked with
+    /// [`Sleeper::take_call`].
+    #[inline]
+    pub(crate) fn is_called(&self) -> bool {
+        self.called.load(Ordering::Relaxed)
+    }
+
+    /// Whether to look at all dormant threads, once for each call.
+    #[inline]
+    pub(crate) fn take_call(&self) -> bool {
+        self.is_called() && self.called.swap(false, Ordering::AcqRel)
+    }
+
     /// Whether a sleep is announced: a hint, stale at once.
     ///
     /// # Examples
@@ -202,42 +248,5 @@ impl fmt::Debug for Sleeper {
         f.debug_struct("Sleeper")
             .field("asleep", &self.is_asleep())
             .finish()
-    }
-}
-
-/// The place where the senders of one mailbox find the sleeper of whoever polls
-/// it, which may change while they send.
-pub(crate) struct Host(AtomicPtr<Sleeper>);
-
-impl Host {
-    pub(crate) fn new() -> Self {
-        Host(AtomicPtr::new(ptr::null_mut()))
-    }
-
-    /// Names who is to be woken from now on; null for nobody. The OS thread
-    /// that sleeps calls this, and sleeps by [`Sleeper::sleep_unless`].
-    ///
-    /// # Safety
-    ///
-    /// A sleeper put here stays alive for as long as anybody may call
-    /// [`Host::notify`]: also one that was replaced, since a sender may still
-    /// be looking at it.
-    pub(crate) unsafe fn set(&self, sleeper: *const Sleeper) {
-        // The fence that this needs before the sleep is in `sleep_unless`.
-        self.0.store(sleeper.cast_mut(), Ordering::Release);
-    }
-
-    /// Wakes the host if it sleeps; call it after publishing something.
-    #[inline]
-    pub(crate) fn notify(&self) {
-        // Pairs with the fence in `Sleeper::sleep_unless`, which comes after
-        // `set`: a sender that still sees the old host published before the
-        // new one looks.
-        fence(Ordering::SeqCst);
-        let host = self.0.load(Ordering::Acquire);
-        if !host.is_null() {
-            // SAFETY: what is stored is alive, by the contract of `set`.
-            unsafe { (*host).notify_after_fence() }
-        }
     }
 }

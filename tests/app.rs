@@ -3,10 +3,9 @@
 //! process, run this test binary once more as a process of their own.
 
 mod app_harness;
+mod scenario;
 
-use std::io::{BufRead, BufReader, Read, Write};
-use std::os::unix::process::{CommandExt, ExitStatusExt};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::os::unix::process::ExitStatusExt;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -15,10 +14,13 @@ use app_harness::{app, must_end, wait_until};
 use corespun::app::{App, AppError, AppHandle};
 use corespun::cpu::{self, CpuSet};
 use corespun::reactor::ReactorMode;
+use corespun::task::TaskBuilder;
 use corespun::thread::{Poller, SpdkThread, ThreadLib};
 use corespun::{task, time};
-use nix::sys::signal::{SigSet, Signal, kill, raise};
-use nix::unistd::Pid;
+use nix::sys::signal::{SigHandler, Signal, kill, raise, signal};
+use nix::sys::wait::{WaitStatus, waitpid};
+use nix::unistd::{ForkResult, Pid, fork};
+use scenario::{Scenario, entries, say};
 
 const IDLE: ReactorMode = ReactorMode::Interrupt;
 
@@ -173,7 +175,7 @@ fn block_on_returns_the_output_however_much_is_queued() {
             }
             "output"
         });
-        assert_eq!(output.unwrap(), Some("output"));
+        assert_eq!(output.unwrap(), "output");
         assert_eq!(ran.load(Ordering::Relaxed), 100, "what was taken was run");
     });
 }
@@ -182,10 +184,10 @@ fn block_on_returns_the_output_however_much_is_queued() {
 fn block_on_says_when_the_app_was_stopped_before_its_main_ended() {
     must_end(|| {
         let output = app(1, IDLE).block_on(async |app: AppHandle| {
-            app.stop(0);
+            app.stop(3);
             std::future::pending::<()>().await;
         });
-        assert_eq!(output.unwrap(), None);
+        assert!(matches!(output, Err(AppError::Stopped { code: 3 })));
     });
 }
 
@@ -200,7 +202,7 @@ fn a_panic_on_a_thread_is_contained_or_stops_the_app() {
             other.send_msg(|| panic!("contained")).unwrap();
             other.spawn(async { 1 }).await.unwrap()
         });
-        assert_eq!(output.unwrap(), Some(1));
+        assert_eq!(output.unwrap(), 1);
 
         let code = app(2, IDLE).stop_on_panic(9).run(async |app: AppHandle| {
             let other = thread_on(&app, 1);
@@ -269,7 +271,7 @@ fn an_app_inside_an_event_is_an_error() {
             outer.reactors().send_event(0, event).unwrap();
             ended.await.unwrap()
         });
-        assert_eq!(refused.unwrap(), Some(true));
+        assert!(refused.unwrap());
     });
 }
 
@@ -313,7 +315,7 @@ fn the_calling_os_thread_gets_its_affinity_and_name_back() {
             name.into_string().unwrap(),
         )
     });
-    assert_eq!(inside.unwrap(), Some((1, "reactor_0".to_owned())));
+    assert_eq!(inside.unwrap(), (1, "reactor_0".to_owned()));
     let after = (
         cpu::current_affinity().unwrap(),
         nix::sys::prctl::get_name().unwrap(),
@@ -322,82 +324,6 @@ fn the_calling_os_thread_gets_its_affinity_and_name_back() {
 }
 
 // Processes of their own.
-
-/// Names the scenario that a process of its own plays.
-const SCENARIO: &str = "CORESPUN_TEST_SCENARIO";
-
-/// A process started by a test: this binary, playing one scenario.
-struct Scenario {
-    child: Child,
-    output: BufReader<std::process::ChildStdout>,
-}
-
-impl Scenario {
-    fn start(name: &str) -> Self {
-        Scenario::spawn(&mut Scenario::command(name))
-    }
-
-    /// Every OS thread of the process starts with SIGINT and SIGTERM blocked.
-    fn start_with_signals_blocked(name: &str) -> Self {
-        let mut command = Scenario::command(name);
-        let block = || {
-            SigSet::from_iter([Signal::SIGINT, Signal::SIGTERM]).thread_block()?;
-            Ok(())
-        };
-        // SAFETY: it makes one system call, which is async-signal-safe.
-        Scenario::spawn(unsafe { command.pre_exec(block) })
-    }
-
-    fn command(name: &str) -> Command {
-        let mut command = Command::new(std::env::current_exe().unwrap());
-        command
-            .args(["--ignored", "--exact", "plays_a_scenario", "--nocapture"])
-            .env(SCENARIO, name)
-            .stdout(Stdio::piped());
-        command
-    }
-
-    fn spawn(command: &mut Command) -> Self {
-        let mut child = command.spawn().unwrap();
-        let output = BufReader::new(child.stdout.take().unwrap());
-        Scenario { child, output }
-    }
-
-    /// Waits until the process says `word` on a line of its own.
-    fn says(&mut self, word: &str) {
-        let mut line = String::new();
-        while line.trim_end() != word {
-            line.clear();
-            let read = self.output.read_line(&mut line).unwrap();
-            assert!(read > 0, "it ended before it said {word}");
-        }
-    }
-
-    fn send(&self, signal: Signal) {
-        let pid = Pid::from_raw(self.child.id().try_into().unwrap());
-        kill(pid, signal).unwrap();
-    }
-
-    /// How it ends.
-    fn end(mut self) -> ExitStatus {
-        let mut rest = String::new();
-        self.output.read_to_string(&mut rest).unwrap();
-        self.child.wait().unwrap()
-    }
-}
-
-impl Drop for Scenario {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-fn say(word: &str) {
-    // On a line of its own, whatever the test harness has begun.
-    println!("\n{word}");
-    std::io::stdout().flush().unwrap();
-}
 
 /// T-X-16, AP-006.
 #[test]
@@ -410,17 +336,14 @@ fn sigint_and_sigterm_stop_the_app_with_code_0() {
     }
 }
 
-/// T-X-16: while the app winds down, which takes until both have come.
+/// T-X-16: while the app winds down, which takes until the second has come.
 #[test]
 fn a_second_signal_is_ignored_while_the_app_winds_down() {
     let mut process = Scenario::start("winds down");
     process.says("ready");
     process.send(Signal::SIGINT);
     process.says("winding down");
-    for _ in 0..3 {
-        process.send(Signal::SIGINT);
-        process.send(Signal::SIGTERM);
-    }
+    process.send(Signal::SIGINT);
     assert_eq!(
         process.end().code(),
         Some(7),
@@ -439,13 +362,120 @@ fn a_second_signal_is_ignored_until_the_last_reactor_has_ended() {
     assert_eq!(process.end().code(), Some(0));
 }
 
-/// T-X-16: the signal is there before the start function has run.
+/// T-X-16: while the reactors start, before the start function runs.
 #[test]
 fn a_signal_during_start_up_stops_the_app() {
-    assert_eq!(
-        Scenario::start("is signalled at start").end().code(),
-        Some(0)
-    );
+    for starting in ["reactor 1 starts", "reactor 0 starts"] {
+        assert_eq!(Scenario::start(starting).end().code(), Some(0));
+    }
+}
+
+/// T-X-16.
+#[test]
+fn a_signal_inside_the_start_function_stops_the_app() {
+    let mut process = Scenario::start("is signalled at start");
+    process.says("signalled");
+    assert_eq!(process.end().code(), Some(0));
+}
+
+#[test]
+fn the_third_signal_in_short_order_ends_a_process_whose_reactor_is_blocked() {
+    let mut process = Scenario::start("blocks");
+    process.says("ready");
+    let status = process.insist(Signal::SIGINT);
+    assert_eq!(status.signal(), Some(Signal::SIGINT as i32));
+}
+
+#[test]
+fn the_third_signal_in_short_order_ends_an_app_whose_shutdown_never_stops_it() {
+    let mut process = Scenario::start("never stops");
+    process.says("ready");
+    let status = process.insist(Signal::SIGTERM);
+    assert_eq!(status.signal(), Some(Signal::SIGTERM as i32));
+}
+
+#[test]
+fn stderr_is_told_which_reactor_holds_up_the_end() {
+    let mut process = Scenario::start("blocks");
+    process.says("ready");
+    process.send(Signal::SIGTERM);
+    process.complains_of(&[
+        "\"app\" has not ended",
+        "its shutdown has not begun",
+        "reactor 0 does not answer",
+        "thread \"app\": on reactor 0",
+    ]);
+}
+
+#[test]
+fn stderr_is_told_what_a_shutdown_that_does_not_stop_the_app_leaves() {
+    let mut process = Scenario::start("never stops");
+    process.says("ready");
+    process.send(Signal::SIGINT);
+    process.complains_of(&[
+        "\"app\" has not ended",
+        "on_shutdown was called",
+        "thread \"worker\": has poller scrub, task flush",
+    ]);
+}
+
+#[test]
+fn stderr_is_told_what_an_exiting_thread_waits_for() {
+    let mut process = Scenario::start("lingers");
+    process.says("ready");
+    process.send(Signal::SIGINT);
+    process.complains_of(&["has not ended", "thread \"worker\": waits for poller scrub"]);
+    // And once more for who asks once more.
+    process.send(Signal::SIGINT);
+}
+
+/// The app goes on without it, and stops when asked to.
+#[test]
+fn a_signal_stops_an_app_whose_app_thread_has_exited() {
+    for (scenario, code) in [
+        ("outlives its thread", 0),
+        ("outlives it, with a shutdown", 5),
+    ] {
+        let mut process = Scenario::start(scenario);
+        process.says("ready");
+        process.send(Signal::SIGTERM);
+        assert_eq!(process.end().code(), Some(code), "{scenario}");
+    }
+}
+
+/// The place of a critical message is one of the app's own just then.
+#[test]
+fn a_signal_stops_an_app_that_has_a_critical_message_pending() {
+    let process = Scenario::start("has a critical message");
+    assert_eq!(process.end().code(), Some(0));
+}
+
+#[test]
+fn a_shutdown_function_that_panics_stops_the_app_with_code_1() {
+    must_end(|| {
+        let app = app(1, IDLE).on_shutdown(|_app| panic!("no disk to flush"));
+        let code = app.run(async |app: AppHandle| {
+            app.start_shutdown();
+            std::future::pending().await
+        });
+        assert_eq!(code.unwrap(), 1);
+    });
+}
+
+/// The one of the other signal is put back.
+#[test]
+fn a_handler_that_the_program_installs_meanwhile_stays() {
+    let mut process = Scenario::start("installs a handler");
+    process.says("ended");
+    process.send(Signal::SIGTERM);
+    process.says("handled");
+    process.send(Signal::SIGINT);
+    assert_eq!(process.end().signal(), Some(Signal::SIGINT as i32));
+}
+
+#[test]
+fn a_forked_child_takes_signals_as_by_default() {
+    assert_eq!(Scenario::start("forks").end().code(), Some(0));
 }
 
 /// AP-006: a process may inherit a mask that blocks them.
@@ -474,6 +504,18 @@ fn signals_do_what_they_did_once_the_app_has_ended() {
     assert_eq!(process.end().signal(), Some(Signal::SIGINT as i32));
 }
 
+/// When the first of two has ended, the other is still asked; after both, signals do
+/// what they did.
+#[test]
+fn an_app_that_is_left_of_two_handles_signals_to_its_end() {
+    let mut process = Scenario::start("is left of two");
+    process.says("ready");
+    process.send(Signal::SIGINT);
+    process.says("ended");
+    process.send(Signal::SIGINT);
+    assert_eq!(process.end().signal(), Some(Signal::SIGINT as i32));
+}
+
 /// AP-006: both are told.
 #[test]
 fn a_signal_stops_every_app_of_the_process() {
@@ -491,7 +533,22 @@ fn a_panic_aborts_the_process_if_asked_to() {
     assert_eq!(status.signal(), Some(Signal::SIGABRT as i32));
 }
 
-/// AP-008, T-AP-19: one app after the other, each leaving nothing behind.
+/// T-AP-19, AP-008: each round does its work, is told to shut down, and leaves the
+/// process to the next; the last signal finds no app.
+#[test]
+fn rounds_of_an_app_each_end_by_a_signal() {
+    let mut process = Scenario::start("rounds");
+    for _ in 0..4 {
+        process.says("ready");
+        process.send(Signal::SIGTERM);
+        process.says("shut down");
+    }
+    process.says("ended");
+    process.send(Signal::SIGTERM);
+    assert_eq!(process.end().signal(), Some(Signal::SIGTERM as i32));
+}
+
+/// AP-008: one app after the other, each leaving nothing behind.
 #[test]
 fn apps_one_after_the_other_leave_no_descriptor_or_os_thread() {
     assert_eq!(Scenario::start("repeats").end().code(), Some(0));
@@ -507,22 +564,13 @@ fn a_reactor_that_fails_to_start_leaves_nothing_behind() {
     );
 }
 
-fn entries(directory: &str) -> usize {
-    std::fs::read_dir(directory).unwrap().count()
-}
-
 /// What the tests above start in a process of its own; nothing otherwise.
 #[test]
 #[ignore = "is run by other tests, in a process of its own"]
 fn plays_a_scenario() {
-    let Ok(scenario) = std::env::var(SCENARIO) else {
+    let Some(scenario) = Scenario::played() else {
         return;
     };
-    // If the test that started this is gone, or what is tested hangs.
-    std::thread::spawn(|| {
-        std::thread::sleep(Duration::from_secs(60));
-        std::process::exit(86);
-    });
     let builder = || app(2, IDLE).handle_signals(true);
     let wait = async |_app: AppHandle| say("ready");
     let ended = match &*scenario {
@@ -530,8 +578,115 @@ fn plays_a_scenario() {
         "leaves signals alone" => builder().handle_signals(false).run(wait),
         "is signalled at start" => builder().run(async |_app: AppHandle| {
             raise(Signal::SIGINT).unwrap();
+            say("signalled");
             std::future::pending().await
         }),
+        "reactor 0 starts" | "reactor 1 starts" => {
+            let core = scenario.contains('1').into();
+            tracing::subscriber::set_global_default(AtStart { core }).unwrap();
+            builder().run(async |_app: AppHandle| std::future::pending().await)
+        }
+        "blocks" => {
+            builder()
+                .shutdown_limit(Duration::from_millis(50))
+                .run(async |_app: AppHandle| {
+                    say("ready");
+                    loop {
+                        std::thread::park();
+                    }
+                })
+        }
+        "never stops" => builder()
+            .shutdown_limit(Duration::from_millis(50))
+            .on_shutdown(|_app| ())
+            .run(async |app: AppHandle| {
+                busy_worker(&app).await;
+                say("ready");
+            }),
+        "lingers" => {
+            builder()
+                .shutdown_limit(Duration::from_millis(50))
+                .run(async |app: AppHandle| {
+                    busy_worker(&app).await;
+                    say("ready");
+                })
+        }
+        "outlives its thread" => builder().run(outlive),
+        "outlives it, with a shutdown" => builder()
+            .on_shutdown(|app| {
+                assert!(SpdkThread::current().is_none());
+                app.stop(5);
+            })
+            .run(outlive),
+        "has a critical message" => builder().run(async |app: AppHandle| {
+            app.app_thread().send_critical_msg(|| ()).unwrap();
+            kill(Pid::this(), Signal::SIGTERM).unwrap();
+            // Long enough for the signal to be delivered; otherwise this would find
+            // less.
+            std::thread::sleep(Duration::from_millis(100));
+        }),
+        "installs a handler" => {
+            extern "C" fn handle(_: i32) {
+                HANDLED.store(true, Ordering::Relaxed);
+            }
+            static HANDLED: AtomicBool = AtomicBool::new(false);
+            let ran = builder().block_on(async |_app: AppHandle| {
+                // SAFETY: the handler stores to an atomic.
+                unsafe { signal(Signal::SIGTERM, SigHandler::Handler(handle)) }.unwrap();
+            });
+            ran.unwrap();
+            say("ended");
+            wait_until(|| HANDLED.load(Ordering::Relaxed));
+            say("handled");
+            loop {
+                std::thread::park();
+            }
+        }
+        "forks" => builder().run(async |app: AppHandle| {
+            // SAFETY: the child makes two system calls.
+            let status = match unsafe { fork() }.unwrap() {
+                ForkResult::Child => {
+                    let _ = raise(Signal::SIGTERM);
+                    // SAFETY: the end of the process, without its destructors.
+                    unsafe { libc::_exit(7) }
+                }
+                ForkResult::Parent { child } => waitpid(child, None).unwrap(),
+            };
+            let expected = matches!(status, WaitStatus::Signaled(_, Signal::SIGTERM, _));
+            app.stop(i32::from(!expected));
+        }),
+        "is left of two" => {
+            let (started, starts) = std::sync::mpsc::channel();
+            let other = std::thread::spawn(move || {
+                builder().block_on(async move |_app: AppHandle| starts.recv().unwrap())
+            });
+            let code = builder().run(async move |_app: AppHandle| {
+                started.send(()).unwrap();
+                other.join().unwrap().unwrap();
+                say("ready");
+            });
+            assert_eq!(code.unwrap(), 0);
+            say("ended");
+            loop {
+                std::thread::park();
+            }
+        }
+        "rounds" => {
+            for _ in 0..4 {
+                let app = builder().on_shutdown(|app| app.stop(0));
+                let code = app.run(async |app: AppHandle| {
+                    let other = thread_on(&app, 1);
+                    assert_eq!(other.spawn(async { 1 }).await.unwrap(), 1);
+                    say("ready");
+                });
+                assert_eq!(code.unwrap(), 0);
+                say("shut down");
+            }
+            say("ended");
+            loop {
+                std::thread::park();
+            }
+        }
         "winds down" => builder()
             .on_shutdown(|app| {
                 assert!(app.app_thread().is_current());
@@ -608,6 +763,67 @@ fn plays_a_scenario() {
         unknown => panic!("no scenario {unknown:?}"),
     };
     std::process::exit(ended.unwrap());
+}
+
+/// Sends the process SIGINT when the reactor of one core starts.
+struct AtStart {
+    core: usize,
+}
+
+impl tracing::Subscriber for AtStart {
+    fn enabled(&self, _: &tracing::Metadata<'_>) -> bool {
+        true
+    }
+
+    fn new_span(&self, _: &tracing::span::Attributes<'_>) -> tracing::span::Id {
+        tracing::span::Id::from_u64(1)
+    }
+
+    fn record(&self, _: &tracing::span::Id, _: &tracing::span::Record<'_>) {}
+
+    fn record_follows_from(&self, _: &tracing::span::Id, _: &tracing::span::Id) {}
+
+    fn event(&self, event: &tracing::Event<'_>) {
+        let starts = format!("reactor started on core {}", self.core);
+        if format!("{event:?}").contains(&starts) {
+            kill(Pid::this(), Signal::SIGINT).unwrap();
+        }
+    }
+
+    fn enter(&self, _: &tracing::span::Id) {}
+
+    fn exit(&self, _: &tracing::span::Id) {}
+}
+
+/// A thread on the other core with a poller that stays, and a task.
+async fn busy_worker(app: &AppHandle) {
+    let cpumask = CpuSet::single(1);
+    let worker = app.thread().name("worker").cpumask(cpumask);
+    let worker = worker
+        .exit_timeout(Duration::from_secs(50))
+        .create()
+        .unwrap();
+    let set_up = || {
+        let scrub = Poller::builder().name("scrub");
+        scrub
+            .period(Duration::from_millis(1))
+            .register(|| ())
+            .unwrap()
+            .detach();
+        let flush = TaskBuilder::new().name("flush");
+        drop(flush.spawn_local(std::future::pending::<()>()));
+    };
+    worker.call(set_up).await.unwrap();
+}
+
+/// The app thread exits, and a thread elsewhere stays.
+async fn outlive(app: AppHandle) {
+    let stays = thread_on(&app, 1);
+    let main = app.app_thread();
+    drop(stays.spawn(async move {
+        main.exit().await;
+        say("ready");
+    }));
 }
 
 /// Starts apps with more and more descriptors to spare, until one can.

@@ -284,6 +284,44 @@ proptest! {
 
 /// Runs `f` on an OS thread of its own: affinity is per thread, and the test
 /// runner's threads are not ours to pin.
+/// However long the text, and whatever is in it.
+#[test]
+fn an_error_is_one_line_that_fits_on_a_screen() {
+    for text in [
+        format!("[{}]", "9".repeat(5_000)),
+        "f".repeat(5_000),
+        format!("[1]{}", "x".repeat(5_000)),
+        "[\u{1b}[2J]".to_owned(),
+        "\u{1b}[2J".to_owned(),
+        "[1]\u{1b}".to_owned(),
+    ] {
+        let error = CpuSet::from_str(&text).unwrap_err().to_string();
+        assert!(error.len() < 120, "{error}");
+        assert!(!error.chars().any(char::is_control), "{error:?}");
+    }
+}
+
+/// The advice fits the refusal.
+#[test]
+fn an_error_of_the_kernel_gives_the_hint_that_belongs_to_it() {
+    let read = |errno| {
+        let source = std::io::Error::from_raw_os_error(errno);
+        AffinityError::Read { source }.to_string()
+    };
+    assert!(read(libc::EINVAL).contains("1024 CPUs"));
+    let refused = read(libc::EPERM);
+    assert!(
+        !refused.contains("1024") && refused.contains("sandbox"),
+        "{refused}"
+    );
+    let pin = |errno| {
+        let source = std::io::Error::from_raw_os_error(errno);
+        AffinityError::Pin { core: 3, source }.to_string()
+    };
+    assert!(pin(libc::EINVAL).contains("online"));
+    assert!(!pin(libc::EPERM).contains("online"));
+}
+
 fn on_own_thread<T: Send + 'static>(f: impl FnOnce() -> T + Send + 'static) -> T {
     std::thread::spawn(f).join().unwrap()
 }

@@ -2,17 +2,26 @@
 
 mod task_harness;
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll, Waker};
 
 use corespun::mpsc::{self, SendError, TryRecvError, TrySendError};
 use corespun::sharded::{ShardError, Sharded};
 use corespun::task::{block_on, spawn_local};
 use corespun::thread::{SpdkThread, ThreadLib};
-use futures::{FutureExt, StreamExt};
+use futures::{FutureExt, Stream, StreamExt};
 use task_harness::*;
+
+/// How often the waker was woken.
+fn counting_waker() -> (Arc<AtomicUsize>, Waker) {
+    let wakes = Arc::<AtomicUsize>::default();
+    let counted = wakes.clone();
+    let waker = waker_fn::waker_fn(move || _ = counted.fetch_add(1, Ordering::Relaxed));
+    (wakes, waker)
+}
 
 #[test]
 fn a_value_is_one_message_and_wakes_its_receiver_in_the_same_poll() {
@@ -96,6 +105,77 @@ fn a_gone_receiver_or_thread_gives_the_value_back_and_wakes_those_who_wait() {
     drop(runner);
     assert_eq!(sender.try_send(4), Err(TrySendError::Closed(4)));
     drop(receiver);
+}
+
+/// Whether in order or because the right to poll it is dropped.
+#[test]
+fn a_channel_ends_with_its_thread_also_beside_a_live_receiver() {
+    for in_order in [true, false] {
+        let (mut runner, _) = thread();
+        let thread = runner.handle();
+        let (sender, mut receiver) = runner.enter(|| mpsc::channel(1));
+        let (other_sender, other) = runner.enter(|| mpsc::channel::<u8>(1));
+        sender.try_send(1).unwrap();
+        settle(&mut runner);
+        let (wakes, waker) = counting_waker();
+        let mut cx = Context::from_waker(&waker);
+        let mut waits = Box::pin(sender.send(2));
+        assert!(waits.as_mut().poll(&mut cx).is_pending());
+        let mut other = Box::pin(other);
+        assert!(other.as_mut().poll_next(&mut cx).is_pending());
+        if in_order {
+            drop(runner.exit());
+            settle(&mut runner);
+        } else {
+            drop(runner);
+        }
+        assert!(thread.is_exited());
+        assert_eq!(wakes.load(Ordering::Relaxed), 2, "both who waited");
+        let Poll::Ready(Err(SendError(2))) = waits.as_mut().poll(&mut cx) else {
+            panic!("it still waits");
+        };
+        drop(waits);
+        assert_eq!(sender.try_send(3), Err(TrySendError::Closed(3)));
+        assert!(other.as_mut().poll_next(&mut cx) == Poll::Ready(None));
+        // What had arrived is there.
+        assert_eq!(receiver.try_recv(), Ok(1));
+        assert_eq!(receiver.try_recv(), Err(TryRecvError::Closed));
+        drop(other_sender);
+    }
+}
+
+/// The waker of one that waits takes away what others wait at.
+#[test]
+fn a_waker_may_drop_other_receivers_as_their_thread_ends() {
+    let (mut runner, _) = thread();
+    let mut receivers = Vec::new();
+    let mut senders = Vec::new();
+    for _ in 0..4 {
+        let (sender, receiver) = runner.enter(|| mpsc::channel::<u8>(1));
+        senders.push(sender);
+        receivers.push(receiver);
+    }
+    thread_local!(static REST: RefCell<Vec<mpsc::Receiver<u8>>> = RefCell::default());
+    REST.set(receivers.split_off(1));
+    let waker = waker_fn::waker_fn(|| drop(REST.take()));
+    let mut cx = Context::from_waker(&waker);
+    let mut first = Box::pin(receivers.remove(0));
+    assert!(first.as_mut().poll_next(&mut cx).is_pending());
+    drop(runner);
+    assert!(first.as_mut().poll_next(&mut cx) == Poll::Ready(None));
+    assert!(REST.take().is_empty());
+    drop(senders);
+}
+
+/// One that is made when its thread has ended is closed at once.
+#[test]
+fn a_channel_to_a_thread_that_has_exited_is_closed() {
+    let (mut runner, _) = thread();
+    drop(runner.exit());
+    settle(&mut runner);
+    let (sender, mut receiver) = runner.enter(|| mpsc::channel(1));
+    assert_eq!(sender.try_send(1), Err(TrySendError::Closed(1)));
+    assert_eq!(receiver.try_recv(), Err(TryRecvError::Closed));
 }
 
 #[test]

@@ -2,8 +2,9 @@
 
 use std::cell::{Cell, RefCell};
 use std::io::Write;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -228,4 +229,145 @@ fn a_wrapper_is_called_around_the_handlers_of_its_own_group() {
     assert_eq!(parent.current_event(), None);
     child.clear_wrapper();
     child.set_wrapper(|call| call()).unwrap();
+}
+
+/// A handler that panics, or whose destructor does, costs nobody else of the
+/// batch its turn; the wait then panics with the first of them.
+#[test]
+fn a_handler_that_panics_is_removed_and_the_others_are_called() {
+    struct Grenade;
+    impl Drop for Grenade {
+        fn drop(&mut self) {
+            resume_unwind(Box::new("destructor"));
+        }
+    }
+    let group = Rc::new(FdGroup::new().unwrap());
+    let fds: Vec<_> = (0..5).map(|_| eventfd()).collect();
+    let runs = Rc::new(Cell::new(0));
+    for (place, fd) in fds.iter().enumerate() {
+        let grenade = (place == 1).then(|| Grenade);
+        let (runs, inside, own) = (runs.clone(), Rc::downgrade(&group), fd.clone());
+        let handler = move |_| {
+            runs.set(runs.get() + 1);
+            match (place, &grenade) {
+                (1, Some(_)) => inside.upgrade().unwrap().remove(&own).unwrap(),
+                (3, _) => resume_unwind(Box::new("handler")),
+                _ => {}
+            }
+        };
+        group.add(fd, FdOptions::default(), handler).unwrap();
+        fd.write(1).unwrap();
+    }
+    let panicked = catch_unwind(AssertUnwindSafe(|| group.wait(NOW))).unwrap_err();
+    let text = *panicked.downcast::<&str>().unwrap();
+    assert!(["handler", "destructor"].contains(&text), "{text}");
+    assert_eq!((runs.take(), group.current_event()), (5, None));
+    assert_eq!(group.wait(NOW).unwrap(), 3);
+    assert_eq!((runs.take(), group.fd_count()), (3, 3));
+    for (place, fd) in fds.iter().enumerate() {
+        let waiting = group.handler(fd).map(|handler| handler.1);
+        let stays = ![1, 3].contains(&place);
+        assert_eq!(waiting, stays.then_some(FdHandlerState::Waiting));
+    }
+}
+
+/// A duplicate of `fd` at the first free number from `least` on: those are given
+/// to no other test of this process meanwhile.
+fn duplicate(fd: &impl AsFd, least: RawFd) -> OwnedFd {
+    // SAFETY: the new descriptor is owned by the result alone.
+    unsafe {
+        let fd = fd.as_fd().as_raw_fd();
+        OwnedFd::from_raw_fd(libc::fcntl(fd, libc::F_DUPFD_CLOEXEC, least))
+    }
+}
+
+/// Eight bytes of somebody's, to be read at `number`, which is free.
+fn stranger_at(number: RawFd) -> (UnixStream, OwnedFd) {
+    let (mut peer, socket) = UnixStream::pair().unwrap();
+    peer.write_all(b"precious").unwrap();
+    socket.set_nonblocking(true).unwrap();
+    let stranger = duplicate(&socket, number);
+    assert_eq!(stranger.as_raw_fd(), number);
+    (peer, stranger)
+}
+
+fn unread(stranger: &OwnedFd) -> usize {
+    let mut bytes = [0; 16];
+    nix::unistd::read(stranger, &mut bytes).unwrap_or(0)
+}
+
+/// In the middle of a batch a nested group goes, and its eventfd with it: what
+/// has its number from then on is not read.
+#[test]
+fn a_stranger_with_the_number_of_a_dropped_member_is_not_read() {
+    for ended in [true, false] {
+        let parent = FdGroup::new().unwrap();
+        let child = Rc::new(RefCell::new(Some(FdGroup::new().unwrap())));
+        parent.nest(child.borrow().as_ref().unwrap()).unwrap();
+        let options = || FdOptions {
+            kind: FdKind::EventFd,
+            ..FdOptions::default()
+        };
+        let first = eventfd();
+        let high = duplicate(&eventfd(), 700);
+        let number = high.as_raw_fd();
+        nix::unistd::write(&high, &1u64.to_ne_bytes()).unwrap();
+        let strangers = Rc::new(RefCell::new(None));
+        let (gone, place) = (child.clone(), strangers.clone());
+        let held = Rc::new(Cell::new(Some(high)));
+        let closes = held.clone();
+        let ends = move |_| {
+            if ended {
+                drop(gone.take());
+            }
+            drop(closes.take());
+            place.replace(Some(stranger_at(number)));
+        };
+        parent.add(&first, options(), ends).unwrap();
+        first.write(1).unwrap();
+        let high = held.take().unwrap();
+        let called = |_| panic!("the handler of what is gone");
+        let nested = child
+            .borrow()
+            .as_ref()
+            .unwrap()
+            .add(&high, options(), called);
+        nested.unwrap();
+        held.set(Some(high));
+        assert_eq!(parent.wait(NOW).unwrap(), 2);
+        let (_peer, stranger) = strangers.take().unwrap();
+        assert_eq!(unread(&stranger), 8, "group dropped: {ended}");
+        // It refers to the parent, whose handler refers to it.
+        drop(child.take());
+    }
+}
+
+/// A descriptor that was closed without being removed leaves its number to the
+/// next that has it.
+#[test]
+fn a_closed_member_gives_way_to_a_new_one_with_its_number() {
+    let group = FdGroup::new().unwrap();
+    let (mut peer, socket) = UnixStream::pair().unwrap();
+    let old = duplicate(&eventfd(), 800);
+    let number = old.as_raw_fd();
+    let witness = Rc::new(());
+    let mine = witness.clone();
+    group
+        .add(&old, FdOptions::default(), move |_| drop(mine.clone()))
+        .unwrap();
+    drop(old);
+    let new = duplicate(&socket, 800);
+    assert_eq!(new.as_raw_fd(), number);
+    let runs = Rc::new(Cell::new(0));
+    let count = runs.clone();
+    group
+        .add(&new, FdOptions::default(), move |_| {
+            count.set(count.get() + 1)
+        })
+        .unwrap();
+    assert_eq!(Rc::strong_count(&witness), 1);
+    peer.write_all(b"x").unwrap();
+    assert_eq!((group.wait(NOW).unwrap(), runs.get()), (1, 1));
+    group.remove(&new).unwrap();
+    assert_eq!(group.fd_count(), 0);
 }

@@ -233,7 +233,7 @@ fn a_channel_between_reactors_gives_all_that_it_accepted() {
             receiver.count().await
         })
     });
-    assert_eq!(received.unwrap(), Some(VALUES));
+    assert_eq!(received.unwrap(), VALUES);
 }
 
 /// Wherever it waits, and wherever it came from.

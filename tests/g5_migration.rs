@@ -3,15 +3,24 @@
 
 mod harness;
 
+use std::cell::Cell;
+use std::convert::Infallible;
+use std::io::Write;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::net::UnixStream;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
+use corespun::channel::IoDevice;
 use corespun::clock::Clock;
+use corespun::interrupt::Event;
 use corespun::stream::PollerStream;
-use corespun::thread::{Poller, ThreadLib, ThreadRunner};
-use corespun::{mpsc, task, time};
+use corespun::thread::{
+    Interrupt, Poller, PollerState, ThreadLib, ThreadRunner, register_post_poller_handler,
+};
+use corespun::{mpsc, spdk_thread_local, task, time};
 use harness::us;
 
 fn attached() -> ThreadRunner {
@@ -180,4 +189,119 @@ fn a_send_only_thread_moves_with_all_it_holds() {
     .unwrap();
     let ran_on = futures::executor::block_on(sleeper).unwrap();
     assert_eq!(ran_on, elsewhere);
+}
+
+/// Whatever a thread keeps of the program's is counted where it is kept, as long
+/// as it is kept: no handle of it has to live for that.
+#[test]
+fn each_value_that_a_thread_keeps_binds_it() {
+    spdk_thread_local! {
+        static KEPT: Rc<()> = Rc::new(());
+        static in send SENT: u8 = 1;
+    }
+
+    let mut runner = attached();
+    let witness = Rc::new(());
+    let mine = witness.clone();
+    runner
+        .enter(|| register_post_poller_handler(move || drop(mine)))
+        .unwrap();
+    runner = stays(runner);
+    let poller = runner.enter(|| Poller::active(|| ()).unwrap());
+    runner.poll(0, 0);
+    drop(poller);
+    let mut runner = runner.park().unwrap().attach();
+
+    let device = runner.enter(|| IoDevice::builder().register(|| Ok::<_, Infallible>(Rc::new(()))));
+    let device = device.unwrap();
+    let channel = runner.enter(|| device.channel().unwrap());
+    drop(channel);
+    // Until the message that destroys it has run.
+    runner = stays(runner);
+    runner.poll(0, 0);
+    let mut runner = runner.park().unwrap().attach();
+
+    let (mine, other) = (witness.clone(), runner.handle().library());
+    let mut walked = other.thread().build().unwrap().attach();
+    let held = walked.enter(|| device.channel().unwrap());
+    runner.enter(|| device.unregister_with(move || drop(mine)).unwrap());
+    runner = stays(runner);
+    drop(held);
+    while walked.poll(0, 0).max(runner.poll(0, 0)).is_busy() {}
+    let mut runner = runner.park().unwrap().attach();
+
+    runner.enter(|| SENT.with(|value| assert_eq!(*value, 1)));
+    let mut runner = runner.park().unwrap().attach();
+    runner.enter(|| KEPT.with(|value| assert_eq!(Rc::strong_count(value), 1)));
+    drop(stays(runner));
+    assert_eq!(Rc::strong_count(&witness), 1);
+}
+
+/// A hook for a poller that will never run again has nothing to wait for.
+#[test]
+fn a_hook_set_on_an_unregistered_poller_is_dropped_at_once() {
+    let mut runner = attached();
+    let witness = Rc::new(());
+    let poller = runner.enter(|| Poller::active(|| -> () { panic!("ends") }).unwrap());
+    runner.poll(0, 0);
+    assert_eq!(poller.state(), PollerState::Unregistered);
+    let mine = witness.clone();
+    poller.set_interrupt(move |_| assert_eq!(Rc::strong_count(&mine), 2));
+    assert_eq!(Rc::strong_count(&witness), 1);
+    drop(poller);
+    drop(runner.park().unwrap());
+}
+
+/// Nor has a hook that has ended its own poller.
+#[test]
+fn a_hook_that_drops_its_own_poller_is_dropped_when_it_returns() {
+    let mut runner = attached();
+    let witness = Rc::new(());
+    let poller = Rc::new(Cell::new(None));
+    let made = runner.enter(|| Poller::active(|| ()).unwrap());
+    let (mine, own) = (witness.clone(), poller.clone());
+    made.set_interrupt(move |_| {
+        drop(own.take());
+        assert_eq!(Rc::strong_count(&mine), 2);
+    });
+    poller.set(Some(made));
+    runner.set_interrupt_mode(true).unwrap();
+    assert_eq!(Rc::strong_count(&witness), 1);
+    assert!(poller.take().is_none());
+    drop(runner.park().unwrap());
+}
+
+/// A descriptor that answers differently each time it is asked is watched by
+/// its first answer, until its `Interrupt` is gone.
+#[test]
+fn an_interrupt_is_gone_with_its_handle_whatever_its_descriptor_answers() {
+    struct Fickle {
+        sockets: [UnixStream; 2],
+        asked: Cell<usize>,
+    }
+    impl AsFd for Fickle {
+        fn as_fd(&self) -> BorrowedFd<'_> {
+            let asked = self.asked.replace(self.asked.get() + 1);
+            self.sockets[asked % 2].as_fd()
+        }
+    }
+
+    let mut runner = attached();
+    let witness = Rc::new(());
+    let (here, there) = UnixStream::pair().unwrap();
+    let other = there.try_clone().unwrap();
+    let mine = witness.clone();
+    let interrupt = runner.enter(|| {
+        let sockets = [there, other];
+        let asked = Cell::new(0);
+        let called = move |_: Event| assert_eq!(Rc::strong_count(&mine), 2);
+        Interrupt::register(Fickle { sockets, asked }, called).unwrap()
+    });
+    (&here).write_all(b"x").unwrap();
+    assert!(runner.poll(0, 0).is_busy());
+    runner = stays(runner);
+    runner.enter(|| drop(interrupt));
+    assert_eq!(Rc::strong_count(&witness), 1);
+    assert!(!runner.poll(0, 0).is_busy());
+    drop(runner.park().unwrap());
 }

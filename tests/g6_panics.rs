@@ -1,15 +1,26 @@
 //! G6: a panic of user code is contained where it happens: the message, task or
 //! poller ends, and the thread lives on.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
+use std::convert::Infallible;
 use std::future::poll_fn;
+use std::io::Write;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::net::UnixStream;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::Command;
 use std::rc::Rc;
 use std::sync::{Arc, Mutex};
 use std::task::{Poll, RawWaker, RawWakerVTable, Waker};
+use std::time::Duration;
 
+use corespun::channel::IoDevice;
+use corespun::iobuf::{Got, Iobuf};
 use corespun::task::{self, TaskBuilder};
-use corespun::thread::{PanicPolicy, PanicSource, Poller, ThreadLib, ThreadRunner};
+use corespun::thread::{
+    Interrupt, PanicPolicy, PanicSource, Poller, SpdkThread, SpinMutex, Spinlock, SpinlockMisuse,
+    ThreadLib, ThreadRunner,
+};
 use corespun::{clock::Clock, time};
 
 type Reports = Arc<Mutex<Vec<(PanicSource, String)>>>;
@@ -335,6 +346,239 @@ fn a_panic_in_a_driven_stream_or_its_consumer_unregisters_the_poller() {
         drop(poller);
         lives_on(runner);
     }
+}
+
+/// The callback has returned by the time the hook of the lock that it left held
+/// is called.
+#[test]
+fn a_panicking_hook_of_a_lock_costs_no_callback() {
+    let (mut runner, reports) = reporting();
+    let lock = Arc::new(Spinlock::with_hook(|error| {
+        if error.misuse == SpinlockMisuse::HeldDuringSwitch {
+            quiet_panic("hook");
+        }
+    }));
+    let (mut peer, socket) = UnixStream::pair().unwrap();
+    let runs = Rc::new(Cell::new([0; 3]));
+    let count = |kind: usize| {
+        let (runs, lock) = (runs.clone(), lock.clone());
+        move || {
+            let mut all = runs.get();
+            all[kind] += 1;
+            runs.set(all);
+            if kind > 0 {
+                let _ = lock.lock();
+            }
+        }
+    };
+    let pollers = runner.enter(|| {
+        let timed = Poller::timed(Duration::ZERO, count(0));
+        [timed, Poller::active(count(0)), Poller::active(count(1))].map(Result::unwrap)
+    });
+    let interrupted = count(2);
+    let called = move |_| interrupted();
+    let _interrupt = runner.enter(|| Interrupt::register(socket, called).unwrap());
+    peer.write_all(b"x").unwrap();
+    let sent = lock.clone();
+    let send = move || drop(sent.lock());
+    runner.handle().send_msg(send).unwrap();
+    let sent = lock.clone();
+    let task = runner.enter(|| task::spawn_local(async move { drop(sent.lock()) }));
+    for round in 1..=3 {
+        runner.poll(0, 0);
+        assert_eq!(runs.get(), [2 * round, round, round]);
+        assert!(!take(&reports).is_empty());
+    }
+    assert!(task.is_finished());
+    runner.enter(|| lock.unlock()).unwrap();
+    drop((pollers, _interrupt));
+    lives_on(runner);
+}
+
+/// A guard that is dropped where it does not belong, while a panic unwinds, is
+/// no second panic.
+#[test]
+fn a_hook_that_panics_while_another_panic_unwinds_is_contained() {
+    let lock = SpinMutex::with_hook(0, |error| {
+        if error.misuse == SpinlockMisuse::NotOnThread {
+            quiet_panic("hook");
+        }
+    });
+    let (mut runner, _reports) = reporting();
+    let guard = runner.enter(|| lock.lock().unwrap());
+    let unwound = catch_unwind(AssertUnwindSafe(|| {
+        let _guard = guard;
+        quiet_panic("first");
+    }));
+    assert_eq!(*unwound.unwrap_err().downcast::<&str>().unwrap(), "first");
+    drop(lock);
+}
+
+/// Handlers that end themselves, whose destructors panic, and one that panics:
+/// every other handler of the batch has its turn, and so has the thread.
+#[test]
+fn an_interrupt_that_unregisters_itself_may_panic_in_its_destructor() {
+    let (mut runner, reports) = reporting();
+    let handles: Rc<RefCell<Vec<Option<Interrupt>>>> = Rc::default();
+    let runs = Rc::new(Cell::new(0));
+    let mut peers = Vec::new();
+    for place in 0..6 {
+        let (mut peer, socket) = UnixStream::pair().unwrap();
+        peer.write_all(b"x").unwrap();
+        peers.push(peer);
+        let grenade = (place % 2 == 0).then(|| Grenade("destructor"));
+        let (handles_here, runs) = (handles.clone(), runs.clone());
+        let called = move |_| {
+            runs.set(runs.get() + 1);
+            match place {
+                0 | 1 => drop(handles_here.borrow_mut()[place].take()),
+                2 | 3 => quiet_panic("handler"),
+                _ => assert_eq!(grenade.is_some(), place == 4),
+            }
+        };
+        let interrupt = runner.enter(|| Interrupt::register(socket, called).unwrap());
+        handles.borrow_mut().push(Some(interrupt));
+    }
+    runner.poll(0, 0);
+    assert_eq!(runs.take(), 6);
+    let mut told: Vec<_> = take(&reports).into_iter().map(|report| report.1).collect();
+    told.sort();
+    assert_eq!(told, ["destructor", "destructor", "handler", "handler"]);
+    runner.poll(0, 0);
+    assert_eq!(runs.take(), 2, "those that did nothing wrong");
+    runner.enter(|| handles.take());
+    assert_eq!(take(&reports).len(), 1);
+    lives_on(runner);
+}
+
+/// So does a descriptor that its `Interrupt` keeps open.
+#[test]
+fn a_descriptor_that_panics_when_closed_is_contained() {
+    struct Socket(UnixStream, Grenade);
+    impl AsFd for Socket {
+        fn as_fd(&self) -> BorrowedFd<'_> {
+            let _ = &self.1;
+            self.0.as_fd()
+        }
+    }
+    let (mut runner, reports) = reporting();
+    let (_peer, socket) = UnixStream::pair().unwrap();
+    let socket = Socket(socket, Grenade("closed"));
+    let interrupt = runner.enter(|| Interrupt::register(socket, |_| ()).unwrap());
+    drop(interrupt);
+    assert_eq!(take(&reports), [(PanicSource::Drop, "closed".to_owned())]);
+    lives_on(runner);
+}
+
+/// What a device keeps of the program's goes with its registration or with the
+/// library: each of them, and whoever waits hears of the end.
+#[test]
+fn a_constructor_that_panics_when_dropped_is_contained() {
+    let (mut runner, reports) = reporting();
+    let witness = Arc::new(());
+    let register = |runner: &mut ThreadRunner| {
+        let (grenade, mine) = (Grenade("constructor"), witness.clone());
+        let construct = move || {
+            let _ = (&grenade, &mine);
+            Ok::<_, Infallible>(())
+        };
+        runner.enter(|| IoDevice::builder().register(construct).unwrap())
+    };
+    let gone = register(&mut runner);
+    let channel = runner.enter(|| gone.channel().unwrap());
+    let told = runner.enter(|| gone.unregister().unwrap());
+    drop(gone);
+    runner.enter(|| drop(channel));
+    while runner.poll(0, 0).is_busy() {}
+    assert_eq!(futures::executor::block_on(told), Ok(()));
+    assert_eq!(Arc::strong_count(&witness), 1);
+    let report = (PanicSource::Drop, "constructor".to_owned());
+    assert_eq!(take(&reports), [report]);
+    // Those that were never unregistered go with the library, far from every thread.
+    let left: Vec<_> = (0..3).map(|_| register(&mut runner)).collect();
+    assert_eq!(Arc::strong_count(&witness), 4);
+    drop(left);
+    lives_on(runner);
+    assert_eq!(Arc::strong_count(&witness), 1);
+}
+
+/// A walk comes to its end though what it did cannot be dropped in peace.
+#[test]
+fn a_walk_ends_though_its_function_panics_when_dropped() {
+    let (mut runner, reports) = reporting();
+    for panics in [false, true] {
+        let grenade = Grenade("function");
+        let done = Arc::new(Mutex::new(false));
+        let told = done.clone();
+        let library = runner.handle().library();
+        let visit = move |_: &SpdkThread| {
+            let _ = &grenade;
+            if panics {
+                quiet_panic("visit");
+            }
+        };
+        let walk =
+            runner.enter(|| library.for_each_thread(visit, move || *told.lock().unwrap() = true));
+        walk.unwrap();
+        while runner.poll(0, 0).is_busy() {}
+        assert!(*done.lock().unwrap());
+        let told: Vec<_> = take(&reports).into_iter().map(|report| report.1).collect();
+        let expected = [&["visit"][..usize::from(panics)], &["function"]].concat();
+        assert_eq!(told.len(), expected.len(), "{told:?}");
+    }
+    lives_on(runner);
+}
+
+/// The same for one over channels whose origin is gone, so that the function is
+/// dropped where it panicked.
+#[test]
+fn a_walk_whose_origin_is_gone_ends_where_its_function_panics() {
+    let (mut runner, reports) = reporting();
+    let library = runner.handle().library();
+    let mut origin = library.thread().name("host").build().unwrap().attach();
+    let device = runner.enter(|| IoDevice::builder().register(|| Ok::<_, Infallible>(())));
+    let device = device.unwrap();
+    let _channel = runner.enter(|| device.channel().unwrap());
+    let grenade = Grenade("function");
+    let walk = origin.enter(|| {
+        let visit = move |_: &()| {
+            let _ = &grenade;
+            quiet_panic("visit");
+            Ok::<_, Infallible>(())
+        };
+        device.for_each_channel(visit, |_| panic!("nobody is told"))
+    });
+    walk.unwrap();
+    drop(origin);
+    runner.poll(0, 0);
+    let told: Vec<_> = take(&reports).into_iter().map(|report| report.1).collect();
+    assert_eq!(told.len(), 2, "{told:?}");
+    assert!(runner.enter(|| device.unregister_with(|| ())).is_ok());
+}
+
+/// A request that a closing channel takes back cannot keep its buffers.
+#[test]
+fn a_waiter_that_panics_when_dropped_costs_no_buffer() {
+    let (mut runner, reports) = reporting();
+    let iobuf = runner.enter(|| Iobuf::builder().small(64, 4096).large(8, 8192).build());
+    let iobuf = iobuf.unwrap();
+    iobuf.register_module("null").unwrap();
+    let free = iobuf.free_counts();
+    let channel = runner.enter(|| iobuf.channel("null", 4, 2).unwrap());
+    let other = runner.enter(|| iobuf.channel("null", 8, 0).unwrap());
+    let large: Vec<_> = std::iter::from_fn(|| channel.try_get(8192).unwrap()).collect();
+    for _ in 0..2 {
+        let grenade = Grenade("waiter");
+        let called = move |_| drop(grenade);
+        let got = runner.enter(|| channel.get_with(8192, called).unwrap());
+        assert!(matches!(got, Got::Waiting(_)));
+    }
+    runner.enter(|| drop(channel));
+    drop(large);
+    runner.enter(|| drop(other));
+    assert_eq!(iobuf.free_counts(), free);
+    assert_eq!(take(&reports).len(), 2);
+    lives_on(runner);
 }
 
 /// What a thread and its library hold of the user's goes with the last handle,

@@ -3,18 +3,22 @@
 //! exit leaves nothing behind.
 
 mod harness;
+mod log_harness;
 
 use std::cell::Cell;
+use std::convert::Infallible;
 use std::future::{pending, poll_fn};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::Poll;
 
+use corespun::channel::IoDevice;
 use corespun::task::{self, JoinHandle, TaskBuilder};
 use corespun::thread::{ExitHolder, Poller, SpdkThread, ThreadRunner};
 use futures::FutureExt;
 use harness::{Runs, Threads, us};
+use log_harness::Log;
 
 /// Runs a closure when dropped.
 struct OnDrop<F: FnMut()>(F);
@@ -321,4 +325,148 @@ fn a_task_that_holds_its_own_join_handle_is_dropped_once() {
     threads.runner(0).poll(0, 0);
     threads.free();
     assert_eq!(drops.get(), 1);
+}
+
+/// G9. Each cancelled future spawns a task that cleans up, which is spared and runs.
+#[test]
+fn an_exit_cancels_so_many_tasks_per_poll_whatever_they_spawn() {
+    const TASKS: usize = 5_000;
+    let mut threads = Threads::allocate(1);
+    let (dropped, cleaned) = (Runs::default(), Runs::default());
+    for _ in 0..TASKS {
+        let (dropped, cleaned) = (dropped.clone(), cleaned.clone());
+        let held = OnDrop(move || {
+            dropped.add();
+            let cleaned = cleaned.clone();
+            drop(task::spawn_local(async move { cleaned.add() }));
+        });
+        drop(spawn_holding(&mut threads, held));
+    }
+    threads.poll_threads();
+    drop(threads.handle(0).exit());
+    let mut most = 0;
+    while !threads.is_exited(0) {
+        threads.runner(0).poll(0, 0);
+        most = most.max(dropped.take());
+    }
+    assert!((1..=256).contains(&most), "{most} in one poll");
+    assert_eq!(cleaned.get(), TASKS as u64);
+    threads.free();
+}
+
+/// A task that the exit is about to cancel is not run any more, though woken.
+#[test]
+fn a_task_that_waits_to_be_cancelled_is_not_polled() {
+    let mut threads = Threads::allocate(1);
+    let polls = Runs::default();
+    for _ in 0..1_000 {
+        let polls = polls.clone();
+        threads.on(0, || {
+            drop(task::spawn_local(async move {
+                loop {
+                    polls.add();
+                    task::yield_now().await;
+                }
+            }))
+        });
+    }
+    threads.runner(0).poll(0, 0);
+    drop(threads.on(0, || SpdkThread::current().unwrap().exit()));
+    threads.runner(0).poll(0, 0);
+    polls.take();
+    assert!(!threads.is_exited(0), "it takes several polls");
+    for _ in 0..1_000 {
+        threads.runner(0).poll(0, 0);
+    }
+    assert!(threads.is_exited(0));
+    assert_eq!(polls.get(), 0);
+    threads.free();
+}
+
+/// Also the forced end, of which a log line names a few.
+#[test]
+fn a_forced_exit_cancels_so_many_tasks_per_poll_and_names_what_held_it() {
+    let (log, _guard) = Log::install();
+    let mut threads = Threads::allocate(1);
+    let dropped = Runs::default();
+    drop(threads.handle(0).exit());
+    threads.poll_threads();
+    assert!(threads.is_exited(0), "nothing held it");
+    assert_eq!(log.take(), [""; 0]);
+
+    let runner = threads.library.thread().name("slow").build().unwrap();
+    *threads.runner(0) = runner.attach();
+    let poller = threads.on(0, || Poller::builder().name("watch").register(|| false));
+    drop(threads.handle(0).exit());
+    threads.runner(0).poll(0, 0);
+    for _ in 0..1_000 {
+        let dropped = dropped.clone();
+        drop(spawn_holding(&mut threads, OnDrop(move || dropped.add())));
+    }
+    for _ in 0..1_000 {
+        threads.runner(0).poll(0, 0);
+    }
+    threads.delay_us(5_000_000);
+    let mut most = 0;
+    while !threads.is_exited(0) {
+        threads.runner(0).poll(0, 0);
+        most = most.max(dropped.take());
+    }
+    assert!((1..=256).contains(&most), "{most} in one poll");
+    let lines = log.take();
+    assert_eq!(lines.len(), 1, "{lines:?}");
+    let line = &lines[0];
+    assert!(
+        line.starts_with("ERROR exit timed out and is forced"),
+        "{line}"
+    );
+    assert!(line.contains("held by: poller watch, task "), "{line}");
+    assert!(
+        line.contains("and 969 more") && line.contains("thread=\"slow\""),
+        "{line}"
+    );
+    drop(poller);
+    threads.free();
+}
+
+/// TH-039.
+#[test]
+fn a_runner_dropped_without_exit_names_what_it_leaves() {
+    let (log, _guard) = Log::install();
+    let mut threads = Threads::allocate(1);
+    let named = threads.library.thread().name("left");
+    *threads.runner(0) = named.build().unwrap().attach();
+    log.take();
+    let device = threads.on(0, || {
+        IoDevice::builder()
+            .name("disk")
+            .register(|| Ok::<_, Infallible>(()))
+    });
+    let device = device.unwrap();
+    let channel = threads.on(0, || device.channel()).unwrap();
+    let poller = threads.on(0, || Poller::builder().name("watch").register(|| false));
+    let task = threads.on(0, || {
+        TaskBuilder::new()
+            .name("request")
+            .spawn_local(pending::<()>())
+    });
+    let other = threads.library.thread().build().unwrap().attach();
+    drop(std::mem::replace(threads.runner(0), other));
+    let lines = log.take();
+    let left = lines
+        .iter()
+        .find(|line| line.contains("dropped without exit"));
+    let line = left.unwrap_or_else(|| panic!("{lines:?}"));
+    for part in [
+        "WARN",
+        "poller watch",
+        "channel of disk",
+        "task request",
+        "\"left\"",
+    ] {
+        assert!(line.contains(part), "no {part} in {line}");
+    }
+    assert!(is_exited_error(task));
+    drop((channel, poller, device));
+    threads.free();
 }

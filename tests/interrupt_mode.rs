@@ -2,7 +2,8 @@
 
 mod harness;
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
+use std::convert::Infallible;
 use std::io::{Read, Write};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
@@ -11,7 +12,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
+use corespun::channel::IoDevice;
 use corespun::interrupt::{Event, FdOptions};
+use corespun::stream::PollerStream;
 use corespun::task::{self, LocalSpawner};
 use corespun::thread::{
     Activity, Interrupt, InterruptError, PanicSource, Poller, PollerState, SpdkThread, ThreadLib,
@@ -79,9 +82,10 @@ fn an_interrupt_is_run_by_polls_in_both_modes_until_unregistered() {
     ));
 }
 
-/// G6.
+/// G6: as a poller's. Its descriptor is still ready, so that it would panic in
+/// every poll.
 #[test]
-fn a_panic_of_an_interrupt_is_contained() {
+fn a_panic_of_an_interrupt_is_contained_and_unregisters_it() {
     let panics = Arc::new(AtomicU64::new(0));
     let seen = panics.clone();
     let library = ThreadLib::builder()
@@ -92,13 +96,91 @@ fn a_panic_of_an_interrupt_is_contained() {
         .build();
     let mut runner = library.thread().build().unwrap().attach();
     let (mut peer, socket) = UnixStream::pair().unwrap();
-    let _interrupt =
-        runner.enter(|| Interrupt::register(socket, |_| -> () { panic!("contained") }));
+    let register = |runner: &mut ThreadRunner, socket| {
+        let called = |_| -> () { panic!("contained") };
+        runner.enter(|| Interrupt::register(socket, called).unwrap())
+    };
+    let socket = Rc::new(socket);
+    let interrupt = register(&mut runner, socket.clone());
     peer.write_all(b"x").unwrap();
-    for expected in [1, 2] {
+    for _ in 0..3 {
         runner.poll(0, 0);
-        assert_eq!(panics.load(Ordering::Relaxed), expected, "still registered");
+        assert_eq!(panics.load(Ordering::Relaxed), 1);
     }
+    assert!(!runner.needs_poll());
+    let gone = interrupt.set_events(Event::READABLE).unwrap_err();
+    assert!(matches!(gone, InterruptError::Group { .. }), "{gone}");
+    // The handle of the one that is gone does nothing to its successor.
+    let next = register(&mut runner, socket);
+    drop(interrupt);
+    runner.poll(0, 0);
+    assert_eq!(panics.load(Ordering::Relaxed), 2);
+    drop(next);
+}
+
+/// A hook that sets another one for its poller has its will: that hears of the
+/// mode at once, and of every switch after it.
+#[test]
+fn a_hook_may_replace_itself() {
+    let mut runner = ThreadLib::new().thread().build().unwrap().attach();
+    let heard = Rc::new(RefCell::new(Vec::new()));
+    let poller = Rc::new(runner.enter(|| Poller::active(|| ()).unwrap()));
+    let (own, first) = (Rc::downgrade(&poller), heard.clone());
+    poller.set_interrupt(move |on| {
+        first.borrow_mut().push(("first", on));
+        let second = first.clone();
+        let poller = own.upgrade().unwrap();
+        poller.set_interrupt(move |on| second.borrow_mut().push(("second", on)));
+    });
+    runner.set_interrupt_mode(true).unwrap();
+    runner.set_interrupt_mode(false).unwrap();
+    let expected = [("first", true), ("second", true), ("second", false)];
+    assert_eq!(*heard.borrow(), expected);
+}
+
+/// How many descriptors this process has open of a kind. Other tests of this
+/// binary run meanwhile, so that it may only be compared across many.
+fn open_eventfds() -> usize {
+    let open = std::fs::read_dir("/proc/self/fd").unwrap();
+    let links = open.filter_map(|fd| std::fs::read_link(fd.ok()?.path()).ok());
+    links
+        .filter(|link| link.to_string_lossy().contains("[eventfd]"))
+        .count()
+}
+
+/// A thread that is gone leaves no descriptor behind, also while the library, a
+/// handle of it, and senders that were about to wake it live on.
+#[test]
+fn the_descriptor_of_a_thread_goes_with_its_runner() {
+    const THREADS: usize = 500;
+    let library = ThreadLib::new();
+    let before = open_eventfds();
+    let (sender, handles) = std::sync::mpsc::sync_channel::<SpdkThread>(4);
+    let kept = std::thread::scope(|scope| {
+        let waking = scope.spawn(|| {
+            let mut kept = Vec::new();
+            for handle in handles {
+                while !handle.is_exited() {
+                    let _ = handle.send_msg(|| ());
+                }
+                let _ = handle.send_critical_msg(|| ());
+                kept.push(handle);
+            }
+            kept
+        });
+        for _ in 0..THREADS {
+            let mut runner = library.thread().build().unwrap().attach();
+            runner.set_interrupt_mode(true).unwrap();
+            runner.interrupt_fd().unwrap();
+            sender.send(runner.handle()).unwrap();
+            runner.poll(0, 0);
+        }
+        drop(sender);
+        waking.join().unwrap()
+    });
+    assert_eq!(kept.len(), THREADS);
+    let left = open_eventfds().saturating_sub(before);
+    assert!(left < THREADS / 2, "{left} eventfds of {THREADS} threads");
 }
 
 /// IN-005, 006, 007; TH-071.
@@ -178,19 +260,23 @@ fn an_exit_in_interrupt_mode_needs_nobody_to_poll_unasked() {
     let poller = runner
         .enter(|| Poller::timed(Duration::from_secs(100), || ()))
         .unwrap();
-    assert!(!is_readable(&mut runner, PollTimeout::ZERO));
+    // Asked for once: to ask again is to look again.
+    let fd = runner.interrupt_fd().unwrap().try_clone_to_owned().unwrap();
+    let is_readable = || {
+        let mut fds = [PollFd::new(fd.as_fd(), PollFlags::POLLIN)];
+        poll(&mut fds, PollTimeout::ZERO).unwrap() == 1
+    };
+    assert!(!is_readable());
     drop(thread.exit());
     let mut poller = Some(poller);
     for _ in 0..10 {
         if thread.is_exited() {
             return;
         }
-        if is_readable(&mut runner, PollTimeout::ZERO) {
+        if is_readable() {
             runner.poll(0, 0);
         } else {
-            // What held it goes outside of a poll, which only a poll sees.
             drop(poller.take().expect("held by nothing else"));
-            runner.poll(0, 0);
         }
     }
     panic!("still held by {:?}", runner.exit_holders());
@@ -437,4 +523,69 @@ fn what_is_begun_between_polls_makes_the_descriptor_readable() {
     let poller = runner.enter(|| Poller::timed(us(1000), || ()).unwrap());
     assert!(is_readable(PollTimeout::from(60_000u16)));
     drop(poller);
+}
+
+/// G10: what goes between polls and was the last that held an exit, and the last
+/// handle of a channel, whose end is a message.
+#[test]
+fn what_ends_between_polls_makes_the_descriptor_readable() {
+    let device = |runner: &mut ThreadRunner| {
+        let device = runner.enter(|| IoDevice::builder().register(|| Ok::<_, Infallible>(())));
+        let device = device.unwrap();
+        (runner.enter(|| device.channel()).unwrap(), device)
+    };
+    type Held = Box<dyn FnOnce()>;
+    type Hold<'a> = &'a dyn Fn(&mut ThreadRunner) -> Held;
+    let poller = |runner: &mut ThreadRunner, period| {
+        let poller = runner.enter(|| Poller::timed(period, || false)).unwrap();
+        move || drop(poller)
+    };
+    let hour = Duration::from_secs(3_600);
+    let holds: [(&str, bool, Hold<'_>); 6] = [
+        ("a timed poller", true, &|runner| {
+            Box::new(poller(runner, hour))
+        }),
+        ("a paused poller", true, &|runner| {
+            let poller = runner.enter(|| Poller::active(|| false)).unwrap();
+            poller.pause();
+            Box::new(|| drop(poller))
+        }),
+        ("a poller with an interrupt", true, &|runner| {
+            let poller = runner.enter(|| Poller::active(|| false)).unwrap();
+            runner.enter(|| poller.set_interrupt(|_| ()));
+            Box::new(|| poller.unregister())
+        }),
+        ("a stream of a poller", true, &|runner| {
+            let stream = runner.enter(|| PollerStream::timed(hour, || None::<()>));
+            Box::new(|| drop(stream.unwrap()))
+        }),
+        ("a channel", true, &|runner| {
+            let channel = device(runner);
+            Box::new(|| drop(channel))
+        }),
+        ("a channel of a running thread", false, &|runner| {
+            let channel = device(runner);
+            Box::new(|| drop(channel))
+        }),
+    ];
+    for (what, exits, hold) in holds {
+        let mut runner = ThreadLib::new().thread().build().unwrap().attach();
+        runner.set_interrupt_mode(true).unwrap();
+        let held = hold(&mut runner);
+        if exits {
+            drop(runner.exit());
+        }
+        while is_readable(&mut runner, PollTimeout::ZERO) {
+            runner.poll(0, 0);
+        }
+        assert!(!runner.is_exited(), "{what}");
+        let fd = runner.interrupt_fd().unwrap().try_clone_to_owned().unwrap();
+        held();
+        let mut fds = [PollFd::new(fd.as_fd(), PollFlags::POLLIN)];
+        assert_eq!(poll(&mut fds, PollTimeout::ZERO).unwrap(), 1, "{what}");
+        while is_readable(&mut runner, PollTimeout::ZERO) && !runner.is_exited() {
+            runner.poll(0, 0);
+        }
+        assert_eq!(runner.is_exited(), exits, "{what}");
+    }
 }

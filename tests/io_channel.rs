@@ -121,6 +121,33 @@ fn two_puts_before_a_poll_destroy_once() {
     threads.free();
 }
 
+/// IO-008: of the destroy messages that are queued only the last acts, so that
+/// who sends before it puts finds the channel in that message.
+#[test]
+fn a_put_leaves_the_channel_to_a_later_put() {
+    let mut threads = Threads::allocate(1);
+    let (made, live) = Default::default();
+    let device = threads.on(0, || device(1, &made, &live));
+    let alive = SharedRuns::default();
+    let thread = threads.handle(0);
+    threads.on(0, || {
+        drop(device.channel().unwrap());
+        let again = device.channel().unwrap();
+        let (live, alive) = (live.clone(), alive.clone());
+        let look = move || {
+            if live.get() == 1 {
+                alive.add();
+            }
+        };
+        thread.send_msg(look).unwrap();
+        drop(again);
+    });
+    threads.poll_threads();
+    assert_eq!((made.get(), live.get()), (1, 0));
+    assert_eq!(alive.get(), 1);
+    threads.free();
+}
+
 /// T-IO-03 (IO-010).
 #[test]
 fn nested_channels_are_destroyed_one_level_a_poll() {

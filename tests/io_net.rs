@@ -582,3 +582,90 @@ fn out_of_descriptors_an_accept_waits_before_it_tries_again() {
         });
     });
 }
+
+/// Reads `expected` piece by piece with room for more: a read that ends early has not emptied the
+/// socket.
+fn reads_all_of(io: &Loop, stream: &mut (impl AsyncRead + Unpin), expected: &[u8]) {
+    let mut got: Vec<u8> = Vec::new();
+    while got.len() < expected.len() {
+        let mut room = [0; 64];
+        let read = io.must_end("a read of what is there", stream.read(&mut room));
+        got.extend(&room[..read.unwrap()]);
+    }
+    assert_eq!(got, expected);
+}
+
+/// A read ends at TCP's urgent mark, with more behind it, for which no new edge comes.
+#[test]
+fn a_read_that_ends_at_the_urgent_mark_is_followed_by_the_next() {
+    on_every_backend(|choice| {
+        let io = Loop::new(choice);
+        let listener = std::net::TcpListener::bind(LOOPBACK).unwrap();
+        let mut peer = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let mut ours = TcpStream::from_std(listener.accept().unwrap().0).unwrap();
+        // The stream has been waited for, so that its edge has been and gone.
+        let mut first = [0; 1];
+        let mut waiting = pin!(ours.read_exact(&mut first));
+        assert!(poll_once(waiting.as_mut()).is_pending());
+        peer.write_all(b"abc").unwrap();
+        socket2::SockRef::from(&peer)
+            .send_out_of_band(b"!")
+            .unwrap();
+        peer.write_all(b"def").unwrap();
+        io.must_end("the first byte", waiting).unwrap();
+        reads_all_of(&io, &mut ours, b"bcdef");
+        // The same through `recv`, which owns its buffer.
+        peer.write_all(b"abc").unwrap();
+        socket2::SockRef::from(&peer)
+            .send_out_of_band(b"!")
+            .unwrap();
+        peer.write_all(b"def").unwrap();
+        let mut got: Vec<u8> = Vec::new();
+        while got.len() < 6 {
+            let (read, buf) = io.must_end("a recv of what is there", ours.recv(vec![0; 64]));
+            got.extend(&buf[..read.unwrap()]);
+        }
+        assert_eq!(got, b"abcdef");
+    });
+}
+
+/// A read ends after a Unix message that carries descriptors, with more behind it.
+#[test]
+fn a_read_that_ends_at_a_message_with_descriptors_is_followed_by_the_next() {
+    use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
+    use std::os::fd::AsRawFd;
+    on_every_backend(|choice| {
+        let io = Loop::new(choice);
+        let (mut peer, ours) = std::os::unix::net::UnixStream::pair().unwrap();
+        let mut ours = UnixStream::from_std(ours).unwrap();
+        let mut first = [0; 1];
+        let mut waiting = pin!(ours.read_exact(&mut first));
+        assert!(poll_once(waiting.as_mut()).is_pending());
+        let descriptors = [peer.as_raw_fd()];
+        let rights = [ControlMessage::ScmRights(&descriptors)];
+        let part = [IoSlice::new(b"bc")];
+        peer.write_all(b"a").unwrap();
+        sendmsg::<()>(peer.as_raw_fd(), &part, &rights, MsgFlags::empty(), None).unwrap();
+        peer.write_all(b"def").unwrap();
+        io.must_end("the first byte", waiting).unwrap();
+        reads_all_of(&io, &mut ours, b"bcdef");
+    });
+}
+
+/// More of them than the kernel takes at once.
+#[test]
+fn vectored_transfers_of_very_many_parts_move_the_first() {
+    on_every_backend(|choice| {
+        let io = Loop::new(choice);
+        let (mut one, mut other) = UnixStream::pair().unwrap();
+        let bytes = noise(3000);
+        let parts: Vec<_> = bytes.chunks(1).map(IoSlice::new).collect();
+        let sent = io.must_end("a write", one.write_vectored(&parts)).unwrap();
+        assert_eq!(sent, 1024);
+        let mut room = vec![0; 3000];
+        let mut parts: Vec<_> = room.chunks_mut(1).map(IoSliceMut::new).collect();
+        let got = io.must_end("a read", other.read_vectored(&mut parts));
+        assert_eq!(got.unwrap(), 1024);
+        assert_eq!(room[..1024], bytes[..1024]);
+    });
+}

@@ -68,6 +68,8 @@ struct ModelPoller {
     busy: bool,
     script: Vec<Vec<Op>>,
     state: PollerState,
+    /// In the list of active ones: the newest that it was given.
+    place: u64,
     /// When it is due, and its place among equals.
     due: Option<(u64, u64)>,
     stats: PollerStats,
@@ -76,8 +78,9 @@ struct ModelPoller {
 #[derive(Default)]
 struct Model {
     pollers: Vec<ModelPoller>,
-    /// Oldest first.
-    active: Vec<usize>,
+    /// Oldest first, with the place that a poller must have to be meant.
+    active: Vec<(usize, u64)>,
+    places: u64,
     armed: u64,
     now: u64,
     ran: Vec<usize>,
@@ -89,9 +92,10 @@ impl Model {
         let period = self.pollers[at].period;
         if period > 0 {
             self.arm(at, self.now + period);
-        } else if !self.active.contains(&at) {
-            // One resumed in the pass that paused it keeps its place.
-            self.active.push(at);
+        } else {
+            self.places += 1;
+            self.pollers[at].place = self.places;
+            self.active.push((at, self.places));
         }
     }
 
@@ -114,6 +118,7 @@ impl Model {
                     busy: *busy,
                     script: script.clone(),
                     state: PollerState::Waiting,
+                    place: 0,
                     due: None,
                     stats: PollerStats::default(),
                 });
@@ -165,19 +170,27 @@ impl Model {
 
     fn poll(&mut self) {
         let now = self.now;
-        for at in self.active.clone().into_iter().rev() {
-            self.turn(at);
+        for (at, place) in self.active.clone().into_iter().rev() {
+            // One resumed in this pass is the newest, and waits for the next.
+            if self.pollers[at].place == place {
+                self.turn(at);
+            }
         }
         let pollers = &self.pollers;
-        self.active.retain(|at| {
-            !matches!(
-                pollers[*at].state,
-                PollerState::Paused | PollerState::Unregistered
-            )
+        self.active.retain(|(at, place)| {
+            pollers[*at].place == *place
+                && !matches!(
+                    pollers[*at].state,
+                    PollerState::Paused | PollerState::Unregistered
+                )
         });
         while let Some((_, at)) = self.next_due().filter(|((due, _), _)| *due <= now) {
             self.arm(at, now + self.pollers[at].period);
             self.turn(at);
+            // Behind what its callback has armed.
+            if let Some((due, _)) = self.pollers[at].due {
+                self.arm(at, due);
+            }
         }
     }
 

@@ -416,24 +416,92 @@ fn equal_expirations_run_in_the_order_armed() {
 }
 
 /// T-TH-29. The unregistered one leaves nothing behind that would have to
-/// expire first.
+/// expire first, and of two that are due at 1000 the one armed first is first.
 #[test]
 fn unregistering_one_of_several_leaves_the_others_in_order() {
+    for p3_stays in [false, true] {
+        let mut threads = Threads::allocate(1);
+        let log = Log(Rc::default());
+        let p1 = log.register(&mut threads, 500, "p1");
+        assert!(log.after(&mut threads, 250).is_empty());
+        let p2 = log.register(&mut threads, 500, "p2");
+        let p3 = log.register(&mut threads, 750, "p3");
+        p2.unregister();
+        assert_eq!(log.after(&mut threads, 250), ["p1"]);
+        assert_eq!(threads.runner(0).next_expiration(), Some(1000));
+        assert!(log.after(&mut threads, 250).is_empty());
+        let p3 = Some(p3).filter(|_| p3_stays);
+        let at_1000: &[&str] = if p3_stays { &["p3", "p1"] } else { &["p1"] };
+        assert_eq!(log.after(&mut threads, 250), at_1000);
+        assert_eq!(threads.runner(0).next_expiration(), Some(1500));
+        drop((p1, p3));
+        assert!(log.after(&mut threads, 500).is_empty());
+        threads.free();
+    }
+}
+
+/// TH-054, TH-060: a poller is armed again when its callback has returned.
+#[test]
+fn what_a_callback_arms_is_before_its_own_poller_at_the_same_tick() {
     let mut threads = Threads::allocate(1);
     let log = Log(Rc::default());
-    let p1 = log.register(&mut threads, 500, "p1");
-    assert!(log.after(&mut threads, 250).is_empty());
-    let p2 = log.register(&mut threads, 500, "p2");
-    let p3 = log.register(&mut threads, 750, "p3");
-    p2.unregister();
-    assert_eq!(log.after(&mut threads, 250), ["p1"]);
-    assert_eq!(threads.runner(0).next_expiration(), Some(1000));
-    assert!(log.after(&mut threads, 250).is_empty());
-    p3.unregister();
-    assert_eq!(log.after(&mut threads, 250), ["p1"]);
-    assert_eq!(threads.runner(0).next_expiration(), Some(1500));
-    p1.unregister();
-    assert!(log.after(&mut threads, 500).is_empty());
+    let (runs, child) = (log.0.clone(), Rc::new(RefCell::new(None)));
+    let first = threads.on(0, || {
+        Poller::timed(us(100), move || {
+            runs.borrow_mut().push("parent");
+            if child.borrow().is_none() {
+                let runs = runs.clone();
+                let armed = Poller::timed(us(100), move || runs.borrow_mut().push("child"));
+                *child.borrow_mut() = Some(armed.unwrap());
+            }
+        })
+    });
+    assert_eq!(log.after(&mut threads, 100), ["parent"]);
+    assert_eq!(log.after(&mut threads, 100), ["child", "parent"]);
+    assert_eq!(log.after(&mut threads, 100), ["child", "parent"]);
+    drop(first);
+    threads.free();
+}
+
+/// TH-084: also one that is resumed before the list has let go of it.
+#[test]
+fn a_resumed_poller_is_the_newest() {
+    let mut threads = Threads::allocate(1);
+    let log = Rc::new(RefCell::new(Vec::new()));
+    let paused = Rc::new(RefCell::new(None::<Poller>));
+    let register = |threads: &mut Threads, name: &'static str| {
+        let (log, paused) = (log.clone(), paused.clone());
+        let poller = threads.on(0, || {
+            Poller::active(move || {
+                log.borrow_mut().push(name);
+                if name == "resumes" && log.borrow().len() == 2 {
+                    paused.borrow().as_ref().unwrap().resume();
+                }
+            })
+        });
+        poller.unwrap()
+    };
+    let oldest = register(&mut threads, "resumes");
+    *paused.borrow_mut() = Some(register(&mut threads, "paused"));
+    let newest = register(&mut threads, "newest");
+    paused.borrow().as_ref().unwrap().pause();
+    // Its turn is between the two: it is paused there, and resumed in the same pass.
+    threads.runner(0).poll(0, 0);
+    assert_eq!(log.take(), ["newest", "resumes"]);
+    threads.runner(0).poll(0, 0);
+    assert_eq!(log.take(), ["paused", "newest", "resumes"]);
+    // In a later poll.
+    let young = register(&mut threads, "young");
+    paused.borrow().as_ref().unwrap().pause();
+    threads.runner(0).poll(0, 0);
+    log.take();
+    threads.runner(0).poll(0, 0);
+    paused.borrow().as_ref().unwrap().resume();
+    log.take();
+    threads.runner(0).poll(0, 0);
+    assert_eq!(log.take(), ["paused", "young", "newest", "resumes"]);
+    paused.take();
+    drop((oldest, newest, young));
     threads.free();
 }
 

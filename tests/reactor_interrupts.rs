@@ -36,7 +36,7 @@ fn on_each_kind_of_app(body: impl AsyncFnOnce(AppHandle) + Copy + Send + 'static
         for mode in SLEEPING {
             must_end(move || {
                 let app = app(3, mode).io(DriverConfig::new().backend(backend));
-                app.block_on(body).unwrap().unwrap();
+                app.block_on(body).unwrap();
             });
         }
     }

@@ -3,6 +3,7 @@
 
 mod app_harness;
 
+use std::cell::RefCell;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -60,7 +61,7 @@ async fn until(mut happened: impl FnMut() -> bool) {
 
 /// Runs `body` on the app thread of an app with `count` reactors.
 fn on_app(count: usize, mode: ReactorMode, body: impl AsyncFnOnce(AppHandle) + Send + 'static) {
-    must_end(move || app(count, mode).block_on(body).unwrap().unwrap());
+    must_end(move || app(count, mode).block_on(body).unwrap());
 }
 
 /// T-RE-05, TH-043: of two masks in one poll the last counts, and the core of the
@@ -349,5 +350,48 @@ fn a_stop_meets_threads_that_move() {
             // A sender counts after it has sent.
             wait_until(|| ran.load(Ordering::Relaxed) == taken.load(Ordering::Relaxed));
         });
+    }
+}
+
+thread_local! {
+    /// Holds the exit of a thread of this OS thread.
+    static HELD: RefCell<Option<Poller>> = const { RefCell::new(None) };
+}
+
+/// One that exits ends where it is, though nothing on it has to stay.
+#[test]
+fn a_thread_that_exits_does_not_move_any_more() {
+    for mode in MODES {
+        let end = must_end(move || {
+            app(2, mode).block_on(async |app| {
+                let thread = thread_on(&app, 0);
+                let before = os_thread_of(&thread).await;
+                let hold =
+                    || HELD.set(Some(Poller::timed(Duration::from_secs(60), || ()).unwrap()));
+                thread.call(hold).await.unwrap();
+                let exit = thread.exit();
+                // One that comes before the exit has begun is cancelled by it.
+                while thread.spawn(task::yield_now()).await.is_err() {}
+                // It is `Send`, and binds the thread to nothing.
+                let late = thread.spawn(async {
+                    HELD.take();
+                    let thread = SpdkThread::current().unwrap();
+                    thread.set_cpumask(&CpuSet::single(1)).unwrap();
+                    let mut polled_by = Vec::new();
+                    for _ in 0..20 {
+                        task::yield_now().await;
+                        polled_by.push(this_os_thread());
+                    }
+                    polled_by
+                });
+                let polled_by = late.await.unwrap();
+                assert!(
+                    polled_by.iter().all(|name| *name == before),
+                    "{polled_by:?}"
+                );
+                exit.await;
+            })
+        });
+        end.unwrap();
     }
 }

@@ -545,7 +545,7 @@ fn an_app_keeps_its_helper_threads_off_the_cores_of_its_reactors() {
         .handle_signals(false)
         .block_on(async |_| task::spawn_blocking(|| cpu::current_affinity().unwrap()).await)
         .unwrap();
-    assert_eq!(seen.unwrap().unwrap(), expected);
+    assert_eq!(seen.unwrap(), expected);
 }
 
 #[test]

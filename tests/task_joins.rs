@@ -619,3 +619,33 @@ fn a_task_keeps_its_budget_over_an_eager_one_inside_it() {
     runner.poll(1, 0);
     assert_eq!((inside.get(), taken.get()), (128, 100));
 }
+
+/// G7. Between the end of a cancelled task's future and the task's own end, which is
+/// queued, another task on its thread may come to join it.
+#[test]
+fn a_task_that_the_exit_has_cancelled_is_joined_by_what_cleans_up() {
+    struct Cleans(Rc<Cell<Option<JoinHandle<()>>>>, Rc<Cell<bool>>);
+    impl Drop for Cleans {
+        fn drop(&mut self) {
+            let (handle, heard) = (self.0.take().unwrap(), self.1.clone());
+            drop(spawn_local(async move {
+                heard.set(handle.await.unwrap_err().is_thread_exited());
+            }));
+        }
+    }
+    let (mut runner, _) = thread();
+    let (own, heard) = (Rc::default(), Rc::default());
+    let cleans = Cleans(Rc::clone(&own), Rc::clone(&heard));
+    let cancelled = runner.enter(|| {
+        spawn_local(async move {
+            let _cleans = cleans;
+            std::future::pending().await
+        })
+    });
+    own.set(Some(cancelled));
+    settle(&mut runner);
+    drop(runner.exit());
+    settle(&mut runner);
+    assert!(heard.get());
+    assert!(runner.is_exited());
+}

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex};
 
 use corespun::task::{self, TaskBuilder};
 use corespun::thread::ThreadLib;
+use futures::task::LocalSpawn;
 use tracing::Subscriber;
 use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id};
@@ -125,4 +126,20 @@ fn the_span_of_a_spawned_task_follows_from_the_one_that_spawned_it() {
     assert!(heard[0].starts_with("root task 1:"), "{heard:?}");
     let second = heard.iter().find(|line| line.contains("task 2:"));
     assert!(second.unwrap().starts_with("root "), "{heard:?}");
+}
+
+/// However it is spawned; also by the `futures` crate's traits.
+#[test]
+fn a_task_of_a_local_spawner_is_a_span_too() {
+    let (recorder, _guard) = Recorder::install();
+    let mut runner = ThreadLib::new().thread().build().unwrap().attach();
+    let spawner = runner.enter(task::LocalSpawner::current).unwrap();
+    drop(spawner.spawn_local(async {}));
+    spawner.spawn_local_obj(Box::new(async {}).into()).unwrap();
+    let heard = recorder.take();
+    assert_eq!(heard.len(), 2, "{heard:?}");
+    assert!(heard[0].starts_with("root task 1:"), "{heard:?}");
+    assert!(heard[1].starts_with("root task 2:"), "{heard:?}");
+    runner.poll(0, 0);
+    assert_eq!(recorder.take().first().unwrap(), "enter 1");
 }

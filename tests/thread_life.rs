@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use corespun::clock::Clock;
 use corespun::thread::{
-    Activity, CreateError, CriticalMsgError, Framework, ParkedThread, Poller, SpdkThread,
-    ThreadLib, ThreadState,
+    Activity, CreateError, CriticalMsgError, Framework, ParkedThread, Poller, PollerError,
+    PollerState, SpdkThread, ThreadLib, ThreadState,
 };
 use harness::{Runs, Threads, us};
 
@@ -229,9 +229,19 @@ fn an_exit_is_forced_after_its_timeout() {
     threads.delay_us(1);
     threads.poll_threads();
     assert!(thread.is_exited());
-    assert!(Poller::active(|| ()).is_err());
+    // TH-037: on the thread itself, which is what refuses.
+    let late = threads.on(0, || Poller::active(|| ()).unwrap_err());
+    assert!(matches!(late, PollerError::Exited(_)), "{late}");
+    // The handle of what was left is no dangling pointer, and runs nothing.
+    assert_eq!(poller.state(), PollerState::Unregistered);
+    let ran = runs.take();
+    assert!(ran > 0);
+    poller.pause();
+    poller.resume();
+    threads.poll_threads();
     poller.unregister();
     threads.poll_threads();
+    assert_eq!(runs.get(), 0);
     threads.free();
 }
 

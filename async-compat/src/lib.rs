@@ -47,6 +47,8 @@ pub mod time;
 #[cfg(feature = "rt")]
 pub use task::spawn;
 
+#[doc(hidden)]
+pub use tokio::macros;
 pub use tokio::pin;
 #[cfg(feature = "rt")]
 pub use tokio::task_local;

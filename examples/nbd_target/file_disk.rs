@@ -15,8 +15,12 @@ use corespun::io::IoBuf;
 use crate::disk::{Disk, Zeroing};
 use crate::options::Size;
 
-/// Bytes moved at once where zeroes have to be written, or data read ahead.
-const PIECE: usize = 1 << 20;
+/// What is written, piece by piece, where zeroes have to be: the same bytes for every request.
+static ZEROES: [u8; 1 << 20] = [0; 1 << 20];
+
+/// How much of an area is read ahead when a client asks to have it cached, which is no more than a
+/// wish: so many clients cannot keep the device busy with a few bytes each.
+const READ_AHEAD: u32 = 32 << 20;
 
 /// A file, before it is taken to the threads that serve it.
 #[derive(Debug)]
@@ -180,12 +184,12 @@ impl FileDisk {
 
     async fn write_pieces_of_zero(&self, offset: u64, length: u32) -> io::Result<()> {
         let length = length as usize;
-        let mut zeroes = vec![0; PIECE.min(length)];
-        for done in (0..length).step_by(PIECE) {
-            let piece = zeroes.slice(..PIECE.min(length - done));
-            let (written, piece) = self.file.write_all_at(piece, offset + done as u64).await;
-            written?;
-            zeroes = piece.into_inner();
+        for done in (0..length).step_by(ZEROES.len()) {
+            let piece = ZEROES.as_slice().slice(..ZEROES.len().min(length - done));
+            self.file
+                .write_all_at(piece, offset + done as u64)
+                .await
+                .0?;
         }
         Ok(())
     }
@@ -256,16 +260,10 @@ impl Disk for FileDisk {
         self.write_pieces_of_zero(offset, length).await
     }
 
-    /// Reads the area into the page cache.
+    /// Has the system read the front of the area into the page cache, which takes no memory of the
+    /// server's.
     async fn cache(&self, offset: u64, length: u32) -> io::Result<()> {
-        let length = length as usize;
-        let mut space = vec![0; PIECE.min(length)];
-        for done in (0..length).step_by(PIECE) {
-            let piece = space.slice(..PIECE.min(length - done));
-            let (read, piece) = self.file.read_exact_at(piece, offset + done as u64).await;
-            read?;
-            space = piece.into_inner();
-        }
-        Ok(())
+        let length = length.min(READ_AHEAD);
+        self.file.will_need(offset, length.into()).await
     }
 }

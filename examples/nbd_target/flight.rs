@@ -99,6 +99,11 @@ impl Ticket {
         }
     }
 
+    /// Whether anybody is left to read the reply.
+    pub(crate) fn is_wanted(&self) -> bool {
+        !self.flight.outbox.borrow().is_broken()
+    }
+
     /// Replies without data.
     pub(crate) fn answer(mut self, status: io::Result<()>) {
         let status = status.map_err(|error| Refusal::from(&error));

@@ -5,7 +5,7 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -76,7 +76,9 @@ impl Listener {
     ) -> Result<Listener, ListenError> {
         match UnixListener::bind(&path) {
             Ok(listener) => {
+                let identity = identity(&path);
                 let file = SocketFile {
+                    identity: identity.ok(),
                     path,
                     _directory: directory,
                 };
@@ -142,19 +144,35 @@ impl Listener {
     }
 }
 
-/// A socket's file, and the directory made for it; removed when dropped.
+/// A socket's file, and the directory made for it; removed when dropped, unless another file, which
+/// may be another server's socket, has taken its place.
 #[derive(Debug)]
 pub(crate) struct SocketFile {
     path: PathBuf,
+    /// What was made here; `None` if somebody took it away at once.
+    identity: Option<(u64, u64)>,
     _directory: Option<tempfile::TempDir>,
 }
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
-        if let Err(error) = std::fs::remove_file(&self.path) {
+        let removed = match identity(&self.path) {
+            Ok(found) if self.identity == Some(found) => std::fs::remove_file(&self.path),
+            Ok(_) => return,
+            Err(error) => Err(error),
+        };
+        if let Err(error) = removed
+            && error.kind() != io::ErrorKind::NotFound
+        {
             tracing::warn!(path = %self.path.display(), %error, "the socket stays behind");
         }
     }
+}
+
+/// Device and inode of what is at `path`.
+fn identity(path: &Path) -> io::Result<(u64, u64)> {
+    let found = std::fs::symlink_metadata(path)?;
+    Ok((found.dev(), found.ino()))
 }
 
 /// A client's socket between two threads.

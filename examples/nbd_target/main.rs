@@ -35,7 +35,7 @@ mod transmit;
 
 use std::process::ExitCode;
 
-use corespun::app::App;
+use corespun::app::{App, AppError};
 use corespun::io::DriverConfig;
 use options::Options;
 use tracing::level_filters::LevelFilter;
@@ -72,12 +72,16 @@ fn run(options: Options) -> Result<(), Box<dyn std::error::Error>> {
         .cores(cores)
         .mode(options.mode.into())
         .io(DriverConfig::new().backend(options.backend.into()))
-        .block_on(async |app| serve::serve(app, options).await)?;
-    // `None`: a signal has stopped it.
-    Ok(served.transpose().map(drop)?)
+        .block_on(async |app| serve::serve(app, options).await);
+    match served {
+        Ok(served) => Ok(served?),
+        // By a signal.
+        Err(AppError::Stopped { .. }) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
 }
 
 fn fail(error: &str, code: u8) -> ExitCode {
-    eprintln!("nbd_target: {error}");
+    eprintln!("nbd_target: {}", options::cut(error));
     ExitCode::from(code)
 }

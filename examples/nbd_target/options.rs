@@ -5,6 +5,7 @@
 
 use std::fmt;
 use std::net::{SocketAddr, ToSocketAddrs};
+use std::num::IntErrorKind;
 use std::path::PathBuf;
 use std::str::FromStr;
 
@@ -105,6 +106,19 @@ fn one_line(message: &str) -> String {
     line.strip_prefix("error: ").unwrap_or(&line).to_owned()
 }
 
+/// A line without its middle if it is long: an error echoes what was given, then says
+/// what is wrong with it.
+pub(crate) fn cut(line: &str) -> String {
+    const KEPT: usize = 160;
+    let count = line.chars().count();
+    if count <= 2 * KEPT {
+        return line.to_owned();
+    }
+    let begin: String = line.chars().take(KEPT).collect();
+    let end: String = line.chars().skip(count - KEPT).collect();
+    format!("{begin} … {end}")
+}
+
 #[derive(Clone, Copy, Debug, ValueEnum)]
 pub(crate) enum Mode {
     Poll,
@@ -154,15 +168,18 @@ impl FromStr for Size {
             "M" | "MIB" => 20,
             "G" | "GIB" => 30,
             "T" | "TIB" => 40,
+            unit if unit.len() > 16 => return Err("use K, M, G or T as unit".to_owned()),
             unit => return Err(format!("{unit:?} is no unit: use K, M, G or T")),
         };
-        let number: u64 = digits
-            .parse()
-            .map_err(|_| "write a number, and K, M, G or T behind it if you like".to_owned())?;
+        let too_large = || "larger than a file can be".to_owned();
+        let number = digits.parse::<u64>().map_err(|error| match error.kind() {
+            IntErrorKind::PosOverflow => too_large(),
+            _ => "write a number, and K, M, G or T behind it if you like".to_owned(),
+        })?;
         match number.checked_mul(1 << shift) {
             Some(0) => Err("a disk has at least one byte".to_owned()),
             Some(size) if i64::try_from(size).is_ok() => Ok(Size(size)),
-            _ => Err("larger than a file can be".to_owned()),
+            _ => Err(too_large()),
         }
     }
 }
@@ -184,6 +201,9 @@ impl fmt::Display for Size {
 fn listen_address(text: &str) -> Result<SocketAddr, String> {
     let full = match text.strip_prefix(':').unwrap_or(text).parse::<u16>() {
         Ok(port) => format!("127.0.0.1:{port}"),
+        Err(error) if *error.kind() == IntErrorKind::PosOverflow => {
+            return Err("a port is at most 65535".to_owned());
+        }
         Err(_) => text.to_owned(),
     };
     full.to_socket_addrs()

@@ -35,6 +35,9 @@ const ROUNDS: usize = 4;
 /// multiples of the export's maximum; who sends more is cut off.
 const SKIP_LIMIT: u32 = 2;
 
+/// Bytes zeroed before it is looked at again whether the client is still there.
+const ZERO_PIECE: u32 = 32 << 20;
+
 /// How a transmission ended that did not fail.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum End {
@@ -74,6 +77,31 @@ pub(crate) struct Traffic {
     pub(crate) requests: AtomicU64,
     /// Read and written data.
     pub(crate) bytes: AtomicU64,
+}
+
+/// Zeroes the area of `ticket` for as long as the client is there: it may be many gigabytes, asked
+/// for with a few bytes.
+async fn write_zeroes<D: Disk>(ticket: &Ticket, disk: &D, how: Zeroing) -> io::Result<()> {
+    let Request { offset, length, .. } = ticket.request;
+    // Refused as a whole or not at all; and where it is not refused, it is fast.
+    let piece = if how.only_if_fast {
+        u32::MAX
+    } else {
+        ZERO_PIECE
+    };
+    let mut done = 0;
+    loop {
+        let part = piece.min(length - done);
+        disk.write_zeroes(offset + u64::from(done), part, how)
+            .await?;
+        done += part;
+        if done == length {
+            return Ok(());
+        }
+        if !ticket.is_wanted() {
+            return Err(io::ErrorKind::BrokenPipe.into());
+        }
+    }
 }
 
 /// Serves the requests that come in on `stream` until the client leaves.
@@ -160,6 +188,13 @@ struct Transmission<'a, S, D, P> {
     inbox: Inbox,
     incoming: Incoming,
     flight: Rc<Flight>,
+}
+
+/// Dropped before its end, nobody is left to read a reply.
+impl<S, D, P> Drop for Transmission<'_, S, D, P> {
+    fn drop(&mut self) {
+        self.flight.outbox().abandon();
+    }
 }
 
 impl<S, D, P> Transmission<'_, S, D, P>
@@ -400,7 +435,7 @@ where
                         may_punch: !request.has(command_flag::NO_HOLE),
                         only_if_fast: request.has(command_flag::FAST_ZERO),
                     };
-                    disk.write_zeroes(offset, length, how).await
+                    write_zeroes(&ticket, &disk, how).await
                 }
                 _ => disk.flush().await,
             };

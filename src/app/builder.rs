@@ -4,21 +4,15 @@ use std::cell::Cell;
 use std::fmt;
 use std::rc::Rc;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use super::AppError;
-use super::handle::{AppHandle, AppShared};
-use super::os_thread::{Borrowed, name_after_core, reactor_name};
-use super::signals::Registration;
+use super::handle::AppHandle;
 use crate::clock::Clock;
-use crate::cpu::{self, CpuSet};
-use crate::io::{Driver, DriverConfig};
-use crate::reactor::{
-    AdaptivePolling, Group, Place, Placement, Reactor, ReactorMode, StartError, Watcher,
-};
-use crate::task::{JoinHandle, TaskBuilder};
-use crate::thread::{PanicPolicy, SpdkThread, Stall, ThreadLib};
+use crate::cpu::CpuSet;
+use crate::io::DriverConfig;
+use crate::reactor::{AdaptivePolling, Place, ReactorMode};
+use crate::thread::Stall;
 
 /// The application framework; see [`App::builder`].
 ///
@@ -45,7 +39,7 @@ impl App {
     ///
     /// let cores = App::builder().block_on(async |app| app.reactors().count())?;
     /// // One reactor, unless more are asked for.
-    /// assert_eq!(cores, Some(1));
+    /// assert_eq!(cores, 1);
     /// # Ok::<(), corespun::app::AppError>(())
     /// ```
     pub fn builder() -> AppBuilder {
@@ -58,7 +52,7 @@ type StallHook = Box<dyn Fn(&Stall<'_>) + Send + Sync>;
 
 /// What a panic of user code, on any SpdkThread of an app, leads to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-enum OnPanic {
+pub(super) enum OnPanic {
     #[default]
     Contain,
     Stop(i32),
@@ -79,23 +73,24 @@ enum OnPanic {
 ///     .mode(ReactorMode::Interrupt)
 ///     .io(DriverConfig::new().backend(BackendChoice::Epoll));
 /// let reactors = app.block_on(async |app| app.reactors().cores())?;
-/// assert_eq!(reactors, Some(cpu::available()?));
+/// assert_eq!(reactors, cpu::available()?);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[must_use = "call `run` or `block_on`"]
 pub struct AppBuilder {
-    name: String,
-    places: Option<Vec<Place>>,
-    main_core: Option<usize>,
-    mode: ReactorMode,
-    adaptive: AdaptivePolling,
-    driver: DriverConfig,
-    clock: Option<Clock>,
-    stall_limit: Option<Duration>,
-    stall_hook: Option<StallHook>,
-    on_panic: OnPanic,
-    signals: bool,
-    shutdown: Option<ShutdownFn>,
+    pub(super) name: String,
+    pub(super) places: Option<Vec<Place>>,
+    pub(super) main_core: Option<usize>,
+    pub(super) mode: ReactorMode,
+    pub(super) adaptive: AdaptivePolling,
+    pub(super) driver: DriverConfig,
+    pub(super) clock: Option<Clock>,
+    pub(super) stall_limit: Option<Duration>,
+    pub(super) stall_hook: Option<StallHook>,
+    pub(super) on_panic: OnPanic,
+    pub(super) signals: bool,
+    pub(super) shutdown: Option<ShutdownFn>,
+    pub(super) shutdown_limit: Duration,
 }
 
 impl Default for AppBuilder {
@@ -113,6 +108,7 @@ impl Default for AppBuilder {
             on_panic: OnPanic::default(),
             signals: true,
             shutdown: None,
+            shutdown_limit: Duration::from_secs(3),
         }
     }
 }
@@ -128,7 +124,7 @@ impl AppBuilder {
     /// let name = App::builder().name("target").block_on(async |_app| {
     ///     SpdkThread::current().unwrap().name().to_owned()
     /// })?;
-    /// assert_eq!(name.as_deref(), Some("target"));
+    /// assert_eq!(name, "target");
     /// # Ok::<(), corespun::app::AppError>(())
     /// ```
     pub fn name(mut self, name: impl Into<String>) -> Self {
@@ -146,7 +142,7 @@ impl AppBuilder {
     ///
     /// let last: CpuSet = cpu::available()?.iter().last().into_iter().collect();
     /// let cores = App::builder().cores(last).block_on(async |app| app.reactors().cores())?;
-    /// assert_eq!(cores, Some(last));
+    /// assert_eq!(cores, last);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn cores(mut self, cores: CpuSet) -> Self {
@@ -171,7 +167,7 @@ impl AppBuilder {
     /// let reactors = App::builder()
     ///     .lcores((0..4).map(|core| (core, cpu)))
     ///     .block_on(async |app| app.reactors().cores().as_list().to_string())?;
-    /// assert_eq!(reactors.as_deref(), Some("[0-3]"));
+    /// assert_eq!(reactors, "[0-3]");
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn lcores(mut self, lcores: impl IntoIterator<Item = (usize, usize)>) -> Self {
@@ -193,7 +189,7 @@ impl AppBuilder {
     ///     .lcores([(0, cpu), (1, cpu)])
     ///     .main_core(1)
     ///     .block_on(async |app| app.app_thread().cpumask())?;
-    /// assert_eq!(home, Some(CpuSet::single(1)));
+    /// assert_eq!(home, CpuSet::single(1));
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn main_core(mut self, core: usize) -> Self {
@@ -212,7 +208,7 @@ impl AppBuilder {
     ///     let core = app.reactors().cores().first().unwrap();
     ///     app.reactors().mode(core)
     /// })?;
-    /// assert_eq!(mode, Some(Some(ReactorMode::Poll)));
+    /// assert_eq!(mode, Some(ReactorMode::Poll));
     /// # Ok::<(), corespun::app::AppError>(())
     /// ```
     pub fn mode(mut self, mode: ReactorMode) -> Self {
@@ -236,7 +232,7 @@ impl AppBuilder {
     ///     }
     ///     10
     /// })?;
-    /// assert_eq!(pauses, Some(10));
+    /// assert_eq!(pauses, 10);
     /// # Ok::<(), corespun::app::AppError>(())
     /// ```
     pub fn adaptive_polling(mut self, polling: AdaptivePolling) -> Self {
@@ -255,7 +251,7 @@ impl AppBuilder {
     /// let backend = App::builder().io(config).block_on(async |_app| {
     ///     Driver::current().unwrap().backend()
     /// })?;
-    /// assert_eq!(backend, Some(Backend::Epoll));
+    /// assert_eq!(backend, Backend::Epoll);
     /// # Ok::<(), corespun::app::AppError>(())
     /// ```
     pub fn io(mut self, config: DriverConfig) -> Self {
@@ -273,7 +269,7 @@ impl AppBuilder {
     /// let (clock, hand) = Clock::virtual_at(1_000_000);
     /// hand.set(7_000);
     /// let now = App::builder().clock(clock).block_on(async |_app| time::now())?;
-    /// assert_eq!(now, Some(7_000));
+    /// assert_eq!(now, 7_000);
     /// # Ok::<(), corespun::app::AppError>(())
     /// ```
     pub fn clock(mut self, clock: Clock) -> Self {
@@ -380,6 +376,19 @@ impl AppBuilder {
 
     /// Whether SIGINT and SIGTERM stop the app; they do unless this says no.
     ///
+    /// The first of them asks: it does what [`AppHandle::start_shutdown`] does, on
+    /// the app thread, or on the main reactor if that has exited. If the end takes
+    /// longer than [`shutdown_limit`](Self::shutdown_limit), stderr is told what
+    /// holds it. The third within two seconds ends the process at once, as if
+    /// nothing handled the signal; others are ignored. None of that needs a reactor
+    /// that is not blocked.
+    ///
+    /// Signals belong to the process. Where several apps run in one, each that
+    /// handles signals is asked, and what was in force before the first of them is
+    /// put back when the last has ended, unless the program has installed another
+    /// handler since then, which stays. A child made by `fork` has no reactors:
+    /// there the signals do what they do by default.
+    ///
     /// # Examples
     ///
     /// An app inside of a larger program leaves the signals to that:
@@ -388,7 +397,7 @@ impl AppBuilder {
     /// use corespun::app::App;
     ///
     /// let answer = App::builder().handle_signals(false).block_on(async |_app| 42)?;
-    /// assert_eq!(answer, Some(42));
+    /// assert_eq!(answer, 42);
     /// # Ok::<(), corespun::app::AppError>(())
     /// ```
     pub fn handle_signals(mut self, handle: bool) -> Self {
@@ -398,7 +407,9 @@ impl AppBuilder {
 
     /// Called, once, on the app thread by the first SIGINT or SIGTERM, instead
     /// of stopping the app; it has to see to it that [`AppHandle::stop`] is
-    /// called in the end. Later signals are ignored.
+    /// called in the end. If it panics, the app is stopped with code 1. If the app
+    /// thread has exited by then, it is called on the main reactor, with no
+    /// SpdkThread current.
     ///
     /// # Examples
     ///
@@ -423,6 +434,27 @@ impl AppBuilder {
         self
     }
 
+    /// How long the end of the app may take after SIGINT or SIGTERM before stderr
+    /// is told what holds it: reactors that do not answer, and threads with what
+    /// they wait for; 3 s unless set. After that, each signal is answered with it
+    /// again.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use corespun::app::App;
+    ///
+    /// // Long writes are usual at the end of this one.
+    /// let app = App::builder().shutdown_limit(Duration::from_secs(60));
+    /// assert_eq!(app.run(async |app| app.stop(0))?, 0);
+    /// # Ok::<(), corespun::app::AppError>(())
+    /// ```
+    pub fn shutdown_limit(mut self, limit: Duration) -> Self {
+        self.shutdown_limit = limit;
+        self
+    }
+
     /// Runs the app: starts the reactors, runs `start` on the app thread, and
     /// blocks until [`AppHandle::stop`] was called and every thread has exited
     /// (`spdk_app_start`). Returns the exit code given there. That `start`
@@ -433,8 +465,8 @@ impl AppBuilder {
     ///
     /// # Errors
     ///
-    /// [`AppError`]; if it is not [`AppError::StartPanicked`], then `start` was
-    /// not called.
+    /// [`AppError`]; if it is neither [`AppError::StartPanicked`] nor
+    /// [`AppError::ReactorPanicked`], then `start` was not called.
     ///
     /// # Examples
     ///
@@ -462,11 +494,11 @@ impl AppBuilder {
     }
 
     /// Runs the app for as long as `main` runs, and returns what that returns.
-    /// An app stopped by somebody else returns `None`.
     ///
     /// # Errors
     ///
-    /// As [`AppBuilder::run`].
+    /// As [`AppBuilder::run`], and [`AppError::Stopped`] if the app was stopped
+    /// before `main` had ended: by a signal, or by [`AppHandle::stop`].
     ///
     /// # Examples
     ///
@@ -477,157 +509,54 @@ impl AppBuilder {
     ///     let worker = app.thread().create().unwrap();
     ///     worker.call(|| (1..=10).sum::<u32>()).await.unwrap()
     /// })?;
-    /// assert_eq!(sum, Some(55));
+    /// assert_eq!(sum, 55);
     /// # Ok::<(), corespun::app::AppError>(())
     /// ```
-    pub fn block_on<M, T>(self, main: M) -> Result<Option<T>, AppError>
+    pub fn block_on<M, T>(self, main: M) -> Result<T, AppError>
     where
         M: AsyncFnOnce(AppHandle) -> T + 'static,
         T: 'static,
     {
         let output = Rc::new(Cell::new(None));
         let ended = output.clone();
-        self.start(async move |app: AppHandle| {
+        let app = self.start(async move |app: AppHandle| {
             let output = main(app.clone()).await;
             ended.set(Some(output));
             app.stop(0);
         })?;
-        Ok(output.take())
+        let code = app.shared.code.load(Ordering::Acquire);
+        output.take().ok_or(AppError::Stopped { code })
     }
 
-    fn start<S>(mut self, start: S) -> Result<AppHandle, AppError>
+    /// [`block_on`](Self::block_on) of a `main` that may fail itself: both errors
+    /// are one.
+    ///
+    /// # Errors
+    ///
+    /// Those of `main`, and those of [`block_on`](Self::block_on), converted.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use corespun::app::{App, AppHandle};
+    ///
+    /// fn main() -> Result<(), Box<dyn std::error::Error>> {
+    ///     App::builder().try_block_on(serve)
+    /// }
+    ///
+    /// async fn serve(app: AppHandle) -> Result<(), Box<dyn std::error::Error>> {
+    ///     let worker = app.thread().name("worker").create()?;
+    ///     assert_eq!(worker.call(|| 42).await?, 42);
+    ///     Ok(())
+    /// }
+    /// ```
+    pub fn try_block_on<M, T, E>(self, main: M) -> Result<T, E>
     where
-        S: AsyncFnOnce(AppHandle) + 'static,
+        M: AsyncFnOnce(AppHandle) -> Result<T, E> + 'static,
+        T: 'static,
+        E: From<AppError> + 'static,
     {
-        if let Some(thread) = SpdkThread::current() {
-            return Err(AppError::InsideThread {
-                thread: thread.name().to_owned(),
-            });
-        }
-        if Driver::current().is_some() {
-            return Err(AppError::InsideLoop);
-        }
-        let available = cpu::available()?;
-        let places = self.places(&available)?;
-        let stop_on_panic: Arc<OnceLock<Weak<AppShared>>> = Arc::default();
-        let taken: CpuSet = places.iter().map(|place| place.cpu).collect();
-        let free = available & !taken;
-        // With a reactor on every core, helper threads have to share.
-        let helper_cpus = if free.is_empty() { available } else { free };
-        let library = self.library(stop_on_panic.clone(), helper_cpus);
-        let driver = self.driver.helper_affinity(available);
-        let group = Group::new(library.clone(), &places, self.mode, self.adaptive, driver)
-            .map_err(StartError::from)?;
-        let app = AppHandle::new(self.name.clone(), group.clone(), self.shutdown);
-
-        let _borrowed = Borrowed::new()?;
-        let start_watcher = |limit| Watcher::start(group.clone(), limit, helper_cpus);
-        let watcher = self.stall_limit.map(start_watcher).transpose();
-        let watcher = watcher.map_err(StartError::from)?;
-        let others = OtherReactors::start(&group, &places)?;
-        let mut reactor = Reactor::start(group.clone(), 0)?;
-        name_after_core(places[0].core);
-        library
-            .set_framework(Arc::new(Placement(Arc::downgrade(&group))))
-            .expect("the library was made here");
-        let app_thread = library
-            .thread()
-            .name(self.name)
-            .cpumask(CpuSet::single(places[0].core))
-            .build()?;
-        let _ = app.shared.app_thread.set(app_thread.handle());
-        let _ = stop_on_panic.set(Arc::downgrade(&app.shared));
-        let signals = self
-            .signals
-            .then(|| Registration::new(app.clone()))
-            .transpose()?;
-        let panicked = Rc::new(Cell::new(None));
-        drop(reactor.arrive(app_thread).enter(|| {
-            let given = app.clone();
-            let start = TaskBuilder::new()
-                .name("start function")
-                .spawn_local(async move { start(given).await });
-            let watch = watch(start, app.clone(), panicked.clone());
-            TaskBuilder::new()
-                .name("start function's end")
-                .spawn_local(watch)
-        }));
-        reactor.run();
-        others.join();
-        drop(watcher);
-        // Only now: a signal is ignored for as long as anything winds down.
-        drop(signals);
-        if let Some((core, source)) = group.failure() {
-            return Err(AppError::IoLost { core, source });
-        }
-        match panicked.take() {
-            Some(message) => Err(AppError::StartPanicked { message }),
-            None => Ok(app),
-        }
-    }
-
-    fn library(&mut self, app: Arc<OnceLock<Weak<AppShared>>>, helper_cpus: CpuSet) -> ThreadLib {
-        let mut builder = ThreadLib::builder().helper_cpus(helper_cpus);
-        if let Some(clock) = &self.clock {
-            builder = builder.clock(clock.clone());
-        }
-        if let Some(limit) = self.stall_limit {
-            builder = builder.stall_limit(limit);
-        }
-        if let Some(hook) = self.stall_hook.take() {
-            builder = builder.stall_hook(hook);
-        }
-        match self.on_panic {
-            OnPanic::Contain => builder,
-            OnPanic::Abort => builder.panic_policy(PanicPolicy::Abort),
-            OnPanic::Stop(code) => builder.panic_hook(move |_| {
-                // The app owns the library, so this must not own the app.
-                if let Some(shared) = app.get().and_then(Weak::upgrade) {
-                    AppHandle { shared }.stop(code);
-                }
-            }),
-        }
-        .build()
-    }
-
-    /// Where the reactors go, the main one first.
-    fn places(&self, available: &CpuSet) -> Result<Vec<Place>, AppError> {
-        let mut places = match &self.places {
-            Some(places) => places.clone(),
-            None => available
-                .first()
-                .map(|core| Place { core, cpu: core })
-                .into_iter()
-                .collect(),
-        };
-        if places.is_empty() {
-            return Err(AppError::NoCores);
-        }
-        places.sort_by_key(|place| place.core);
-        if let Some(pair) = places.windows(2).find(|pair| pair[0].core == pair[1].core) {
-            return Err(AppError::DuplicateCore { core: pair[0].core });
-        }
-        if let Some(place) = places.iter().find(|place| place.core >= CpuSet::CAPACITY) {
-            return Err(AppError::CoreTooHigh { core: place.core });
-        }
-        if let Some(place) = places.iter().find(|place| !available.contains(place.cpu)) {
-            return Err(AppError::NoSuchCore {
-                core: place.cpu,
-                available: available.as_list().to_string(),
-            });
-        }
-        if let Some(core) = self.main_core {
-            let Some(main) = places.iter().position(|place| place.core == core) else {
-                let cores: CpuSet = places.iter().map(|place| place.core).collect();
-                return Err(AppError::NotAmongCores {
-                    core,
-                    cores: cores.as_list().to_string(),
-                });
-            };
-            let main = places.remove(main);
-            places.insert(0, main);
-        }
-        Ok(places)
+        self.block_on(main)?
     }
 }
 
@@ -638,88 +567,5 @@ impl fmt::Debug for AppBuilder {
             .field("places", &self.places)
             .field("mode", &self.mode)
             .finish_non_exhaustive()
-    }
-}
-
-/// Stops the app if its start function panics: nothing else would.
-async fn watch(start: JoinHandle<()>, app: AppHandle, panicked: Rc<Cell<Option<String>>>) {
-    if let Err(error) = start.await
-        && error.is_panic()
-    {
-        panicked.set(Some(error.to_string()));
-        app.stop(1);
-    }
-}
-
-/// The reactors that run in OS threads of their own.
-struct OtherReactors {
-    group: Arc<Group>,
-    threads: Vec<std::thread::JoinHandle<()>>,
-}
-
-impl OtherReactors {
-    /// Starts them and waits until each can poll; if one cannot, all end.
-    fn start(group: &Arc<Group>, places: &[Place]) -> Result<Self, StartError> {
-        let (report, reports) = std::sync::mpsc::channel();
-        let mut others = OtherReactors {
-            group: group.clone(),
-            threads: Vec::new(),
-        };
-        for (index, place) in places.iter().enumerate().skip(1) {
-            let group = group.clone();
-            let report = report.clone();
-            let spawned = std::thread::Builder::new()
-                .name(reactor_name(place.core))
-                .spawn(move || match Reactor::start(group, index) {
-                    Ok(reactor) => {
-                        let _ = report.send(Ok(()));
-                        drop(report);
-                        reactor.run();
-                    }
-                    Err(error) => drop(report.send(Err(error))),
-                });
-            match spawned {
-                Ok(thread) => others.threads.push(thread),
-                Err(error) => {
-                    others.stop();
-                    return Err(error.into());
-                }
-            }
-        }
-        drop(report);
-        for report in reports {
-            if let Err(error) = report {
-                others.stop();
-                return Err(error);
-            }
-        }
-        Ok(others)
-    }
-
-    fn stop(self) {
-        self.group.stop();
-        self.join();
-    }
-
-    fn join(mut self) {
-        self.join_all();
-    }
-
-    fn join_all(&mut self) {
-        for thread in self.threads.drain(..) {
-            if thread.join().is_err() {
-                tracing::error!("a reactor panicked");
-            }
-        }
-    }
-}
-
-impl Drop for OtherReactors {
-    /// An app that fails to start after its reactors did.
-    fn drop(&mut self) {
-        if !self.threads.is_empty() {
-            self.group.stop();
-            self.join_all();
-        }
     }
 }

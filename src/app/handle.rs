@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use crate::reactor::{Group, Reactors};
+use crate::thread::panic::{PanicSource, contain, drop_logged};
 use crate::thread::{SpdkThread, ThreadBuilder, ThreadLib};
 
 type ShutdownFn = Box<dyn FnOnce(&AppHandle) + Send>;
@@ -18,6 +19,13 @@ pub(super) struct AppShared {
     shutdown_started: AtomicBool,
     /// What the first signal does instead of stopping the app.
     shutdown: Mutex<Option<ShutdownFn>>,
+}
+
+/// The last handle may go anywhere, as part of a waker too.
+impl Drop for AppShared {
+    fn drop(&mut self) {
+        drop_logged(self.shutdown.get_mut().map(Option::take));
+    }
 }
 
 impl AppShared {
@@ -43,7 +51,7 @@ impl AppShared {
 ///     drop(worker);
 ///     names
 /// })?;
-/// assert_eq!(names.unwrap(), ["target", "worker"]);
+/// assert_eq!(names, ["target", "worker"]);
 /// # Ok::<(), corespun::app::AppError>(())
 /// ```
 #[derive(Clone)]
@@ -100,7 +108,10 @@ impl AppHandle {
 
     /// Does what the first SIGINT or SIGTERM does (`spdk_app_start_shutdown`):
     /// calls the app's shutdown function if it has one, else stops it with
-    /// code 0. Later calls, and later signals, do nothing.
+    /// code 0. Later calls do nothing.
+    ///
+    /// A shutdown function that panics cannot stop the app any more: the panic is
+    /// reported, and the app is stopped with code 1.
     ///
     /// # Examples
     ///
@@ -124,13 +135,26 @@ impl AppHandle {
             .unwrap_or_else(PoisonError::into_inner);
         let function = shutdown.take();
         drop(shutdown);
-        match function {
-            Some(function) => function(self),
-            None => self.stop(0),
+        let Some(function) = function else {
+            return self.stop(0);
+        };
+        if let Err(payload) = contain(|| function(self)) {
+            let library = self.library();
+            let (name, source) = (self.name(), PanicSource::Message);
+            library
+                .inner
+                .report_panic(name, source, Some("on_shutdown"), payload);
+            self.stop(1);
         }
     }
 
-    /// Whether [`AppHandle::stop`] was called.
+    /// Whether [`AppHandle::start_shutdown`] was called.
+    pub(super) fn is_shutting_down(&self) -> bool {
+        self.shared.shutdown_started.load(Ordering::Acquire)
+    }
+
+    /// Whether the app stops: [`AppHandle::stop`] was called, or a reactor has
+    /// panicked.
     ///
     /// # Examples
     ///
@@ -146,7 +170,7 @@ impl AppHandle {
     /// # Ok::<(), corespun::app::AppError>(())
     /// ```
     pub fn is_stopping(&self) -> bool {
-        self.shared.stopped.load(Ordering::Acquire)
+        self.shared.group.is_stopping()
     }
 
     /// The app's name.
@@ -157,7 +181,7 @@ impl AppHandle {
     /// use corespun::app::App;
     ///
     /// let name = App::builder().name("target").block_on(async |app| app.name().to_owned())?;
-    /// assert_eq!(name.as_deref(), Some("target"));
+    /// assert_eq!(name, "target");
     /// # Ok::<(), corespun::app::AppError>(())
     /// ```
     pub fn name(&self) -> &str {
@@ -171,7 +195,7 @@ impl AppHandle {
     /// ```
     /// use corespun::app::App;
     ///
-    /// let stats = App::builder().block_on(async |app| app.reactors().stats())?.unwrap();
+    /// let stats = App::builder().block_on(async |app| app.reactors().stats())?;
     /// assert_eq!(stats.len(), 1);
     /// # Ok::<(), corespun::app::AppError>(())
     /// ```
@@ -192,7 +216,7 @@ impl AppHandle {
     ///     let name = worker.call(|| SpdkThread::current().unwrap().name().to_owned()).await?;
     ///     Ok::<_, Box<dyn std::error::Error>>(name)
     /// })?;
-    /// assert_eq!(name.transpose()?.as_deref(), Some("worker"));
+    /// assert_eq!(name?, "worker");
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn thread(&self) -> ThreadBuilder {
@@ -211,7 +235,7 @@ impl AppHandle {
     /// let same = App::builder().block_on(async |app: AppHandle| {
     ///     app.app_thread() == SpdkThread::current().unwrap()
     /// })?;
-    /// assert_eq!(same, Some(true));
+    /// assert!(same);
     /// # Ok::<(), corespun::app::AppError>(())
     /// ```
     pub fn app_thread(&self) -> SpdkThread {
@@ -228,7 +252,7 @@ impl AppHandle {
     /// let found = App::builder().block_on(async |app: AppHandle| {
     ///     app.library().app_thread() == Some(app.app_thread())
     /// })?;
-    /// assert_eq!(found, Some(true));
+    /// assert!(found);
     /// # Ok::<(), corespun::app::AppError>(())
     /// ```
     pub fn library(&self) -> ThreadLib {

@@ -20,12 +20,15 @@
 mod builder;
 mod handle;
 mod os_thread;
+mod run;
 mod signals;
+#[cfg(test)]
+mod tests;
 
 pub use builder::{App, AppBuilder};
 pub use handle::AppHandle;
 
-use crate::reactor::StartError;
+use crate::reactor::{ReactorPanicked, StartError};
 use crate::thread::CreateError;
 
 /// Why an app could not be started, or how its start function failed.
@@ -96,9 +99,9 @@ pub enum AppError {
     /// The app thread could not be made.
     #[error(transparent)]
     Thread(#[from] CreateError),
-    /// The signal handlers could not be installed.
-    #[error("cannot install handlers for SIGINT and SIGTERM: {0}")]
-    Signals(nix::errno::Errno),
+    /// The signal handlers could not be installed, or what serves them not made.
+    #[error("cannot handle SIGINT and SIGTERM: {0}")]
+    Signals(std::io::Error),
     /// The kernel refused to serve a reactor's I/O while the app ran, which stopped it.
     #[error("reactor {core} stopped the app: {source}")]
     IoLost {
@@ -107,18 +110,40 @@ pub enum AppError {
         /// What was refused.
         source: std::io::Error,
     },
-    /// As many apps as can handle signals in one process do.
-    #[error(
-        "{limit} apps of this process handle signals already: give this one `handle_signals(false)`"
-    )]
-    TooManyApps {
-        /// How many can.
-        limit: usize,
-    },
     /// The start function panicked.
     #[error("the app's start function panicked: {message}")]
     StartPanicked {
         /// The panic's text.
         message: String,
     },
+    /// The app was stopped before the main function of
+    /// [`block_on`](AppBuilder::block_on) had ended: by a signal, or by
+    /// [`AppHandle::stop`].
+    #[error("the app was stopped, with code {code}, before its main function had ended")]
+    Stopped {
+        /// The exit code that it was stopped with.
+        code: i32,
+    },
+    /// The loop of a reactor panicked: its threads were ended, and the app was
+    /// stopped. That is a fault of this library; panics of the program's own code
+    /// are contained.
+    #[error("the reactor of core {core} panicked, and the app was stopped: {message}")]
+    ReactorPanicked {
+        /// The reactor's core.
+        core: usize,
+        /// The panic's text.
+        message: String,
+    },
+}
+
+impl From<AppError> for std::io::Error {
+    fn from(error: AppError) -> Self {
+        std::io::Error::other(error)
+    }
+}
+
+impl From<ReactorPanicked> for AppError {
+    fn from(ReactorPanicked { core, message }: ReactorPanicked) -> Self {
+        AppError::ReactorPanicked { core, message }
+    }
 }

@@ -1,151 +1,215 @@
-//! SIGINT and SIGTERM stop the app.
-//!
-//! Signal dispositions belong to the process, so this is the one place with
-//! process-wide state: the handler, and the list of apps it tells. The handler
-//! only posts a critical message to each app's thread, which is one
-//! compare-and-swap and at most one write to an eventfd.
+//! SIGINT and SIGTERM stop the app: the first asks. If the end takes its time,
+//! stderr is told what holds it, by an OS thread that is no reactor and so can
+//! tell that of a reactor that is blocked.
 
-use std::mem::MaybeUninit;
-use std::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::fmt::Write;
+use std::io;
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::time::{Duration, Instant};
 
-use nix::errno::Errno;
-use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
+use nix::sys::signal::Signal;
 
-use super::{AppError, AppHandle};
+use super::AppHandle;
+use crate::cpu::CpuSet;
+use crate::signal::{self, Registration, Stoppable};
+use crate::thread::local::Local;
+use crate::thread::{CriticalMsgError, SpdkThread, ThreadState};
 
-const SIGNALS: [Signal; 2] = [Signal::SIGINT, Signal::SIGTERM];
-/// Apps that may run in one process with signal handlers at a time.
-const APPS: usize = 64;
+/// How long a reactor, or a thread, may take to answer on a loaded machine. One that
+/// takes longer is said to be held.
+const ANSWER: Duration = Duration::from_secs(1);
+/// How long asking the threads may take together.
+const ANSWERS: Duration = Duration::from_secs(5);
 
-static TARGETS: [AtomicPtr<AppHandle>; APPS] =
-    [const { AtomicPtr::new(std::ptr::null_mut()) }; APPS];
-/// Those who look at `TARGETS` now, on whatever OS threads.
-static RUNNING: AtomicUsize = AtomicUsize::new(0);
-/// What the dispositions were before the first app, and how many apps there are.
-static INSTALLED: Mutex<Installed> = Mutex::new(Installed {
-    apps: 0,
-    before: [MaybeUninit::uninit(); SIGNALS.len()],
-});
+/// How many threads, and how many things of each, are named.
+const NAMED: usize = 16;
 
-struct Installed {
-    apps: usize,
-    before: [MaybeUninit<SigAction>; SIGNALS.len()],
-}
-
-extern "C" fn on_signal(_: libc::c_int) {
-    let errno = Errno::last_raw();
-    RUNNING.fetch_add(1, Ordering::SeqCst);
-    for target in &TARGETS {
-        let app = target.load(Ordering::SeqCst);
-        if !app.is_null() {
-            // SAFETY: `free_place` clears the place and then waits for
-            // every running handler before it frees the app's handle.
-            let app = unsafe { &*app };
-            // Refused while an earlier one is pending: that one stops the app.
-            let _ = app.shared.app_thread().send_critical_msg(stop_current_app);
-        }
-    }
-    RUNNING.fetch_sub(1, Ordering::SeqCst);
-    Errno::set_raw(errno);
-}
-
-/// The critical message: on the thread of an app, stops that app.
-fn stop_current_app() {
-    RUNNING.fetch_add(1, Ordering::SeqCst);
-    let current = TARGETS.iter().find_map(|target| {
-        let app = target.load(Ordering::SeqCst);
-        // SAFETY: as in `on_signal`.
-        let app = unsafe { app.as_ref()? };
-        app.shared.app_thread().is_current().then(|| app.clone())
+/// Has signals stop `app` until the result is dropped, and stderr told what holds
+/// it once the end takes longer than `limit`.
+pub(super) fn register(
+    app: &AppHandle,
+    limit: Duration,
+    cpus: &CpuSet,
+) -> io::Result<Registration> {
+    let app = Arc::new(SignalledApp {
+        app: app.clone(),
+        limit,
+        asked: Mutex::new(None),
     });
-    RUNNING.fetch_sub(1, Ordering::SeqCst);
-    if let Some(app) = current {
-        app.start_shutdown();
+    signal::register_app(app, cpus)
+}
+
+struct SignalledApp {
+    app: AppHandle,
+    limit: Duration,
+    asked: Mutex<Option<Asked>>,
+}
+
+/// The first signal, and when stderr is told if the app is still there then.
+#[derive(Clone, Copy)]
+struct Asked {
+    signal: Signal,
+    at: Instant,
+    tell_at: Option<Instant>,
+}
+
+impl Stoppable for SignalledApp {
+    fn ask_to_stop(&self, signal: Signal) {
+        let at = Instant::now();
+        let mut asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
+        let told = asked.filter(|asked| asked.tell_at.is_none());
+        *asked = match (*asked, told) {
+            (None, _) => Some(Asked {
+                signal,
+                at,
+                // A limit of centuries is none.
+                tell_at: at.checked_add(self.limit),
+            }),
+            // Who sends another one by then waits for news.
+            (_, Some(told)) => Some(Asked {
+                tell_at: Some(at),
+                ..told
+            }),
+            (waiting, None) => waiting,
+        };
+        drop(asked);
+        self.ask();
     }
-}
 
-/// An app that signals stop, until dropped.
-pub(super) struct Registration {
-    place: &'static AtomicPtr<AppHandle>,
-    /// The calling OS thread's signal mask before; a process may be started
-    /// with the signals blocked.
-    mask: SigSet,
-}
-
-impl Registration {
-    pub(super) fn new(app: AppHandle) -> Result<Self, AppError> {
-        let mask = SigSet::thread_get_mask().map_err(AppError::Signals)?;
-        let mut installed = INSTALLED.lock().unwrap_or_else(PoisonError::into_inner);
-        let free = TARGETS
-            .iter()
-            .find(|target| target.load(Ordering::SeqCst).is_null());
-        let place = free.ok_or(AppError::TooManyApps { limit: APPS })?;
-        // Before the handlers are in force: what they find nobody for is lost.
-        place.store(Box::into_raw(Box::new(app)), Ordering::SeqCst);
-        installed.apps += 1;
-        if installed.apps == 1
-            && let Err(errno) = installed.install()
-        {
-            installed.apps = 0;
-            free_place(place);
-            return Err(AppError::Signals(errno));
+    fn look(&self, now: Instant) -> Option<Instant> {
+        let mut asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
+        let due = asked.as_mut()?;
+        let tell_at = due.tell_at?;
+        if now < tell_at {
+            return Some(tell_at);
         }
-        drop(installed);
-        let registration = Registration { place, mask };
-        SigSet::from_iter(SIGNALS)
-            .thread_unblock()
-            .map_err(AppError::Signals)?;
-        Ok(registration)
-    }
-}
-
-impl Drop for Registration {
-    fn drop(&mut self) {
-        let mut installed = INSTALLED.lock().unwrap_or_else(PoisonError::into_inner);
-        installed.apps -= 1;
-        if installed.apps == 0 {
-            installed.restore(SIGNALS.len());
-        }
-        free_place(self.place);
-        let _ = self.mask.thread_set_mask();
-    }
-}
-
-impl Installed {
-    fn install(&mut self) -> Result<(), Errno> {
-        let handler = SigHandler::Handler(on_signal);
-        let action = SigAction::new(handler, SaFlags::SA_RESTART, SigSet::empty());
-        for (index, signal) in SIGNALS.into_iter().enumerate() {
-            // SAFETY: the handler is async-signal-safe: atomics, a write to an
-            // eventfd, and errno put back.
-            match unsafe { sigaction(signal, &action) } {
-                Ok(before) => self.before[index].write(before),
-                Err(errno) => {
-                    self.restore(index);
-                    return Err(errno);
-                }
-            };
-        }
-        Ok(())
+        due.tell_at = None;
+        let due = *due;
+        drop(asked);
+        signal::tell(&self.what_holds(due));
+        None
     }
 
-    /// Puts back the first `count` dispositions, which `install` has changed.
-    fn restore(&mut self, count: usize) {
-        for (signal, before) in SIGNALS.into_iter().zip(&self.before).take(count) {
-            // SAFETY: `install` wrote what was in force before.
-            let _ = unsafe { sigaction(signal, &before.assume_init()) };
+    fn shut_down_if_current(&self) {
+        if self.app.shared.app_thread().is_current() {
+            self.app.start_shutdown();
         }
     }
 }
 
-/// Takes an app off the list. Called with `INSTALLED` locked.
-fn free_place(place: &AtomicPtr<AppHandle>) {
-    let app = place.swap(std::ptr::null_mut(), Ordering::SeqCst);
-    while RUNNING.load(Ordering::SeqCst) > 0 {
-        std::thread::yield_now();
+impl SignalledApp {
+    /// Has the app's shutdown begin, where that belongs: on the app thread, ahead of
+    /// all that waits there; if that has exited, on the main reactor.
+    fn ask(&self) {
+        let app = &self.app;
+        if app.is_shutting_down() || app.is_stopping() {
+            return;
+        }
+        let shut_down = || {
+            let app = app.clone();
+            move || app.start_shutdown()
+        };
+        let thread = app.shared.app_thread();
+        let sent = match thread.send_critical_msg(signal::shut_down_current_app) {
+            Ok(()) => return,
+            // One of the program's own is in the only place.
+            Err(CriticalMsgError::Pending) => thread.send_msg(shut_down()).is_ok(),
+            Err(_) => false,
+        };
+        if !sent {
+            // Refused by one that has ended: then so has the app.
+            app.shared.group.call_main(shut_down());
+        }
     }
-    // SAFETY: made by `Box::into_raw` in `Registration::new`; nobody who could
-    // have loaded it is looking any more, and later ones find the place empty.
-    drop(unsafe { Box::from_raw(app) });
+
+    /// What is said on stderr.
+    fn what_holds(&self, asked: Asked) -> String {
+        let app = &self.app;
+        let mut text = format!(
+            "corespun: {:?} has not ended {:.1?} after {}; three signals within two seconds end the process at once\n",
+            app.name(),
+            asked.at.elapsed(),
+            asked.signal,
+        );
+        if !app.is_stopping() {
+            text.push_str(match app.is_shutting_down() {
+                true => "  on_shutdown was called, and nothing has stopped the app since\n",
+                false => "  its shutdown has not begun\n",
+            });
+        }
+        let held = self.held_reactors();
+        for core in &held {
+            let _ = writeln!(
+                text,
+                "  reactor {core} does not answer: a callback, a poll of a task or an event there does not return"
+            );
+        }
+        let threads = app.library().threads();
+        let mut named = 0;
+        let until = Instant::now() + ANSWERS;
+        for thread in threads.iter().filter(|thread| !thread.is_exited()) {
+            if named == NAMED || Instant::now() > until {
+                text.push_str("  and others\n");
+                break;
+            }
+            if let Some(line) = describe(thread, &held) {
+                named += 1;
+                let _ = writeln!(text, "  thread {:?}: {line}", thread.name());
+            }
+        }
+        text
+    }
+
+    /// The cores whose reactors do not run an event now.
+    fn held_reactors(&self) -> Vec<usize> {
+        let group = &self.app.shared.group;
+        let (answer, answers) = mpsc::channel();
+        let mut asked = group.call_each(|core| {
+            let answer = answer.clone();
+            move || _ = answer.send(core)
+        });
+        drop(answer);
+        let until = Instant::now() + ANSWER;
+        while let Ok(core) = answers.recv_timeout(until.saturating_duration_since(Instant::now())) {
+            asked.retain(|one| *one != core);
+        }
+        asked
+    }
+}
+
+/// What a thread that has not exited is held by, if it says so; `held` are the
+/// reactors that run nothing.
+fn describe(thread: &SpdkThread, held: &[usize]) -> Option<String> {
+    if let Some(core) = thread.core().filter(|core| held.contains(core)) {
+        return Some(format!("on reactor {core}"));
+    }
+    let (answer, answers) = mpsc::channel();
+    let sent = thread.send_msg(move || {
+        let _ = answer.send(Local::with_current(Local::exit_holders).unwrap_or_default());
+    });
+    let Ok(holders) = sent.map(|()| answers.recv_timeout(ANSWER)) else {
+        return Some("takes no message".to_owned());
+    };
+    let Ok(holders) = holders else {
+        return Some("does not answer".to_owned());
+    };
+    // One that is asked to exit says what it waits for; the others may go on.
+    if holders.is_empty() {
+        return None;
+    }
+    let more = holders.len().saturating_sub(NAMED);
+    let named: Vec<_> = holders
+        .iter()
+        .take(NAMED)
+        .map(ToString::to_string)
+        .collect();
+    let state = match thread.state() {
+        ThreadState::Running => "has",
+        _ => "waits for",
+    };
+    let more = match more {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    Some(format!("{state} {}{more}", named.join(", ")))
 }

@@ -100,8 +100,7 @@ impl<C: 'static> IoDevice<C> {
             let visit = thread.spawn_with(async move || {
                 // Dropped last, after the channel.
                 let walk = walk;
-                let serial = walk.0.serial;
-                let cell = Local::with_current(|local| io_channel::existing(local, serial));
+                let cell = Local::with_current(|local| io_channel::existing(local, &walk.0));
                 match cell.flatten() {
                     Some(cell) => f(IoChannel::new(cell)).await,
                     None => Ok(()),

@@ -21,6 +21,7 @@ use super::{
 use crate::sync::budget::poll_budget;
 use crate::thread::local::Local;
 use crate::thread::message::Message;
+use crate::thread::panic::drop_anywhere;
 use crate::thread::pending::{Pending, PendingKey};
 use crate::thread::shared::Shared;
 use crate::thread::{SpdkThread, ThreadLib};
@@ -29,11 +30,32 @@ type Constructor<C> = Box<dyn Fn() -> Result<C, BoxError> + Send + Sync>;
 
 pub(super) struct Device<C> {
     pub(super) core: Arc<DeviceCore>,
-    pub(super) construct: Constructor<C>,
+    /// There until the device is dropped.
+    construct: Option<Constructor<C>>,
+}
+
+impl<C> Device<C> {
+    /// Calls the program's constructor.
+    pub(super) fn construct(&self) -> Result<C, BoxError> {
+        match &self.construct {
+            Some(construct) => construct(),
+            None => unreachable!("taken by `drop` only"),
+        }
+    }
+}
+
+/// Whose the last reference is may be anybody: a handle, a channel, the registry,
+/// which is to drop the others as well.
+impl<C> Drop for Device<C> {
+    fn drop(&mut self) {
+        drop_anywhere(self.construct.take());
+    }
 }
 
 /// What does not depend on the channel's type.
 pub(super) struct DeviceCore {
+    /// The order registered, within a library instance. Says not which device it is:
+    /// that of another instance has the same number.
     pub(super) serial: u64,
     pub(super) name: Arc<str>,
     pub(super) key: Option<u64>,
@@ -333,8 +355,8 @@ impl<C: 'static> IoDevice<C> {
     /// Calls `f` with the context of the current thread's channel, if it has
     /// one, without counting as a handle.
     pub(crate) fn with_existing<R>(&self, f: impl FnOnce(&C) -> R) -> Option<R> {
-        let serial = self.device.core.serial;
-        let cell = Local::with_current(|local| io_channel::existing(local, serial)).flatten()?;
+        let core = &*self.device.core;
+        let cell = Local::with_current(|local| io_channel::existing(local, core)).flatten()?;
         Some(f(&cell.context))
     }
 
@@ -629,7 +651,7 @@ impl IoDeviceBuilder {
             });
             let device = Arc::new(Device {
                 core: core.clone(),
-                construct,
+                construct: Some(construct),
             });
             registered = Some(device.clone());
             Registered { core, device }

@@ -16,6 +16,7 @@ use std::sync::Arc;
 use super::ChannelError;
 use super::device::{Device, DeviceCore, IoDevice};
 use crate::thread::SpdkThread;
+use crate::thread::bound::Stay;
 use crate::thread::exit::{ExitHolder, ExitPart};
 use crate::thread::local::Local;
 use crate::thread::message::Message;
@@ -24,6 +25,7 @@ pub(super) struct ChannelCell<C: 'static> {
     head: Head,
     device: Arc<Device<C>>,
     pub(super) context: C,
+    _stay: Stay,
 }
 
 /// What does not depend on the context's type.
@@ -55,12 +57,14 @@ impl<C: 'static> AnyCell for ChannelCell<C> {
 }
 
 struct Entry {
-    device: u64,
+    /// The device's, at hand for the search.
+    serial: u64,
+    device: Arc<DeviceCore>,
     /// `None` while the constructor runs.
     cell: Option<Rc<dyn AnyCell>>,
 }
 
-/// The channels of one thread, by the serial number of their device.
+/// The channels of one thread, sorted by the serial number of their device.
 #[derive(Default)]
 struct ChannelTable {
     entries: RefCell<Vec<Entry>>,
@@ -83,9 +87,9 @@ impl ChannelTable {
     }
 
     #[inline]
-    fn find<C>(&self, device: u64) -> Found<C> {
+    fn find<C>(&self, device: &DeviceCore) -> Found<C> {
         let entries = self.entries.borrow();
-        let Ok(index) = entries.binary_search_by_key(&device, |entry| entry.device) else {
+        let Some(index) = position(&entries, device) else {
             return Found::Nothing;
         };
         match &entries[index].cell {
@@ -97,24 +101,39 @@ impl ChannelTable {
         }
     }
 
-    fn insert(&self, device: u64) {
+    fn insert(&self, device: Arc<DeviceCore>) {
         let mut entries = self.entries.borrow_mut();
-        let index = entries.partition_point(|entry| entry.device < device);
-        entries.insert(index, Entry { device, cell: None });
+        let index = entries.partition_point(|entry| entry.serial < device.serial);
+        let entry = Entry {
+            serial: device.serial,
+            device,
+            cell: None,
+        };
+        entries.insert(index, entry);
     }
 
-    fn set(&self, device: u64, cell: Rc<dyn AnyCell>) {
+    fn set(&self, device: &DeviceCore, cell: Rc<dyn AnyCell>) {
         let mut entries = self.entries.borrow_mut();
-        if let Ok(index) = entries.binary_search_by_key(&device, |entry| entry.device) {
+        if let Some(index) = position(&entries, device) {
             entries[index].cell = Some(cell);
         }
     }
 
-    fn remove(&self, device: u64) -> Option<Rc<dyn AnyCell>> {
+    fn remove(&self, device: &DeviceCore) {
         let mut entries = self.entries.borrow_mut();
-        let index = entries.binary_search_by_key(&device, |entry| entry.device);
-        entries.remove(index.ok()?).cell
+        if let Some(index) = position(&entries, device) {
+            entries.remove(index);
+        }
     }
+}
+
+/// Where the device's entry is. The serial number, by which they are sorted, only
+/// says where to look: a device of another library instance has the same.
+#[inline]
+fn position(entries: &[Entry], device: &DeviceCore) -> Option<usize> {
+    let index = entries.binary_search_by_key(&device.serial, |entry| entry.serial);
+    let index = index.ok()?;
+    std::ptr::eq(&*entries[index].device, device).then_some(index)
 }
 
 impl ExitPart for ChannelTable {
@@ -153,12 +172,12 @@ fn destroy(local: &Local, cell: Rc<dyn AnyCell>) {
 }
 
 /// The message that the last handle sent.
-fn destroy_if_unused(device: u64) {
+fn destroy_if_unused(device: &DeviceCore) {
     Local::with_current(|local| {
         let table = ChannelTable::of(local);
         let cell = {
             let mut entries = table.entries.borrow_mut();
-            let Ok(index) = entries.binary_search_by_key(&device, |entry| entry.device) else {
+            let Some(index) = position(&entries, device) else {
                 return;
             };
             let Some(cell) = &entries[index].cell else {
@@ -179,7 +198,7 @@ fn destroy_if_unused(device: u64) {
 
 /// The current thread's channel, if it has one, for a walk: not counted as a
 /// handle.
-pub(super) fn existing<C>(local: &Local, device: u64) -> Option<Rc<ChannelCell<C>>> {
+pub(super) fn existing<C>(local: &Local, device: &DeviceCore) -> Option<Rc<ChannelCell<C>>> {
     match ChannelTable::of(local).find(device) {
         Found::Cell(cell) => Some(cell),
         _ => None,
@@ -189,7 +208,7 @@ pub(super) fn existing<C>(local: &Local, device: u64) -> Option<Rc<ChannelCell<C
 #[inline]
 pub(super) fn get<C>(device: &Arc<Device<C>>) -> Result<IoChannel<C>, ChannelError> {
     let core = &*device.core;
-    let found = Local::with_current(|local| ChannelTable::of(local).find(core.serial));
+    let found = Local::with_current(|local| ChannelTable::of(local).find(core));
     match found {
         Some(Found::Cell(cell)) if core.is_registered() => Ok(IoChannel::new(cell)),
         Some(Found::Constructing) => Err(ChannelError::Recursive(core.name())),
@@ -220,17 +239,19 @@ fn create<C>(device: &Arc<Device<C>>) -> Result<IoChannel<C>, ChannelError> {
         return Err(ChannelError::Unregistered(core.name()));
     }
     let table = ChannelTable::of(&local);
-    table.insert(core.serial);
+    table.insert(device.core.clone());
     // Takes all of it back if the constructor fails or panics.
     let unwind = Unfinished {
         table,
         core,
         thread: local.shared.id,
     };
-    let context = (device.construct)().map_err(|source| ChannelError::Constructor {
-        device: core.name(),
-        source,
-    })?;
+    let context = device
+        .construct()
+        .map_err(|source| ChannelError::Constructor {
+            device: core.name(),
+            source,
+        })?;
     std::mem::forget(unwind);
     let cell = Rc::new(ChannelCell {
         head: Head {
@@ -241,8 +262,9 @@ fn create<C>(device: &Arc<Device<C>>) -> Result<IoChannel<C>, ChannelError> {
         },
         device: device.clone(),
         context,
+        _stay: local.anchor.stay(),
     });
-    table.set(core.serial, cell.clone());
+    table.set(core, cell.clone());
     Ok(IoChannel::new(cell))
 }
 
@@ -254,7 +276,7 @@ struct Unfinished<'a> {
 
 impl Drop for Unfinished<'_> {
     fn drop(&mut self) {
-        self.table.remove(self.core.serial);
+        self.table.remove(self.core);
         self.core.remove_channel(self.thread);
     }
 }
@@ -397,8 +419,8 @@ impl<C: 'static> IoChannel<C> {
             return;
         }
         head.destroys.set(head.destroys.get() + 1);
-        let device = self.cell.device.core.serial;
-        let message = Message::new(move || destroy_if_unused(device));
+        let device = self.cell.device.core.clone();
+        let message = Message::new(move || destroy_if_unused(&device));
         head.local.send_to_itself(message);
         head.local.begun_outside();
     }

@@ -24,6 +24,7 @@ use crate::sync::budget::poll_budget;
 use crate::task;
 use crate::thread::local::Local;
 use crate::thread::message::Message;
+use crate::thread::panic::drop_anywhere;
 use crate::thread::pending::{Pending, PendingKey};
 use crate::thread::shared::Shared;
 
@@ -92,8 +93,8 @@ impl<C: 'static, E: Send + 'static, V: Visit<C, E>> Parcel<C, E, V> {
     }
 
     fn arrive(self) {
-        let serial = self.core().serial;
-        match Local::with_current(|local| io_channel::existing(local, serial)) {
+        let found = Local::with_current(|local| io_channel::existing(local, self.core()));
+        match found {
             Some(Some(cell)) => V::visit(self, cell),
             _ => self.advance(),
         }
@@ -110,12 +111,16 @@ impl<C: 'static, E: Send + 'static, V: Visit<C, E>> Parcel<C, E, V> {
         };
         walk.result = Some(result);
         let origin = walk.origin.clone();
-        // Refused only by a thread that has given up waiting.
-        let _ = origin.deliver(walk, |mut walk| {
+        let sent = origin.deliver(walk, |mut walk| {
             Message::new(move || {
                 Local::with_current(|local| local.complete(walk.key, &mut walk.result));
             })
         });
+        // Refused only by a thread that has given up waiting. What it visited
+        // with may panic, and has perhaps just done so.
+        if let Err(walk) = sent {
+            drop_anywhere(walk);
+        }
     }
 }
 

@@ -27,10 +27,7 @@ const SELF: Pid = Pid::from_raw(0);
 #[non_exhaustive]
 pub enum AffinityError {
     /// The thread could not be pinned to this core.
-    #[error(
-        "cannot pin the current thread to core {core}: {source}; \
-         choose a core that is online and that taskset or the container allows"
-    )]
+    #[error("cannot pin the current thread to core {core}: {source}{}", set_hint(.source))]
     Pin {
         /// The core asked for.
         core: usize,
@@ -39,9 +36,9 @@ pub enum AffinityError {
     },
     /// The thread could not be confined to these cores.
     #[error(
-        "cannot confine the current thread to cores {}: {source}; \
-         at least one of them must be online and allowed by the container",
-        .cpus.as_list()
+        "cannot confine the current thread to cores {}: {source}{}",
+        .cpus.as_list(),
+        set_hint(.source)
     )]
     Confine {
         /// The cores asked for.
@@ -50,14 +47,35 @@ pub enum AffinityError {
         source: io::Error,
     },
     /// The cores of the thread could not be read.
-    #[error(
-        "cannot read which cores the current thread may run on: {source}; \
-         kernels built for more than 1024 CPUs refuse a mask of this size"
-    )]
+    #[error("cannot read which cores the current thread may run on: {source}{}", read_hint(.source))]
     Read {
         /// What the kernel said.
         source: io::Error,
     },
+}
+
+/// What to do about a refusal to set, as far as its errno tells.
+fn set_hint(source: &io::Error) -> &'static str {
+    match source.raw_os_error() {
+        Some(libc::EINVAL) => {
+            "; choose cores that are online and that taskset or the container allows"
+        }
+        Some(libc::EPERM | libc::EACCES | libc::ENOSYS) => {
+            "; the sandbox or container must allow sched_setaffinity"
+        }
+        _ => "",
+    }
+}
+
+/// What to do about a refusal to read, as far as its errno tells.
+fn read_hint(source: &io::Error) -> &'static str {
+    match source.raw_os_error() {
+        Some(libc::EINVAL) => "; kernels built for more than 1024 CPUs refuse a mask of this size",
+        Some(libc::EPERM | libc::EACCES | libc::ENOSYS) => {
+            "; the sandbox or container must allow sched_getaffinity"
+        }
+        _ => "",
+    }
 }
 
 /// The cores this process may run on, as the calling thread sees them.

@@ -31,7 +31,7 @@ pub enum ParseCpuSetError {
     #[error("the core mask is empty: write a hex mask such as 0x3, or a list such as [0-3]")]
     Empty,
     /// A character of a mask is neither a hexadecimal digit nor a comma.
-    #[error("'{found}' at byte {at} of the core mask is not a hex digit")]
+    #[error("{found:?} at byte {at} of the core mask is not a hex digit")]
     NotHex {
         /// The character.
         found: char,
@@ -58,7 +58,7 @@ pub enum ParseCpuSetError {
         at: usize,
     },
     /// Something follows the `]` of a list.
-    #[error("'{found}' at byte {at} follows the end of the core list")]
+    #[error("{found:?} at byte {at} follows the end of the core list")]
     AfterList {
         /// The character.
         found: char,
@@ -68,7 +68,8 @@ pub enum ParseCpuSetError {
     /// A core number of 1024 or more.
     #[error("core {cpu} does not exist: the highest possible core number is 1023")]
     OutOfRange {
-        /// The number as written; for a mask, the number of the highest bit.
+        /// The number as written, cut if it is long; for a mask, that of its lowest
+        /// bit beyond.
         cpu: String,
     },
     /// A range of a list runs downwards.
@@ -81,9 +82,19 @@ pub enum ParseCpuSetError {
     },
 }
 
+/// Enough of a number to be recognised: an error is one line of text, whatever was
+/// given.
+fn cut(number: &str) -> String {
+    const LONGEST: usize = 24;
+    match number.get(..LONGEST) {
+        Some(begin) if number.len() > LONGEST => format!("{begin}…"),
+        _ => number.to_owned(),
+    }
+}
+
 fn quoted(found: &Option<char>) -> String {
     match found {
-        Some(c) => format!("'{c}'"),
+        Some(c) => format!("{c:?}"),
         None => "the end of the text".to_owned(),
     }
 }
@@ -221,9 +232,7 @@ impl ListReader<'_> {
         match number.parse() {
             Ok(cpu) if cpu < CpuSet::CAPACITY => Ok(cpu),
             // A number too long for usize is out of range like any other.
-            _ => Err(ParseCpuSetError::OutOfRange {
-                cpu: number.to_owned(),
-            }),
+            _ => Err(ParseCpuSetError::OutOfRange { cpu: cut(number) }),
         }
     }
 

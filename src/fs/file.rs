@@ -6,11 +6,11 @@ use std::path::Path;
 use std::rc::Rc;
 
 use super::metadata::{Asking, Metadata};
-use super::open::OpenOptions;
+use super::open::{OpenOptions, must_be_seekable};
 use crate::io::driver::Driver;
 use crate::io::op::{Payload, Request, transfer_len};
 use crate::io::state::Core;
-use crate::io::{IoBuf, IoBufMut};
+use crate::io::{IoBuf, IoBufMut, Lent};
 use crate::sync::budget;
 
 /// An open file on the OS thread's driver.
@@ -43,7 +43,7 @@ use crate::sync::budget;
 /// read?;
 /// assert_eq!(buf, b"hello");
 /// # Ok::<(), Box<dyn std::error::Error>>(())
-/// # })?.unwrap()?;
+/// # })??;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Clone)]
@@ -72,7 +72,7 @@ impl File {
     /// let missing = File::open("/no/such/file").await;
     /// assert_eq!(missing.unwrap_err().kind(), std::io::ErrorKind::NotFound);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// # })?.unwrap()?;
+    /// # })??;
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub async fn open(path: impl AsRef<Path>) -> io::Result<File> {
@@ -99,7 +99,7 @@ impl File {
     /// file.write_all_at(b"new".to_vec(), 0).await.0?;
     /// assert_eq!(std::fs::read(&path)?, b"new");
     /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// # })?.unwrap()?;
+    /// # })??;
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub async fn create(path: impl AsRef<Path>) -> io::Result<File> {
@@ -116,7 +116,9 @@ impl File {
     ///
     /// # Errors
     ///
-    /// If no driver is entered on this OS thread, or the descriptor's flags cannot be read.
+    /// If no driver is entered on this OS thread, or the descriptor's flags cannot be read;
+    /// `NotSeekable` for a pipe, a socket and whatever else has no offsets: wrap that in a
+    /// [`PollFd`](crate::io::PollFd).
     ///
     /// # Examples
     ///
@@ -128,12 +130,15 @@ impl File {
     /// file.write_all_at(b"data".to_vec(), 0).await.0?;
     /// assert_eq!(file.len().await?, 4);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// # })?.unwrap()?;
+    /// # })??;
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn from_std(file: impl Into<OwnedFd>) -> io::Result<File> {
         let fd = file.into();
         let flags = nix::fcntl::fcntl(&fd, nix::fcntl::FcntlArg::F_GETFL)?;
+        if flags & libc::O_PATH == 0 {
+            must_be_seekable(&fd)?;
+        }
         Ok(File::on(
             Driver::current_core()?,
             fd,
@@ -162,7 +167,7 @@ impl File {
     /// let len = task::spawn_blocking(move || file.metadata().map(|found| found.len())).await??;
     /// assert_eq!(len, 4096);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// # })?.unwrap()?;
+    /// # })??;
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn into_std(self) -> io::Result<std::fs::File> {
@@ -191,7 +196,7 @@ impl File {
     /// let file = File::from_std(tempfile::tempfile()?)?;
     /// assert!(!file.is_direct());
     /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// # })?.unwrap()?;
+    /// # })??;
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn is_direct(&self) -> bool {
@@ -199,7 +204,8 @@ impl File {
     }
 
     /// Reads into the buffer's whole capacity at `offset` bytes; fewer bytes may come, 0 at the end
-    /// of the file.
+    /// of the file. A `Vec` that is used again has the capacity it ever had:
+    /// [`buf.slice(..n)`](IoBuf::slice) reads at most `n` bytes.
     ///
     /// # Errors
     ///
@@ -208,18 +214,21 @@ impl File {
     /// # Examples
     ///
     /// ```
-    /// use corespun::fs::File;
+    /// use corespun::{fs::File, io::IoBuf};
     ///
     /// # corespun::app::App::builder().handle_signals(false).block_on(async |_app| {
     /// let file = File::from_std(tempfile::tempfile()?)?;
     /// file.write_all_at(b"0123456789".to_vec(), 0).await.0?;
+    /// // So many bytes, whatever the capacity of the buffer.
+    /// let (read, part) = file.read_at(vec![0; 8].slice(..4), 0).await;
+    /// assert_eq!((read?, &part[..]), (4, &b"0123"[..]));
     /// // The room of the buffer decides how much, and the file's end.
     /// let (read, buf) = file.read_at(Vec::with_capacity(64), 6).await;
     /// assert_eq!((read?, &buf[..]), (4, &b"6789"[..]));
     /// let (read, _buf) = file.read_at(buf, 10).await;
     /// assert_eq!(read?, 0);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// # })?.unwrap()?;
+    /// # })??;
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub async fn read_at<B: IoBufMut>(&self, buf: B, offset: u64) -> (io::Result<usize>, B) {
@@ -231,13 +240,13 @@ impl File {
         let (result, read) = self
             .run(Reading {
                 fd,
-                buf,
+                buf: Lent::new(buf),
                 offset,
                 len,
                 direct,
             })
             .await;
-        let mut buf = read.buf;
+        let mut buf = read.buf.into_inner();
         let result = result.map(|count| count as usize);
         if let Ok(count) = result {
             // SAFETY: the kernel has filled that many bytes, and was asked for no more than fit.
@@ -265,7 +274,7 @@ impl File {
     /// assert_eq!(written?, 4);
     /// assert_eq!((file.len().await?, part.into_inner().len()), (4, 10));
     /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// # })?.unwrap()?;
+    /// # })??;
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub async fn write_at<B: IoBuf>(&self, buf: B, offset: u64) -> (io::Result<usize>, B) {
@@ -277,16 +286,17 @@ impl File {
         let (result, written) = self
             .run(Writing {
                 fd,
-                buf,
+                buf: Lent::new(buf),
                 offset,
                 len,
                 direct,
             })
             .await;
-        (result.map(|count| count as usize), written.buf)
+        (result.map(|count| count as usize), written.buf.into_inner())
     }
 
-    /// Fills the buffer's whole capacity from `offset` bytes on.
+    /// Fills the buffer's whole capacity from `offset` bytes on; with
+    /// [`buf.slice(..n)`](IoBuf::slice), `n` bytes of it.
     ///
     /// # Errors
     ///
@@ -308,7 +318,7 @@ impl File {
     /// let (read, _block) = file.read_exact_at(block, 512).await;
     /// assert_eq!(read.unwrap_err().kind(), ErrorKind::UnexpectedEof);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// # })?.unwrap()?;
+    /// # })??;
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub async fn read_exact_at<B: IoBufMut>(&self, mut buf: B, offset: u64) -> (io::Result<()>, B) {
@@ -352,7 +362,7 @@ impl File {
     /// }
     /// assert_eq!(file.len().await?, 2048);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// # })?.unwrap()?;
+    /// # })??;
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub async fn write_all_at<B: IoBuf>(&self, mut buf: B, offset: u64) -> (io::Result<()>, B) {
@@ -390,7 +400,7 @@ impl File {
     /// // Only now may the client be told.
     /// assert!(file.sync_all().await.is_ok());
     /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// # })?.unwrap()?;
+    /// # })??;
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub async fn sync_all(&self) -> io::Result<()> {
@@ -419,7 +429,7 @@ impl File {
     /// // The time of the change may be lost, the entry not.
     /// assert!(file.sync_data().await.is_ok());
     /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// # })?.unwrap()?;
+    /// # })??;
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub async fn sync_data(&self) -> io::Result<()> {
@@ -428,6 +438,38 @@ impl File {
             data_only: true,
         })
         .await
+    }
+
+    /// Has the kernel begin to read so many bytes from `offset` on into the page cache
+    /// (`POSIX_FADV_WILLNEED`), at most 1 GiB. A wish: what the file does not have, or memory has no
+    /// room for, is not read.
+    ///
+    /// # Errors
+    ///
+    /// Those of `posix_fadvise(2)`; `InvalidInput` if the offset is not a file offset.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use corespun::fs::File;
+    ///
+    /// # corespun::app::App::builder().handle_signals(false).block_on(async |_app| {
+    /// let file = File::from_std(tempfile::tempfile()?)?;
+    /// file.set_len(1 << 20).await?;
+    /// file.will_need(0, 1 << 20).await?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// # })?.unwrap()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub async fn will_need(&self, offset: u64, len: u64) -> io::Result<()> {
+        check_range(offset, len).await?;
+        let len = len.min(1 << 30) as u32;
+        // To the kernel no length is all of the file.
+        if len == 0 {
+            return Ok(());
+        }
+        self.control(|fd| Request::WillNeed { fd, offset, len })
+            .await
     }
 
     /// Allocates space for `len` bytes from `offset` on; grows the file if it ends before.
@@ -452,7 +494,7 @@ impl File {
     ///     Err(error) => assert_eq!(error.kind(), ErrorKind::Unsupported),
     /// }
     /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// # })?.unwrap()?;
+    /// # })??;
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub async fn allocate(&self, offset: u64, len: u64) -> io::Result<()> {
@@ -486,7 +528,7 @@ impl File {
     /// }
     /// assert_eq!(file.len().await?, 8192);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// # })?.unwrap()?;
+    /// # })??;
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub async fn punch_hole(&self, offset: u64, len: u64) -> io::Result<()> {
@@ -525,7 +567,7 @@ impl File {
     /// read?;
     /// assert!(block.iter().all(|&byte| byte == 0));
     /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// # })?.unwrap()?;
+    /// # })??;
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub async fn zero_range(&self, offset: u64, len: u64) -> io::Result<()> {
@@ -554,15 +596,17 @@ impl File {
     /// file.write_all_at(vec![0; 10], 90).await.0?;
     /// assert_eq!(file.len().await?, 100);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// # })?.unwrap()?;
+    /// # })??;
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub async fn len(&self) -> io::Result<u64> {
         let metadata = self.metadata().await?;
         if metadata.is_block_device() {
-            // A device answers from memory; its size is where its end is.
-            let end = nix::unistd::lseek64(&*self.fd, 0, nix::unistd::Whence::SeekEnd)?;
-            return Ok(end as u64);
+            // A device answers from memory.
+            let mut len = 0;
+            // SAFETY: the descriptor is open, and the size goes to a variable that lives here.
+            unsafe { block_device_len(self.fd.as_raw_fd(), &mut len) }?;
+            return Ok(len);
         }
         Ok(metadata.len())
     }
@@ -584,7 +628,7 @@ impl File {
     /// // Nothing of it is allocated yet.
     /// assert!(file.metadata().await?.allocated() < 1 << 20);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// # })?.unwrap()?;
+    /// # })??;
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub async fn set_len(&self, len: u64) -> io::Result<()> {
@@ -607,11 +651,11 @@ impl File {
     /// let metadata = File::open("/proc/self/comm").await?.metadata().await?;
     /// assert!(metadata.is_file() && metadata.mode() & 0o400 != 0);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// # })?.unwrap()?;
+    /// # })??;
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub async fn metadata(&self) -> io::Result<Metadata> {
-        let (result, asking) = self.run(Asking::new(self.fd.clone())).await;
+        let (result, asking) = self.run(Asking::about(self.fd.clone())).await;
         result?;
         // SAFETY: it has succeeded.
         Ok(unsafe { asking.answer() })
@@ -643,26 +687,40 @@ impl File {
     }
 
     /// Runs an operation to its end, again if it is interrupted.
-    async fn run<P: Payload>(&self, mut payload: P) -> (io::Result<u32>, P) {
-        loop {
-            let operation = match self.core.submit(payload) {
-                Ok(operation) => operation,
-                Err((error, payload)) => {
-                    budget::take().await;
-                    return (Err(error), payload);
-                }
-            };
-            let (completion, back) = operation.await;
-            match completion.into_result() {
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => payload = back,
-                result => return (result, back),
+    pub(super) async fn run<P: Payload>(&self, payload: P) -> (io::Result<u32>, P) {
+        run(&self.core, payload).await
+    }
+
+    pub(super) fn fd(&self) -> &Rc<OwnedFd> {
+        &self.fd
+    }
+}
+
+/// Runs an operation, again if a signal has interrupted it.
+pub(super) async fn run<P: Payload>(core: &Rc<Core>, mut payload: P) -> (io::Result<u32>, P) {
+    loop {
+        let operation = match core.submit(payload) {
+            Ok(operation) => operation,
+            Err((error, payload)) => {
+                budget::take().await;
+                return (Err(error), payload);
             }
+        };
+        let (completion, back) = operation.await;
+        match completion.into_result() {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => payload = back,
+            result => return (result, back),
         }
     }
 }
 
+nix::ioctl_read! {
+    /// `BLKGETSIZE64`, whose number is made as if it gave a `size_t`.
+    block_device_len, 0x12, 114, u64
+}
+
 /// io_uring takes offset -1 for "the file's cursor", so what no `off_t` holds is refused here.
-async fn check_range(offset: u64, len: u64) -> io::Result<()> {
+pub(super) async fn check_range(offset: u64, len: u64) -> io::Result<()> {
     match offset.checked_add(len) {
         Some(end) if i64::try_from(end).is_ok() => Ok(()),
         _ => {
@@ -693,7 +751,7 @@ impl std::fmt::Debug for File {
 
 struct Reading<B> {
     fd: Rc<OwnedFd>,
-    buf: B,
+    buf: Lent<B>,
     offset: u64,
     len: u32,
     direct: bool,
@@ -704,7 +762,7 @@ unsafe impl<B: IoBufMut> Payload for Reading<B> {
     fn request(&mut self) -> Request {
         Request::Read {
             fd: self.fd.as_raw_fd(),
-            ptr: self.buf.stable_mut_ptr(),
+            ptr: self.buf.get_mut().stable_mut_ptr(),
             len: self.len,
             offset: self.offset,
             direct: self.direct,
@@ -714,7 +772,7 @@ unsafe impl<B: IoBufMut> Payload for Reading<B> {
 
 struct Writing<B> {
     fd: Rc<OwnedFd>,
-    buf: B,
+    buf: Lent<B>,
     offset: u64,
     len: u32,
     direct: bool,
@@ -725,7 +783,7 @@ unsafe impl<B: IoBuf> Payload for Writing<B> {
     fn request(&mut self) -> Request {
         Request::Write {
             fd: self.fd.as_raw_fd(),
-            ptr: self.buf.stable_ptr(),
+            ptr: self.buf.get_mut().stable_ptr(),
             len: self.len,
             offset: self.offset,
             direct: self.direct,

@@ -1,9 +1,14 @@
-//! What the file system says about an open file.
+//! What the file system says about a file.
 
+use std::ffi::CString;
+use std::fs::Permissions;
+use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::PermissionsExt;
 use std::rc::Rc;
 use std::time::{Duration, SystemTime};
 
+use crate::io::Lent;
 use crate::io::op::{Payload, Request};
 
 /// Facts about a file, as of the moment it was asked. A plain value.
@@ -20,7 +25,7 @@ use crate::io::op::{Payload, Request};
 /// // A value: it does not change with the file.
 /// assert_eq!((before.len(), file.metadata().await?.len()), (0, 512));
 /// # Ok::<(), Box<dyn std::error::Error>>(())
-/// # })?.unwrap()?;
+/// # })??;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Clone, Copy)]
@@ -39,7 +44,7 @@ impl Metadata {
     /// file.write_all_at(vec![0; 700], 0).await.0?;
     /// assert_eq!(file.metadata().await?.len(), 700);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// # })?.unwrap()?;
+    /// # })??;
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     #[expect(clippy::len_without_is_empty, reason = "as std::fs::Metadata")]
@@ -58,7 +63,7 @@ impl Metadata {
     /// let file = File::from_std(tempfile::tempfile()?)?;
     /// assert!(file.metadata().await?.is_file());
     /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// # })?.unwrap()?;
+    /// # })??;
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn is_file(&self) -> bool {
@@ -76,7 +81,7 @@ impl Metadata {
     /// let dir = tempfile::tempdir()?;
     /// assert!(File::open(dir.path()).await?.metadata().await?.is_dir());
     /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// # })?.unwrap()?;
+    /// # })??;
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn is_dir(&self) -> bool {
@@ -95,7 +100,7 @@ impl Metadata {
     /// // It is a character device.
     /// assert!(!null.is_block_device() && !null.is_file());
     /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// # })?.unwrap()?;
+    /// # })??;
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn is_block_device(&self) -> bool {
@@ -115,7 +120,7 @@ impl Metadata {
     /// let file = OpenOptions::new().write(true).create(true).mode(0o600).open(&secret).await?;
     /// assert_eq!(file.metadata().await?.mode() & 0o777, 0o600);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// # })?.unwrap()?;
+    /// # })??;
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn mode(&self) -> u32 {
@@ -133,7 +138,7 @@ impl Metadata {
     /// let file = File::from_std(tempfile::tempfile()?)?;
     /// assert!(file.metadata().await?.block_size().is_power_of_two());
     /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// # })?.unwrap()?;
+    /// # })??;
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn block_size(&self) -> u32 {
@@ -153,7 +158,7 @@ impl Metadata {
     /// let metadata = sparse.metadata().await?;
     /// assert!(metadata.allocated() < metadata.len());
     /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// # })?.unwrap()?;
+    /// # })??;
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn allocated(&self) -> u64 {
@@ -175,22 +180,79 @@ impl Metadata {
     /// std::fs::File::create(&path)?.set_modified(day)?;
     /// assert_eq!(File::open(&path).await?.metadata().await?.modified(), day);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// # })?.unwrap()?;
+    /// # })??;
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn modified(&self) -> SystemTime {
-        let stamp = &self.0.stx_mtime;
-        let nanos = Duration::from_nanos(stamp.tv_nsec.into());
-        match u64::try_from(stamp.tv_sec) {
-            Ok(seconds) => SystemTime::UNIX_EPOCH + Duration::from_secs(seconds) + nanos,
-            Err(_) => {
-                SystemTime::UNIX_EPOCH - Duration::from_secs(stamp.tv_sec.unsigned_abs()) + nanos
-            }
+        time(&self.0.stx_mtime)
+    }
+
+    /// When it was last read, as far as the file system keeps that.
+    pub fn accessed(&self) -> SystemTime {
+        time(&self.0.stx_atime)
+    }
+
+    /// When it was made.
+    ///
+    /// # Errors
+    ///
+    /// `Unsupported` if the file system does not keep that.
+    pub fn created(&self) -> io::Result<SystemTime> {
+        if self.0.stx_mask & libc::STATX_BTIME == 0 {
+            return Err(io::Error::new(
+                io::ErrorKind::Unsupported,
+                "the file system does not keep when a file was made",
+            ));
         }
+        Ok(time(&self.0.stx_btime))
+    }
+
+    /// Whether it is a symbolic link; only
+    /// [`symlink_metadata`](super::symlink_metadata) tells.
+    pub fn is_symlink(&self) -> bool {
+        self.is(libc::S_IFLNK)
+    }
+
+    /// Who may do what with it.
+    pub fn permissions(&self) -> Permissions {
+        Permissions::from_mode(self.mode())
+    }
+
+    /// The number of the device it is on.
+    pub fn dev(&self) -> u64 {
+        libc::makedev(self.0.stx_dev_major, self.0.stx_dev_minor)
+    }
+
+    /// Its number on that device.
+    pub fn ino(&self) -> u64 {
+        self.0.stx_ino
+    }
+
+    /// How many names it has.
+    pub fn nlink(&self) -> u64 {
+        self.0.stx_nlink.into()
+    }
+
+    /// Its owner.
+    pub fn uid(&self) -> u32 {
+        self.0.stx_uid
+    }
+
+    /// Its group.
+    pub fn gid(&self) -> u32 {
+        self.0.stx_gid
     }
 
     fn is(&self, kind: u32) -> bool {
         self.mode() & libc::S_IFMT == kind
+    }
+}
+
+fn time(stamp: &libc::statx_timestamp) -> SystemTime {
+    let nanos = Duration::from_nanos(stamp.tv_nsec.into());
+    match u64::try_from(stamp.tv_sec) {
+        Ok(seconds) => SystemTime::UNIX_EPOCH + Duration::from_secs(seconds) + nanos,
+        Err(_) => SystemTime::UNIX_EPOCH - Duration::from_secs(stamp.tv_sec.unsigned_abs()) + nanos,
     }
 }
 
@@ -204,16 +266,31 @@ impl std::fmt::Debug for Metadata {
     }
 }
 
-/// The operation: the answer has a place of its own, which does not move.
+/// Asks for the metadata of an open file, or of what a path names: the answer has a place of its
+/// own, which does not move.
 pub(crate) struct Asking {
-    fd: Rc<OwnedFd>,
+    of: Of,
     answer: Vec<libc::statx>,
 }
 
+enum Of {
+    Fd(Rc<OwnedFd>),
+    Path(Lent<CString>, i32),
+}
+
 impl Asking {
-    pub(crate) fn new(fd: Rc<OwnedFd>) -> Self {
+    pub(crate) fn about(fd: Rc<OwnedFd>) -> Self {
         Asking {
-            fd,
+            of: Of::Fd(fd),
+            answer: Vec::with_capacity(1),
+        }
+    }
+
+    /// Of a symbolic link itself, or of what it leads to.
+    pub(crate) fn path(path: CString, follow: bool) -> Self {
+        let flags = if follow { 0 } else { libc::AT_SYMLINK_NOFOLLOW };
+        Asking {
+            of: Of::Path(Lent::new(path), flags),
             answer: Vec::with_capacity(1),
         }
     }
@@ -228,11 +305,17 @@ impl Asking {
     }
 }
 
-// SAFETY: the vector's one element is on the heap; the descriptor is shared.
+// SAFETY: the vector's one element and the path are on the heap; the descriptor is shared.
 unsafe impl Payload for Asking {
     fn request(&mut self) -> Request {
+        let (fd, path, flags) = match &mut self.of {
+            Of::Fd(fd) => (fd.as_raw_fd(), c"".as_ptr(), libc::AT_EMPTY_PATH),
+            Of::Path(path, flags) => (libc::AT_FDCWD, path.get_mut().as_ptr(), *flags),
+        };
         Request::Stat {
-            fd: self.fd.as_raw_fd(),
+            fd,
+            path,
+            flags,
             out: self.answer.as_mut_ptr(),
         }
     }

@@ -3,10 +3,15 @@
 use std::ffi::CString;
 use std::io;
 use std::os::fd::{FromRawFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-use super::file::File;
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::sys::uio::preadv;
+
+use super::file::{File, run};
+use super::path::c_path;
+use crate::io::Lent;
 use crate::io::driver::Driver;
 use crate::io::op::{Payload, Request};
 use crate::sync::budget;
@@ -25,7 +30,7 @@ use crate::sync::budget;
 /// disk.set_len(1 << 20).await?;
 /// assert_eq!(disk.len().await?, 1 << 20);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
-/// # })?.unwrap()?;
+/// # })??;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Clone, Debug)]
@@ -60,7 +65,7 @@ impl OpenOptions {
     /// let nothing_permitted = OpenOptions::new().open("/dev/null").await;
     /// assert_eq!(nothing_permitted.unwrap_err().kind(), ErrorKind::InvalidInput);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// # })?.unwrap()?;
+    /// # })??;
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn new() -> Self {
@@ -89,7 +94,7 @@ impl OpenOptions {
     /// let (read, buf) = zero.read_at(vec![1; 16], 0).await;
     /// assert_eq!((read?, buf), (16, vec![0; 16]));
     /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// # })?.unwrap()?;
+    /// # })??;
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn read(&mut self, yes: bool) -> &mut Self {
@@ -110,7 +115,7 @@ impl OpenOptions {
     /// // Reading was not permitted.
     /// assert!(null.read_at(vec![0; 16], 0).await.0.is_err());
     /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// # })?.unwrap()?;
+    /// # })??;
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn write(&mut self, yes: bool) -> &mut Self {
@@ -132,7 +137,7 @@ impl OpenOptions {
     /// assert!(OpenOptions::new().write(true).create(true).open(&path).await.is_ok());
     /// assert!(path.exists());
     /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// # })?.unwrap()?;
+    /// # })??;
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn create(&mut self, yes: bool) -> &mut Self {
@@ -157,7 +162,7 @@ impl OpenOptions {
     /// assert_eq!(options.open(&lock).await.unwrap_err().kind(), ErrorKind::AlreadyExists);
     /// # drop(held);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// # })?.unwrap()?;
+    /// # })??;
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn create_new(&mut self, yes: bool) -> &mut Self {
@@ -179,7 +184,7 @@ impl OpenOptions {
     /// let file = OpenOptions::new().write(true).truncate(true).open(&path).await?;
     /// assert_eq!(file.len().await?, 0);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// # })?.unwrap()?;
+    /// # })??;
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn truncate(&mut self, yes: bool) -> &mut Self {
@@ -210,7 +215,7 @@ impl OpenOptions {
     ///     Err(error) => assert_eq!(error.kind(), ErrorKind::InvalidInput),
     /// }
     /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// # })?.unwrap()?;
+    /// # })??;
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn direct(&mut self, yes: bool) -> &mut Self {
@@ -233,7 +238,7 @@ impl OpenOptions {
     /// let (written, _entry) = journal.write_all_at("entry 1", 0).await;
     /// assert!(written.is_ok());
     /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// # })?.unwrap()?;
+    /// # })??;
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn data_sync(&mut self, yes: bool) -> &mut Self {
@@ -255,7 +260,7 @@ impl OpenOptions {
     /// OpenOptions::new().write(true).create(true).mode(0o600).open(&path).await?;
     /// assert_eq!(std::fs::metadata(&path)?.permissions().mode() & 0o777, 0o600);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// # })?.unwrap()?;
+    /// # })??;
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn mode(&mut self, mode: u32) -> &mut Self {
@@ -279,7 +284,7 @@ impl OpenOptions {
     /// options.read(true).custom_flags(libc::O_NOFOLLOW);
     /// assert_eq!(options.open(&path).await.unwrap_err().raw_os_error(), Some(libc::ELOOP));
     /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// # })?.unwrap()?;
+    /// # })??;
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn custom_flags(&mut self, flags: i32) -> &mut Self {
@@ -291,8 +296,10 @@ impl OpenOptions {
     ///
     /// # Errors
     ///
-    /// `InvalidInput` for a combination std would refuse too, or a path with a zero byte; an error
-    /// if no driver is entered; otherwise those of `open(2)`.
+    /// `InvalidInput` for a combination std would refuse too, or a path with a zero byte;
+    /// `NotSeekable` for a FIFO, a terminal and whatever else has no offsets (wrap its descriptor in
+    /// a [`PollFd`](crate::io::PollFd)); an error if no driver is entered; otherwise those of
+    /// `open(2)`, for a FIFO as if `O_NONBLOCK` were given.
     ///
     /// # Cancel safety
     ///
@@ -312,23 +319,39 @@ impl OpenOptions {
     /// assert_eq!(missing.unwrap_err().kind(), ErrorKind::NotFound);
     /// assert!(options.open("/dev/null").await.is_ok());
     /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// # })?.unwrap()?;
+    /// # })??;
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub async fn open(&self, path: impl AsRef<Path>) -> io::Result<File> {
         budget::take().await;
         let flags = self.flags()?;
-        let path = CString::new(path.as_ref().as_os_str().as_bytes())?;
+        let path = Lent::new(c_path(path.as_ref())?);
         let core = Driver::current_core()?;
-        let opening = Opening {
+        let mut opening = Opening {
             path,
-            flags,
+            // A FIFO would wait for its peer, maybe for ever.
+            flags: flags | libc::O_NONBLOCK,
             mode: self.mode,
         };
-        let (completion, _) = core.submit(opening).map_err(|(error, _)| error)?.await;
-        let fd = completion.into_result()?;
-        // SAFETY: the kernel has just given us this descriptor.
-        let fd = unsafe { OwnedFd::from_raw_fd(fd as i32) };
+        let fd = loop {
+            let (result, back) = run(&core, opening).await;
+            match result {
+                // SAFETY: the kernel has just given us this descriptor.
+                Ok(fd) => break unsafe { OwnedFd::from_raw_fd(fd as i32) },
+                // Another process holds a lease on the file, which the kernel ends in time.
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock && back.flags != flags => {
+                    opening = Opening { flags, ..back };
+                }
+                Err(error) => return Err(error),
+            }
+        };
+        if flags & libc::O_PATH == 0 {
+            must_be_seekable(&fd)?;
+            if flags & libc::O_NONBLOCK == 0 {
+                let flags = OFlag::from_bits_retain(flags);
+                fcntl(&fd, FcntlArg::F_SETFL(flags))?;
+            }
+        }
         Ok(File::on(
             core,
             fd,
@@ -362,6 +385,19 @@ impl OpenOptions {
     }
 }
 
+/// Refuses what has no offsets: epoll's helpers could not read it, and the ring would wait for data
+/// without end.
+pub(super) fn must_be_seekable(fd: &OwnedFd) -> io::Result<()> {
+    // A read of no bytes at an offset asks only that.
+    match preadv(fd, &mut [], 0) {
+        Err(Errno::ESPIPE) => Err(io::Error::new(
+            io::ErrorKind::NotSeekable,
+            "a pipe, FIFO, socket or terminal has no offsets to read or write at: use io::PollFd",
+        )),
+        _ => Ok(()),
+    }
+}
+
 fn flag(set: bool, bits: i32) -> i32 {
     if set { bits } else { 0 }
 }
@@ -371,7 +407,7 @@ fn invalid(message: &'static str) -> io::Error {
 }
 
 struct Opening {
-    path: CString,
+    path: Lent<CString>,
     flags: i32,
     mode: u32,
 }
@@ -380,7 +416,7 @@ struct Opening {
 unsafe impl Payload for Opening {
     fn request(&mut self) -> Request {
         Request::Open {
-            path: self.path.as_ptr(),
+            path: self.path.get_mut().as_ptr(),
             flags: self.flags,
             mode: self.mode,
         }

@@ -12,195 +12,65 @@ use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::rc::{Rc, Weak};
-use std::time::Duration;
 
-use super::FdGroupError;
+use super::dispatch::{contain, report_and_forget};
 use super::epoll::Epoll;
-
-/// What a descriptor is ready for: `EPOLL*` bits.
-///
-/// # Examples
-///
-/// ```
-/// use corespun::interrupt::Event;
-///
-/// let both = Event::READABLE | Event::WRITABLE;
-/// assert!(both.contains(Event::WRITABLE));
-/// // As epoll knows it.
-/// assert_eq!(Event::READABLE, Event(libc::EPOLLIN as u32));
-/// ```
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Event(pub u32);
-
-impl Event {
-    /// Something to read, a connection to accept, or the end of the other side.
-    pub const READABLE: Event = Event(libc::EPOLLIN as u32);
-    /// Room to write.
-    pub const WRITABLE: Event = Event(libc::EPOLLOUT as u32);
-    /// An error; always reported.
-    pub const ERROR: Event = Event(libc::EPOLLERR as u32);
-
-    /// Whether all of `other` is in this.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use corespun::interrupt::Event;
-    ///
-    /// assert!((Event::READABLE | Event::ERROR).contains(Event::READABLE));
-    /// assert!(!Event::READABLE.contains(Event::READABLE | Event::WRITABLE));
-    /// ```
-    pub fn contains(self, other: Event) -> bool {
-        self.0 & other.0 == other.0
-    }
-}
-
-impl std::ops::BitOr for Event {
-    type Output = Event;
-
-    fn bitor(self, other: Event) -> Event {
-        Event(self.0 | other.0)
-    }
-}
-
-/// What the group does with a ready descriptor before its handler is called.
-///
-/// # Examples
-///
-/// ```
-/// use std::{cell::Cell, rc::Rc, time::Duration};
-/// use corespun::interrupt::{FdGroup, FdKind, FdOptions};
-/// use nix::sys::eventfd::EventFd;
-///
-/// let (group, doorbell) = (FdGroup::new()?, EventFd::new()?);
-/// let rings = Rc::new(Cell::new(0));
-/// let counter = rings.clone();
-/// let options = FdOptions { kind: FdKind::EventFd, ..FdOptions::default() };
-/// group.add(&doorbell, options, move |_event| counter.set(counter.get() + 1))?;
-/// doorbell.write(1)?;
-/// group.wait(Some(Duration::ZERO))?;
-/// // Read by the group: it is not ready any more.
-/// assert_eq!(group.wait(Some(Duration::ZERO))?, 0);
-/// assert_eq!(rings.get(), 1);
-/// # Ok::<(), Box<dyn std::error::Error>>(())
-/// ```
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum FdKind {
-    /// Nothing.
-    #[default]
-    Plain,
-    /// It is an eventfd: its counter is read, and the handler is not called if
-    /// there was nothing to read.
-    EventFd,
-}
-
-/// How a descriptor is to be watched.
-///
-/// # Examples
-///
-/// ```
-/// use corespun::interrupt::{Event, FdKind, FdOptions};
-///
-/// let options = FdOptions {
-///     events: Event::READABLE | Event::WRITABLE,
-///     name: "client 7".to_owned(),
-///     ..FdOptions::default()
-/// };
-/// assert_eq!(options.kind, FdKind::Plain);
-/// ```
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct FdOptions {
-    /// What for; readable unless set.
-    pub events: Event,
-    /// What it is.
-    pub kind: FdKind,
-    /// A name for introspection.
-    pub name: String,
-}
-
-impl Default for FdOptions {
-    fn default() -> Self {
-        FdOptions {
-            events: Event::READABLE,
-            kind: FdKind::Plain,
-            name: String::new(),
-        }
-    }
-}
-
-/// Where a handler stands.
-///
-/// # Examples
-///
-/// ```
-/// use std::{cell::Cell, os::unix::net::UnixStream, rc::Rc, time::Duration};
-/// use corespun::interrupt::{Event, FdGroup, FdHandlerState, FdOptions};
-///
-/// let group = Rc::new(FdGroup::new()?);
-/// let (_peer, socket) = UnixStream::pair()?;
-/// let socket = Rc::new(socket);
-/// let options = FdOptions { events: Event::WRITABLE, ..FdOptions::default() };
-/// let (here, fd) = (group.clone(), socket.clone());
-/// let inside = Rc::new(Cell::new(None));
-/// let seen = inside.clone();
-/// group.add(&socket, options, move |_event| seen.set(here.handler(&fd).map(|found| found.1)))?;
-/// assert_eq!(group.handler(&socket).unwrap().1, FdHandlerState::Waiting);
-/// group.wait(Some(Duration::ZERO))?;
-/// assert_eq!(inside.get(), Some(FdHandlerState::Running));
-/// # group.remove(&socket)?;
-/// # Ok::<(), Box<dyn std::error::Error>>(())
-/// ```
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum FdHandlerState {
-    /// Waits for its descriptor.
-    Waiting,
-    /// Its descriptor is in the batch of events being worked on.
-    Running,
-    /// Was taken out of its group.
-    Removed,
-}
+use super::{Event, FdGroupError, FdHandlerState, FdKind, FdOptions};
 
 type Callback = Box<dyn FnMut(Event)>;
 
-struct Handler {
-    fd: RawFd,
+pub(super) struct Handler {
+    pub(super) fd: RawFd,
     events: Cell<u32>,
-    kind: FdKind,
-    name: String,
-    state: Cell<FdHandlerState>,
+    pub(super) kind: FdKind,
+    pub(super) name: String,
+    pub(super) state: Cell<FdHandlerState>,
     /// Told apart from what had the same descriptor before, within a root.
     generation: Cell<u32>,
     /// Absent while it runs.
-    callback: Cell<Option<Callback>>,
+    pub(super) callback: Cell<Option<Callback>>,
     /// The group that it was added to.
-    group: Weak<Group>,
+    pub(super) group: Weak<Group>,
 }
 
 impl Handler {
-    fn data(&self) -> u64 {
+    pub(super) fn data(&self) -> u64 {
         u64::from(self.generation.get()) << 32 | self.fd as u32 as u64
+    }
+
+    /// Ends it. The callback, absent while it runs, is the caller's to drop.
+    fn retire(&self) -> Option<Callback> {
+        self.state.set(FdHandlerState::Removed);
+        self.callback.take()
+    }
+}
+
+/// A descriptor of a group, known by itself and not by its number.
+pub(crate) struct Member(Rc<Handler>);
+
+impl Member {
+    pub(crate) fn fd(&self) -> RawFd {
+        self.0.fd
     }
 }
 
 /// A callback around the handlers of a group.
 type Wrapper = Rc<dyn Fn(&mut dyn FnMut())>;
 
-struct Group {
-    epoll: Epoll,
-    parent: RefCell<Option<Rc<Group>>>,
+pub(super) struct Group {
+    pub(super) epoll: Epoll,
+    pub(super) parent: RefCell<Option<Rc<Group>>>,
     children: RefCell<Vec<Weak<Group>>>,
     handlers: RefCell<BTreeMap<RawFd, Rc<Handler>>>,
-    wrapper: RefCell<Option<Wrapper>>,
+    pub(super) wrapper: RefCell<Option<Wrapper>>,
     /// Of the whole tree, if this is its root; else empty.
-    table: RefCell<BTreeMap<RawFd, Rc<Handler>>>,
+    pub(super) table: RefCell<BTreeMap<RawFd, Rc<Handler>>>,
     last_generation: Cell<u32>,
-    current: Cell<Option<Event>>,
+    pub(super) current: Cell<Option<Event>>,
 }
 
 impl Group {
-    fn root(self: &Rc<Self>) -> Rc<Group> {
+    pub(super) fn root(self: &Rc<Self>) -> Rc<Group> {
         let mut root = self.clone();
         loop {
             let parent = root.parent.borrow().clone();
@@ -227,10 +97,36 @@ impl Group {
         Ok(())
     }
 
-    fn unwatch(&self, fd: RawFd) {
-        self.table.borrow_mut().remove(&fd);
-        // Refused for a descriptor that was closed: then it is out already.
-        let _ = self.epoll.delete(fd);
+    fn unwatch(&self, handler: &Rc<Handler>) {
+        let mut table = self.table.borrow_mut();
+        // One that was closed may have left its number to another of the tree.
+        let known = table.get(&handler.fd);
+        if known.is_some_and(|known| Rc::ptr_eq(known, handler)) {
+            table.remove(&handler.fd);
+            // Refused for a descriptor that was closed: then it is out already.
+            let _ = self.epoll.delete(handler.fd);
+        }
+    }
+
+    /// Whether the handler's number is still that of the descriptor that was
+    /// added, which is out of the epoll if it was closed.
+    pub(super) fn is_open(&self, handler: &Handler) -> bool {
+        let events = handler.events.get();
+        self.epoll
+            .modify(handler.fd, events, handler.data())
+            .is_ok()
+    }
+
+    /// Takes a handler of this group out; its callback is the caller's to drop.
+    pub(super) fn remove(self: &Rc<Self>, handler: &Rc<Handler>) -> Option<Callback> {
+        let mut handlers = self.handlers.borrow_mut();
+        let own = handlers.get(&handler.fd);
+        if own.is_some_and(|own| Rc::ptr_eq(own, handler)) {
+            handlers.remove(&handler.fd);
+        }
+        drop(handlers);
+        self.root().unwatch(handler);
+        handler.retire()
     }
 
     /// The handlers of this group and all nested in it.
@@ -251,27 +147,35 @@ impl Group {
         for (done, handler) in handlers.iter().enumerate() {
             if let Err(error) = to.watch(handler) {
                 for moved in &handlers[..done] {
-                    to.unwatch(moved.fd);
+                    to.unwatch(moved);
                     // Its old place has the older generation.
-                    from.unwatch(moved.fd);
+                    from.unwatch(moved);
                     from.watch(moved)?;
                 }
                 return Err(error);
             }
         }
-        handlers.iter().for_each(|handler| from.unwatch(handler.fd));
+        handlers.iter().for_each(|handler| from.unwatch(handler));
         Ok(())
     }
 }
 
 impl Drop for Group {
     fn drop(&mut self) {
-        let Some(parent) = self.parent.take() else {
-            return;
-        };
-        let root = parent.root();
-        for fd in self.handlers.get_mut().keys() {
-            root.unwatch(*fd);
+        // The root may be in the middle of a batch that has them.
+        let root = self.parent.take().map(|parent| parent.root());
+        for handler in std::mem::take(self.handlers.get_mut()).into_values() {
+            if let Some(root) = &root {
+                root.unwatch(&handler);
+            }
+            let callback = handler.retire();
+            if let Err(payload) = contain(|| drop(callback)) {
+                report_and_forget(&handler.name, payload);
+            }
+        }
+        let wrapper = self.wrapper.take();
+        if let Err(payload) = contain(|| drop(wrapper)) {
+            report_and_forget("wrapper", payload);
         }
     }
 }
@@ -298,7 +202,7 @@ impl Drop for Group {
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub struct FdGroup {
-    group: Rc<Group>,
+    pub(super) group: Rc<Group>,
 }
 
 impl FdGroup {
@@ -332,7 +236,8 @@ impl FdGroup {
         })
     }
 
-    /// Adds a descriptor, to be kept open until it is removed.
+    /// Adds a descriptor, to be kept open until it is removed. One that was closed
+    /// before gives way to a new one with its number.
     ///
     /// # Errors
     ///
@@ -363,8 +268,21 @@ impl FdGroup {
         options: FdOptions,
         callback: impl FnMut(Event) + 'static,
     ) -> Result<(), FdGroupError> {
-        let fd = fd.as_fd().as_raw_fd();
-        if self.group.handlers.borrow().contains_key(&fd) {
+        self.add_member(fd.as_fd(), options, callback).map(drop)
+    }
+
+    pub(crate) fn add_member(
+        &self,
+        fd: BorrowedFd<'_>,
+        options: FdOptions,
+        callback: impl FnMut(Event) + 'static,
+    ) -> Result<Member, FdGroupError> {
+        let fd = fd.as_raw_fd();
+        let root = self.group.root();
+        let before = self.group.handlers.borrow().get(&fd).cloned();
+        if let Some(before) = &before
+            && root.is_open(before)
+        {
             return Err(FdGroupError::Exists(fd));
         }
         let handler = Rc::new(Handler {
@@ -377,9 +295,11 @@ impl FdGroup {
             callback: Cell::new(Some(Box::new(callback))),
             group: Rc::downgrade(&self.group),
         });
-        self.group.root().watch(&handler)?;
+        root.watch(&handler)?;
+        let member = Member(handler.clone());
         self.group.handlers.borrow_mut().insert(fd, handler);
-        Ok(())
+        drop(before.and_then(|before| before.retire()));
+        Ok(member)
     }
 
     /// Removes a descriptor; its handler is not called again, also if it is in
@@ -404,17 +324,20 @@ impl FdGroup {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn remove(&self, fd: &impl AsFd) -> Result<(), FdGroupError> {
-        self.remove_raw(fd.as_fd().as_raw_fd())
+        drop(self.group.remove(&self.find(fd)?));
+        Ok(())
     }
 
-    pub(crate) fn remove_raw(&self, fd: RawFd) -> Result<(), FdGroupError> {
-        let removed = self.group.handlers.borrow_mut().remove(&fd);
-        let handler = removed.ok_or(FdGroupError::Unknown(fd))?;
-        self.group.root().unwatch(fd);
-        handler.state.set(FdHandlerState::Removed);
-        // Absent while it runs; then the wait drops it.
-        drop(handler.callback.take());
-        Ok(())
+    fn find(&self, fd: &impl AsFd) -> Result<Rc<Handler>, FdGroupError> {
+        let fd = fd.as_fd().as_raw_fd();
+        let handlers = self.group.handlers.borrow();
+        handlers.get(&fd).cloned().ok_or(FdGroupError::Unknown(fd))
+    }
+
+    /// As [`FdGroup::remove`], for the caller to drop the handler; nothing if
+    /// that is removed already or runs.
+    pub(crate) fn remove_member(&self, member: &Member) -> Option<Callback> {
+        self.group.remove(&member.0)
     }
 
     /// Changes what a descriptor is watched for.
@@ -438,14 +361,16 @@ impl FdGroup {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn modify(&self, fd: &impl AsFd, events: Event) -> Result<(), FdGroupError> {
-        self.modify_raw(fd.as_fd().as_raw_fd(), events)
+        self.modify_member(&Member(self.find(fd)?), events)
     }
 
-    pub(crate) fn modify_raw(&self, fd: RawFd, events: Event) -> Result<(), FdGroupError> {
-        let handler = self.group.handlers.borrow().get(&fd).cloned();
-        let handler = handler.ok_or(FdGroupError::Unknown(fd))?;
+    pub(crate) fn modify_member(&self, member: &Member, events: Event) -> Result<(), FdGroupError> {
+        let handler = &member.0;
+        if handler.state.get() == FdHandlerState::Removed {
+            return Err(FdGroupError::Unknown(handler.fd));
+        }
         let root = self.group.root();
-        root.epoll.modify(fd, events.0, handler.data())?;
+        root.epoll.modify(handler.fd, events.0, handler.data())?;
         handler.events.set(events.0);
         Ok(())
     }
@@ -493,116 +418,6 @@ impl FdGroup {
     /// ```
     pub fn fd_count(&self) -> usize {
         self.group.table.borrow().len()
-    }
-
-    /// Waits for up to `timeout` (`None`: for ever) and calls the handler of
-    /// each descriptor that is ready. Says how many were.
-    ///
-    /// A nested group finds nothing, since the outermost waits in its place.
-    ///
-    /// # Errors
-    ///
-    /// [`FdGroupError::Nested`] for a nested group that would wait for ever;
-    /// the kernel's, `Interrupted` by a signal among them; and that of reading
-    /// an eventfd, after all other handlers were called.
-    ///
-    /// # Panics
-    ///
-    /// When a handler does; that one is not called again.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use std::{io::Write, os::unix::net::UnixStream, time::Duration};
-    /// use corespun::interrupt::{FdGroup, FdOptions};
-    ///
-    /// let pairs = [UnixStream::pair()?, UnixStream::pair()?];
-    /// let group = FdGroup::new()?;
-    /// for (_peer, socket) in &pairs {
-    ///     group.add(socket, FdOptions::default(), |_event| ())?;
-    /// }
-    /// assert_eq!(group.wait(Some(Duration::ZERO))?, 0);
-    /// for (mut peer, _socket) in pairs.each_ref().map(|(peer, socket)| (peer, socket)) {
-    ///     peer.write_all(b"x")?;
-    /// }
-    /// assert_eq!(group.wait(None)?, 2);
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
-    pub fn wait(&self, timeout: Option<Duration>) -> Result<usize, FdGroupError> {
-        let root = &self.group;
-        if root.parent.borrow().is_some() {
-            return match timeout {
-                None => Err(FdGroupError::Nested),
-                Some(_) => Ok(0),
-            };
-        }
-        let none = libc::epoll_event { events: 0, u64: 0 };
-        let mut few = [none; 16];
-        let mut many = Vec::new();
-        let capacity = self.fd_count().max(1);
-        let events = if capacity <= few.len() {
-            &mut few[..capacity]
-        } else {
-            many.resize(capacity, none);
-            &mut many[..]
-        };
-        let millis = timeout.map_or(-1, |timeout| {
-            let millis = timeout.as_nanos().div_ceil(1_000_000);
-            libc::c_int::try_from(millis).unwrap_or(libc::c_int::MAX)
-        });
-        let count = root.epoll.wait(events, millis)?;
-        if count == 0 {
-            return Ok(0);
-        }
-        let fired: Vec<_> = {
-            let table = root.table.borrow();
-            let find = |event: &libc::epoll_event| {
-                let (data, ready) = (event.u64, event.events);
-                let handler = table.get(&(data as u32 as RawFd))?;
-                (handler.data() == data).then(|| (handler.clone(), Event(ready)))
-            };
-            events[..count].iter().filter_map(find).collect()
-        };
-        for (handler, _) in &fired {
-            handler.state.set(FdHandlerState::Running);
-        }
-        let mut failed = None;
-        for (handler, event) in fired {
-            if let Err(error) = root.dispatch(&handler, event) {
-                failed = Some(error);
-            }
-            if handler.state.get() == FdHandlerState::Running {
-                handler.state.set(FdHandlerState::Waiting);
-            }
-        }
-        match failed {
-            Some(error) => Err(error.into()),
-            None => Ok(count),
-        }
-    }
-
-    /// The event that the handler being called was called for.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use std::{cell::Cell, os::unix::net::UnixStream, rc::Rc};
-    /// use corespun::interrupt::{Event, FdGroup, FdOptions};
-    ///
-    /// let group = Rc::new(FdGroup::new()?);
-    /// let (_peer, socket) = UnixStream::pair()?;
-    /// let (here, seen) = (group.clone(), Rc::new(Cell::new(None)));
-    /// let inside = seen.clone();
-    /// let options = FdOptions { events: Event::WRITABLE, ..FdOptions::default() };
-    /// group.add(&socket, options, move |_event| inside.set(here.current_event()))?;
-    /// group.wait(None)?;
-    /// assert_eq!(seen.get(), Some(Event::WRITABLE));
-    /// assert_eq!(group.current_event(), None);
-    /// # group.remove(&socket)?;
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
-    pub fn current_event(&self) -> Option<Event> {
-        self.group.root().current.get()
     }
 
     /// Nests `child` in this group: its descriptors, and those nested in it, are
@@ -752,49 +567,6 @@ impl FdGroup {
     /// ```
     pub fn clear_wrapper(&self) {
         self.group.wrapper.take();
-    }
-}
-
-impl Group {
-    fn dispatch(&self, handler: &Rc<Handler>, event: Event) -> io::Result<()> {
-        // An earlier handler of the batch may have removed it.
-        if handler.state.get() == FdHandlerState::Removed {
-            return Ok(());
-        }
-        if handler.kind == FdKind::EventFd && !read_counter(handler.fd)? {
-            return Ok(());
-        }
-        let Some(mut callback) = handler.callback.take() else {
-            return Ok(());
-        };
-        let wrapper = handler.group.upgrade().and_then(|group| {
-            let wrapper = group.wrapper.borrow();
-            wrapper.clone()
-        });
-        let before = self.current.replace(Some(event));
-        match wrapper {
-            Some(wrapper) => wrapper(&mut || callback(event)),
-            None => callback(event),
-        }
-        self.current.set(before);
-        if handler.state.get() != FdHandlerState::Removed {
-            handler.callback.set(Some(callback));
-        }
-        Ok(())
-    }
-}
-
-/// Reads an eventfd's counter; `false` if it was zero.
-fn read_counter(fd: RawFd) -> io::Result<bool> {
-    let mut counter = 0u64;
-    // SAFETY: the buffer is eight bytes.
-    let count = unsafe { libc::read(fd, (&raw mut counter).cast(), 8) };
-    if count >= 0 {
-        return Ok(true);
-    }
-    match io::Error::last_os_error() {
-        error if error.kind() == io::ErrorKind::WouldBlock => Ok(false),
-        error => Err(error),
     }
 }
 

@@ -6,13 +6,17 @@
 //!
 //! Everything here belongs to one OS thread, and knows nothing of SpdkThreads.
 
+mod dispatch;
 mod epoll;
+mod event;
 mod group;
 
 use std::io;
 use std::os::fd::RawFd;
 
-pub use group::{Event, FdGroup, FdHandlerState, FdKind, FdOptions};
+pub use event::{Event, FdHandlerState, FdKind, FdOptions};
+pub use group::FdGroup;
+pub(crate) use group::Member;
 
 /// What may go wrong with a group of descriptors.
 ///

@@ -41,7 +41,7 @@ impl AlignedBuf {
     ///
     /// # Panics
     ///
-    /// If `align` is not a power of two, or `len` overflows when rounded up to it.
+    /// If `align` is not a power of two, or `len` rounded up to it is more than `isize::MAX`.
     ///
     /// # Examples
     ///
@@ -54,9 +54,13 @@ impl AlignedBuf {
     /// ```
     #[track_caller]
     pub fn zeroed(len: usize, align: usize) -> Self {
-        let layout = Layout::from_size_align(len, align).unwrap_or_else(|_| {
-            panic!("no buffer of {len} bytes aligned to {align}: align must be a power of two")
-        });
+        assert!(
+            align.is_power_of_two(),
+            "no buffer of {len} bytes aligned to {align}: align must be a power of two"
+        );
+        let Ok(layout) = Layout::from_size_align(len, align) else {
+            too_long(len, align)
+        };
         if len == 0 {
             // Dangling but aligned, as an empty Vec's.
             let ptr = std::ptr::without_provenance_mut(layout.align());
@@ -68,6 +72,12 @@ impl AlignedBuf {
         let ptr = NonNull::new(raw).unwrap_or_else(|| handle_alloc_error(layout));
         AlignedBuf { ptr, layout }
     }
+}
+
+#[cold]
+#[track_caller]
+fn too_long(len: usize, align: usize) -> ! {
+    panic!("no buffer of {len} bytes aligned to {align}: a buffer has at most isize::MAX bytes")
 }
 
 impl Drop for AlignedBuf {
@@ -153,6 +163,7 @@ impl BufPool {
         })
     }
 
+    #[track_caller]
     pub(crate) fn take(self: &Rc<Self>, len: usize) -> PooledBuf {
         let class = class_of(len);
         let recycled = class.and_then(|class| self.classes.borrow_mut()[class].pop());
@@ -162,7 +173,12 @@ impl BufPool {
                 buf
             }
             (None, Some(class)) => AlignedBuf::zeroed(SMALLEST << class, POOL_ALIGN),
-            (None, None) => AlignedBuf::zeroed(len.next_multiple_of(POOL_ALIGN), POOL_ALIGN),
+            (None, None) => match len.checked_next_multiple_of(POOL_ALIGN) {
+                Some(whole) if isize::try_from(whole).is_ok() => {
+                    AlignedBuf::zeroed(whole, POOL_ALIGN)
+                }
+                _ => too_long(len, POOL_ALIGN),
+            },
         };
         PooledBuf {
             buf: ManuallyDrop::new(buf),
@@ -199,7 +215,7 @@ impl BufPool {
 /// let (read, buf) = zero.read_at(buf, 0).await;
 /// assert!(buf[..read?].iter().all(|&byte| byte == 0));
 /// # Ok::<(), Box<dyn std::error::Error>>(())
-/// # })?.unwrap()?;
+/// # })??;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub struct PooledBuf {

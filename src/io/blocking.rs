@@ -1,27 +1,22 @@
-//! Helper threads for what the kernel cannot do without blocking.
+//! What a back-end cannot do without blocking: system calls on helper threads.
 //!
-//! Jobs go out through a lock-free queue and a semaphore eventfd; results come back through another
-//! queue, and through the driver's wake eventfd if, and only if, the driver sleeps. Threads are
-//! started when all others are busy, un-pinned and with all signals blocked, and end with the driver.
+//! Results come back through a queue of the driver's own, and through its wake eventfd if, and only
+//! if, the driver sleeps.
 
+use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering, fence};
-use std::thread::{self, JoinHandle};
 
 use crossbeam_queue::SegQueue;
-use nix::sys::eventfd::{EfdFlags, EventFd};
-use nix::sys::signal::{SigSet, SigmaskHow};
+use nix::sys::eventfd::EventFd;
 
-use super::config::DriverConfig;
+use super::helpers::{Helpers, Lane};
 use super::op::{Completion, Request, Sink};
 use super::table::Key;
-use crate::cpu::{self, CpuSet};
+use crate::notify::Sleeper;
 
-enum Job {
-    Operation(Key, SendRequest),
-    Call(Box<dyn FnOnce() + Send>),
-}
+/// Where a relative path begins.
+const HERE: i32 = libc::AT_FDCWD;
 
 /// A request on its way to a helper thread.
 struct SendRequest(Request);
@@ -30,215 +25,118 @@ struct SendRequest(Request);
 // helper thread's last use (`op::Payload`).
 unsafe impl Send for SendRequest {}
 
-struct Shared {
-    jobs: SegQueue<Job>,
+/// Where the helper threads put a driver's results.
+struct Results {
     done: SegQueue<(Key, i32)>,
-    /// One token per sleeping thread to be woken.
-    tokens: EventFd,
-    /// Threads that sleep, or are about to, and have no token on its way.
-    idle: AtomicUsize,
-    stopping: AtomicBool,
-    /// The driver sleeps and wants its eventfd written.
-    asleep: AtomicBool,
-    wake: Arc<EventFd>,
+    driver: Sleeper,
 }
 
-pub(crate) struct BlockingPool {
-    shared: Option<Arc<Shared>>,
-    threads: Vec<JoinHandle<()>>,
-    max_threads: usize,
-    affinity: Option<CpuSet>,
-    wake: Arc<EventFd>,
-    in_flight: usize,
+pub(crate) struct BlockingOps {
+    helpers: Helpers,
+    results: Arc<Results>,
+    /// With the helper threads, at most `limit`.
+    running: usize,
+    limit: usize,
+    /// What waits until fewer run.
+    backlog: VecDeque<(Key, Request)>,
 }
 
-impl BlockingPool {
-    pub(crate) fn new(config: &DriverConfig, wake: Arc<EventFd>) -> Self {
-        BlockingPool {
-            shared: None,
-            threads: Vec::new(),
-            max_threads: config.blocking_threads,
-            affinity: config.helper_affinity,
-            wake,
-            in_flight: 0,
+impl BlockingOps {
+    /// A driver's way to `helpers`, on which so many of its operations run at once.
+    pub(crate) fn new(helpers: Helpers, limit: usize, wake: Arc<EventFd>) -> Self {
+        let driver = Sleeper::new(move || {
+            // Fails only when the counter is full, and then it is readable.
+            let _ = wake.write(1);
+        });
+        BlockingOps {
+            helpers,
+            results: Arc::new(Results {
+                done: SegQueue::new(),
+                driver,
+            }),
+            running: 0,
+            limit,
+            backlog: VecDeque::new(),
         }
+    }
+
+    pub(crate) fn helpers(&self) -> &Helpers {
+        &self.helpers
     }
 
     pub(crate) fn start(&mut self, key: Key, request: Request) -> io::Result<()> {
-        self.send(Job::Operation(key, SendRequest(request)))?;
-        self.in_flight += 1;
-        Ok(())
-    }
-
-    pub(crate) fn call(&mut self, job: Box<dyn FnOnce() + Send>) -> io::Result<()> {
-        self.send(Job::Call(job))
-    }
-
-    fn send(&mut self, job: Job) -> io::Result<()> {
-        let shared = match &self.shared {
-            Some(shared) => shared.clone(),
-            None => {
-                let shared = Arc::new(Shared::new(self.wake.clone())?);
-                self.shared.insert(shared).clone()
-            }
-        };
-        let busy = shared.idle.load(Ordering::SeqCst) == 0;
-        if busy && self.threads.len() < self.max_threads {
-            match self.spawn(shared.clone()) {
-                Ok(thread) => self.threads.push(thread),
-                Err(error) if self.threads.is_empty() => return Err(error),
-                Err(error) => tracing::warn!(%error, "cannot start another I/O helper thread"),
-            }
+        if self.running < self.limit {
+            return self.hand_over(key, request);
         }
-        shared.jobs.push(job);
-        fence(Ordering::SeqCst);
-        shared.wake_one();
+        self.backlog.push_back((key, request));
         Ok(())
     }
 
-    fn spawn(&self, shared: Arc<Shared>) -> io::Result<JoinHandle<()>> {
-        let affinity = self.affinity;
-        // The new thread inherits the mask: signals are for the program's own threads.
-        let old = SigSet::all().thread_swap_mask(SigmaskHow::SIG_SETMASK)?;
-        let name = format!("corespun-io-{}", self.threads.len());
-        let spawned = thread::Builder::new().name(name).spawn(move || {
-            if let Some(cpus) = affinity
-                && let Err(error) = cpu::set_current_affinity(&cpus)
-            {
-                tracing::warn!(%error, "cannot un-pin an I/O helper thread");
-            }
-            shared.work();
-        });
-        old.thread_set_mask()?;
-        spawned
+    fn hand_over(&mut self, key: Key, request: Request) -> io::Result<()> {
+        let (request, results) = (SendRequest(request), self.results.clone());
+        self.helpers.run(Lane::Operation, move || {
+            let request = request;
+            results.done.push((key, perform(&request.0)));
+            results.driver.notify();
+        })?;
+        self.running += 1;
+        Ok(())
     }
 
     /// Whether no operation is in flight here.
     pub(crate) fn is_idle(&self) -> bool {
-        self.in_flight == 0
+        self.running == 0 && self.backlog.is_empty()
     }
 
-    /// Leaves threads and queues alone in a forked child, which has only their memory.
+    /// Leaves the pool alone in a forked child, which has only its memory, and not its threads.
     pub(crate) fn leave_to_parent(&mut self) {
-        std::mem::forget(std::mem::take(&mut self.threads));
-        std::mem::forget(self.shared.take());
-        self.in_flight = 0;
+        std::mem::forget(self.helpers.clone());
+        self.running = 0;
+        self.backlog.clear();
     }
 
+    /// Whether `reap` would find nothing.
     pub(crate) fn is_quiet(&self) -> bool {
-        self.in_flight == 0
-            || self
-                .shared
-                .as_ref()
-                .is_none_or(|shared| shared.done.is_empty())
+        self.running == 0 || self.results.done.is_empty()
     }
 
-    /// Takes the results that have come back.
+    /// Takes the results that have come back, and hands over what waited for them.
     pub(crate) fn reap(&mut self, sink: &mut Sink<'_>) {
-        if self.in_flight == 0 {
+        if self.running == 0 {
             return;
         }
-        let shared = self.shared.as_ref().expect("made by the first job");
-        while let Some((key, result)) = shared.done.pop() {
-            self.in_flight -= 1;
+        while let Some((key, result)) = self.results.done.pop() {
+            self.running -= 1;
             sink.complete(key, Completion { result, flags: 0 }, false);
+        }
+        while self.running < self.limit
+            && let Some((key, request)) = self.backlog.pop_front()
+        {
+            if let Err(error) = self.hand_over(key, request) {
+                if self.running > 0 {
+                    // The next result brings it here again.
+                    self.backlog.push_front((key, request));
+                    return;
+                }
+                let result = -error.raw_os_error().unwrap_or(libc::EAGAIN);
+                sink.complete(key, Completion { result, flags: 0 }, false);
+            }
         }
     }
 
     /// Before the driver blocks: asks for its eventfd to be written. False if a result is here
     /// already, and blocking would miss it.
     pub(crate) fn announce_sleep(&self) -> bool {
-        if self.in_flight == 0 {
+        if self.running == 0 {
             return true;
         }
-        let shared = self.shared.as_ref().expect("made by the first job");
-        shared.asleep.store(true, Ordering::SeqCst);
-        // Pairs with the fence in `Shared::finish`: either it sees the flag or this sees the result.
-        fence(Ordering::SeqCst);
-        shared.done.is_empty()
+        self.results.driver.announce();
+        self.results.done.is_empty()
     }
 
     pub(crate) fn retract(&self) {
-        if let Some(shared) = &self.shared {
-            shared.asleep.store(false, Ordering::Relaxed);
-        }
-    }
-
-    /// Ends the threads after the jobs that are queued.
-    pub(crate) fn stop(&mut self) {
-        let Some(shared) = self.shared.take() else {
-            return;
-        };
-        shared.stopping.store(true, Ordering::SeqCst);
-        let _ = shared.tokens.write(self.threads.len() as u64);
-        for thread in self.threads.drain(..) {
-            if thread.join().is_err() {
-                tracing::error!("an I/O helper thread panicked");
-            }
-        }
-    }
-}
-
-impl Shared {
-    fn new(wake: Arc<EventFd>) -> io::Result<Self> {
-        Ok(Shared {
-            jobs: SegQueue::new(),
-            done: SegQueue::new(),
-            tokens: EventFd::from_flags(EfdFlags::EFD_SEMAPHORE | EfdFlags::EFD_CLOEXEC)?,
-            idle: AtomicUsize::new(0),
-            stopping: AtomicBool::new(false),
-            asleep: AtomicBool::new(false),
-            wake,
-        })
-    }
-
-    /// Takes back one announcement of sleep; false if there is none without a token.
-    fn claim_idle(&self) -> bool {
-        self.idle
-            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |n| n.checked_sub(1))
-            .is_ok()
-    }
-
-    fn wake_one(&self) {
-        if self.claim_idle() {
-            let _ = self.tokens.write(1);
-        }
-    }
-
-    /// The life of a helper thread.
-    fn work(&self) {
-        loop {
-            while let Some(job) = self.jobs.pop() {
-                self.run(job);
-            }
-            if self.stopping.load(Ordering::SeqCst) {
-                return;
-            }
-            self.idle.fetch_add(1, Ordering::SeqCst);
-            // Pairs with the fence in `send`: either it sees this thread idle or this sees the job.
-            fence(Ordering::SeqCst);
-            let work_came = !self.jobs.is_empty() || self.stopping.load(Ordering::SeqCst);
-            if work_came && self.claim_idle() {
-                continue;
-            }
-            // Asleep, or a token for this thread is on its way: take it. Interruptions cannot be,
-            // signals are blocked; any other failure only makes the thread look again.
-            let _ = self.tokens.read();
-        }
-    }
-
-    fn run(&self, job: Job) {
-        match job {
-            Job::Operation(key, request) => {
-                let result = perform(&request.0);
-                self.done.push((key, result));
-                fence(Ordering::SeqCst);
-                if self.asleep.load(Ordering::Relaxed) && self.asleep.swap(false, Ordering::AcqRel)
-                {
-                    let _ = self.wake.write(1);
-                }
-            }
-            Job::Call(call) => call(),
+        if self.running > 0 {
+            self.results.driver.retract();
         }
     }
 }
@@ -291,11 +189,40 @@ fn perform_once(request: &Request) -> i64 {
                 len,
             } => libc::fallocate(fd, mode, offset as i64, len as i64).into(),
             Request::Truncate { fd, len } => libc::ftruncate(fd, len as i64).into(),
-            Request::Open { path, flags, mode } => libc::open(path, flags, mode).into(),
-            Request::Stat { fd, out } => {
-                let mask = libc::STATX_BASIC_STATS | libc::STATX_BTIME;
-                libc::statx(fd, c"".as_ptr(), libc::AT_EMPTY_PATH, mask, out).into()
+            Request::WillNeed { fd, offset, len } => {
+                // Gives the error itself instead of -1.
+                let (offset, len) = (offset as i64, len.into());
+                let errno = libc::posix_fadvise(fd, offset, len, libc::POSIX_FADV_WILLNEED);
+                nix::errno::Errno::set_raw(errno);
+                -i64::from(errno != 0)
             }
+            Request::Open { path, flags, mode } => libc::open(path, flags, mode).into(),
+            Request::Stat {
+                fd,
+                path,
+                flags,
+                out,
+            } => {
+                let mask = libc::STATX_BASIC_STATS | libc::STATX_BTIME;
+                libc::statx(fd, path, flags, mask, out).into()
+            }
+            Request::ReadVectored {
+                fd,
+                parts,
+                count,
+                offset,
+            } => libc::preadv(fd, parts, count as i32, offset as i64) as i64,
+            Request::WriteVectored {
+                fd,
+                parts,
+                count,
+                offset,
+            } => libc::pwritev(fd, parts, count as i32, offset as i64) as i64,
+            Request::Rename { from, to } => libc::rename(from, to).into(),
+            Request::Unlink { path, flags } => libc::unlinkat(HERE, path, flags).into(),
+            Request::MakeDir { path, mode } => libc::mkdir(path, mode).into(),
+            Request::Symlink { target, link } => libc::symlink(target, link).into(),
+            Request::Link { from, to } => libc::linkat(HERE, from, HERE, to, 0).into(),
         }
     }
 }
@@ -305,12 +232,14 @@ mod tests {
     use super::*;
     use crate::io::op::Slot;
     use crate::io::table::Table;
+    use nix::sys::eventfd::EfdFlags;
     use std::os::fd::AsRawFd;
 
     #[test]
     fn a_result_that_came_before_the_sleep_forbids_it() {
         let wake = Arc::new(EventFd::from_flags(EfdFlags::EFD_NONBLOCK).unwrap());
-        let mut pool = BlockingPool::new(&DriverConfig::new(), wake.clone());
+        let helpers = Helpers::new(None);
+        let mut pool = BlockingOps::new(helpers.clone(), 1, wake.clone());
         assert!(pool.announce_sleep(), "nothing is in flight");
         let fd = wake.as_raw_fd();
         let mut slots = Table::default();
@@ -323,7 +252,7 @@ mod tests {
         )
         .unwrap();
         // The result is here, and the helper thread has looked whether somebody sleeps.
-        while pool.is_quiet() || pool.shared.as_ref().unwrap().idle.load(Ordering::SeqCst) == 0 {
+        while pool.is_quiet() || helpers.idle_threads() == 0 {
             std::thread::yield_now();
         }
         assert!(!pool.announce_sleep());
@@ -345,6 +274,5 @@ mod tests {
         pool.reap(&mut sink);
         assert_eq!((sink.reaped, sink.finished), (1, 1));
         assert!(pool.announce_sleep(), "nothing is in flight any more");
-        pool.stop();
     }
 }

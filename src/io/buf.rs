@@ -5,7 +5,9 @@
 //! with the result. These traits say which types may be lent that way; `AlignedBuf` and the pool
 //! live next door.
 
+use std::mem::{ManuallyDrop, MaybeUninit};
 use std::ops::{Bound, Deref, DerefMut, RangeBounds};
+use std::sync::Arc;
 
 /// A buffer the kernel may read from while an operation owns it.
 ///
@@ -14,18 +16,22 @@ use std::ops::{Bound, Deref, DerefMut, RangeBounds};
 /// For as long as the value lives, however often it is moved:
 /// - `stable_ptr` returns the same address, and the `bytes_init` bytes there are initialised and
 ///   readable;
+/// - `bytes_init` does not shrink while the value is moved about and only these traits' methods are
+///   called; for an [`IoBufMut`] it is at most `bytes_total`, which does not shrink either;
 /// - nothing but the value's own methods frees, moves or (while it is owned by an operation) writes
 ///   that memory.
 ///
 /// # Examples
 ///
-/// A buffer of one's own, for as long as what it points to stays in place:
+/// `Vec<u8>`, `Box<[u8]>`, `String`, `Arc<[u8]>`, `&'static` bytes and text, and with the feature
+/// `bytes` that crate's `Bytes` and `BytesMut` are buffers. So is one's own, for as long as what it
+/// points to stays in place:
 ///
 /// ```
 /// use std::sync::Arc;
 /// use corespun::io::IoBuf;
 ///
-/// struct Shared(Arc<[u8]>);
+/// struct Shared(Arc<Vec<u8>>);
 ///
 /// // SAFETY: the bytes are on the heap, and nobody writes them.
 /// unsafe impl IoBuf for Shared {
@@ -38,7 +44,7 @@ use std::ops::{Bound, Deref, DerefMut, RangeBounds};
 ///     }
 /// }
 ///
-/// let message = Shared(Arc::from(*b"one message, many clients"));
+/// let message = Shared(Arc::new(b"one message, many clients".to_vec()));
 /// assert_eq!(&message.slice(..11)[..], b"one message");
 /// ```
 pub unsafe trait IoBuf: 'static {
@@ -92,7 +98,9 @@ pub unsafe trait IoBuf: 'static {
     {
         let begin = match range.start_bound() {
             Bound::Included(&n) => n,
-            Bound::Excluded(&n) => n + 1,
+            Bound::Excluded(&n) => n
+                .checked_add(1)
+                .expect("a buffer slice cannot start after usize::MAX"),
             Bound::Unbounded => 0,
         };
         let end = match range.end_bound() {
@@ -119,6 +127,10 @@ pub unsafe trait IoBuf: 'static {
 
 /// A buffer the kernel may write into while an operation owns it.
 ///
+/// It also says how much is read: up to `bytes_total` bytes, which for a `Vec` is its *capacity*,
+/// whatever its length. [`slice(..n)`](IoBuf::slice) asks for `n` bytes, and leaves what is behind
+/// them alone.
+///
 /// # Safety
 ///
 /// As [`IoBuf`], and `stable_mut_ptr` is that same address, from which `bytes_total` bytes may be
@@ -138,7 +150,7 @@ pub unsafe trait IoBuf: 'static {
 /// let (read, buf) = zero.read_at(buf.slice(2..6), 0).await;
 /// assert_eq!((read?, buf.into_inner()), (4, vec![9, 9, 0, 0, 0, 0]));
 /// # Ok::<(), Box<dyn std::error::Error>>(())
-/// # })?.unwrap()?;
+/// # })??;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub unsafe trait IoBufMut: IoBuf {
@@ -260,6 +272,76 @@ unsafe impl IoBuf for &'static str {
     }
 }
 
+// SAFETY: static memory never moves and is never freed.
+unsafe impl<const N: usize> IoBuf for &'static [u8; N] {
+    fn stable_ptr(&self) -> *const u8 {
+        self.as_ptr()
+    }
+    fn bytes_init(&self) -> usize {
+        N
+    }
+}
+
+// SAFETY: a String is a Vec of bytes.
+unsafe impl IoBuf for String {
+    fn stable_ptr(&self) -> *const u8 {
+        self.as_ptr()
+    }
+    fn bytes_init(&self) -> usize {
+        self.len()
+    }
+}
+
+// SAFETY: the bytes are on the heap for as long as any clone lives, and nobody may write them while
+// more than one does; the one that an operation owns is not used.
+unsafe impl IoBuf for Arc<[u8]> {
+    fn stable_ptr(&self) -> *const u8 {
+        self.as_ptr()
+    }
+    fn bytes_init(&self) -> usize {
+        self.len()
+    }
+}
+
+// SAFETY: as of `Arc<[u8]>`.
+#[cfg(feature = "bytes")]
+unsafe impl IoBuf for bytes::Bytes {
+    fn stable_ptr(&self) -> *const u8 {
+        self.as_ptr()
+    }
+    fn bytes_init(&self) -> usize {
+        self.len()
+    }
+}
+
+// SAFETY: as of `Vec<u8>`; what it shares its allocation with has other parts of it.
+#[cfg(feature = "bytes")]
+unsafe impl IoBuf for bytes::BytesMut {
+    fn stable_ptr(&self) -> *const u8 {
+        self.as_ptr()
+    }
+    fn bytes_init(&self) -> usize {
+        self.len()
+    }
+}
+
+// SAFETY: as above; `capacity` bytes are its own.
+#[cfg(feature = "bytes")]
+unsafe impl IoBufMut for bytes::BytesMut {
+    fn stable_mut_ptr(&mut self) -> *mut u8 {
+        self.as_mut_ptr()
+    }
+    fn bytes_total(&self) -> usize {
+        self.capacity()
+    }
+    unsafe fn set_init(&mut self, len: usize) {
+        if self.len() < len {
+            // SAFETY: the caller's contract is set_len's.
+            unsafe { self.set_len(len) }
+        }
+    }
+}
+
 /// Part of a buffer: what [`IoBuf::slice`] makes.
 ///
 /// # Examples
@@ -323,14 +405,16 @@ impl<B: IoBufMut> DerefMut for Slice<B> {
     }
 }
 
-// SAFETY: a window of a buffer that keeps the promise; `slice` checked begin <= bytes_init, which
-// never shrinks while the buffer is in here.
+// SAFETY: a window of a buffer that keeps the promise: `slice` checked begin <= bytes_init, which
+// does not shrink while the buffer is in here. Should it nevertheless, the window is empty.
 unsafe impl<B: IoBuf> IoBuf for Slice<B> {
     fn stable_ptr(&self) -> *const u8 {
         self.buf.stable_ptr().wrapping_add(self.begin)
     }
     fn bytes_init(&self) -> usize {
-        self.end.min(self.buf.bytes_init()) - self.begin
+        self.end
+            .min(self.buf.bytes_init())
+            .saturating_sub(self.begin)
     }
 }
 
@@ -340,12 +424,46 @@ unsafe impl<B: IoBufMut> IoBufMut for Slice<B> {
         self.buf.stable_mut_ptr().wrapping_add(self.begin)
     }
     fn bytes_total(&self) -> usize {
-        self.end.min(self.buf.bytes_total()) - self.begin
+        self.end
+            .min(self.buf.bytes_total())
+            .saturating_sub(self.begin)
     }
     unsafe fn set_init(&mut self, len: usize) {
         // SAFETY: bytes before `begin` are initialised (checked by `slice`), `len` after it are by
         // the caller's word.
         unsafe { self.buf.set_init(self.begin + len) }
+    }
+}
+
+/// What is lent to the kernel, with a pointer to its memory out there, while what holds it is moved.
+///
+/// The compiler takes it that nobody else has a pointer to what a `Box` owns whenever the box is
+/// moved. A union hides the box from it until the memory is back.
+pub(crate) struct Lent<B>(MaybeUninit<B>);
+
+impl<B> Lent<B> {
+    pub(crate) fn new(value: B) -> Self {
+        Lent(MaybeUninit::new(value))
+    }
+
+    /// To take the pointers that are lent.
+    pub(crate) fn get_mut(&mut self) -> &mut B {
+        // SAFETY: initialised by `new`, and taken out only by value or on drop.
+        unsafe { self.0.assume_init_mut() }
+    }
+
+    /// The value back, when the kernel is done.
+    pub(crate) fn into_inner(self) -> B {
+        let this = ManuallyDrop::new(self);
+        // SAFETY: as above; `this` is not dropped, so this is the only copy.
+        unsafe { this.0.assume_init_read() }
+    }
+}
+
+impl<B> Drop for Lent<B> {
+    fn drop(&mut self) {
+        // SAFETY: as above; `into_inner` does not get here.
+        unsafe { self.0.assume_init_drop() }
     }
 }
 

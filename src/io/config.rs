@@ -4,6 +4,7 @@
 
 use std::io;
 
+use super::helpers::Helpers;
 use crate::cpu::CpuSet;
 
 /// Which back-end a driver is asked to use.
@@ -77,6 +78,8 @@ pub struct DriverConfig {
     pub(crate) blocking_threads: usize,
     pub(crate) helper_affinity: Option<CpuSet>,
     pub(crate) pooled_bytes: usize,
+    /// The pool to share, instead of one of its own.
+    helpers: Option<Helpers>,
 }
 
 impl Default for DriverConfig {
@@ -87,13 +90,14 @@ impl Default for DriverConfig {
             blocking_threads: 8,
             helper_affinity: None,
             pooled_bytes: 16 << 20,
+            helpers: None,
         }
     }
 }
 
 impl DriverConfig {
-    /// The defaults: back-end chosen at run time, 256 submission entries, at most 8 helper threads,
-    /// at most 16 MiB of idle pooled buffers.
+    /// The defaults: back-end chosen at run time, 256 submission entries, at most 8 file operations
+    /// on helper threads, at most 16 MiB of idle pooled buffers.
     ///
     /// # Examples
     ///
@@ -152,8 +156,10 @@ impl DriverConfig {
         self
     }
 
-    /// Sets the greatest number of helper threads of this driver (at least 1). They are started when
-    /// first needed and live until the driver is dropped.
+    /// Sets how many of this driver's own operations may run on helper threads at once (at least 1):
+    /// what the back-end cannot do without blocking, as a buffered write on epoll. Calls of
+    /// [`unblock`](super::unblock) do not count. Threads start when first needed and end after ten
+    /// seconds without work.
     ///
     /// # Examples
     ///
@@ -171,7 +177,8 @@ impl DriverConfig {
 
     /// Sets the CPUs helper threads run on. A thread inherits the mask of the one that starts it, so
     /// a driver of a pinned OS thread should be given the process' original mask here; without it,
-    /// helpers share the pinned CPU.
+    /// helpers share the pinned CPU. An App's reactors use the helpers of its library instead
+    /// ([`ThreadLibBuilder::helper_cpus`](crate::thread::ThreadLibBuilder::helper_cpus)).
     ///
     /// # Examples
     ///
@@ -194,6 +201,20 @@ impl DriverConfig {
     pub fn helper_affinity(mut self, cpus: CpuSet) -> Self {
         self.helper_affinity = Some(cpus);
         self
+    }
+
+    /// Has the driver use the threads of `helpers`.
+    pub(crate) fn helpers(mut self, helpers: Helpers) -> Self {
+        self.helpers = Some(helpers);
+        self
+    }
+
+    /// The pool that the driver is to use.
+    pub(crate) fn pool(&self) -> Helpers {
+        match &self.helpers {
+            Some(helpers) => helpers.clone(),
+            None => Helpers::new(self.helper_affinity),
+        }
     }
 
     /// Sets how many bytes of returned [`PooledBuf`](super::PooledBuf)s are kept for reuse.

@@ -132,7 +132,7 @@ impl Driver {
     /// let (backend, shown) = App::builder().block_on(async |app: AppHandle| {
     ///     let backend = Driver::current().unwrap().backend();
     ///     (backend, app.reactors().stats()[0].backend)
-    /// })?.unwrap();
+    /// })?;
     /// // As introspection shows it.
     /// assert_eq!(shown, Some(backend));
     /// # Ok::<(), corespun::app::AppError>(())
@@ -192,7 +192,7 @@ impl Driver {
     ///
     /// assert!(Driver::current().is_none());
     /// let on_reactor = App::builder().block_on(async |_app| Driver::current().is_some())?;
-    /// assert_eq!(on_reactor, Some(true));
+    /// assert!(on_reactor);
     /// # Ok::<(), corespun::app::AppError>(())
     /// ```
     pub fn current() -> Option<Driver> {
@@ -359,6 +359,10 @@ impl Driver {
 
     /// An aligned buffer of `len` bytes from this driver's pool; its contents are arbitrary.
     ///
+    /// # Panics
+    ///
+    /// If `len`, rounded up to [`POOL_ALIGN`](super::POOL_ALIGN), is more than `isize::MAX`.
+    ///
     /// # Examples
     ///
     /// ```
@@ -370,6 +374,7 @@ impl Driver {
     /// assert_eq!((buf.len(), buf.as_ptr().addr() % POOL_ALIGN), (5000, 0));
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
+    #[track_caller]
     pub fn buffer(&self, len: usize) -> PooledBuf {
         self.0.core.buffer(len)
     }

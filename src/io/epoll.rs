@@ -19,7 +19,7 @@ use nix::sys::eventfd::EventFd;
 use nix::sys::time::TimeSpec;
 
 use super::aio::Aio;
-use super::blocking::BlockingPool;
+use super::blocking::BlockingOps;
 use super::config::{DriverConfig, DriverError};
 use super::op::{Completion, Request, Sink, Slot};
 use super::readiness::Direction;
@@ -91,7 +91,7 @@ impl Epoll {
         &mut self,
         key: Key,
         request: Request,
-        blocking: &mut BlockingPool,
+        blocking: &mut BlockingOps,
     ) -> io::Result<()> {
         match (&request, &mut self.aio) {
             (
@@ -167,7 +167,7 @@ impl Epoll {
     pub(crate) fn park(
         &mut self,
         timeout: Option<Duration>,
-        blocking: &BlockingPool,
+        blocking: &BlockingOps,
         sink: &mut Sink<'_>,
     ) -> io::Result<()> {
         self.poll(sink)?;
@@ -203,9 +203,6 @@ impl Epoll {
                         (Direction::Read, EpollFlags::EPOLLIN, EpollFlags::EPOLLRDHUP),
                         (Direction::Write, EpollFlags::EPOLLOUT, EpollFlags::empty()),
                     ] {
-                        if flags.intersects(closed | broken) {
-                            sink.sources.closed(source, direction);
-                        }
                         if flags.intersects(ready | closed | broken)
                             && sink.sources.ready(source, direction, None, sink.effects)
                         {
@@ -220,7 +217,7 @@ impl Epoll {
     }
 
     /// Waits until the kernel and the helpers have let go of every operation.
-    pub(crate) fn drain(&mut self, blocking: &mut BlockingPool, sink: &mut Sink<'_>) {
+    pub(crate) fn drain(&mut self, blocking: &mut BlockingOps, sink: &mut Sink<'_>) {
         loop {
             let mut served = self.poll(sink).is_ok();
             blocking.reap(sink);

@@ -36,6 +36,7 @@ pub(crate) mod delay;
 mod detached;
 pub(crate) mod driver;
 mod epoll;
+pub(crate) mod helpers;
 mod interest;
 mod mark;
 pub(crate) mod op;
@@ -49,6 +50,7 @@ mod unusable;
 mod uring;
 
 pub use aligned::{AlignedBuf, POOL_ALIGN, PooledBuf};
+pub(crate) use buf::Lent;
 pub use buf::{IoBuf, IoBufMut, Slice};
 pub use config::{Backend, BackendChoice, DriverConfig, DriverError};
 pub use detached::{FileAction, FileOp};

@@ -58,15 +58,79 @@ pub(crate) enum Request {
         fd: RawFd,
         len: u64,
     },
+    /// `POSIX_FADV_WILLNEED`.
+    WillNeed {
+        fd: RawFd,
+        offset: u64,
+        len: u32,
+    },
     Open {
         path: *const c_char,
         flags: i32,
         mode: u32,
     },
+    /// Of `path` from `fd` on; of `fd` itself where the path is empty and `flags` permit that.
     Stat {
         fd: RawFd,
+        path: *const c_char,
+        flags: i32,
         out: *mut libc::statx,
     },
+    ReadVectored {
+        fd: RawFd,
+        parts: *const libc::iovec,
+        count: u32,
+        offset: u64,
+    },
+    WriteVectored {
+        fd: RawFd,
+        parts: *const libc::iovec,
+        count: u32,
+        offset: u64,
+    },
+    Rename {
+        from: *const c_char,
+        to: *const c_char,
+    },
+    /// With `AT_REMOVEDIR` of a directory.
+    Unlink {
+        path: *const c_char,
+        flags: i32,
+    },
+    MakeDir {
+        path: *const c_char,
+        mode: u32,
+    },
+    Symlink {
+        target: *const c_char,
+        link: *const c_char,
+    },
+    Link {
+        from: *const c_char,
+        to: *const c_char,
+    },
+}
+
+impl Request {
+    pub(crate) fn ending(&self) -> Ending {
+        match self {
+            Request::Read { .. }
+            | Request::ReadVectored { .. }
+            | Request::WillNeed { .. }
+            | Request::Open { .. }
+            | Request::Stat { .. } => Ending::CancelledAtEnd,
+            Request::Write { .. }
+            | Request::Sync { .. }
+            | Request::WriteVectored { .. }
+            | Request::Allocate { .. }
+            | Request::Truncate { .. }
+            | Request::Rename { .. }
+            | Request::Unlink { .. }
+            | Request::MakeDir { .. }
+            | Request::Symlink { .. }
+            | Request::Link { .. } => Ending::ByItself,
+        }
+    }
 }
 
 /// A buffer length as the kernel takes it; longer ones become short transfers.
@@ -152,11 +216,13 @@ pub(crate) enum Slot {
     },
 }
 
-/// What an operation does when nobody waits for it any more.
+/// What becomes of an operation when its future is dropped, or the driver ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Ending {
     /// It ends by itself and should: a write that was started takes effect.
     ByItself,
+    /// It changes nothing, and might never end: the end of the driver cancels it.
+    CancelledAtEnd,
     /// It might never: it is cancelled.
     Cancelled,
 }

@@ -49,7 +49,7 @@ impl Driver {
     ///     assert_eq!(completion.result, 0);
     /// }
     /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// # })?.unwrap()?;
+    /// # })??;
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub unsafe fn submit_raw<T: 'static>(
@@ -100,7 +100,7 @@ impl Driver {
     ///     }
     /// }
     /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// # })?.unwrap()?;
+    /// # })??;
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub unsafe fn submit_raw_multi<T: 'static>(
@@ -259,7 +259,7 @@ impl<T: 'static> Abandon for Kept<T> {
 ///     assert_eq!((completion.result, kept), (0, vec![1, 2]));
 /// }
 /// # Ok::<(), Box<dyn std::error::Error>>(())
-/// # })?.unwrap()?;
+/// # })??;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[must_use = "dropping it cancels the operation"]
@@ -293,7 +293,7 @@ impl<T: 'static> RawOp<T> {
     ///     }
     /// }
     /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// # })?.unwrap()?;
+    /// # })??;
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn on_abandon(mut self, release: fn(&mut T, Completion)) -> Self {
@@ -369,7 +369,7 @@ impl<T: 'static> std::fmt::Debug for RawOp<T> {
 ///     }
 /// }
 /// # Ok::<(), Box<dyn std::error::Error>>(())
-/// # })?.unwrap()?;
+/// # })??;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[must_use = "dropping it cancels the operation"]

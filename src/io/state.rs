@@ -20,10 +20,11 @@ use std::time::Duration;
 use nix::sys::eventfd::EventFd;
 
 use super::aligned::{BufPool, PooledBuf};
-use super::blocking::BlockingPool;
+use super::blocking::BlockingOps;
 use super::config::{Backend, BackendChoice, DriverConfig, DriverError};
 use super::delay::Delays;
 use super::epoll::Epoll;
+use super::helpers::Helpers;
 use super::mark::Mark;
 use super::op::{Abandon, Completion, Effect, Ending, Op, Payload, Sink, Slot};
 use super::readiness::{Direction, Replaced, Sources, Wait, Waiter};
@@ -54,7 +55,7 @@ pub(crate) struct Core {
 pub(super) struct State {
     pub(super) slots: Table<Slot>,
     pub(super) sources: Sources,
-    pub(super) blocking: BlockingPool,
+    pub(super) blocking: BlockingOps,
     pub(super) engine: Engine,
 }
 
@@ -113,7 +114,7 @@ impl Core {
             state: RefCell::new(State {
                 slots: Table::default(),
                 sources: Sources::default(),
-                blocking: BlockingPool::new(config, wake),
+                blocking: BlockingOps::new(config.pool(), config.blocking_threads, wake),
                 engine,
             }),
             effects: Cell::default(),
@@ -153,6 +154,7 @@ impl Core {
         self.in_flight.set(count);
     }
 
+    #[track_caller]
     pub(crate) fn buffer(&self, len: usize) -> PooledBuf {
         self.buffers.take(len)
     }
@@ -166,6 +168,7 @@ impl Core {
             return Err((error, payload));
         }
         let request = payload.request();
+        let ending = request.ending();
         let mut state = self.state.borrow_mut();
         let State {
             slots,
@@ -183,7 +186,7 @@ impl Core {
             drop(state);
             return Err((error, payload));
         }
-        slots.insert(Slot::Waiting(None, Ending::ByItself));
+        slots.insert(Slot::Waiting(None, ending));
         self.in_flight.set(self.in_flight.get() + 1);
         drop(state);
         Ok(Op::new(self.clone(), key, payload))
@@ -441,18 +444,29 @@ impl Core {
         change(self.state.borrow_mut().sources.wait(source, direction))
     }
 
+    /// A transfer that moved less than it was asked to has most likely drained the source. Each wait
+    /// on the ring looks at the level, so that being wrong costs it nothing. An edge does not come
+    /// back, and a read also ends early with more behind it (at TCP's urgent mark, after a Unix
+    /// message that carries descriptors): there only `EAGAIN` says that the source is drained.
+    pub(crate) fn hint_drained(&self, source: Key, direction: Direction) {
+        let state = &mut *self.state.borrow_mut();
+        if let Engine::Uring(_) = state.engine {
+            state.sources.wait(source, direction).clear();
+        }
+    }
+
     /// A number no other waiter of this driver has.
     pub(crate) fn next_waiter(&self) -> u64 {
         self.waiters.replace(self.waiters.get() + 1)
     }
 
-    /// Runs `job` on a helper thread.
-    pub(crate) fn run_blocking(&self, job: Box<dyn FnOnce() + Send>) -> io::Result<()> {
+    /// The pool for calls that block.
+    pub(crate) fn helpers(&self) -> io::Result<Helpers> {
         self.check_current()?;
-        let mut state = self.state.borrow_mut();
+        let state = self.state.borrow();
         match state.engine {
             Engine::Closed => Err(shut_down()),
-            _ => state.blocking.call(job),
+            _ => Ok(state.blocking.helpers().clone()),
         }
     }
 
@@ -544,8 +558,8 @@ impl Core {
             let State {
                 slots,
                 sources,
-                blocking,
                 engine,
+                ..
             } = &mut *state;
             let sink = Sink {
                 slots,
@@ -554,7 +568,6 @@ impl Core {
                 reaped: 0,
                 finished: 0,
             };
-            blocking.stop();
             sink.sources.wake_all(sink.effects);
             self.delays.end_all(sink.effects);
             self.in_flight.set(0);

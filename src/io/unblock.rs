@@ -1,4 +1,4 @@
-//! Running a blocking call on one of the driver's helper threads.
+//! Running a blocking call on a helper thread.
 
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -6,13 +6,15 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use futures::channel::oneshot;
 
 use super::driver::Driver;
+use super::helpers::Lane;
 use crate::sync::budget;
 
-/// Runs `job` on a helper thread of the OS thread's current driver and gives its value.
+/// Runs `job` on a helper thread and gives its value.
 ///
 /// For calls that may block and have no asynchronous form: name resolution, `ioctl`s, libraries.
-/// Helpers are few (see [`DriverConfig::blocking_threads`](super::DriverConfig::blocking_threads));
-/// jobs beyond them queue.
+/// On a reactor it shares the pool of [`task::spawn_blocking`](crate::task::spawn_blocking), where
+/// at most 64 calls run at once and more wait their turn; a driver that was made by hand has a pool
+/// of its own. Not even 64 calls that never end keep files from their operations.
 ///
 /// # Errors
 ///
@@ -24,7 +26,8 @@ use crate::sync::budget;
 ///
 /// # Cancel safety
 ///
-/// A dropped future does not stop the job; its value is dropped on the helper thread.
+/// A dropped future does not stop the job; its value is dropped on the helper thread, where a panic
+/// of its destructor is contained. The end of the driver does not wait for the job either.
 ///
 /// # Examples
 ///
@@ -37,23 +40,22 @@ use crate::sync::budget;
 /// let there = io::unblock(|| thread::current().id()).await?;
 /// assert_ne!(there, here);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
-/// # })?.unwrap()?;
+/// # })??;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub async fn unblock<T: Send + 'static>(job: impl FnOnce() -> T + Send + 'static) -> io::Result<T> {
     // A short job has ended before its result is looked for.
     budget::take().await;
     let (sender, receiver) = oneshot::channel();
-    Driver::current_core()?.run_blocking(Box::new(move || {
+    let helpers = Driver::current_core()?.helpers()?;
+    helpers.run(Lane::Call, move || {
         let outcome = catch_unwind(AssertUnwindSafe(job));
-        // Fails only if nobody waits any more.
-        let _ = sender.send(outcome);
-    }))?;
+        // Refused if the waiter has gone; the value is dropped here then.
+        drop(sender.send(outcome));
+    })?;
     match receiver.await {
         Ok(Ok(value)) => Ok(value),
         Ok(Err(panic)) => resume_unwind(panic),
-        Err(_) => Err(io::Error::other(
-            "the I/O driver was shut down before the job ran",
-        )),
+        Err(_) => Err(io::Error::other("the job was dropped before it ran")),
     }
 }

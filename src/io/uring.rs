@@ -15,11 +15,14 @@ use io_uring::types::{Fd, FsyncFlags, SubmitArgs, Timespec};
 use io_uring::{IoUring, Probe, Submitter, cqueue, opcode, squeue};
 use nix::sys::eventfd::EventFd;
 
-use super::blocking::BlockingPool;
+use super::blocking::BlockingOps;
 use super::config::{DriverConfig, DriverError};
 use super::op::{Completion, Ending, Request, Sink, Slot};
 use super::raw::is_linked;
 use super::table::Key;
+
+/// Where a relative path begins.
+const HERE: Fd = Fd(libc::AT_FDCWD);
 
 /// Tags of entries that are not operations.
 const WAKE: u64 = u64::MAX;
@@ -101,7 +104,7 @@ impl Uring {
         &mut self,
         key: Key,
         request: Request,
-        blocking: &mut BlockingPool,
+        blocking: &mut BlockingOps,
     ) -> io::Result<()> {
         let entry = entry_of(&request).user_data(key.to_bits());
         if !self.probe.is_supported(entry.get_opcode() as u8) {
@@ -278,7 +281,7 @@ impl Uring {
     pub(crate) fn park(
         &mut self,
         timeout: Option<Duration>,
-        blocking: &BlockingPool,
+        blocking: &BlockingOps,
         sink: &mut Sink<'_>,
     ) -> io::Result<()> {
         self.reap(sink);
@@ -362,7 +365,7 @@ impl Uring {
     /// As [`poll`](Self::poll); some are in flight then.
     pub(crate) fn drain(
         &mut self,
-        blocking: &mut BlockingPool,
+        blocking: &mut BlockingOps,
         sink: &mut Sink<'_>,
     ) -> io::Result<()> {
         loop {
@@ -464,15 +467,46 @@ fn entry_of(request: &Request) -> squeue::Entry {
             .offset(offset)
             .mode(mode)
             .build(),
+        Request::WillNeed { fd, offset, len } => {
+            opcode::Fadvise::new(Fd(fd), len.into(), libc::POSIX_FADV_WILLNEED)
+                .offset(offset)
+                .build()
+        }
         Request::Truncate { fd, len } => opcode::Ftruncate::new(Fd(fd), len).build(),
-        Request::Open { path, flags, mode } => opcode::OpenAt::new(Fd(libc::AT_FDCWD), path)
+        Request::Open { path, flags, mode } => opcode::OpenAt::new(HERE, path)
             .flags(flags)
             .mode(mode)
             .build(),
-        Request::Stat { fd, out } => opcode::Statx::new(Fd(fd), c"".as_ptr(), out.cast())
-            .flags(libc::AT_EMPTY_PATH)
+        Request::Stat {
+            fd,
+            path,
+            flags,
+            out,
+        } => opcode::Statx::new(Fd(fd), path, out.cast())
+            .flags(flags)
             .mask(libc::STATX_BASIC_STATS | libc::STATX_BTIME)
             .build(),
+        Request::ReadVectored {
+            fd,
+            parts,
+            count,
+            offset,
+        } => opcode::Readv::new(Fd(fd), parts, count)
+            .offset(offset)
+            .build(),
+        Request::WriteVectored {
+            fd,
+            parts,
+            count,
+            offset,
+        } => opcode::Writev::new(Fd(fd), parts, count)
+            .offset(offset)
+            .build(),
+        Request::Rename { from, to } => opcode::RenameAt::new(HERE, from, HERE, to).build(),
+        Request::Unlink { path, flags } => opcode::UnlinkAt::new(HERE, path).flags(flags).build(),
+        Request::MakeDir { path, mode } => opcode::MkDirAt::new(HERE, path).mode(mode).build(),
+        Request::Symlink { target, link } => opcode::SymlinkAt::new(HERE, target, link).build(),
+        Request::Link { from, to } => opcode::LinkAt::new(HERE, from, HERE, to).build(),
     }
 }
 

@@ -42,23 +42,17 @@ pub struct IobufBuf {
     index: u32,
     node: u16,
     class: Class,
-    /// The channel that it came from, on a thread: where it may be cached.
     home: Home,
 }
 
-/// Names a channel of a thread.
+/// The channel that a buffer came from, where it may be cached: its number among
+/// those of the same pools, so that it says something beside them only.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) struct Home {
-    pub(super) thread: u64,
-    pub(super) channel: u64,
-}
+pub(super) struct Home(pub(super) u64);
 
 impl Home {
     /// In no cache.
-    pub(super) const NONE: Home = Home {
-        thread: 0,
-        channel: 0,
-    };
+    pub(super) const NONE: Home = Home(0);
 }
 
 impl IobufBuf {

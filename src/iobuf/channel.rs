@@ -12,6 +12,7 @@ use super::pool::PoolStats;
 use super::queue::{Done, GetBuf, GetMany, ThreadState, Waiter};
 use super::{Class, IobufError};
 use crate::channel::IoChannel;
+use crate::thread::panic::drop_anywhere;
 
 /// Channels that one thread may have, as SPDK's.
 const MAX_CHANNELS: usize = 64;
@@ -76,11 +77,24 @@ impl ChannelCore {
         true
     }
 
-    pub(super) fn wait(&self, class: Class, need: usize, got: Vec<IobufBuf>, done: Done) -> u64 {
+    /// So many, or as many as there are.
+    pub(super) fn take_many(&self, class: Class, count: usize) -> Vec<IobufBuf> {
+        let mut got = Vec::with_capacity(count.min(BATCH));
+        got.extend(std::iter::from_fn(|| self.take(class)).take(count));
+        got
+    }
+
+    pub(super) fn wait(
+        &self,
+        class: Class,
+        need: usize,
+        got: Vec<IobufBuf>,
+        done: Done,
+    ) -> WaiterId {
         self.count(class, |stats| stats.retry += 1);
-        let id = self.thread.inner.ids.fetch_add(1, Ordering::Relaxed);
+        let id = WaiterId(Rc::new(class));
         let waiter = Waiter {
-            id,
+            id: id.clone(),
             home: self.home,
             need,
             got,
@@ -90,8 +104,8 @@ impl ChannelCore {
         id
     }
 
-    pub(super) fn abort(&self, class: Class, id: u64) -> Option<Waiter> {
-        self.thread.abort(class, id)
+    pub(super) fn abort(&self, id: &WaiterId) -> Option<Waiter> {
+        self.thread.abort(id)
     }
 
     fn count(&self, class: Class, count: impl FnOnce(&mut PoolStats)) {
@@ -128,7 +142,9 @@ impl ChannelCore {
 
 impl Drop for ChannelCore {
     fn drop(&mut self) {
-        drop(self.thread.remove_channel(self.home.channel));
+        for waiter in self.thread.remove_channel(self.home) {
+            drop_anywhere(waiter);
+        }
         for class in Class::ALL {
             for index in self.caches[class as usize].take() {
                 self.thread.take_back(class, index);
@@ -180,7 +196,7 @@ pub struct IobufChannel {
 /// let all: Vec<_> = std::iter::from_fn(|| channel.try_get(8192).unwrap()).collect();
 /// match channel.get_with(8192, |_buffer| ())? {
 ///     Got::Buffer(_buffer) => panic!("there are {} only", all.len()),
-///     Got::Waiting(waiter) => assert!(channel.abort(waiter)),
+///     Got::Waiting(waiter) => assert!(channel.abort(&waiter)),
 /// }
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
@@ -189,6 +205,31 @@ pub enum Got {
     /// A buffer was free; the callback is not called.
     Buffer(IobufBuf),
     /// The callback is called once one is; this aborts it.
+    Waiting(WaiterId),
+}
+
+/// What asking for several buffers, with a callback, led to.
+///
+/// # Examples
+///
+/// ```
+/// use corespun::{iobuf::{GotMany, Iobuf}, thread::ThreadLib};
+///
+/// let mut runner = ThreadLib::new().thread().build()?.attach();
+/// let iobuf = runner.enter(|| Iobuf::builder().small(64, 4096).large(8, 8192).build())?;
+/// iobuf.register_module("null")?;
+/// let channel = runner.enter(|| iobuf.channel("null", 0, 0))?;
+/// match channel.get_many_with(8192, 8, |_late| unreachable!("there are eight"))? {
+///     GotMany::Buffers(all) => assert_eq!(all.len(), 8),
+///     GotMany::Waiting(waiter) => assert!(channel.abort(&waiter)),
+/// }
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug)]
+pub enum GotMany {
+    /// They were free; the callback is dropped.
+    Buffers(Vec<IobufBuf>),
+    /// The callback is called once all of them are; this aborts it.
     Waiting(WaiterId),
 }
 
@@ -212,11 +253,8 @@ pub enum Got {
 /// assert_eq!(first, ControlFlow::Break(waiter));
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct WaiterId {
-    id: u64,
-    class: Class,
-}
+#[derive(Clone)]
+pub struct WaiterId(Rc<Class>);
 
 impl WaiterId {
     /// The class of buffer that it waits for.
@@ -238,7 +276,24 @@ impl WaiterId {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn class(&self) -> Class {
-        self.class
+        *self.0
+    }
+}
+
+/// A request is itself only.
+impl PartialEq for WaiterId {
+    fn eq(&self, other: &Self) -> bool {
+        Rc::ptr_eq(&self.0, &other.0)
+    }
+}
+
+impl Eq for WaiterId {}
+
+impl fmt::Debug for WaiterId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("WaiterId")
+            .field("class", &self.class())
+            .finish_non_exhaustive()
     }
 }
 
@@ -251,10 +306,7 @@ impl IobufChannel {
         if thread.channel_count() >= MAX_CHANNELS {
             return Err(IobufError::TooManyChannels(MAX_CHANNELS));
         }
-        let home = Home {
-            thread: thread.thread().id(),
-            channel: thread.inner.ids.fetch_add(1, Ordering::Relaxed),
-        };
+        let home = Home(thread.inner.last_channel.fetch_add(1, Ordering::Relaxed) + 1);
         // From here on dropping it undoes everything.
         let core = Rc::new(ChannelCore {
             module,
@@ -273,7 +325,7 @@ impl IobufChannel {
                 return Err(IobufError::CacheNotFilled { class, wanted });
             }
         }
-        core.thread.add_channel(home.channel, Rc::downgrade(&core));
+        core.thread.add_channel(home, Rc::downgrade(&core));
         Ok(IobufChannel { core })
     }
 
@@ -307,8 +359,9 @@ impl IobufChannel {
     /// called with one, on this thread, as soon as it is its turn
     /// (`spdk_iobuf_get`): usually by whoever drops a buffer here.
     ///
-    /// If the callback asks for another buffer of that class, and must wait, it
-    /// waits at the head of the queue: who needs two is not overtaken for ever.
+    /// What the callback asks for in turn is a new request, behind all that wait.
+    /// Who needs several at once is not to ask one by one: see
+    /// [`IobufChannel::get_many_with`].
     ///
     /// # Errors
     ///
@@ -347,7 +400,52 @@ impl IobufChannel {
             callback(buffers.pop().expect("one was asked for"));
         });
         let id = self.core.wait(class, 1, Vec::new(), done);
-        Ok(Got::Waiting(WaiterId { id, class }))
+        Ok(Got::Waiting(id))
+    }
+
+    /// As [`IobufChannel::get_with`], for a request that needs several buffers of
+    /// `len` bytes. It takes what is free, and once it has come to the head of the
+    /// queue it stays there until it has the last: what `spdk_iobuf_get` gives an
+    /// entry that asks again in its own callback.
+    ///
+    /// # Errors
+    ///
+    /// [`IobufError::TooLong`].
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::{cell::Cell, rc::Rc};
+    /// use corespun::{iobuf::{GotMany, Iobuf}, thread::ThreadLib};
+    ///
+    /// let mut runner = ThreadLib::new().thread().build()?.attach();
+    /// let iobuf = runner.enter(|| Iobuf::builder().small(64, 4096).large(8, 8192).build())?;
+    /// iobuf.register_module("null")?;
+    /// let channel = runner.enter(|| iobuf.channel("null", 0, 0))?;
+    /// let mut all: Vec<_> = std::iter::from_fn(|| channel.try_get(8192).unwrap()).collect();
+    /// let served = Rc::new(Cell::new(0));
+    /// let count = served.clone();
+    /// let got = channel.get_many_with(8192, 2, move |pair| count.set(pair.len()))?;
+    /// assert!(matches!(got, GotMany::Waiting(_)));
+    /// runner.enter(|| drop(all.pop()));
+    /// assert_eq!(served.get(), 0);
+    /// runner.enter(|| drop(all.pop()));
+    /// assert_eq!(served.get(), 2);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn get_many_with(
+        &self,
+        len: usize,
+        count: usize,
+        callback: impl FnOnce(Vec<IobufBuf>) + 'static,
+    ) -> Result<GotMany, IobufError> {
+        let class = self.core.class_of(len)?;
+        let got = self.core.take_many(class, count);
+        if got.len() == count {
+            return Ok(GotMany::Buffers(got));
+        }
+        let id = self.core.wait(class, count, got, Box::new(callback));
+        Ok(GotMany::Waiting(id))
     }
 
     /// A buffer of at least `len` bytes, waited for if need be. The future
@@ -423,14 +521,14 @@ impl IobufChannel {
     /// let Got::Waiting(waiter) = channel.get_with(8192, |_buffer| panic!("was aborted"))? else {
     ///     panic!("there are {} only", all.len());
     /// };
-    /// assert!(channel.abort(waiter));
-    /// assert!(!channel.abort(waiter));
+    /// assert!(channel.abort(&waiter));
+    /// assert!(!channel.abort(&waiter));
     /// runner.enter(|| drop(all.pop()));
     /// assert_eq!(iobuf.free_counts(), [64, 1]);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
-    pub fn abort(&self, waiter: WaiterId) -> bool {
-        self.core.abort(waiter.class, waiter.id).is_some()
+    pub fn abort(&self, waiter: &WaiterId) -> bool {
+        self.core.abort(waiter).is_some()
     }
 
     /// Calls `f` for each waiting request of this channel, those for small
@@ -450,21 +548,16 @@ impl IobufChannel {
     /// let waiting = [channel.get_with(8192, |_| ())?, channel.get_with(8192, |_| ())?];
     /// // A reset gives up whatever waits.
     /// let end = channel.for_each_waiter(|waiter| {
-    ///     assert!(channel.abort(waiter));
+    ///     assert!(channel.abort(&waiter));
     ///     ControlFlow::<()>::Continue(())
     /// });
     /// assert_eq!(end, ControlFlow::Continue(()));
     /// # drop((all, waiting));
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
-    pub fn for_each_waiter<B>(
-        &self,
-        mut f: impl FnMut(WaiterId) -> ControlFlow<B>,
-    ) -> ControlFlow<B> {
-        let waiters = self.core.thread.waiters_of(self.core.home.channel);
-        waiters
-            .into_iter()
-            .try_for_each(|(id, class)| f(WaiterId { id, class }))
+    pub fn for_each_waiter<B>(&self, f: impl FnMut(WaiterId) -> ControlFlow<B>) -> ControlFlow<B> {
+        let waiters = self.core.thread.waiters_of(self.core.home);
+        waiters.into_iter().try_for_each(f)
     }
 
     /// The module.

@@ -36,7 +36,7 @@ mod queue;
 mod tests;
 
 pub use buf::IobufBuf;
-pub use channel::{Got, IobufChannel, WaiterId};
+pub use channel::{Got, GotMany, IobufChannel, WaiterId};
 pub use pool::{Finish, Iobuf, IobufBuilder, ModuleStats, PoolStats};
 pub use queue::{GetBuf, GetMany};
 

@@ -47,9 +47,11 @@ pub(super) struct Pool {
 
 impl Pool {
     fn new(count: usize, size: usize, node: Option<usize>) -> Result<Self, IobufError> {
+        // An index is 32 bits.
+        let indices = u32::try_from(count).map_err(|_| no_memory(count.saturating_mul(size)))?;
         let arena = Arena::new(count, size, node)?;
         let free = ArrayQueue::new(count);
-        for index in 0..count as u32 {
+        for index in 0..indices {
             let _ = free.push(index);
         }
         Ok(Pool {
@@ -83,7 +85,8 @@ pub(super) struct Inner {
     pub(super) sizes: [usize; 2],
     pub(super) modules: Mutex<Vec<Arc<str>>>,
     pub(super) device: OnceLock<IoDevice<ThreadState>>,
-    pub(super) ids: AtomicU64,
+    /// Of the channels; the first is 1.
+    pub(super) last_channel: AtomicU64,
 }
 
 impl Inner {
@@ -125,10 +128,10 @@ impl Inner {
 
     /// Takes a thread off the list on which nobody waits any more; says whether
     /// it was there. If not, a buffer is on its way to it.
-    pub(super) fn unlist_waiting(&self, node: u16, class: Class, thread: u64) -> bool {
+    pub(super) fn unlist_waiting(&self, node: u16, class: Class, thread: &Arc<Shared>) -> bool {
         let pool = self.pool(node, class);
         let mut list = lock(&pool.list);
-        match list.iter().position(|listed| listed.id == thread) {
+        match list.iter().position(|listed| Arc::ptr_eq(listed, thread)) {
             Some(index) => {
                 list.remove(index);
                 pool.waiting.fetch_sub(1, Ordering::Relaxed);
@@ -337,7 +340,7 @@ impl IobufBuilder {
     /// [`IobufBuilder::build`] for tests, which run small pools dry.
     pub(super) fn build_unchecked(self) -> Result<Iobuf, IobufError> {
         let (small, large) = (self.small.0, self.large.0);
-        let sizes = [self.small.1, self.large.1].map(|size| size.next_multiple_of(PAGE));
+        let sizes = [whole_pages(self.small.1)?, whole_pages(self.large.1)?];
         let nodes = if self.numa { memory_nodes() } else { vec![] };
         let pools = |node| {
             let small = Pool::new(small, sizes[0], node)?;
@@ -356,7 +359,7 @@ impl IobufBuilder {
             sizes,
             modules: Mutex::default(),
             device: OnceLock::new(),
-            ids: AtomicU64::new(1),
+            last_channel: AtomicU64::new(0),
         });
         let for_threads = Arc::downgrade(&inner);
         let device = IoDevice::builder().name("iobuf").register(move || {
@@ -372,6 +375,18 @@ impl IobufBuilder {
 
 /// The numbers of the machine's memory nodes, one for each index up to the
 /// highest.
+fn whole_pages(size: usize) -> Result<usize, IobufError> {
+    let whole = size.checked_next_multiple_of(PAGE);
+    whole.ok_or_else(|| no_memory(size))
+}
+
+fn no_memory(bytes: usize) -> IobufError {
+    IobufError::NoMemory {
+        bytes,
+        source: std::io::ErrorKind::OutOfMemory.into(),
+    }
+}
+
 fn memory_nodes() -> Vec<usize> {
     let online = std::fs::read_to_string("/sys/devices/system/node/online").unwrap_or_default();
     let nodes = format!("[{}]", online.trim()).parse::<CpuSet>();

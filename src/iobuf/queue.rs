@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
 
 use super::buf::{Home, IobufBuf};
-use super::channel::ChannelCore;
+use super::channel::{ChannelCore, WaiterId};
 use super::pool::Inner;
 use super::{Class, IobufError};
 use crate::sync::budget::poll_budget;
@@ -26,7 +26,7 @@ use crate::thread::shared::Shared;
 pub(super) type Done = Box<dyn FnOnce(Vec<IobufBuf>)>;
 
 pub(super) struct Waiter {
-    pub(super) id: u64,
+    pub(super) id: WaiterId,
     pub(super) home: Home,
     pub(super) need: usize,
     pub(super) got: Vec<IobufBuf>,
@@ -48,11 +48,9 @@ pub(super) struct ThreadState {
     queues: [RefCell<VecDeque<Waiter>>; 2],
     /// Whether the pool's list has this thread.
     listed: [Cell<bool>; 2],
-    /// A served waiter's callback runs: what it asks for goes to the head.
-    again: [Cell<bool>; 2],
     serving: Cell<bool>,
     returned: RefCell<Vec<Loose>>,
-    channels: RefCell<Vec<(u64, Weak<ChannelCore>)>>,
+    channels: RefCell<Vec<(Home, Weak<ChannelCore>)>>,
 }
 
 impl ThreadState {
@@ -63,7 +61,6 @@ impl ThreadState {
             inner,
             queues: Default::default(),
             listed: Default::default(),
-            again: Default::default(),
             serving: Cell::new(false),
             returned: RefCell::default(),
             channels: RefCell::default(),
@@ -74,18 +71,17 @@ impl ThreadState {
         self.channels.borrow().len()
     }
 
-    pub(super) fn add_channel(&self, id: u64, channel: Weak<ChannelCore>) {
+    pub(super) fn add_channel(&self, id: Home, channel: Weak<ChannelCore>) {
         self.channels.borrow_mut().push((id, channel));
     }
 
     /// A channel closes: its waiters come back, to be dropped by the caller.
-    pub(super) fn remove_channel(&self, id: u64) -> Vec<Waiter> {
+    pub(super) fn remove_channel(&self, id: Home) -> Vec<Waiter> {
         self.channels.borrow_mut().retain(|(other, _)| *other != id);
         let mut removed = Vec::new();
         for queue in &self.queues {
             let all = queue.take();
-            let (own, others): (Vec<_>, VecDeque<_>) =
-                partition(all, |waiter| waiter.home.channel == id);
+            let (own, others): (Vec<_>, VecDeque<_>) = partition(all, |waiter| waiter.home == id);
             queue.replace(others);
             removed.extend(own);
         }
@@ -99,32 +95,25 @@ impl ThreadState {
         live.for_each(|channel| f(&channel));
     }
 
-    fn find_channel(&self, id: u64) -> Option<Rc<ChannelCore>> {
+    fn find_channel(&self, id: Home) -> Option<Rc<ChannelCore>> {
         let channels = self.channels.borrow();
         let (_, channel) = channels.iter().find(|(other, _)| *other == id)?;
         channel.upgrade()
     }
 
     /// The waiters of a channel, the small ones first.
-    pub(super) fn waiters_of(&self, channel: u64) -> Vec<(u64, Class)> {
+    pub(super) fn waiters_of(&self, channel: Home) -> Vec<WaiterId> {
         let mut found = Vec::new();
         for class in Class::ALL {
             let queue = self.queues[class as usize].borrow();
-            let own = queue.iter().filter(|w| w.home.channel == channel);
-            found.extend(own.map(|waiter| (waiter.id, class)));
+            let own = queue.iter().filter(|waiter| waiter.home == channel);
+            found.extend(own.map(|waiter| waiter.id.clone()));
         }
         found
     }
 
     pub(super) fn enqueue(&self, class: Class, waiter: Waiter) {
-        let index = class as usize;
-        let mut queue = self.queues[index].borrow_mut();
-        if self.again[index].take() {
-            queue.push_front(waiter);
-        } else {
-            queue.push_back(waiter);
-        }
-        drop(queue);
+        self.queues[class as usize].borrow_mut().push_back(waiter);
         self.list(class);
     }
 
@@ -136,10 +125,10 @@ impl ThreadState {
     }
 
     /// Takes a waiter out that has not been served.
-    pub(super) fn abort(&self, class: Class, id: u64) -> Option<Waiter> {
+    pub(super) fn abort(&self, id: &WaiterId) -> Option<Waiter> {
         let waiter = {
-            let mut queue = self.queues[class as usize].borrow_mut();
-            let index = queue.iter().position(|waiter| waiter.id == id)?;
+            let mut queue = self.queues[id.class() as usize].borrow_mut();
+            let index = queue.iter().position(|waiter| waiter.id == *id)?;
             queue.remove(index)
         };
         self.unlist_if_served();
@@ -152,7 +141,7 @@ impl ThreadState {
             if !listed.get() || self.has_waiters(class) {
                 continue;
             }
-            let found = self.inner.unlist_waiting(self.node, class, self.thread.id);
+            let found = self.inner.unlist_waiting(self.node, class, &self.thread);
             listed.set(!found);
         }
     }
@@ -161,7 +150,7 @@ impl ThreadState {
         !self.queues[class as usize].borrow().is_empty()
     }
 
-    fn put(&self, loose: Loose, home: Option<Home>) {
+    fn put(&self, loose: Loose, home: Home) {
         if self.has_waiters(loose.class) {
             if self.serving.get() {
                 self.returned.borrow_mut().push(loose);
@@ -174,8 +163,7 @@ impl ThreadState {
         let pool = self.inner.pool(node, class);
         if !pool.has_waiting()
             && node == self.node
-            && let Some(home) = home
-            && let Some(channel) = self.find_channel(home.channel)
+            && let Some(channel) = self.find_channel(home)
             && channel.cache(class, index)
         {
             return;
@@ -194,7 +182,7 @@ impl ThreadState {
             let waiter = queue.borrow_mut().pop_front();
             match waiter {
                 Some(waiter) => self.hand_over(loose, waiter),
-                None => self.put(loose, None),
+                None => self.put(loose, Home::NONE),
             }
             // Before the next one is put: it need not go round by a message.
             self.unlist_if_served();
@@ -209,23 +197,21 @@ impl ThreadState {
         let buffer = IobufBuf::new(inner, index, node, class, waiter.home);
         waiter.got.push(buffer);
         if waiter.got.len() < waiter.need {
+            // It keeps its place, so that it is not overtaken for ever.
             self.queues[class as usize].borrow_mut().push_front(waiter);
             return;
         }
-        let again = &self.again[class as usize];
-        again.set(true);
         if let Err(payload) = contain(|| (waiter.done)(waiter.got)) {
             Local::with_current(|local| {
                 local.report_panic(PanicSource::Message, Some("iobuf callback"), payload);
             });
         }
-        again.set(false);
     }
 
     /// What a closing channel had in its caches.
     pub(super) fn take_back(&self, class: Class, index: u32) {
         let node = self.node;
-        self.put(Loose { index, node, class }, None);
+        self.put(Loose { index, node, class }, Home::NONE);
     }
 }
 
@@ -244,8 +230,6 @@ fn partition<T>(all: VecDeque<T>, mut choose: impl FnMut(&T) -> bool) -> (Vec<T>
 /// A buffer was dropped, on any thread.
 pub(super) fn put(inner: &Arc<Inner>, index: u32, node: u16, class: Class, home: Home) {
     let loose = Loose { index, node, class };
-    let here = Local::with_current(|local| local.shared.id);
-    let home = (here == Some(home.thread)).then_some(home);
     let device = inner.device.get();
     let put = device.and_then(|device| device.with_existing(|state| state.put(loose, home)));
     if put.is_none() {
@@ -279,7 +263,7 @@ struct Slot {
 enum GetState {
     Refused(Option<IobufError>),
     New,
-    Waiting { slot: Rc<Slot>, id: u64 },
+    Waiting { slot: Rc<Slot>, id: WaiterId },
     Done,
 }
 
@@ -335,13 +319,7 @@ impl GetMany {
     }
 
     fn start(&mut self, cx: &mut Context<'_>) -> Poll<Vec<IobufBuf>> {
-        let mut got = Vec::with_capacity(self.need);
-        while got.len() < self.need {
-            match self.channel.take(self.class) {
-                Some(buffer) => got.push(buffer),
-                None => break,
-            }
-        }
+        let got = self.channel.take_many(self.class, self.need);
         if got.len() == self.need {
             self.state = GetState::Done;
             return Poll::Ready(got);
@@ -390,8 +368,8 @@ impl Future for GetMany {
 impl Drop for GetMany {
     fn drop(&mut self) {
         // Buffers that have come and were not looked at go back with the slot.
-        if let GetState::Waiting { id, .. } = self.state {
-            drop(self.channel.abort(self.class, id));
+        if let GetState::Waiting { id, .. } = &self.state {
+            drop(self.channel.abort(id));
         }
     }
 }

@@ -6,8 +6,9 @@ use std::ops::ControlFlow;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll, RawWaker, RawWakerVTable, Waker};
 
-use super::{Class, Got, Iobuf, IobufBuf, IobufChannel, IobufError, PoolStats, WaiterId};
+use super::{Class, Got, GotMany, Iobuf, IobufBuf, IobufChannel, IobufError, PoolStats, WaiterId};
 use crate::task;
 use crate::thread::{ThreadLib, ThreadRunner};
 
@@ -70,6 +71,10 @@ impl Place {
 
     fn take(&self) -> IobufBuf {
         self.0.take().expect("served")
+    }
+
+    fn put(&self, buffer: IobufBuf) {
+        assert!(self.0.replace(Some(buffer)).is_none());
     }
 }
 
@@ -146,8 +151,8 @@ fn an_aborted_waiter_is_passed_over() {
             let held = take(&mod0, len);
             let (gone, id) = wait(aborted, len);
             let (stays, _) = wait(other, len);
-            assert!(aborted.abort(id));
-            assert!(!aborted.abort(id), "absent: nothing");
+            assert!(aborted.abort(&id));
+            assert!(!aborted.abort(&id), "absent: nothing");
             drop(held);
             assert!(stays.is_served());
             assert_eq!(Rc::strong_count(&gone.0), 1, "its callback is dropped");
@@ -189,7 +194,7 @@ fn a_channel_lists_its_own_waiters_only() {
             Class::ALL
         );
         let first = channel.for_each_waiter(ControlFlow::Break);
-        assert_eq!(first, ControlFlow::Break(expected[0]));
+        assert_eq!(first, ControlFlow::Break(expected[0].clone()));
     }
 }
 
@@ -273,7 +278,37 @@ fn a_waiter_comes_before_a_cache() {
     });
 }
 
-/// T-IB-09 (IO-035).
+/// A buffer that comes back between the look into the pool and the listing of who
+/// waits is not left there: who lists itself looks again. The waker is cloned in
+/// between, and does there what another OS thread may do at any time.
+#[test]
+fn a_buffer_that_comes_back_before_who_waits_is_listed_is_not_left() {
+    thread_local! {
+        static HELD: Cell<Option<IobufBuf>> = const { Cell::new(None) };
+    }
+    const VTABLE: RawWakerVTable = RawWakerVTable::new(
+        |data| {
+            drop(HELD.take());
+            RawWaker::new(data, &VTABLE)
+        },
+        |_| (),
+        |_| (),
+        |_| (),
+    );
+    let mut bed = Bed::new(1, 1);
+    let channel = bed.channel(0, "0", 0);
+    bed.on(0, || HELD.set(Some(take(&channel, SMALL))));
+    // SAFETY: the table's functions look at no data.
+    let waker = unsafe { Waker::new(std::ptr::null(), &VTABLE) };
+    let mut context = Context::from_waker(&waker);
+    let mut get = Box::pin(channel.get(SMALL));
+    assert!(bed.on(0, || get.as_mut().poll(&mut context)).is_pending());
+    bed.poll();
+    let got = bed.on(0, || get.as_mut().poll(&mut context));
+    assert!(matches!(got, Poll::Ready(Ok(_))), "it waits in the pool");
+}
+
+/// T-IB-09 (IO-035): one that needs two is itself until it has both.
 #[test]
 fn who_needs_two_buffers_keeps_the_head_of_the_queue() {
     let mut bed = Bed::new(1, 2);
@@ -283,35 +318,73 @@ fn who_needs_two_buffers_keeps_the_head_of_the_queue() {
         let order = Rc::new(RefCell::new(Vec::new()));
         let kept = Rc::new(RefCell::new(Vec::new()));
         for name in ["a", "b"] {
-            let (again, order, kept) = (channel.clone(), order.clone(), kept.clone());
-            let first = move |buffer| {
-                order.borrow_mut().push(name);
-                kept.borrow_mut().push(buffer);
-                let (order, kept) = (order.clone(), kept.clone());
-                let second = again.get_with(SMALL, move |buffer| {
-                    order.borrow_mut().push(name);
-                    kept.borrow_mut().push(buffer);
-                });
-                assert!(matches!(second.unwrap(), Got::Waiting(_)));
+            let (order, kept) = (order.clone(), kept.clone());
+            let both = move |mut pair: Vec<_>| {
+                order.borrow_mut().push((name, pair.len()));
+                kept.borrow_mut().append(&mut pair);
             };
-            assert!(matches!(
-                channel.get_with(SMALL, first).unwrap(),
-                Got::Waiting(_)
-            ));
+            let got = channel.get_many_with(SMALL, 2, both).unwrap();
+            assert!(matches!(got, GotMany::Waiting(_)));
         }
-        for expected in [
-            &["a"][..],
-            &["a", "a"],
-            &["a", "a", "b"],
-            &["a", "a", "b", "b"],
-        ] {
+        for expected in [&[][..], &[("a", 2)], &[("a", 2)], &[("a", 2), ("b", 2)]] {
             if held.is_empty() {
                 held.append(&mut kept.borrow_mut());
             }
             held.pop();
             assert_eq!(*order.borrow(), expected);
         }
+        // With nobody waiting there are both at once; more there are not, and
+        // what is there waits with who asks.
+        drop(kept.take());
+        let pair = channel.get_many_with(SMALL, 2, |_| panic!("they are there"));
+        let GotMany::Buffers(pair) = pair.unwrap() else {
+            panic!("both are free");
+        };
+        assert_eq!(pair.len(), 2);
+        let asked = channel.get_many_with(SMALL, 2, |_| panic!("aborted"));
+        let GotMany::Waiting(waiter) = asked.unwrap() else {
+            panic!("both are out");
+        };
+        drop(pair);
+        assert!(!channel.abort(&waiter), "it has got them");
     });
+}
+
+/// IO-035: a request made in the callback of another is a new one, whoever makes
+/// it. A module that asks again in each of its callbacks takes turns with who
+/// waits besides.
+#[test]
+fn who_asks_again_in_its_callback_goes_behind_who_waits() {
+    fn ask(channel: &Rc<IobufChannel>, name: char, served: &Rc<RefCell<String>>, kept: &Place) {
+        let (again, order, place) = (channel.clone(), served.clone(), kept.clone());
+        let called = move |buffer| {
+            order.borrow_mut().push(name);
+            ask(&again, name, &order, &place);
+            place.put(buffer);
+        };
+        let got = channel.get_with(SMALL, called).unwrap();
+        assert!(matches!(got, Got::Waiting(_)));
+    }
+
+    let mut bed = Bed::new(1, 1);
+    let channels = ["0", "1"].map(|module| Rc::new(bed.channel(0, module, 0)));
+    let (served, kept) = (Rc::new(RefCell::new(String::new())), Place::default());
+    bed.on(0, || {
+        kept.put(take(&channels[0], SMALL));
+        ask(&channels[0], 'a', &served, &kept);
+        ask(&channels[1], 'b', &served, &kept);
+        for _ in 0..6 {
+            drop(kept.take());
+        }
+        assert_eq!(*served.borrow(), "ababab");
+        for channel in &channels {
+            let _: ControlFlow<()> = channel.for_each_waiter(|waiter| {
+                assert!(channel.abort(&waiter));
+                ControlFlow::Continue(())
+            });
+        }
+    });
+    drop(kept);
 }
 
 /// The async forms, and two tasks that need two buffers each.
@@ -516,4 +589,26 @@ fn settings_below_the_minimum_are_refused_and_sizes_rounded_up() {
     });
     let off = Iobuf::builder().build().unwrap_err();
     assert!(matches!(off, IobufError::Register(_)));
+}
+
+/// No length wraps, and no count is cut to the width of an index.
+#[test]
+fn pools_that_no_memory_could_hold_are_refused() {
+    let mut runner = ThreadLib::new().thread().build().unwrap().attach();
+    let mut build = |small: (usize, usize), large: (usize, usize)| {
+        let builder = Iobuf::builder();
+        let builder = builder.small(small.0, small.1).large(large.0, large.1);
+        runner.enter(|| builder.build()).map(drop).unwrap_err()
+    };
+    let (small, large) = ((64, 4096), (8, 8192));
+    for error in [
+        build((64, usize::MAX), large),
+        build((64, usize::MAX - 4094), large),
+        build(small, (8, usize::MAX - 1)),
+        build((usize::MAX, 4096), large),
+        build((usize::MAX / 4096, 4096), large),
+        build(((1 << 32) + 64, 4096), large),
+    ] {
+        assert!(matches!(error, IobufError::NoMemory { .. }), "{error}");
+    }
 }

@@ -26,7 +26,7 @@ use crate::io::unblock;
 /// assert_eq!(lookup_host("127.0.0.1:10809").await?, ["127.0.0.1:10809".parse()?]);
 /// assert!(lookup_host("127.0.0.1").await.is_err());
 /// # Ok::<(), Box<dyn std::error::Error>>(())
-/// # })?.unwrap()?;
+/// # })??;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub async fn lookup_host(host: &str) -> io::Result<Vec<SocketAddr>> {

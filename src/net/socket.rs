@@ -1,7 +1,8 @@
 //! What all stream sockets share: one registered descriptor, and reads and writes on it.
 //!
-//! A transfer that moves less than it was asked to has emptied (or filled) the socket's buffer: the
-//! next one waits at once instead of spending a system call on `EAGAIN`.
+//! A transfer that moves less than it was asked to has most likely emptied (or filled) the socket's
+//! buffer. On the ring, whose waits look at the level, the next one therefore waits at once instead
+//! of spending a system call on `EAGAIN`; with edges that would lose what is left.
 
 use std::io::{self, IoSlice, IoSliceMut, Read};
 use std::mem::MaybeUninit;
@@ -16,6 +17,9 @@ use super::bound::Bound;
 use crate::io::readiness::Direction;
 use crate::io::{IoBuf, IoBufMut, PollFd};
 use crate::sync::budget::{self, poll_budget};
+
+/// As many buffers as the kernel takes at once; of more the first ones are moved, as by `std`.
+const MOST_PARTS: usize = libc::UIO_MAXIOV as usize;
 
 /// Public only in name: the module is private, and nothing hands it out.
 pub struct Socket {
@@ -113,6 +117,8 @@ impl Socket {
         cx: &mut Context<'_>,
         bufs: &mut [IoSliceMut<'_>],
     ) -> Poll<io::Result<usize>> {
+        let most = bufs.len().min(MOST_PARTS);
+        let bufs = &mut bufs[..most];
         let wanted = bufs.iter().map(|buf| buf.len()).sum();
         let read = self
             .fd
@@ -132,6 +138,7 @@ impl Socket {
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        let bufs = &bufs[..bufs.len().min(MOST_PARTS)];
         let wanted = bufs.iter().map(|buf| buf.len()).sum();
         let sent = self.fd.poll_write_with(cx, |fd| {
             SockRef::from(fd).send_vectored_with_flags(bufs, libc::MSG_NOSIGNAL)
@@ -231,7 +238,8 @@ macro_rules! stream {
     ($stream:ident) => {
         impl $stream {
             /// Receives into the buffer's capacity as soon as there is something; 0 bytes is the end
-            /// of the stream.
+            /// of the stream. A `Vec` that is used again has the capacity it ever had:
+            /// [`buf.slice(..n)`](crate::io::IoBuf::slice) takes at most `n` bytes.
             ///
             /// # Errors
             ///
@@ -257,14 +265,15 @@ macro_rules! stream {
             /// drop(client);
             /// assert_eq!(server.recv(buf).await.0?, 0);
             /// # Ok::<(), Box<dyn std::error::Error>>(())
-            /// # })?.unwrap()?;
+            /// # })??;
             /// # Ok::<(), Box<dyn std::error::Error>>(())
             /// ```
             pub async fn recv<B: $crate::io::IoBufMut>(&self, buf: B) -> (io::Result<usize>, B) {
                 self.0.recv(buf).await
             }
 
-            /// Fills the buffer's whole capacity.
+            /// Fills the buffer's whole capacity; with [`buf.slice(..n)`](crate::io::IoBuf::slice),
+            /// `n` bytes of it.
             ///
             /// # Errors
             ///
@@ -294,7 +303,7 @@ macro_rules! stream {
             /// let (received, _body) = server.recv_exact(vec![0; 4]).await;
             /// assert_eq!(received.unwrap_err().kind(), ErrorKind::UnexpectedEof);
             /// # Ok::<(), Box<dyn std::error::Error>>(())
-            /// # })?.unwrap()?;
+            /// # })??;
             /// # Ok::<(), Box<dyn std::error::Error>>(())
             /// ```
             pub async fn recv_exact<B: $crate::io::IoBufMut>(&self, buf: B) -> (io::Result<()>, B) {
@@ -326,7 +335,7 @@ macro_rules! stream {
             /// assert!((1..buf.len()).contains(&sent?));
             /// # drop(server);
             /// # Ok::<(), Box<dyn std::error::Error>>(())
-            /// # })?.unwrap()?;
+            /// # })??;
             /// # Ok::<(), Box<dyn std::error::Error>>(())
             /// ```
             pub async fn send<B: $crate::io::IoBuf>(&self, buf: B) -> (io::Result<usize>, B) {
@@ -359,7 +368,7 @@ macro_rules! stream {
             /// sender.await??;
             /// assert!(buf.iter().all(|&byte| byte == 7));
             /// # Ok::<(), Box<dyn std::error::Error>>(())
-            /// # })?.unwrap()?;
+            /// # })??;
             /// # Ok::<(), Box<dyn std::error::Error>>(())
             /// ```
             pub async fn send_all<B: $crate::io::IoBuf>(&self, buf: B) -> (io::Result<()>, B) {
@@ -389,7 +398,7 @@ macro_rules! stream {
             /// server.send_all("bye").await.0?;
             /// assert_eq!(client.recv_exact(vec![0; 3]).await.1, b"bye");
             /// # Ok::<(), Box<dyn std::error::Error>>(())
-            /// # })?.unwrap()?;
+            /// # })??;
             /// # Ok::<(), Box<dyn std::error::Error>>(())
             /// ```
             pub fn shutdown(&self, how: std::net::Shutdown) -> io::Result<()> {
@@ -418,7 +427,7 @@ macro_rules! stream {
             /// reader.read_exact(&mut received).await?;
             /// assert_eq!((&received, &peer.recv_exact(vec![0; 4]).await.1[..]), (b"ping", &b"pong"[..]));
             /// # Ok::<(), Box<dyn std::error::Error>>(())
-            /// # })?.unwrap()?;
+            /// # })??;
             /// # Ok::<(), Box<dyn std::error::Error>>(())
             /// ```
             pub fn split(self) -> ($crate::net::ReadHalf<Self>, $crate::net::WriteHalf<Self>) {

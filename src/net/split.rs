@@ -35,7 +35,7 @@ pub trait Stream {
 /// client.close().await?;
 /// assert_eq!(reader.await??, b"read 7");
 /// # Ok::<(), Box<dyn std::error::Error>>(())
-/// # })?.unwrap()?;
+/// # })??;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Debug)]
@@ -59,7 +59,7 @@ pub struct ReadHalf<S>(Rc<S>);
 /// client.read_to_end(&mut all).await?;
 /// assert_eq!(all, b"bye");
 /// # Ok::<(), Box<dyn std::error::Error>>(())
-/// # })?.unwrap()?;
+/// # })??;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Debug)]
@@ -83,7 +83,7 @@ pub struct WriteHalf<S: Stream> {
 /// // Both are as good as before.
 /// assert!(reader.as_ref().peer_addr().is_ok() && writer.as_ref().peer_addr().is_ok());
 /// # Ok::<(), Box<dyn std::error::Error>>(())
-/// # })?.unwrap()?;
+/// # })??;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Debug, thiserror::Error)]
@@ -123,7 +123,7 @@ impl<S: Stream> ReadHalf<S> {
     /// received?;
     /// assert_eq!(buf, b"hello");
     /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// # })?.unwrap()?;
+    /// # })??;
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn reunite(self, mut writer: WriteHalf<S>) -> Result<S, ReuniteError<S>> {

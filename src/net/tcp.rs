@@ -36,7 +36,7 @@ const BACKLOG: i32 = 1024;
 /// server.read_exact(&mut received).await?;
 /// assert_eq!(&received, b"hello");
 /// # Ok::<(), Box<dyn std::error::Error>>(())
-/// # })?.unwrap()?;
+/// # })??;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub struct TcpStream(Socket);
@@ -69,7 +69,7 @@ impl TcpStream {
     /// drop(listener);
     /// assert!(TcpStream::connect(address).await.is_err());
     /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// # })?.unwrap()?;
+    /// # })??;
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub async fn connect(address: SocketAddr) -> io::Result<TcpStream> {
@@ -105,7 +105,7 @@ impl TcpStream {
     /// received?;
     /// assert_eq!(buf, b"hello");
     /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// # })?.unwrap()?;
+    /// # })??;
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn from_std(stream: std::net::TcpStream) -> io::Result<TcpStream> {
@@ -134,7 +134,7 @@ impl TcpStream {
     /// let peer = worker.call(move || TcpStream::from_std(moved)?.peer_addr()).await??;
     /// assert_eq!(peer, address);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// # })?.unwrap()?;
+    /// # })??;
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn into_std(self) -> io::Result<std::net::TcpStream> {
@@ -158,7 +158,7 @@ impl TcpStream {
     /// let (_server, peer) = listener.accept().await?;
     /// assert_eq!(client.local_addr()?, peer);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// # })?.unwrap()?;
+    /// # })??;
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn local_addr(&self) -> io::Result<SocketAddr> {
@@ -181,7 +181,7 @@ impl TcpStream {
     /// let client = TcpStream::connect(listener.local_addr()?).await?;
     /// assert_eq!(client.peer_addr()?, listener.local_addr()?);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// # })?.unwrap()?;
+    /// # })??;
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn peer_addr(&self) -> io::Result<SocketAddr> {
@@ -205,7 +205,7 @@ impl TcpStream {
     /// // As the kernel has it.
     /// assert!(!client.nodelay()?);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// # })?.unwrap()?;
+    /// # })??;
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn nodelay(&self) -> io::Result<bool> {
@@ -231,7 +231,7 @@ impl TcpStream {
     /// client.set_nodelay(true)?;
     /// assert!(client.nodelay()?);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// # })?.unwrap()?;
+    /// # })??;
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn set_nodelay(&self, yes: bool) -> io::Result<()> {
@@ -253,7 +253,7 @@ impl TcpStream {
 /// assert_eq!(peer, client.local_addr()?);
 /// # drop(stream);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
-/// # })?.unwrap()?;
+/// # })??;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub struct TcpListener(Listener);
@@ -276,7 +276,7 @@ impl TcpListener {
     /// let taken = TcpListener::bind(listener.local_addr()?);
     /// assert_eq!(taken.unwrap_err().kind(), ErrorKind::AddrInUse);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// # })?.unwrap()?;
+    /// # })??;
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
@@ -304,7 +304,7 @@ impl TcpListener {
     /// let client = TcpStream::connect(listener.local_addr()?).await?;
     /// assert_eq!(listener.accept().await?.1, client.local_addr()?);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// # })?.unwrap()?;
+    /// # })??;
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn from_std(listener: std::net::TcpListener) -> io::Result<TcpListener> {
@@ -329,7 +329,7 @@ impl TcpListener {
     /// let socket = listener.into_std()?;
     /// assert_eq!(socket.local_addr()?, address);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// # })?.unwrap()?;
+    /// # })??;
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn into_std(self) -> io::Result<std::net::TcpListener> {
@@ -368,7 +368,7 @@ impl TcpListener {
     /// client.read_to_string(&mut reply).await?;
     /// assert_eq!((&reply[..], echo.await??), ("hello", 5));
     /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// # })?.unwrap()?;
+    /// # })??;
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub async fn accept(&self) -> io::Result<(TcpStream, SocketAddr)> {
@@ -406,7 +406,7 @@ impl TcpListener {
     /// served.await??;
     /// assert_eq!(buf, b"hello");
     /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// # })?.unwrap()?;
+    /// # })??;
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub async fn accept_std(&self) -> io::Result<(std::net::TcpStream, SocketAddr)> {
@@ -433,7 +433,7 @@ impl TcpListener {
     /// assert_eq!(first_two.await?, 2);
     /// # drop(clients);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// # })?.unwrap()?;
+    /// # })??;
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn incoming(&self) -> TcpIncoming<'_> {
@@ -459,7 +459,7 @@ impl TcpListener {
     /// // The port that the kernel has chosen.
     /// assert_ne!(listener.local_addr()?.port(), 0);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// # })?.unwrap()?;
+    /// # })??;
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn local_addr(&self) -> io::Result<SocketAddr> {
@@ -493,7 +493,7 @@ impl std::fmt::Debug for TcpListener {
 /// let server = listener.incoming().try_next().await?.expect("it never ends");
 /// assert_eq!(server.peer_addr()?, client.local_addr()?);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
-/// # })?.unwrap()?;
+/// # })??;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[must_use = "streams do nothing unless polled"]

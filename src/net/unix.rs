@@ -7,6 +7,7 @@ use std::os::unix::net::SocketAddr;
 use std::path::Path;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant};
 
 use futures::Stream;
 use socket2::{Domain, SockAddr, SockRef, Type};
@@ -14,11 +15,15 @@ use socket2::{Domain, SockAddr, SockRef, Type};
 use super::accept::Listener;
 use super::socket::{Socket, stream};
 use crate::io::delay::Delay;
-use crate::io::unblock;
+use crate::io::driver::Driver;
 use crate::sync::budget;
 
 /// Connections that may wait to be accepted; the kernel clamps it to `net.core.somaxconn`.
 const BACKLOG: i32 = 1024;
+
+/// How long a connect waits for room in a full queue before it asks again; doubled each time.
+const FIRST_PAUSE: Duration = Duration::from_millis(1);
+const LONGEST_PAUSE: Duration = Duration::from_millis(64);
 
 /// A Unix-domain stream connection on the OS thread's driver. Neither `Send` nor `Sync`.
 ///
@@ -35,7 +40,7 @@ const BACKLOG: i32 = 1024;
 /// server.read_exact(&mut received).await?;
 /// assert_eq!(&received, b"hello");
 /// # Ok::<(), Box<dyn std::error::Error>>(())
-/// # })?.unwrap()?;
+/// # })??;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub struct UnixStream(Socket);
@@ -43,7 +48,8 @@ pub struct UnixStream(Socket);
 stream!(UnixStream);
 
 impl UnixStream {
-    /// Connects to the socket at `path`.
+    /// Connects to the socket at `path`. While the listener's queue is full it asks again, at first
+    /// after a millisecond, later after 64.
     ///
     /// # Errors
     ///
@@ -67,25 +73,27 @@ impl UnixStream {
     /// assert_eq!(client.peer_addr()?.as_pathname(), Some(&*path));
     /// # drop(listener);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// # })?.unwrap()?;
+    /// # })??;
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub async fn connect(path: impl AsRef<Path>) -> io::Result<UnixStream> {
         // The listener's queue takes it at once, as often as one asks; what is refused is so too.
         budget::take().await;
-        let path = path.as_ref();
-        let kind = Type::STREAM.nonblocking().cloexec();
-        let fd = socket2::Socket::new_raw(Domain::UNIX, kind, None)?;
-        match Socket::connect(fd, &SockAddr::unix(path)?).await {
-            // The listener's queue is full, and the kernel tells nobody when it no longer is: only
-            // a blocking connect waits for that.
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                let path = path.to_owned();
-                let stream =
-                    unblock(move || std::os::unix::net::UnixStream::connect(path)).await??;
-                Self::from_std(stream)
+        let address = SockAddr::unix(path)?;
+        let mut pause = FIRST_PAUSE;
+        loop {
+            let kind = Type::STREAM.nonblocking().cloexec();
+            let fd = socket2::Socket::new_raw(Domain::UNIX, kind, None)?;
+            match Socket::connect(fd, &address).await {
+                // The listener's queue is full, and the kernel tells nobody when it no longer is.
+                // A blocking connect would wait for that, but could not be given up.
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    let core = Driver::current_core()?;
+                    Delay::new(core, Instant::now() + pause).await?;
+                }
+                connected => return connected.map(UnixStream),
             }
-            connected => connected.map(UnixStream),
+            pause = LONGEST_PAUSE.min(pause * 2);
         }
     }
 
@@ -107,7 +115,7 @@ impl UnixStream {
     /// received?;
     /// assert_eq!(buf, b"ping");
     /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// # })?.unwrap()?;
+    /// # })??;
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn pair() -> io::Result<(UnixStream, UnixStream)> {
@@ -135,7 +143,7 @@ impl UnixStream {
     /// stream.read_exact(&mut buf).await?;
     /// assert_eq!(&buf, b"ping");
     /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// # })?.unwrap()?;
+    /// # })??;
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn from_std(stream: std::os::unix::net::UnixStream) -> io::Result<UnixStream> {
@@ -167,7 +175,7 @@ impl UnixStream {
     /// one.send_all("ping").await.0?;
     /// assert_eq!(&reader.await??, b"ping");
     /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// # })?.unwrap()?;
+    /// # })??;
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn into_std(self) -> io::Result<std::os::unix::net::UnixStream> {
@@ -189,7 +197,7 @@ impl UnixStream {
     /// let (one, _other) = UnixStream::pair()?;
     /// assert!(one.local_addr()?.is_unnamed());
     /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// # })?.unwrap()?;
+    /// # })??;
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn local_addr(&self) -> io::Result<SocketAddr> {
@@ -214,7 +222,7 @@ impl UnixStream {
     /// let client = UnixStream::connect(&path).await?;
     /// assert_eq!(client.peer_addr()?.as_pathname(), Some(&*path));
     /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// # })?.unwrap()?;
+    /// # })??;
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn peer_addr(&self) -> io::Result<SocketAddr> {
@@ -240,7 +248,7 @@ impl UnixStream {
 /// assert_eq!(server.local_addr()?.as_pathname(), Some(&*path));
 /// # drop(client);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
-/// # })?.unwrap()?;
+/// # })??;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub struct UnixListener(Listener);
@@ -268,7 +276,7 @@ impl UnixListener {
     /// std::fs::remove_file(&path)?;
     /// assert!(UnixListener::bind(&path).is_ok());
     /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// # })?.unwrap()?;
+    /// # })??;
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn bind(path: impl AsRef<Path>) -> io::Result<UnixListener> {
@@ -295,7 +303,7 @@ impl UnixListener {
     /// let _client = UnixStream::connect(&path).await?;
     /// assert!(listener.accept().await.is_ok());
     /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// # })?.unwrap()?;
+    /// # })??;
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn from_std(listener: std::os::unix::net::UnixListener) -> io::Result<UnixListener> {
@@ -319,7 +327,7 @@ impl UnixListener {
     /// let socket = UnixListener::bind(&path)?.into_std()?;
     /// assert_eq!(socket.local_addr()?.as_pathname(), Some(&*path));
     /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// # })?.unwrap()?;
+    /// # })??;
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn into_std(self) -> io::Result<std::os::unix::net::UnixListener> {
@@ -357,7 +365,7 @@ impl UnixListener {
     /// server.await??;
     /// assert_eq!(greeting, b"hello");
     /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// # })?.unwrap()?;
+    /// # })??;
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub async fn accept(&self) -> io::Result<(UnixStream, SocketAddr)> {
@@ -397,7 +405,7 @@ impl UnixListener {
     /// served.await??;
     /// assert_eq!(greeting, b"hello");
     /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// # })?.unwrap()?;
+    /// # })??;
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub async fn accept_std(&self) -> io::Result<(std::os::unix::net::UnixStream, SocketAddr)> {
@@ -423,7 +431,7 @@ impl UnixListener {
     /// assert!(taken.iter().all(|connection| connection.is_ok()));
     /// # drop(clients);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// # })?.unwrap()?;
+    /// # })??;
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn incoming(&self) -> UnixIncoming<'_> {
@@ -449,7 +457,7 @@ impl UnixListener {
     /// let path = dir.path().join("disk.sock");
     /// assert_eq!(UnixListener::bind(&path)?.local_addr()?.as_pathname(), Some(&*path));
     /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// # })?.unwrap()?;
+    /// # })??;
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn local_addr(&self) -> io::Result<SocketAddr> {
@@ -488,7 +496,7 @@ impl std::fmt::Debug for UnixListener {
 /// server.send_all("hello").await.0?;
 /// assert_eq!(client.recv_exact(vec![0; 5]).await.1, b"hello");
 /// # Ok::<(), Box<dyn std::error::Error>>(())
-/// # })?.unwrap()?;
+/// # })??;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[must_use = "streams do nothing unless polled"]

@@ -1,28 +1,27 @@
-//! All reactors together: what any OS thread may do with them.
+//! All reactors together: the part of each that any OS thread may touch, and the
+//! placement of threads on them.
 
-use std::fmt;
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
-use super::hosted;
+use super::hosted::{self, Hosted};
 use super::seat::SleepHooks;
-use super::stats::{IdleTicks, KeptAwake};
-use super::watcher::Watched;
-use super::{AdaptivePolling, ReactorMode, ReactorStats};
+use super::stats::ToldKeeper;
+use super::watcher::{Watched, reactor_name};
+use super::{AdaptivePolling, ReactorMode};
 use crate::cpu::CpuSet;
 use crate::io::{Backend, DriverConfig};
 use crate::notify::Sleeper;
-use crate::sync::{Mailbox, PushError};
+use crate::sync::Mailbox;
+use crate::thread::idle_ticks::IdleTicks;
 use crate::thread::message::Message;
-use crate::thread::{
-    CreateError, Framework, ParkedThread, SetCpumaskError, SpdkThread, ThreadBuilder, ThreadLib,
-};
+use crate::thread::panic::{PanicSource, Payload, contain};
+use crate::thread::{CreateError, Framework, ParkedThread, SetCpumaskError, SpdkThread, ThreadLib};
 
-/// Outstanding events per reactor, as SPDK's event ring.
-const EVENT_LIMIT: usize = 65_536;
+/// Slots of a reactor's ring of events before they spill.
 const EVENT_RING: usize = 1024;
 
 /// Which processor a reactor's OS thread is pinned to.
@@ -40,12 +39,17 @@ pub(super) enum Event {
     Call(Message),
     /// A thread to poll from now on.
     Arrival(ParkedThread),
+    /// The dormant thread at this place may have something to do.
+    Roused(usize),
+    /// Makes the loop itself panic.
+    #[cfg(test)]
+    Unwind,
 }
 
 /// The part of a reactor that any OS thread may touch.
 pub(super) struct Shared {
     pub(super) place: Place,
-    pub(super) events: Mailbox<Event>,
+    pub(super) events: Arc<Mailbox<Event>>,
     pub(super) sleeper: Arc<Sleeper>,
     pub(super) wake: Arc<EventFd>,
     mode: AtomicU8,
@@ -53,8 +57,7 @@ pub(super) struct Shared {
     pub(super) idle_ticks: IdleTicks,
     pub(super) threads: AtomicUsize,
     pub(super) backend: OnceLock<Backend>,
-    /// Written when it changes only.
-    pub(super) kept_awake_by: Mutex<Option<KeptAwake>>,
+    pub(super) kept_awake_by: ToldKeeper,
     /// Where stalls are watched for.
     pub(super) watched: Option<Watched>,
 }
@@ -63,14 +66,19 @@ impl Shared {
     fn new(library: &ThreadLib, place: Place, mode: ReactorMode) -> io::Result<Self> {
         let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
         let wake = Arc::new(EventFd::from_flags(flags)?);
-        let unpark = wake.clone();
-        let sleeper = Sleeper::new(move || {
-            // Fails only when the counter is full, and then it is readable.
-            let _ = unpark.write(1);
-        });
+        let events = Arc::new(Mailbox::new(EVENT_RING));
+        let (unpark, rouse) = (wake.clone(), events.clone());
+        let sleeper = Sleeper::with_dormant(
+            move || {
+                // Fails only when the counter is full, and then it is readable.
+                let _ = unpark.write(1);
+            },
+            // Refused by a reactor without threads only.
+            move |place| drop(rouse.push(Event::Roused(place))),
+        );
         Ok(Shared {
             place,
-            events: Mailbox::new(EVENT_RING),
+            events,
             sleeper: Arc::new(sleeper),
             wake,
             mode: AtomicU8::new(mode as u8),
@@ -78,13 +86,19 @@ impl Shared {
             idle_ticks: IdleTicks::default(),
             threads: AtomicUsize::new(0),
             backend: OnceLock::new(),
-            kept_awake_by: Mutex::new(None),
+            kept_awake_by: ToldKeeper::default(),
             watched: Watched::new(library),
         })
     }
 
     pub(super) fn mode(&self) -> ReactorMode {
         ReactorMode::ALL[usize::from(self.mode.load(Ordering::Relaxed))]
+    }
+
+    pub(super) fn set_mode(&self, mode: ReactorMode) {
+        self.mode.store(mode as u8, Ordering::Relaxed);
+        // A sleeping one looks at its mode when it wakes.
+        self.sleeper.notify();
     }
 }
 
@@ -145,20 +159,20 @@ impl Group {
         })
     }
 
-    fn index_of(&self, core: usize) -> Option<usize> {
+    pub(super) fn index_of(&self, core: usize) -> Option<usize> {
         self.reactors
             .iter()
             .position(|reactor| reactor.place.core == core)
     }
 
-    fn cores(&self) -> CpuSet {
+    pub(super) fn cores(&self) -> CpuSet {
         self.reactors
             .iter()
             .map(|reactor| reactor.place.core)
             .collect()
     }
 
-    pub(super) fn is_stopping(&self) -> bool {
+    pub(crate) fn is_stopping(&self) -> bool {
         self.stopping.load(Ordering::Acquire)
     }
 
@@ -188,8 +202,44 @@ impl Group {
         reactor.sleeper.notify();
         Ok(())
     }
+
+    /// Runs `f` on the main reactor, outside of any SpdkThread and whatever its
+    /// limit of events; not at all if it has ended.
+    pub(crate) fn call_main(&self, f: impl FnOnce() + Send + 'static) {
+        let _ = self.send(0, Event::Call(Message::new(f)));
+    }
+
+    /// Runs what `make` makes for its core on each reactor, as
+    /// [`Group::call_main`]; the result is the cores of those that have not ended.
+    pub(crate) fn call_each<F: FnOnce() + Send + 'static>(
+        &self,
+        make: impl Fn(usize) -> F,
+    ) -> Vec<usize> {
+        let cores = self.reactors.iter().map(|reactor| reactor.place.core);
+        let sent = |&(index, core): &(usize, usize)| {
+            let call = Event::Call(Message::new(make(core)));
+            self.send(index, call).is_ok()
+        };
+        let asked = cores.enumerate().filter(sent);
+        asked.map(|(_, core)| core).collect()
+    }
+
+    /// Reports a panic of the user's code on the reactor `here`, outside of any
+    /// SpdkThread.
+    pub(super) fn report_panic(&self, here: &Shared, source: PanicSource, payload: Payload) {
+        let library = &self.library.inner;
+        library.report_panic(&reactor_name(here), source, None, payload);
+    }
+
+    /// Drops what the user's values are in, on the reactor `here`.
+    pub(super) fn drop_contained<T>(&self, here: &Shared, value: T) {
+        if let Err(payload) = contain(|| drop(value)) {
+            self.report_panic(here, PanicSource::Drop, payload);
+        }
+    }
 }
 
+/// Placing threads.
 impl Group {
     /// The next reactor whose core is in `mask`, counted from the one after
     /// the last chosen.
@@ -208,6 +258,19 @@ impl Group {
                 chosen.map(|index| index + 1)
             });
         chosen
+    }
+
+    /// Sends a thread on from the reactor `here` to one of its mask; what cannot
+    /// leave, or is refused there because that reactor has ended, stays here.
+    pub(super) fn pass_on(&self, here: &Shared, mut hosted: Hosted) -> Result<(), Hosted> {
+        let Some(target) = self.next_of(&hosted.runner.handle().cpumask()) else {
+            hosted.moves = false;
+            return Err(hosted);
+        };
+        match self.send(target, Event::Arrival(hosted.park()?)) {
+            Err(Event::Arrival(thread)) => Err(Hosted::new(thread, here)),
+            _ => Ok(()),
+        }
     }
 
     /// Round-robin over the cores of the thread's mask.
@@ -295,339 +358,4 @@ pub enum StartError {
     /// A reactor's OS thread or eventfd could not be made.
     #[error("cannot start the reactors: {0}")]
     Io(#[from] io::Error),
-}
-
-/// The handle of all reactors of an app. Any OS thread may use it.
-///
-/// # Examples
-///
-/// ```
-/// use corespun::app::{App, AppHandle};
-///
-/// let threads = App::builder().block_on(async |app: AppHandle| {
-///     let reactors = app.reactors();
-///     // Any OS thread may look.
-///     let watcher = std::thread::spawn(move || reactors.stats()[0].threads);
-///     watcher.join().unwrap()
-/// })?;
-/// assert_eq!(threads, Some(1));
-/// # Ok::<(), corespun::app::AppError>(())
-/// ```
-#[derive(Clone)]
-pub struct Reactors(pub(crate) Arc<Group>);
-
-impl Reactors {
-    /// The cores that have a reactor.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use corespun::{app::App, cpu};
-    ///
-    /// let cores = App::builder().cores(cpu::available()?).block_on(async |app| app.reactors().cores())?;
-    /// assert_eq!(cores, Some(cpu::available()?));
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
-    pub fn cores(&self) -> CpuSet {
-        self.0.cores()
-    }
-
-    /// How many reactors there are.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use corespun::{app::App, cpu};
-    ///
-    /// let cpu = cpu::available()?.first().unwrap();
-    /// let app = App::builder().lcores([(0, cpu), (1, cpu)]);
-    /// assert_eq!(app.block_on(async |app| app.reactors().count())?, Some(2));
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
-    pub fn count(&self) -> usize {
-        self.0.reactors.len()
-    }
-
-    /// Settings for a new thread, to be placed by
-    /// [`create`](ThreadBuilder::create) on one of these reactors: round-robin
-    /// among the cores of its mask.
-    ///
-    /// # Examples
-    ///
-    /// Its place is among the cores of its mask:
-    ///
-    /// ```
-    /// use corespun::app::{App, AppHandle};
-    /// use corespun::{cpu::{self, CpuSet}, thread::CreateError};
-    ///
-    /// let core = cpu::available()?.first().unwrap();
-    /// let app = App::builder().cores(CpuSet::single(core));
-    /// let placed = app.block_on(async move |app: AppHandle| {
-    ///     let thread = |core| app.reactors().thread().cpumask(CpuSet::single(core)).create();
-    ///     (thread(core), thread(core + 1))
-    /// })?;
-    /// let (here, nowhere) = placed.unwrap();
-    /// assert!(here.is_ok() && matches!(nowhere, Err(CreateError::NoCore { .. })));
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
-    pub fn thread(&self) -> ThreadBuilder {
-        self.0.library.thread()
-    }
-
-    /// Makes one thread on each core, named `name` and the core's number, in
-    /// ascending order of the cores.
-    ///
-    /// # Errors
-    ///
-    /// Those of [`ThreadBuilder::create`]; threads made before the failing one
-    /// stay.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use corespun::{app::{App, AppHandle}, cpu};
-    ///
-    /// let cpu = cpu::available()?.first().unwrap();
-    /// let names = App::builder().lcores([(0, cpu), (1, cpu)]).block_on(async |app: AppHandle| {
-    ///     let workers = app.reactors().thread_per_core("worker")?;
-    ///     Ok::<_, corespun::thread::CreateError>(workers.iter().map(|w| w.name().to_owned()).collect())
-    /// })?;
-    /// let names: Vec<_> = names.unwrap()?;
-    /// assert_eq!(names, ["worker_0", "worker_1"]);
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
-    pub fn thread_per_core(&self, name: &str) -> Result<Vec<SpdkThread>, CreateError> {
-        self.cores()
-            .iter()
-            .map(|core| {
-                self.thread()
-                    .name(format!("{name}_{core}"))
-                    .cpumask(CpuSet::single(core))
-                    .create()
-            })
-            .collect()
-    }
-
-    /// Runs `f` on the reactor of `core`, outside of any SpdkThread
-    /// (`spdk_event_call`). Events of one sender run in the order sent.
-    ///
-    /// # Errors
-    ///
-    /// [`EventError`] with `f` in it: no reactor on that core, its limit of
-    /// 65,536 outstanding events reached, or the reactor has ended.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use corespun::{app::{App, AppHandle}, thread::SpdkThread};
-    /// use futures::channel::oneshot;
-    ///
-    /// let current = App::builder().block_on(async |app: AppHandle| {
-    ///     let (sender, receiver) = oneshot::channel();
-    ///     let core = app.reactors().cores().first().unwrap();
-    ///     // No SpdkThread is current in an event.
-    ///     app.reactors().send_event(core, || _ = sender.send(SpdkThread::current())).unwrap();
-    ///     receiver.await.unwrap()
-    /// })?;
-    /// assert_eq!(current, Some(None));
-    /// # Ok::<(), corespun::app::AppError>(())
-    /// ```
-    pub fn send_event<F: FnOnce() + Send + 'static>(
-        &self,
-        core: usize,
-        f: F,
-    ) -> Result<(), EventError<F>> {
-        let Some(index) = self.0.index_of(core) else {
-            return Err(EventError::NoReactor { core, event: f });
-        };
-        let reactor = &self.0.reactors[index];
-        let pack = |f| Event::Call(Message::new(f));
-        match reactor.events.push_limited(EVENT_LIMIT, f, pack) {
-            Ok(()) => {
-                reactor.sleeper.notify();
-                Ok(())
-            }
-            Err(PushError::Full(event)) => Err(EventError::Full { core, event }),
-            Err(PushError::Closed(event)) => Err(EventError::Ended { core, event }),
-        }
-    }
-
-    /// The mode of the reactor on `core`.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use corespun::{app::App, reactor::ReactorMode};
-    ///
-    /// let modes = App::builder().block_on(async |app| {
-    ///     let reactors = app.reactors();
-    ///     let core = reactors.cores().first().unwrap();
-    ///     (reactors.mode(core), reactors.mode(core + 1))
-    /// })?;
-    /// assert_eq!(modes, Some((Some(ReactorMode::Adaptive), None)));
-    /// # Ok::<(), corespun::app::AppError>(())
-    /// ```
-    pub fn mode(&self, core: usize) -> Option<ReactorMode> {
-        let index = self.0.index_of(core)?;
-        Some(self.0.reactors[index].mode())
-    }
-
-    /// Changes the mode of the reactor on `core` while it runs; nothing that
-    /// was sent to it is lost on the way. Says whether there is such a reactor.
-    ///
-    /// # Examples
-    ///
-    /// Quick while there is work, and quiet at night:
-    ///
-    /// ```
-    /// use corespun::{app::App, reactor::ReactorMode};
-    ///
-    /// let mode = App::builder().mode(ReactorMode::Poll).block_on(async |app| {
-    ///     let reactors = app.reactors();
-    ///     let core = reactors.cores().first().unwrap();
-    ///     assert!(reactors.set_mode(core, ReactorMode::Interrupt));
-    ///     reactors.mode(core)
-    /// })?;
-    /// assert_eq!(mode, Some(Some(ReactorMode::Interrupt)));
-    /// # Ok::<(), corespun::app::AppError>(())
-    /// ```
-    pub fn set_mode(&self, core: usize, mode: ReactorMode) -> bool {
-        let Some(index) = self.0.index_of(core) else {
-            return false;
-        };
-        let reactor = &self.0.reactors[index];
-        reactor.mode.store(mode as u8, Ordering::Relaxed);
-        // A sleeping one looks at its mode when it wakes.
-        reactor.sleeper.notify();
-        true
-    }
-
-    /// What every reactor is doing, in ascending order of the cores. Never
-    /// stops the loops.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use corespun::app::{App, AppHandle};
-    ///
-    /// let (before, after) = App::builder().block_on(async |app: AppHandle| {
-    ///     let before = app.reactors().stats()[0].threads;
-    ///     let worker = app.thread().create().unwrap();
-    ///     worker.call(|| ()).await.unwrap();
-    ///     (before, app.reactors().stats()[0].threads)
-    /// })?.unwrap();
-    /// assert_eq!((before, after), (1, 2));
-    /// # Ok::<(), corespun::app::AppError>(())
-    /// ```
-    pub fn stats(&self) -> Vec<ReactorStats> {
-        let now = self.0.library.clock().now();
-        let reactors = self.0.reactors.iter();
-        let mut stats: Vec<_> = reactors.map(|one| ReactorStats::of(one, now)).collect();
-        stats.sort_unstable_by_key(|stats| stats.core);
-        stats
-    }
-
-    /// The library instance whose threads these reactors poll.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use corespun::app::{App, AppHandle};
-    ///
-    /// let count = App::builder().block_on(async |app: AppHandle| {
-    ///     app.reactors().library().thread_count()
-    /// })?;
-    /// assert_eq!(count, Some(1));
-    /// # Ok::<(), corespun::app::AppError>(())
-    /// ```
-    pub fn library(&self) -> &ThreadLib {
-        &self.0.library
-    }
-}
-
-impl fmt::Debug for Reactors {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Reactors")
-            .field("cores", &self.cores())
-            .finish_non_exhaustive()
-    }
-}
-
-/// An event that could not be sent, with its function.
-///
-/// # Examples
-///
-/// ```
-/// use corespun::{app::{App, AppHandle}, reactor::EventError};
-///
-/// let refused = App::builder().block_on(async |app: AppHandle| {
-///     let missing = app.reactors().cores().iter().last().unwrap() + 1;
-///     let error = app.reactors().send_event(missing, || ()).unwrap_err();
-///     matches!(error, EventError::NoReactor { core, .. } if core == missing)
-/// })?;
-/// assert_eq!(refused, Some(true));
-/// # Ok::<(), corespun::app::AppError>(())
-/// ```
-#[derive(thiserror::Error)]
-#[non_exhaustive]
-pub enum EventError<F> {
-    /// No reactor runs on that core.
-    #[error("no reactor runs on core {core}")]
-    NoReactor {
-        /// The core asked for.
-        core: usize,
-        /// The function.
-        event: F,
-    },
-    /// As many events are outstanding as a reactor takes.
-    #[error("the reactor on core {core} has its limit of events outstanding; try again later")]
-    Full {
-        /// The core asked for.
-        core: usize,
-        /// The function.
-        event: F,
-    },
-    /// The reactor has ended.
-    #[error("the reactor on core {core} has ended")]
-    Ended {
-        /// The core asked for.
-        core: usize,
-        /// The function.
-        event: F,
-    },
-}
-
-impl<F> EventError<F> {
-    /// The function that was not sent.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use corespun::app::{App, AppHandle};
-    /// use std::sync::mpsc;
-    ///
-    /// let ran = App::builder().block_on(async |app: AppHandle| {
-    ///     let (sender, receiver) = mpsc::channel();
-    ///     let missing = app.reactors().cores().iter().last().unwrap() + 1;
-    ///     let error = app.reactors().send_event(missing, move || sender.send(5).unwrap()).unwrap_err();
-    ///     // What could not be done there is done here.
-    ///     error.into_event()();
-    ///     receiver.recv()
-    /// })?;
-    /// assert_eq!(ran, Some(Ok(5)));
-    /// # Ok::<(), corespun::app::AppError>(())
-    /// ```
-    pub fn into_event(self) -> F {
-        match self {
-            EventError::NoReactor { event, .. }
-            | EventError::Full { event, .. }
-            | EventError::Ended { event, .. } => event,
-        }
-    }
-}
-
-impl<F> fmt::Debug for EventError<F> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "EventError({self})")
-    }
 }

@@ -4,13 +4,19 @@
 use std::cell::Cell;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::task::{Context, Poll, Waker};
+use std::sync::Arc;
+use std::task::{Context, Poll, Wake, Waker};
 
 use nix::poll::{PollFlags, PollTimeout};
 
 use super::ReactorMode;
+use super::group::Shared;
 use crate::io::PollFd;
-use crate::thread::{ParkedThread, ThreadRunner};
+use crate::thread::{ParkedThread, SpdkThread, ThreadRunner};
+
+/// Polls that must have found nothing before a thread is dormant: it may look at
+/// what it waits for by a task that yields.
+const IDLE_POLLS: u32 = 4;
 
 thread_local! {
     /// A SpdkThread has changed its mask on this OS thread.
@@ -38,6 +44,9 @@ pub(super) struct Hosted {
     /// In interrupt mode because its reactor may sleep; whoever else switches a
     /// thread is not overruled.
     switched: bool,
+    /// How many polls in a row have found nothing, and when the first of them ended.
+    idle_polls: u32,
+    idle_since: u64,
 }
 
 /// The wait for the interrupts of one thread.
@@ -51,13 +60,84 @@ enum Watch {
 }
 
 impl Hosted {
-    pub(super) fn new(runner: ThreadRunner) -> Self {
+    /// Takes up the right to poll `thread`, on the OS thread of the reactor `here`.
+    pub(super) fn new(thread: ParkedThread, here: &Shared) -> Self {
+        let mut runner = thread.attach();
+        runner.set_host(Some(&here.sleeper));
+        runner.set_core(Some(here.place.core));
         Hosted {
             runner,
             moves: false,
             watch: Watch::None,
             switched: false,
+            idle_polls: 0,
+            idle_since: 0,
         }
+    }
+
+    /// Notes how a poll that ended at tick `end` went. Says whether that makes the
+    /// thread drowsy: nothing was found for so many ticks.
+    #[inline]
+    pub(super) fn polled(&mut self, busy: bool, end: u64, patience: u64) -> bool {
+        if busy {
+            self.idle_polls = 0;
+            return false;
+        }
+        if self.idle_polls == 0 {
+            self.idle_since = end;
+        }
+        self.idle_polls = self.idle_polls.saturating_add(1);
+        self.is_drowsy(end, patience)
+    }
+
+    /// Whether nothing was found for so many ticks, and some polls.
+    pub(super) fn is_drowsy(&self, now: u64, patience: u64) -> bool {
+        self.idle_polls >= IDLE_POLLS && now.saturating_sub(self.idle_since) >= patience
+    }
+
+    /// Makes the thread dormant at `place`, unless there is something to do for it;
+    /// says whether it is. What wakes it besides a sender is its deadline, and an
+    /// interrupt, which is waited for from here on.
+    pub(super) fn doze(&mut self, place: usize, now: u64) -> bool {
+        self.idle_polls = 0;
+        // Looked at without a fence first: a thread with an active poller is asked
+        // again and again.
+        if self.needs_poll() && !self.runner.has_unwatched_interrupts() {
+            return false;
+        }
+        self.watch_interrupts();
+        if !self.runner.doze(place, now) {
+            return false;
+        }
+        if matches!(self.watch, Watch::Waiting(_)) && {
+            let rouse = Arc::new(RouseThread(self.runner.handle()));
+            self.has_ready_interrupts_or_wakes(&rouse.into())
+        } {
+            self.runner.wake(now);
+            return false;
+        }
+        true
+    }
+
+    /// Ends being dormant.
+    pub(super) fn wake(&mut self, now: u64) {
+        self.runner.wake(now);
+    }
+
+    /// Whether the thread follows its reactor in interrupt mode.
+    pub(super) fn is_switched(&self) -> bool {
+        self.switched
+    }
+
+    /// Whether the thread is to leave `core` for one of its mask, and may now.
+    /// One that may not yet is asked again after its next poll. Nothing leaves
+    /// when all are `stopping`.
+    pub(super) fn leaves(&mut self, core: usize, stopping: bool) -> bool {
+        self.moves = self.moves
+            && !stopping
+            && self.runner.is_running()
+            && !self.runner.handle().cpumask().contains(core);
+        self.moves && !self.runner.is_bound()
     }
 
     /// Has the thread follow its reactor into a mode that sleeps, or out of it,
@@ -90,6 +170,7 @@ impl Hosted {
             moves,
             watch,
             switched,
+            ..
         } = self;
         if switched {
             // Its next reactor may be in another mode. Nothing is made here that
@@ -101,6 +182,8 @@ impl Hosted {
             moves,
             watch,
             switched: false,
+            idle_polls: 0,
+            idle_since: 0,
         })
     }
 
@@ -141,11 +224,15 @@ impl Hosted {
     /// Whether an interrupt that is waited for is ready; if not, the driver ends
     /// the next sleep when it is.
     pub(super) fn has_ready_interrupts(&mut self) -> bool {
+        // The end of the driver's wait is all the waking that is needed.
+        self.has_ready_interrupts_or_wakes(Waker::noop())
+    }
+
+    fn has_ready_interrupts_or_wakes(&mut self, waker: &Waker) -> bool {
         let Watch::Waiting(watch) = &self.watch else {
             return false;
         };
-        // The end of the driver's wait is all the waking that is needed.
-        let mut cx = Context::from_waker(Waker::noop());
+        let mut cx = Context::from_waker(waker);
         match watch.poll_read_with(&mut cx, is_readable) {
             Poll::Pending => false,
             Poll::Ready(Ok(())) => true,
@@ -163,6 +250,15 @@ impl Hosted {
         let poller = self.runner.active_poller();
         let keeps = poller.is_some() || self.runner.has_unwatched_interrupts();
         keeps.then(|| (self.runner.id(), poller))
+    }
+}
+
+/// Rouses a dormant thread whose interrupt is ready.
+struct RouseThread(SpdkThread);
+
+impl Wake for RouseThread {
+    fn wake(self: Arc<Self>) {
+        self.0.rouse();
     }
 }
 

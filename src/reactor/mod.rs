@@ -4,22 +4,27 @@
 //! [`Reactors`] is the handle of all of them. The order of work inside one turn
 //! of the loop is written in one function, `Reactor::turn`.
 
+mod dormant;
 mod group;
+mod handle;
 mod hosted;
 mod idle;
 mod seat;
 mod stats;
 mod turn;
 mod watcher;
+mod wreck;
 
 use std::time::Duration;
 
-pub use group::{EventError, Reactors, StartError};
+pub use group::StartError;
 pub(crate) use group::{Group, Place, Placement};
-pub use seat::{ReactorSeat, ReactorsBuilder};
+pub use handle::{EventError, Reactors};
+pub use seat::{ReactorSeat, ReactorsBuilder, SeatError};
 pub use stats::{KeptAwake, ReactorStats};
 pub(crate) use turn::Reactor;
 pub(crate) use watcher::Watcher;
+pub(crate) use wreck::ReactorPanicked;
 
 /// How a reactor spends its time when it has nothing to do.
 ///
@@ -38,7 +43,7 @@ pub(crate) use watcher::Watcher;
 /// let all = [ReactorMode::Poll, ReactorMode::Adaptive, ReactorMode::Interrupt];
 /// for mode in all {
 ///     // They differ in what they cost, not in what they do.
-///     assert_eq!(App::builder().mode(mode).block_on(async |_app| 42)?, Some(42));
+///     assert_eq!(App::builder().mode(mode).block_on(async |_app| 42)?, 42);
 /// }
 /// # Ok::<(), corespun::app::AppError>(())
 /// ```

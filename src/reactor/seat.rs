@@ -5,7 +5,8 @@
 use std::fmt;
 use std::sync::Arc;
 
-use super::group::{Group, Place, Placement, Reactors, StartError};
+use super::group::{Group, Place, Placement, StartError};
+use super::handle::Reactors;
 use super::turn::Reactor;
 use super::{AdaptivePolling, ReactorMode};
 use crate::io::DriverConfig;
@@ -154,7 +155,7 @@ impl ReactorsBuilder {
     }
 
     /// Called on a reactor's OS thread, with its core, before and after each sleep of
-    /// it. A panic of one ends the reactor.
+    /// it. A panic of one ends the reactors.
     ///
     /// # Examples
     ///
@@ -229,6 +230,33 @@ impl fmt::Debug for ReactorsBuilder {
     }
 }
 
+/// Why a reactor ended before it was stopped.
+///
+/// # Examples
+///
+/// ```
+/// use corespun::reactor::SeatError;
+///
+/// let message = "index out of bounds".to_owned();
+/// let error = SeatError::Panicked { core: 1, message };
+/// assert_eq!(error.to_string(), "reactor 1 panicked: index out of bounds");
+/// ```
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SeatError {
+    /// The OS thread could not be pinned, or there is no I/O driver to be had.
+    #[error(transparent)]
+    Start(#[from] StartError),
+    /// Its loop has panicked. That was reported, and the other reactors stop.
+    #[error("reactor {core} panicked: {message}")]
+    Panicked {
+        /// The reactor's core.
+        core: usize,
+        /// What the panic said.
+        message: String,
+    },
+}
+
 /// A reactor that wants an OS thread to run on; see [`ReactorsBuilder::build`].
 ///
 /// Dropped without being run, it ends: what is sent to it is refused.
@@ -250,15 +278,17 @@ impl ReactorSeat {
     ///
     /// # Errors
     ///
-    /// [`StartError`]: the OS thread could not be pinned, or there is no I/O driver
-    /// to be had. The reactor has ended then.
+    /// [`SeatError`]; the reactor has ended then.
     ///
     /// # Panics
     ///
     /// When the OS thread has entered an I/O driver already.
-    pub fn run(self) -> Result<(), StartError> {
-        Reactor::start(self.group.clone(), self.index)?.run();
-        Ok(())
+    pub fn run(self) -> Result<(), SeatError> {
+        let ended = Reactor::start(self.group.clone(), self.index)?.run();
+        ended.map_err(|panicked| SeatError::Panicked {
+            core: panicked.core,
+            message: panicked.message,
+        })
     }
 }
 

@@ -1,8 +1,8 @@
 //! What the reactors tell of themselves while they run. Any OS thread reads it,
 //! and no reactor waits for that.
 
-use std::sync::PoisonError;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
+use std::sync::{Mutex, PoisonError, TryLockError};
 
 use super::ReactorMode;
 use super::group::Shared;
@@ -22,7 +22,7 @@ use crate::io::Backend;
 ///     let before = app.reactors().stats().remove(0);
 ///     time::sleep(Duration::from_micros(200)).await;
 ///     (before, app.reactors().stats().remove(0))
-/// })?.unwrap();
+/// })?;
 /// let busy = after.busy_ticks - before.busy_ticks;
 /// let idle = after.idle_ticks - before.idle_ticks;
 /// assert!(idle > 0 && 100 * busy / (busy + idle) < 100);
@@ -68,7 +68,7 @@ pub struct ReactorStats {
 ///         }
 ///         time::sleep(Duration::from_micros(20)).await;
 ///     }
-/// })?.unwrap();
+/// })?;
 /// assert_eq!((&kept.thread[..], kept.poller.as_deref()), ("target", Some("scan")));
 /// # Ok::<(), corespun::app::AppError>(())
 /// ```
@@ -86,8 +86,7 @@ pub struct KeptAwake {
 
 impl ReactorStats {
     pub(super) fn of(reactor: &Shared, now: u64) -> Self {
-        let kept_awake_by = reactor.kept_awake_by.lock();
-        let kept_awake_by = kept_awake_by.unwrap_or_else(PoisonError::into_inner);
+        let asleep = reactor.sleeper.is_asleep();
         ReactorStats {
             core: reactor.place.core,
             cpu: reactor.place.cpu,
@@ -95,67 +94,42 @@ impl ReactorStats {
             idle_ticks: reactor.idle_ticks.at(now),
             threads: reactor.threads.load(Ordering::Relaxed),
             mode: reactor.mode(),
-            asleep: reactor.sleeper.is_asleep(),
-            kept_awake_by: kept_awake_by.clone(),
+            asleep,
+            // What the reactor could not tell on its way to this sleep.
+            kept_awake_by: match asleep {
+                true => None,
+                false => reactor.kept_awake_by.get(),
+            },
             backend: reactor.backend.get().copied(),
         }
     }
 }
 
-/// A total of idle ticks that goes on during a sleep, when its only writer does
-/// not run. It is one word, so that no reader sees a sleep twice or not at all:
-/// the total, or during a sleep the tick of its start minus the total, marked.
+/// What a reactor tells of its keeper. Readers may hold each other up; the
+/// reactor waits for none of them: it tells what it has to tell when none looks.
 #[derive(Debug, Default)]
-pub(super) struct IdleTicks(AtomicU64);
+pub(super) struct ToldKeeper(Mutex<Option<KeptAwake>>);
 
-const SLEEPS: u64 = 1 << 63;
-
-impl IdleTicks {
-    /// The total at tick `now`.
-    pub(super) fn at(&self, now: u64) -> u64 {
-        match self.0.load(Ordering::Relaxed) {
-            word if word & SLEEPS != 0 => now.saturating_sub(word ^ SLEEPS),
-            total => total,
-        }
+impl ToldKeeper {
+    pub(super) fn get(&self) -> Option<KeptAwake> {
+        let told = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        told.clone()
     }
 
-    /// Adds ticks that were not slept. The writer only.
-    pub(super) fn add(&self, ticks: u64) {
-        let total = self.0.load(Ordering::Relaxed);
-        self.0
-            .store(total.wrapping_add(ticks) & !SLEEPS, Ordering::Relaxed);
+    /// Says whether it was told; else a reader looks right now, and this is to be
+    /// tried again. The reactor only.
+    pub(super) fn tell(&self, keeper: Option<KeptAwake>) -> bool {
+        let mut told = match self.0.try_lock() {
+            Ok(told) => told,
+            Err(TryLockError::Poisoned(told)) => told.into_inner(),
+            Err(TryLockError::WouldBlock) => return false,
+        };
+        *told = keeper;
+        true
     }
 
-    /// From tick `now` on all time is idle. The writer only.
-    pub(super) fn start_sleep(&self, now: u64) {
-        let total = self.0.load(Ordering::Relaxed);
-        self.0
-            .store(now.wrapping_sub(total) | SLEEPS, Ordering::Relaxed);
-    }
-
-    /// Until tick `now` all time was idle. The writer only.
-    pub(super) fn end_sleep(&self, now: u64) {
-        self.0.store(self.at(now), Ordering::Relaxed);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn idle_ticks_go_on_during_a_sleep_and_are_counted_once() {
-        let idle = IdleTicks::default();
-        idle.add(30);
-        assert_eq!(idle.at(1_000), 30);
-        idle.start_sleep(1_000);
-        assert_eq!(idle.at(1_000), 30);
-        assert_eq!(idle.at(1_500), 530);
-        // Another core's clock may be a little behind.
-        assert_eq!(idle.at(990), 20);
-        idle.end_sleep(2_000);
-        assert_eq!(idle.at(9_000), 1_030);
-        idle.add(1);
-        assert_eq!(idle.at(9_000), 1_031);
+    #[cfg(test)]
+    pub(super) fn read_for_long(&self) -> std::sync::MutexGuard<'_, Option<KeptAwake>> {
+        self.0.lock().unwrap()
     }
 }

@@ -1,16 +1,17 @@
 //! One reactor: the loop of one core, and everything that only its OS thread
 //! touches.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, PoisonError};
+use std::time::Duration;
 
 use nix::unistd::gettid;
 
+use super::dormant::Dormant;
 use super::group::{Event, Group, Shared};
 use super::hosted::{self, Hosted};
 use super::idle::Spin;
 use super::stats::KeptAwake;
-use super::watcher::reactor_name;
 use super::{ReactorMode, StartError};
 use crate::cpu;
 use crate::io::{Driver, EnterGuard};
@@ -18,16 +19,27 @@ use crate::thread::message::Message;
 use crate::thread::panic::PanicSource;
 use crate::thread::{ParkedThread, ThreadRunner};
 
-/// Events run in one turn, as SPDK's `SPDK_EVENT_BATCH_SIZE`.
+/// Calls run in one turn, as SPDK's `SPDK_EVENT_BATCH_SIZE`.
 const EVENT_BATCH: usize = 8;
+
+/// Threads taken in in one turn, where there are no more than that yet.
+const ARRIVALS: usize = 64;
+
+/// How long a thread must have had nothing to do before it is dormant: long enough
+/// that one which waits for another core's answer is not.
+const PATIENCE: Duration = Duration::from_micros(10);
 
 /// Of so many turns with work, one looks at what keeps the reactor awake.
 const KEEPER_TURNS: u32 = 256;
 
 pub(crate) struct Reactor {
-    group: Arc<Group>,
-    index: usize,
-    threads: Vec<Hosted>,
+    pub(super) group: Arc<Group>,
+    pub(super) index: usize,
+    /// The threads that a turn polls.
+    pub(super) threads: Vec<Hosted>,
+    pub(super) dormant: Dormant,
+    /// Ticks of `PATIENCE`.
+    patience: u64,
     driver: EnterGuard,
     spin: Spin,
     /// Up to where time is accounted for.
@@ -62,11 +74,14 @@ impl Reactor {
             let _ = watched.tid.set(gettid().as_raw());
         }
         let spin = Spin::new(group.adaptive);
-        let tick = group.library.clock().now();
+        let clock = group.library.clock();
+        let (tick, patience) = (clock.now(), clock.ticks_from(PATIENCE));
         Ok(Reactor {
             group,
             index,
             threads: Vec::new(),
+            dormant: Dormant::default(),
+            patience,
             driver: driver.enter(),
             spin,
             tick,
@@ -79,9 +94,9 @@ impl Reactor {
         })
     }
 
-    /// Runs until the group is stopped, every thread here has exited, and all
+    /// Turns until the group is stopped, every thread here has exited, and all
     /// that was sent here has been run.
-    pub(crate) fn run(mut self) {
+    pub(super) fn turn_until_done(&mut self) {
         let place = self.shared().place;
         tracing::info!(cpu = place.cpu, "reactor started on core {}", place.core);
         while !self.is_done() {
@@ -91,13 +106,19 @@ impl Reactor {
 
     fn is_done(&self) -> bool {
         // SAFETY: a reactor is the only consumer of its events.
-        self.closed && self.threads.is_empty() && unsafe { self.shared().events.is_drained() }
+        self.closed && self.is_empty() && unsafe { self.shared().events.is_drained() }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.threads.is_empty() && self.dormant.is_empty()
     }
 
     /// One turn of the loop.
-    fn turn(&mut self) {
+    pub(super) fn turn(&mut self) {
         let start = self.tick;
-        let worked = self.run_events() | self.poll_threads() | self.run_io();
+        let events = self.run_events();
+        self.wake_dormant();
+        let worked = events | self.poll_threads() | self.run_io();
         if self.group.is_stopping() {
             self.stop();
         }
@@ -113,24 +134,43 @@ impl Reactor {
         }
     }
 
-    fn shared(&self) -> &Shared {
+    pub(super) fn shared(&self) -> &Shared {
         &self.group.reactors[self.index]
     }
 
+    /// A batch of calls, and what arrives or is roused up to the last of them. A turn
+    /// takes in as many threads as it polls already: what a turn costs at most
+    /// doubles, and making many threads is not quadratic in their number, as it
+    /// would be with a batch of them between two polls of all.
     fn run_events(&mut self) -> bool {
-        for ran in 0..EVENT_BATCH {
+        let mut calls = EVENT_BATCH;
+        let mut arrivals = self.threads.len().max(ARRIVALS);
+        let mut worked = false;
+        while calls > 0 && arrivals > 0 {
             // SAFETY: a reactor is the only consumer of its events.
             let Some(event) = (unsafe { self.shared().events.pop() }) else {
-                return ran > 0;
+                break;
             };
+            worked = true;
             match event {
                 Event::Arrival(thread) => {
+                    arrivals -= 1;
                     self.arrive(thread);
                 }
-                Event::Call(call) => self.run_call(call),
+                Event::Roused(place) => {
+                    arrivals -= 1;
+                    let roused = self.dormant.wake(place, self.tick);
+                    self.threads.extend(roused);
+                }
+                Event::Call(call) => {
+                    calls -= 1;
+                    self.run_call(call);
+                }
+                #[cfg(test)]
+                Event::Unwind => std::panic::resume_unwind(Box::new("unwinds as a test asks")),
             }
         }
-        true
+        worked
     }
 
     fn run_call(&self, call: Message) {
@@ -146,30 +186,38 @@ impl Reactor {
 
     fn run_call_contained(&self, call: Message) {
         if let Err(payload) = call.run_contained() {
-            let name = reactor_name(self.shared());
-            let library = &self.group.library.inner;
-            library.report_panic(&name, PanicSource::Message, None, payload);
+            let group = &self.group;
+            group.report_panic(self.shared(), PanicSource::Message, payload);
         }
     }
 
     /// Takes a thread in, to be polled from now on.
     pub(crate) fn arrive(&mut self, thread: ParkedThread) -> &mut ThreadRunner {
-        let hosted = self.host(thread);
+        let hosted = Hosted::new(thread, self.shared());
         self.threads.push(hosted);
         self.count_threads();
         &mut self.threads.last_mut().expect("it was pushed").runner
     }
 
-    fn host(&self, thread: ParkedThread) -> Hosted {
-        let mut runner = thread.attach();
-        runner.set_host(Some(&self.shared().sleeper));
-        runner.set_core(Some(self.shared().place.core));
-        Hosted::new(runner)
+    pub(super) fn count_threads(&self) {
+        let count = self.threads.len() + self.dormant.len();
+        self.shared().threads.store(count, Ordering::Relaxed);
     }
 
-    fn count_threads(&self) {
-        let count = self.threads.len();
-        self.shared().threads.store(count, Ordering::Relaxed);
+    /// Those dormant threads that are due, and those to look at because one of them
+    /// has a critical message.
+    #[inline]
+    fn wake_dormant(&mut self) {
+        let due = |deadline| deadline <= self.tick;
+        if self.dormant.next_deadline().is_some_and(due) {
+            while let Some(hosted) = self.dormant.wake_due(self.tick) {
+                self.threads.push(hosted);
+            }
+        }
+        if self.shared().sleeper.take_call() {
+            let called = self.dormant.wake_all(self.tick, Hosted::needs_poll);
+            self.threads.extend(called);
+        }
     }
 
     /// Each thread once, in the order of arrival. Time is chained from poll to
@@ -180,61 +228,64 @@ impl Reactor {
             self.threads.iter_mut().for_each(|one| one.moves = true);
         }
         let mut worked = false;
-        let mut index = 0;
-        while let Some(hosted) = self.threads.get_mut(index) {
+        let mut some_go = false;
+        let mut some_drowsy = false;
+        for index in 0..self.threads.len() {
+            let hosted = &mut self.threads[index];
             let runner = &mut hosted.runner;
             if let Some(watched) = &self.group.reactors[self.index].watched {
                 watched.polls(runner.id());
             }
             let busy = runner.poll(0, self.tick).is_busy();
             let end = runner.last_tick();
-            let exited = runner.is_exited();
             hosted.moves |= hosted::take_rescheduled();
-            let moves = hosted.moves;
+            some_go |= hosted.moves || runner.is_exited();
+            some_drowsy |= hosted.polled(busy, end, self.patience);
             self.charge(end, busy);
             worked |= busy;
-            if exited {
-                drop(self.threads.remove(index));
-                self.count_threads();
-            } else if !(moves && self.leaves(index)) {
-                index += 1;
-            }
+        }
+        if some_go {
+            self.let_go();
+        }
+        if some_drowsy {
+            self.let_doze();
         }
         worked
     }
 
-    /// Sends the thread at `index` to a core of its mask, if this is none and it
-    /// may leave; says whether it has left.
+    /// Parts with the threads that have exited, and with those that leave for a
+    /// core of their mask: all in one pass, since each removal by itself costs as
+    /// much as there are threads.
     #[cold]
-    fn leaves(&mut self, index: usize) -> bool {
-        let group = self.group.clone();
-        let hosted = &mut self.threads[index];
-        let mask = hosted.runner.handle().cpumask();
-        let stays = mask.contains(group.reactors[self.index].place.core)
-            || group.is_stopping()
-            || !hosted.runner.is_running();
-        hosted.moves = !stays;
-        if stays || hosted.runner.is_bound() {
-            return false;
+    fn let_go(&mut self) {
+        let Reactor { group, threads, .. } = self;
+        let here = &group.reactors[self.index];
+        let stopping = group.is_stopping();
+        let goes = |hosted: &mut Hosted| {
+            hosted.runner.is_exited() || hosted.leaves(here.place.core, stopping)
+        };
+        let mut stays = Vec::new();
+        for hosted in threads.extract_if(.., goes) {
+            if hosted.runner.is_exited() {
+                group.drop_contained(here, hosted);
+            } else if let Err(hosted) = group.pass_on(here, hosted) {
+                stays.push(hosted);
+            }
         }
-        let Some(target) = group.next_of(&mask) else {
-            hosted.moves = false;
-            return false;
-        };
-        let hosted = match self.threads.remove(index).park() {
-            Ok(parked) => match group.send(target, Event::Arrival(parked)) {
-                Ok(()) => {
-                    self.count_threads();
-                    return true;
-                }
-                // That reactor has ended, and soon this one does.
-                Err(Event::Arrival(parked)) => self.host(parked),
-                Err(Event::Call(_)) => unreachable!("what is refused comes back"),
-            },
-            Err(hosted) => hosted,
-        };
-        self.threads.insert(index, hosted);
-        false
+        threads.append(&mut stays);
+        self.count_threads();
+    }
+
+    /// Parts with the threads that have had nothing to do for a while.
+    #[cold]
+    fn let_doze(&mut self) {
+        let now = self.tick;
+        let drowsy = |hosted: &mut Hosted| hosted.is_drowsy(now, self.patience);
+        let mut stays = Vec::new();
+        for hosted in self.threads.extract_if(.., drowsy) {
+            stays.extend(self.dormant.admit(hosted, now).err());
+        }
+        self.threads.append(&mut stays);
     }
 
     fn run_io(&mut self) -> bool {
@@ -309,6 +360,10 @@ impl Reactor {
     fn follow_mode(&mut self, mode: ReactorMode) {
         if mode != ReactorMode::Poll || self.followed != mode {
             self.followed = mode;
+            if mode == ReactorMode::Poll {
+                let switched = self.dormant.wake_all(self.tick, Hosted::is_switched);
+                self.threads.extend(switched);
+            }
             let threads = self.threads.iter_mut();
             threads.for_each(|hosted| hosted.follow_mode(mode));
         }
@@ -339,7 +394,8 @@ impl Reactor {
         self.note_keeper();
         let clock = self.group.library.clock();
         let runners = self.threads.iter().map(|hosted| &hosted.runner);
-        let deadline = runners.filter_map(ThreadRunner::next_deadline).min();
+        let deadlines = runners.filter_map(ThreadRunner::next_deadline);
+        let deadline = deadlines.chain(self.dormant.next_deadline()).min();
         let timeout = deadline.map(|tick| clock.duration_from(tick.saturating_sub(clock.now())));
         let sleeper = &self.shared().sleeper;
         let idle_ticks = &self.shared().idle_ticks;
@@ -377,7 +433,6 @@ impl Reactor {
         if keeper == self.kept_awake_by {
             return;
         }
-        self.kept_awake_by = keeper;
         let named = keeper.and_then(|(id, _)| {
             let hosted = self.threads.iter().find(|one| one.runner.id() == id)?;
             Some(KeptAwake {
@@ -385,8 +440,9 @@ impl Reactor {
                 poller: hosted.runner.active_poller_name(),
             })
         });
-        let told = self.shared().kept_awake_by.lock();
-        *told.unwrap_or_else(PoisonError::into_inner) = named;
+        if self.shared().kept_awake_by.tell(named) {
+            self.kept_awake_by = keeper;
+        }
     }
 
     /// Whether the next turn would find something to run, timers and I/O apart.
@@ -394,20 +450,25 @@ impl Reactor {
         // SAFETY: a reactor is the only consumer of its events.
         (unsafe { self.shared().events.has_messages() })
             || self.threads.iter().any(Hosted::needs_poll)
+            || self.shared().sleeper.is_called()
     }
 
     /// One step of the end: asks every thread that was not asked yet to exit;
     /// once all have, refuses what is sent from then on. A thread that was on
     /// its way here before that still arrives, runs its messages, and exits.
     fn stop(&mut self) {
-        self.stopping = true;
+        if !self.stopping {
+            self.stopping = true;
+            self.threads
+                .extend(self.dormant.wake_all(self.tick, |_| true));
+        }
         for Hosted { runner, .. } in &mut self.threads {
             if runner.is_running() {
                 tracing::debug!(thread = runner.name(), "exits because the app stops");
                 drop(runner.exit());
             }
         }
-        if self.threads.is_empty() && !self.closed {
+        if self.is_empty() && !self.closed {
             self.closed = true;
             self.shared().events.close();
         }
@@ -421,11 +482,12 @@ mod tests {
     use futures::AsyncReadExt;
 
     use super::*;
+    use crate::clock::Clock;
     use crate::cpu::CpuSet;
     use crate::io::DriverConfig;
     use crate::net::UnixStream;
-    use crate::reactor::{AdaptivePolling, Place, Placement};
-    use crate::thread::ThreadLib;
+    use crate::reactor::{AdaptivePolling, Place, Placement, ReactorStats};
+    use crate::thread::{Activity, Poller, SpdkThread, ThreadLib};
 
     /// What a move meets when the app stops between its look at that and its
     /// arrival.
@@ -455,8 +517,110 @@ mod tests {
         reactor.turn();
         assert_eq!(ended.try_recv(), Ok(2));
         group.stop();
-        reactor.run();
+        reactor.run().unwrap();
         assert!(handle.is_exited());
+    }
+
+    /// T-RE-08: one turn after the other, to the tick; the last part of it in a
+    /// reactor without any thread.
+    #[test]
+    fn every_tick_is_somebodys_and_without_threads_it_is_idle() {
+        let (clock, hand) = Clock::virtual_at(1_000_000);
+        hand.set(100);
+        let cpu = cpu::available().unwrap().first().unwrap();
+        let places = [Place { core: 0, cpu }];
+        let (mode, polling) = (ReactorMode::Poll, AdaptivePolling::default());
+        let library = ThreadLib::builder().clock(clock).build();
+        let group = Group::new(library, &places, mode, polling, DriverConfig::new()).unwrap();
+        let mut reactor = Reactor::start(group.clone(), 0).unwrap();
+        let hand = Arc::new(hand);
+        // A thread with a poller that takes so many ticks in each of its runs.
+        let add = |reactor: &mut Reactor, plan: &'static [(u64, Activity)]| {
+            let thread = group.library.thread().build().unwrap();
+            let handle = thread.handle();
+            let mut runs = plan.iter();
+            let hand = hand.clone();
+            let run = move || match runs.next() {
+                Some(&(ticks, activity)) => {
+                    hand.advance(ticks);
+                    activity
+                }
+                None => Activity::Ignored,
+            };
+            let poller = reactor.arrive(thread).enter(|| Poller::active(run));
+            (handle, poller.unwrap())
+        };
+        let spent = |thread: &SpdkThread| {
+            let stats = thread.stats();
+            (thread.last_tick(), stats.busy_ticks, stats.idle_ticks)
+        };
+        let total = || {
+            let stats = ReactorStats::of(&group.reactors[0], 0);
+            (stats.busy_ticks, stats.idle_ticks, hand.now())
+        };
+        let (first, poller1) = add(
+            &mut reactor,
+            &[(100, Activity::Busy), (200, Activity::Idle)],
+        );
+        let (second, poller2) = add(
+            &mut reactor,
+            &[(300, Activity::Idle), (400, Activity::Busy)],
+        );
+        reactor.turn();
+        assert_eq!(spent(&first), (200, 100, 0));
+        assert_eq!(spent(&second), (500, 0, 300));
+        assert_eq!(total(), (100, 300, 500));
+        reactor.turn();
+        assert_eq!(spent(&first), (700, 100, 200));
+        assert_eq!(spent(&second), (1100, 400, 300));
+        assert_eq!(total(), (500, 500, 1100));
+        drop((poller1, poller2, first.exit(), second.exit()));
+        while !reactor.threads.is_empty() {
+            reactor.turn();
+        }
+        assert_eq!(total(), (500, 500, 1100), "their exits took no time");
+        for _ in 0..9 {
+            hand.advance(100);
+            reactor.turn();
+        }
+        assert_eq!(total(), (500, 1400, 2000));
+        let (third, poller3) = add(&mut reactor, &[(100, Activity::Busy)]);
+        reactor.turn();
+        assert_eq!(spent(&third), (2100, 100, 0));
+        assert_eq!(total(), (600, 1400, 2100));
+        drop((poller3, third.exit()));
+        group.stop();
+        reactor.run().unwrap();
+    }
+
+    /// G12: introspection never stops the loops.
+    #[test]
+    fn a_reader_of_the_keeper_that_takes_its_time_holds_nobody_up() {
+        let cpu = cpu::available().unwrap().first().unwrap();
+        let places = [Place { core: 0, cpu }];
+        let (mode, polling) = (ReactorMode::Interrupt, AdaptivePolling::default());
+        let library = ThreadLib::new();
+        let group = Group::new(library, &places, mode, polling, DriverConfig::new()).unwrap();
+        let shared = group.clone();
+        let (turned, turns) = std::sync::mpsc::channel();
+        let reading = shared.reactors[0].kept_awake_by.read_for_long();
+        let reactor = std::thread::spawn(move || {
+            let mut reactor = Reactor::start(group.clone(), 0).unwrap();
+            let thread = group.library.thread().name("busy").build().unwrap();
+            let poller = reactor.arrive(thread).enter(|| Poller::active(|| false));
+            reactor.turn();
+            turned.send(()).unwrap();
+            while group.reactors[0].kept_awake_by.get().is_none() {
+                reactor.turn();
+            }
+            drop(poller);
+        });
+        let turned = turns.recv_timeout(std::time::Duration::from_secs(60));
+        assert!(turned.is_ok(), "the loop waits for its reader");
+        drop(reading);
+        reactor.join().unwrap();
+        let told = shared.reactors[0].kept_awake_by.get().unwrap();
+        assert_eq!(told.thread, "busy");
     }
 
     #[test]

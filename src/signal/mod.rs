@@ -199,7 +199,7 @@ impl Signals {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
         }
         // The delivery thread belongs beside the reactors, not on one's core.
-        let cpus = Local::with_current(|local| local.shared.library.helper_cpus).flatten();
+        let cpus = Local::with_current(|local| local.shared.library.helpers.cpus()).flatten();
         let (registration, listener) =
             process::register_listener(kinds.iter().map(|kind| kind.0), cpus.as_ref())?;
         Ok(Signals {

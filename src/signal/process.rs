@@ -11,7 +11,7 @@
 //! |---|---|
 //! | the atomics below | the handler, on any OS thread at any moment |
 //! | `REGISTRY` | who begins or ends to listen; the delivery thread |
-//! | `DELIVERING` | the delivery thread while it calls what it found in there; who leaves waits for that |
+//! | `DELIVERING` | the delivery thread while it calls what it found in there; an app that leaves waits for that |
 
 use std::collections::BTreeMap;
 use std::io;

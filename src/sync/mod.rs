@@ -4,23 +4,26 @@
 //! the standard ones or, under `--cfg corespun_loom`, loom's, so that the very
 //! code that runs is the code that is model-checked.
 
-#[cfg(all(test, corespun_loom))]
-mod abort_loom_tests;
+#[cfg(corespun_loom)]
+pub(crate) mod async_task;
 pub(crate) mod budget;
 mod critical;
-#[cfg(all(test, corespun_loom))]
-mod hop_loom_tests;
+#[cfg(corespun_loom)]
+mod event;
 #[cfg(all(test, corespun_loom))]
 mod loom_tests;
 mod mailbox;
 mod own_queue;
 #[cfg(all(test, corespun_loom))]
 mod own_queue_loom_tests;
+mod owner;
+mod places;
 mod ring;
 
 pub(crate) use critical::{CriticalSlot, PostError};
 pub(crate) use mailbox::{Mailbox, PushError};
 pub(crate) use own_queue::{OwnEntry, OwnQueue};
+pub(crate) use owner::{FREE, OwnerWord};
 
 pub(crate) mod atomic {
     #[cfg(corespun_loom)]
@@ -32,6 +35,19 @@ pub(crate) mod atomic {
         AtomicBool, AtomicPtr, AtomicU32, AtomicUsize, Ordering, fence,
     };
 }
+
+pub(crate) use places::Places;
+
+/// Knows nothing of loom either.
+#[cfg(not(corespun_loom))]
+pub(crate) use ::async_task;
+
+/// As above.
+#[cfg(not(corespun_loom))]
+use event_listener::Event;
+
+#[cfg(corespun_loom)]
+use event::Event;
 
 #[cfg(corespun_loom)]
 pub(crate) use loom::sync::{Mutex, MutexGuard};

@@ -1,112 +1,22 @@
-//! Helper threads for code that blocks, off the reactors' cores.
-//!
-//! One pool per library instance, made when first used. Threads are started as
-//! calls come in that no idle one can take, and end after a while without any;
-//! they may be as many as 64, as QEMU's pool, and more calls wait their turn.
+//! Running code that blocks on the library's helper threads, off the reactors' cores.
 
-use std::collections::VecDeque;
 use std::pin::Pin;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
-use std::{fmt, io, thread};
+use std::{fmt, io};
 
 use futures::channel::oneshot;
 
 use super::CallError;
-use crate::cpu::{CpuSet, set_current_affinity};
+use crate::io::helpers::Lane;
 use crate::sync::budget::poll_budget;
 use crate::thread::library::LibraryInner;
 use crate::thread::panic::{PanicSource, Payload, contain};
 use crate::thread::{SpdkThread, ThreadLib};
 
-const MAX_THREADS: usize = 64;
-/// How long a helper waits for a call before it ends, as QEMU's.
-const IDLE: Duration = Duration::from_secs(10);
-
-type Job = Box<dyn FnOnce() + Send>;
-
-struct Pool {
-    cpus: Option<CpuSet>,
-    queue: Mutex<Queue>,
-    work: Condvar,
-}
-
-#[derive(Default)]
-struct Queue {
-    jobs: VecDeque<Job>,
-    threads: usize,
-    idle: usize,
-}
-
-impl Pool {
-    fn lock(&self) -> MutexGuard<'_, Queue> {
-        // No user code runs under the lock, so a poisoned one is whole.
-        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn submit(self: &Arc<Self>, job: Job) -> io::Result<()> {
-        let mut queue = self.lock();
-        queue.jobs.push_back(job);
-        if queue.idle >= queue.jobs.len() {
-            self.work.notify_one();
-            return Ok(());
-        }
-        if queue.threads >= MAX_THREADS {
-            return Ok(());
-        }
-        queue.threads += 1;
-        drop(queue);
-        let pool = self.clone();
-        let started = thread::Builder::new()
-            .name("corespun-helper".into())
-            .spawn(move || pool.serve());
-        let Err(error) = started else {
-            return Ok(());
-        };
-        let mut queue = self.lock();
-        queue.threads -= 1;
-        if queue.threads > 0 {
-            tracing::warn!("cannot start another helper thread: {error}");
-            return Ok(());
-        }
-        // Nobody would ever run it.
-        queue.jobs.pop_back();
-        Err(error)
-    }
-
-    fn serve(&self) {
-        // Started by a reactor, it would run on the reactor's core.
-        if let Some(cpus) = &self.cpus
-            && let Err(error) = set_current_affinity(cpus)
-        {
-            tracing::warn!("a helper thread stays on its starter's cores: {error}");
-        }
-        let mut queue = self.lock();
-        loop {
-            if let Some(job) = queue.jobs.pop_front() {
-                drop(queue);
-                job();
-                queue = self.lock();
-                continue;
-            }
-            queue.idle += 1;
-            let (woken, wait) = self
-                .work
-                .wait_timeout(queue, IDLE)
-                .unwrap_or_else(PoisonError::into_inner);
-            queue = woken;
-            queue.idle -= 1;
-            if wait.timed_out() && queue.jobs.is_empty() {
-                queue.threads -= 1;
-                return;
-            }
-        }
-    }
-}
-
 /// Runs `f`, which may block, on a helper thread, and waits for what it returns.
-/// It starts now, not when awaited.
+/// It starts now, not when awaited. At most 64 such calls of a library run at
+/// once; more wait their turn.
 ///
 /// # Errors
 ///
@@ -171,18 +81,9 @@ impl ThreadLib {
         F: FnOnce() -> R + Send + 'static,
         R: Send + 'static,
     {
-        let pool = self.inner.helpers.get_or_init(|| {
-            Arc::new(Pool {
-                cpus: self.inner.helper_cpus,
-                queue: Mutex::default(),
-                work: Condvar::new(),
-            })
-        });
-        let pool = Arc::clone(pool).downcast::<Pool>();
-        let pool = pool.expect("the helpers are a pool");
         let (sender, reply) = oneshot::channel();
         let library = self.inner.clone();
-        let submitted = pool.submit(Box::new(move || {
+        let submitted = self.inner.helpers.run(Lane::Call, move || {
             match contain(|| sender.send(contain(f))) {
                 Ok(Err(Err(payload))) => report(&library, PanicSource::Message, payload),
                 // Nobody waits any more, and the result is dropped here.
@@ -194,7 +95,7 @@ impl ThreadLib {
                 // The waker of who waits.
                 Err(payload) => report(&library, PanicSource::Drop, payload),
             }
-        }));
+        });
         Blocking {
             reply,
             failed: submitted.err(),

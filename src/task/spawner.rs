@@ -7,7 +7,7 @@ use std::rc::Rc;
 use futures::task::{FutureObj, LocalFutureObj, LocalSpawn, Spawn, SpawnError};
 
 use super::raw::{self, FirstPoll, Origin, TaskKind, TaskMeta};
-use super::{JoinHandle, TaskId};
+use super::{JoinHandle, TaskId, span};
 use crate::thread::SpdkThread;
 use crate::thread::local::Local;
 
@@ -110,8 +110,10 @@ impl LocalSpawner {
     {
         let local = &*self.local;
         let id = TaskId::local(local);
+        let location = Location::caller();
+        let future = span::traced(future, &local.shared, id, None, location);
         let thread = local.shared.clone();
-        let meta = TaskMeta::new(thread, id, Location::caller(), None, TaskKind::Bound);
+        let meta = TaskMeta::new(thread, id, location, None, TaskKind::Bound);
         // SAFETY: who has an `Rc` of a thread's owner part is on the OS thread
         // that owns it; the bounds ask for `'static`.
         let handle = unsafe { raw::spawn(Origin::Local(local, FirstPoll::Queued), meta, future) };

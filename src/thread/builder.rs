@@ -289,7 +289,7 @@ impl ThreadBuilder {
     ///     let name = worker.call(|| "made").await?;
     ///     Ok::<_, Box<dyn std::error::Error>>(name)
     /// })?;
-    /// assert_eq!(name.transpose()?, Some("made"));
+    /// assert_eq!(name?, "made");
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn create(self) -> Result<SpdkThread, CreateError> {

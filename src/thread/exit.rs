@@ -1,14 +1,15 @@
 //! How a thread ends: what it waits for, what it cancels, and the point after
 //! which nothing new can reach it.
 //!
-//! 1. *Requested*: the next exit test cancels every task that lives then, each
-//!    future dropped here and now, and starts waiting.
+//! 1. *Requested*, then *Cancelling*: the exit tests from the next one on cancel
+//!    every task that lives at that one, so many per poll, each future dropped here
+//!    and now. What they spawn is spared.
 //! 2. *Waiting*: messages, pollers and new tasks work as ever, so that shutdown
 //!    chains can run. It lasts until nothing holds the thread and no message
 //!    is queued, or until the exit timeout, when what is left is cancelled.
-//! 3. *Closed*: the thread takes no task, poller or message of its own, then
-//!    what is left is cancelled, then the mailbox refuses every push. In this
-//!    order: a destructor that spawns is refused, so no task lives when the
+//! 3. *Closing*, then *Closed*: the thread takes no task, poller or message of its
+//!    own, then what is left is cancelled, so many tasks per poll, then the mailbox
+//!    refuses every push. In this order: a destructor that spawns is refused, so no task lives when the
 //!    mailbox closes, and a `Runnable` refused from there on holds no future
 //!    and may be dropped by whoever has it. What was pushed before is run.
 //! 4. *Done*: every push that succeeded has been run; the thread reads EXITED.
@@ -25,6 +26,12 @@ use super::activity::Activity;
 use super::local::{Entered, ExitPhase, Local, TimerTarget};
 use super::shared::{self, Shared};
 use crate::sync::budget::poll_budget;
+
+/// How many tasks an exit cancels per poll: each drops a future of the user's.
+const CANCEL_BATCH: usize = 128;
+
+/// How many of those that hold a thread a log line names.
+const MOST_NAMED: usize = 32;
 
 /// Something that keeps an exiting thread from reading EXITED.
 ///
@@ -63,6 +70,19 @@ pub enum ExitHolder {
     /// A device, by name, that this thread unregistered and that still has
     /// channels or walks.
     Unregister(String),
+}
+
+/// The text of the first few of them.
+fn named(holders: &[ExitHolder]) -> String {
+    let mut text = String::new();
+    for holder in holders.iter().take(MOST_NAMED) {
+        let comma = if text.is_empty() { "" } else { ", " };
+        text += &format!("{comma}{holder}");
+    }
+    match holders.len().checked_sub(MOST_NAMED) {
+        None | Some(0) => text,
+        Some(more) => format!("{text} and {more} more"),
+    }
 }
 
 impl fmt::Display for ExitHolder {
@@ -150,16 +170,26 @@ impl Local {
         let before = self.exit_phase.get();
         self.advance_exit(now);
         Activity::from(match self.exit_phase.get() {
-            ExitPhase::Closed => true,
-            ExitPhase::Waiting => before == ExitPhase::Requested && self.has_ready_work(),
+            ExitPhase::Cancelling | ExitPhase::Closing | ExitPhase::Closed => true,
+            ExitPhase::Waiting => before != ExitPhase::Waiting && self.has_ready_work(),
             _ => false,
         })
     }
 
+    /// Cancels a batch of what is doomed; says whether that was all.
+    fn cancel_batch(&self) -> bool {
+        (0..CANCEL_BATCH).any(|_| !self.live.cancel_one())
+    }
+
     fn advance_exit(&self, now: u64) {
         if self.exit_phase.get() == ExitPhase::Requested {
-            self.live.for_each(|node| node.doomed.set(true));
-            while self.live.cancel_one(|node| node.doomed.get()) {}
+            self.live.doom_old();
+            self.exit_phase.set(ExitPhase::Cancelling);
+        }
+        if self.exit_phase.get() == ExitPhase::Cancelling {
+            if !self.cancel_batch() {
+                return;
+            }
             self.exit_phase.set(ExitPhase::Waiting);
         }
         if self.exit_phase.get() == ExitPhase::Waiting {
@@ -167,12 +197,17 @@ impl Local {
                 if now < self.exit_deadline.get() {
                     return;
                 }
-                let holders: Vec<_> = self.exit_holders().iter().map(|h| h.to_string()).collect();
                 tracing::error!(
                     thread = self.shared.name(),
                     "exit timed out and is forced; still held by: {}",
-                    holders.join(", ")
+                    named(&self.exit_holders())
                 );
+            }
+            self.begin_closing();
+        }
+        if self.exit_phase.get() == ExitPhase::Closing {
+            if !self.cancel_batch() {
+                return;
             }
             self.close();
         }
@@ -185,17 +220,22 @@ impl Local {
         }
     }
 
+    fn begin_closing(&self) {
+        self.exit_phase.set(ExitPhase::Closing);
+        self.live.doom_all();
+    }
+
     fn close(&self) {
-        self.exit_phase.set(ExitPhase::Closed);
         self.cancel_everything();
         debug_assert_eq!(self.live.len(), 0);
         self.shared.mailbox.close();
+        self.exit_phase.set(ExitPhase::Closed);
     }
 
-    /// Cancels all that could hold the thread. `Closed` refuses what user
+    /// Cancels all that could hold the thread. `Closing` refuses what user
     /// content makes when it is dropped, so this comes to an end.
     fn cancel_everything(&self) {
-        while self.live.cancel_one(|_| true) {}
+        while self.live.cancel_one() {}
         self.unregister_all_pollers();
         let targets = self.timers.borrow_mut().drain();
         for target in targets {
@@ -225,6 +265,7 @@ impl Local {
         for waker in wakers {
             self.wake_contained(waker);
         }
+        self.tell_ends();
         self.shared.end_all_moves();
     }
 
@@ -236,6 +277,9 @@ impl Local {
         }
         let _entered = Entered::new(self);
         self.request_exit();
+        let mut holders = self.exit_holders();
+        holders.retain(|holder| *holder != ExitHolder::Messages);
+        self.begin_closing();
         self.close();
         let mut unrun = 0;
         while !self.shared.critical.close() {
@@ -264,6 +308,13 @@ impl Local {
                 thread = self.shared.name(),
                 unrun,
                 "thread dropped without exit; its waiting messages are dropped"
+            );
+        }
+        if !holders.is_empty() {
+            tracing::warn!(
+                thread = self.shared.name(),
+                "thread dropped without exit; it was still held by: {}",
+                named(&holders)
             );
         }
         self.finish_exit();

@@ -1,13 +1,28 @@
 //! What the reactors ask of a thread that they host, besides polling it: whether
-//! its interrupts have to be waited for, and what keeps it from sleeping.
+//! its interrupts have to be waited for, what keeps it from sleeping, and to be
+//! dormant.
 
 use std::os::fd::BorrowedFd;
 
+use super::SpdkThread;
 use super::runner::ThreadRunner;
+
+impl SpdkThread {
+    /// Has whoever polls the thread look at it.
+    pub(crate) fn rouse(&self) {
+        self.shared.notify_host();
+    }
+}
 
 impl ThreadRunner {
     pub(crate) fn id(&self) -> u64 {
         self.local.shared.id
+    }
+
+    /// The end of the thread here and now, as when this is dropped. May be called
+    /// again if it has unwound.
+    pub(crate) fn abandon(&mut self) {
+        self.local.abandon();
     }
 
     /// The descriptor that is readable when an [`Interrupt`](super::Interrupt) of
@@ -48,5 +63,24 @@ impl ThreadRunner {
     pub(crate) fn active_poller_name(&self) -> Option<String> {
         let pollers = &self.local.pollers;
         pollers.with_newest_active(|poller| poller.name())
+    }
+
+    /// Makes the thread dormant at `place` of its host, from tick `now` on, unless
+    /// there is work for it; says whether it is. Then the host has to poll it no
+    /// more until it is told to, or [`ThreadRunner::next_deadline`] has come.
+    pub(crate) fn doze(&mut self, place: usize, now: u64) -> bool {
+        let shared = &self.local.shared;
+        let dozes = shared.host.doze_unless(place, || self.local.needs_poll());
+        if dozes {
+            shared.idle_ticks.start_sleep(now);
+        }
+        dozes
+    }
+
+    /// Ends being dormant, at tick `now`.
+    pub(crate) fn wake(&mut self, now: u64) {
+        let shared = &self.local.shared;
+        shared.host.wake();
+        shared.idle_ticks.end_sleep(now);
     }
 }

@@ -12,7 +12,7 @@
 use std::cell::{Cell, OnceCell};
 use std::fmt;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,9 +21,10 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
 
 use super::activity::Activity;
+use super::doorbell::Doorbell;
 use super::local::{ExitPhase, Local};
-use super::panic::{PanicSource, contain};
-use crate::interrupt::{Event, FdGroup, FdGroupError, FdKind, FdOptions};
+use super::panic::PanicSource;
+use crate::interrupt::{Event, FdGroup, FdGroupError, FdKind, FdOptions, Member};
 use crate::notify::Sleeper;
 
 /// Why an interrupt could not be registered, or interrupt mode not be entered.
@@ -62,7 +63,6 @@ pub enum InterruptError {
 /// move to another OS thread with this.
 pub(crate) struct Interrupts {
     group: FdGroup,
-    registered: Cell<usize>,
     /// The reactor waits for the group's descriptor.
     watched: Cell<bool>,
     mode: Cell<bool>,
@@ -73,7 +73,7 @@ pub(crate) struct Interrupts {
 
 /// What makes the group readable when the thread has something to do.
 struct Pollable {
-    wake: Arc<EventFd>,
+    wake: Arc<Doorbell>,
     timer: Rc<TimerFd>,
     /// What the timer is set to, if it is.
     armed: Rc<Cell<Option<u64>>>,
@@ -83,7 +83,7 @@ struct Pollable {
 impl Pollable {
     fn new(group: &FdGroup) -> Result<Self, FdGroupError> {
         let wake = EventFd::from_flags(EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC);
-        let wake = Arc::new(wake.map_err(io::Error::from)?);
+        let wake = wake.map_err(io::Error::from)?;
         let flags = TimerFlags::TFD_NONBLOCK | TimerFlags::TFD_CLOEXEC;
         let timer = TimerFd::new(ClockId::CLOCK_MONOTONIC, flags).map_err(io::Error::from)?;
         let timer = Rc::new(timer);
@@ -105,10 +105,11 @@ impl Pollable {
             let _ = group.remove(&wake);
             return Err(error);
         }
-        let written = wake.clone();
+        let wake = Arc::new(Doorbell::new(wake));
+        let rung = wake.clone();
         let sleeper = Sleeper::new(move || {
             // Full means that it is readable.
-            let _ = written.write(1);
+            let _ = rung.ring();
         });
         Ok(Pollable {
             wake,
@@ -138,9 +139,16 @@ impl Pollable {
             Err(error) => {
                 tracing::error!(thread = local.shared.name(), "timerfd: {error}");
                 // Then by being always readable.
-                let _ = self.wake.write(1);
+                let _ = self.wake.ring();
             }
         }
+    }
+}
+
+impl Drop for Pollable {
+    fn drop(&mut self) {
+        // The sleeper, which rings it, lives as long as the last handle.
+        self.wake.leave();
     }
 }
 
@@ -148,12 +156,17 @@ impl Interrupts {
     fn new() -> io::Result<Self> {
         Ok(Interrupts {
             group: FdGroup::new()?,
-            registered: Cell::new(0),
             watched: Cell::new(false),
             mode: Cell::new(false),
             activity: Rc::default(),
             pollable: OnceCell::new(),
         })
+    }
+
+    /// How many interrupts there are: the rest of the group are the thread's own.
+    fn registered(&self) -> usize {
+        let own = if self.pollable.get().is_some() { 2 } else { 0 };
+        self.group.fd_count() - own
     }
 }
 
@@ -175,16 +188,15 @@ impl Local {
     /// Whether handlers are registered and nobody waits for their descriptors.
     pub(super) fn has_unwatched_interrupts(&self) -> bool {
         let interrupts = self.interrupts.get();
-        interrupts.is_some_and(|i| {
-            i.registered.get() > 0 && i.pollable.get().is_none() && !i.watched.get()
-        })
+        interrupts
+            .is_some_and(|i| i.pollable.get().is_none() && !i.watched.get() && i.registered() > 0)
     }
 
     /// The descriptor that is readable when a handler is to be called, while
     /// there are any.
     pub(super) fn handlers_fd(&self) -> Option<BorrowedFd<'_>> {
         let interrupts = self.interrupts.get();
-        let interrupts = interrupts.filter(|interrupts| interrupts.registered.get() > 0)?;
+        let interrupts = interrupts.filter(|interrupts| interrupts.registered() > 0)?;
         Some(interrupts.group.as_fd())
     }
 
@@ -215,10 +227,18 @@ impl Local {
     }
 
     fn wait_for_interrupts(&self, interrupts: &Interrupts) -> Activity {
-        if interrupts.group.fd_count() > 0
-            && let Err(error) = interrupts.group.wait(Some(Duration::ZERO))
-        {
-            tracing::error!(thread = self.shared.name(), "interrupts: {error}");
+        if interrupts.group.fd_count() > 0 {
+            let mut told = |name: &str, outcome| {
+                self.check_held_locks();
+                if let Err(payload) = outcome {
+                    self.report_panic(PanicSource::Interrupt, Some(name), payload);
+                    interrupts.activity.set(Activity::Busy);
+                }
+            };
+            let waited = interrupts.group.wait_with(Some(Duration::ZERO), &mut told);
+            if let Err(error) = waited {
+                tracing::error!(thread = self.shared.name(), "interrupts: {error}");
+            }
         }
         interrupts.activity.take()
     }
@@ -240,7 +260,7 @@ impl Local {
         pollable.sleeper.announce();
         if self.needs_poll() {
             pollable.sleeper.retract();
-            let _ = pollable.wake.write(1);
+            let _ = pollable.wake.ring();
         }
     }
 
@@ -257,7 +277,7 @@ impl Local {
         }
         if let Some(pollable) = interrupts.pollable.get() {
             // Also when it is not new: parking the thread took the host away.
-            self.shared.set_host(Some(&pollable.sleeper));
+            self.shared.set_own_host(&pollable.sleeper);
             self.interrupts_asleep();
         }
         Ok(interrupts.group.as_fd())
@@ -328,7 +348,9 @@ pub fn set_interrupt_mode(on: bool) -> Result<(), InterruptError> {
 }
 
 /// A descriptor that a SpdkThread reacts to (`struct spdk_interrupt`): its
-/// callback is called in the polls that find it ready. Unregistered when dropped.
+/// callback is called in the polls that find it ready. Unregistered when dropped,
+/// and when its callback panics, as a poller: its descriptor would be ready again
+/// in the next poll.
 ///
 /// It works in both modes; in poll mode every poll of a thread with interrupts
 /// costs a system call. The descriptor is kept open as long as this lives.
@@ -356,10 +378,10 @@ pub fn set_interrupt_mode(on: bool) -> Result<(), InterruptError> {
 /// ```
 #[must_use = "dropping an Interrupt unregisters it"]
 pub struct Interrupt {
-    fd: RawFd,
+    member: Member,
     local: Rc<Local>,
     /// Open for as long as it is registered.
-    _open: Box<dyn AsFd>,
+    open: Option<Box<dyn AsFd>>,
 }
 
 impl Interrupt {
@@ -438,7 +460,7 @@ impl Interrupt {
     pub fn register_with<A: Into<Activity>>(
         fd: impl AsFd + 'static,
         options: FdOptions,
-        mut callback: impl FnMut(Event) -> A + 'static,
+        callback: impl FnMut(Event) -> A + 'static,
     ) -> Result<Interrupt, InterruptError> {
         let local = Local::current_rc().ok_or(InterruptError::NotOnThread)?;
         let thread = || local.shared.name().to_owned();
@@ -450,23 +472,19 @@ impl Interrupt {
             source,
         };
         let interrupts = local.interrupts_or_new().map_err(refused)?;
-        let (sum, name) = (interrupts.activity.clone(), options.name.clone());
+        let sum = interrupts.activity.clone();
+        let mut callback = local.anchor.bind(callback);
         let run = move |event| {
-            let outcome = contain(|| callback(event).into());
-            Local::with_current(|local| {
-                local.check_held_locks();
-                sum.set(sum.get().max(outcome.unwrap_or_else(|payload| {
-                    local.report_panic(PanicSource::Interrupt, Some(&name), payload);
-                    Activity::Busy
-                })));
-            });
+            let activity = (callback.get_mut())(event).into();
+            sum.set(sum.get().max(activity));
         };
-        interrupts.group.add(&fd, options, run).map_err(refused)?;
-        interrupts.registered.set(interrupts.registered.get() + 1);
+        // Asked once: it may answer differently the next time.
+        let member = interrupts.group.add_member(fd.as_fd(), options, run);
+        let member = member.map_err(refused)?;
         Ok(Interrupt {
-            fd: fd.as_fd().as_raw_fd(),
+            member,
             local,
-            _open: Box::new(fd),
+            open: Some(Box::new(fd)),
         })
     }
 
@@ -501,7 +519,7 @@ impl Interrupt {
     /// ```
     pub fn set_events(&self, events: Event) -> Result<(), InterruptError> {
         self.group()
-            .modify_raw(self.fd, events)
+            .modify_member(&self.member, events)
             .map_err(|source| InterruptError::Group {
                 thread: self.local.shared.name().to_owned(),
                 source,
@@ -535,17 +553,16 @@ impl Interrupt {
 
 impl Drop for Interrupt {
     fn drop(&mut self) {
-        if let Some(interrupts) = self.local.interrupts.get() {
-            interrupts.registered.set(interrupts.registered.get() - 1);
-            let _ = interrupts.group.remove_raw(self.fd);
-        }
+        let handler = self.group().remove_member(&self.member);
+        self.local.drop_contained(handler);
+        self.local.drop_contained(self.open.take());
     }
 }
 
 impl fmt::Debug for Interrupt {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Interrupt")
-            .field("fd", &self.fd)
+            .field("fd", &self.member.fd())
             .finish_non_exhaustive()
     }
 }

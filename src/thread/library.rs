@@ -19,6 +19,7 @@ use super::stall::{Stall, StallHook};
 use super::{CreateError, SetCpumaskError, SpdkThread, ThreadState};
 use crate::clock::Clock;
 use crate::cpu::{self, CpuSet};
+use crate::io::helpers::Helpers;
 use crate::notify::Sleeper;
 
 /// What places new threads on something that polls them: the reactors, or a
@@ -182,10 +183,8 @@ pub(crate) struct LibraryInner {
     pub(crate) times_tasks: bool,
     pub(crate) stall_ticks: u64,
     pub(super) stall_hook: Option<StallHook>,
-    /// Where helper threads may run.
-    pub(crate) helper_cpus: Option<CpuSet>,
-    /// The helper threads, made when first needed by the floor that uses them.
-    pub(crate) helpers: OnceLock<Arc<dyn Any + Send + Sync>>,
+    /// The threads for what blocks; the reactors' drivers share them.
+    pub(crate) helpers: Helpers,
 }
 
 /// As the last thread goes, so may this: from a waker's drop, which must not
@@ -573,7 +572,7 @@ impl fmt::Debug for ThreadLib {
 ///     // The app's instance has the reactors.
 ///     app.library().set_framework(std::sync::Arc::new(Mine))
 /// })?;
-/// assert!(matches!(second, Some(Err(FrameworkSet))));
+/// assert!(matches!(second, Err(FrameworkSet)));
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Debug, thiserror::Error)]
@@ -772,7 +771,8 @@ impl ThreadLibBuilder {
     }
 
     /// The cores that helper threads (of
-    /// [`spawn_blocking`](crate::task::spawn_blocking)) run on; unless set, those
+    /// [`spawn_blocking`](crate::task::spawn_blocking), and of the reactors' I/O
+    /// drivers) run on; unless set, those
     /// that the OS thread that builds the instance may run on. Leave out the
     /// cores of the reactors.
     ///
@@ -816,8 +816,7 @@ impl ThreadLibBuilder {
                 stall_ticks: stall_ticks.unwrap_or(0),
                 stall_hook: self.stall_hook,
                 // Asked now: later, this may be a pinned thread.
-                helper_cpus: self.helper_cpus.or_else(|| cpu::available().ok()),
-                helpers: OnceLock::new(),
+                helpers: Helpers::new(self.helper_cpus.or_else(|| cpu::available().ok())),
                 next_id: AtomicU64::new(1),
                 threads: Mutex::new(BTreeMap::new()),
                 sleepers: Mutex::new(Vec::new()),

@@ -11,10 +11,10 @@ use std::mem::ManuallyDrop;
 use std::panic::Location;
 use std::ptr;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::task::{RawWaker, RawWakerVTable, Waker};
 
 use super::stall::Occupant;
+use crate::sync::atomic::AtomicBool;
 
 /// Cancels what its argument stands for; see [`LiveList::insert`].
 pub(crate) type Cancel = unsafe fn(*const ());
@@ -30,8 +30,10 @@ pub(crate) struct LiveNode {
     cancel: Cell<Option<(Cancel, *const ())>>,
     pub(crate) location: &'static Location<'static>,
     rare: OnceCell<Box<Rare>>,
-    /// Listed when the exit began, so cancelled by it.
+    /// Cancelled by the exit before its first poll.
     pub(crate) doomed: Cell<bool>,
+    /// Listed after the exit began to cancel, which waits for it.
+    spared: Cell<bool>,
     /// Identifies the task; the task floor knows how to read it.
     pub(crate) id: [u64; 2],
     /// Waits in a queue to be polled. Any thread.
@@ -100,6 +102,7 @@ impl LiveNode {
             location,
             rare,
             doomed: Cell::new(false),
+            spared: Cell::new(false),
             id,
             scheduled: AtomicBool::new(false),
             polls: Cell::new(0),
@@ -165,9 +168,22 @@ impl LiveNode {
     }
 }
 
+/// Which of the listed an exit cancels.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Doom {
+    None,
+    /// Those that were there when it began to.
+    Old,
+    All,
+}
+
 /// The live tasks of one thread, newest first. Owner only.
 pub(crate) struct LiveList {
     first: Cell<*const LiveNode>,
+    /// The newest that the exit is to cancel: older ones all are, newer ones only
+    /// if all are doomed. So none is looked at twice, whatever they spawn.
+    next_doomed: Cell<*const LiveNode>,
+    doom: Cell<Doom>,
     len: Cell<usize>,
 }
 
@@ -175,6 +191,8 @@ impl LiveList {
     pub(crate) fn new() -> Self {
         LiveList {
             first: Cell::new(ptr::null()),
+            next_doomed: Cell::new(ptr::null()),
+            doom: Cell::new(Doom::None),
             len: Cell::new(0),
         }
     }
@@ -198,6 +216,7 @@ impl LiveList {
         node.previous.set(ptr::null());
         node.next.set(first);
         node.listed.set(true);
+        node.spared.set(self.doom.get() != Doom::None);
         node.cancel.set(Some((cancel, subject)));
         if !first.is_null() {
             // SAFETY: a listed node stays valid until removed (the contract of
@@ -229,6 +248,9 @@ impl LiveList {
             return;
         }
         let (previous, next) = (node.previous.get(), node.next.get());
+        if ptr::eq(self.next_doomed.get(), node) {
+            self.next_doomed.set(next);
+        }
         // SAFETY: the neighbours of a listed node are listed, so valid, and
         // only the owner touches them.
         unsafe {
@@ -268,23 +290,44 @@ impl LiveList {
         });
     }
 
-    /// Cancels the newest listed node that `choose` picks; says whether there
-    /// was one. The node is off the list afterwards.
-    pub(crate) fn cancel_one(&self, choose: impl Fn(&LiveNode) -> bool) -> bool {
-        let mut node = self.first.get();
-        while !node.is_null() {
-            // SAFETY: a listed node is valid.
-            let current = unsafe { &*node };
-            if choose(current) {
-                if let Some((cancel, subject)) = current.cancel.get() {
-                    // SAFETY: by the contract of `insert`; the node may be
-                    // gone when this returns, and is not touched again.
-                    unsafe { cancel(subject) };
-                }
-                return true;
-            }
-            node = current.next.get();
+    /// Dooms all that are listed now; those listed from now on are spared.
+    pub(super) fn doom_old(&self) {
+        self.doom.set(Doom::Old);
+        self.next_doomed.set(self.first.get());
+    }
+
+    /// Dooms all that are listed, now or later.
+    pub(super) fn doom_all(&self) {
+        self.doom.set(Doom::All);
+        self.next_doomed.set(self.first.get());
+    }
+
+    /// Whether the exit is about to cancel a listed node: it is not run any more.
+    #[inline]
+    pub(crate) fn dooms(&self, node: &LiveNode) -> bool {
+        match self.doom.get() {
+            Doom::None => false,
+            Doom::Old => !node.spared.get(),
+            Doom::All => true,
         }
-        false
+    }
+
+    /// Cancels the newest of the doomed; says whether there was one. The node is
+    /// off the list afterwards.
+    pub(super) fn cancel_one(&self) -> bool {
+        let newest = match self.doom.get() {
+            Doom::All => self.first.get(),
+            _ => self.next_doomed.get(),
+        };
+        // SAFETY: a listed node is valid.
+        let Some(node) = (unsafe { newest.as_ref() }) else {
+            return false;
+        };
+        if let Some((cancel, subject)) = node.cancel.get() {
+            // SAFETY: by the contract of `insert`; the node may be gone when this
+            // returns, and is not touched again.
+            unsafe { cancel(subject) };
+        }
+        true
     }
 }

@@ -9,6 +9,8 @@ use std::sync::Arc;
 use std::task::Waker;
 use std::time::Duration;
 
+use super::bound::Anchor;
+use super::ended::EndList;
 use super::exit::ExitPart;
 use super::interrupt::Interrupts;
 use super::live::LiveList;
@@ -40,10 +42,14 @@ const SPARE_LIMIT: usize = 16_384;
 pub(crate) enum ExitPhase {
     /// Not asked for.
     None,
-    /// Asked for; the tasks of that moment are not cancelled yet.
+    /// Asked for; no task is cancelled yet.
     Requested,
+    /// Cancels the tasks of the moment that this began at.
+    Cancelling,
     /// Waits for what still holds the thread.
     Waiting,
+    /// Takes nothing new, and cancels the tasks that are left.
+    Closing,
     /// The mailbox is closed and nothing new is taken; what was sent before
     /// is being run.
     Closed,
@@ -63,9 +69,9 @@ pub(crate) struct Local {
     pub(super) interrupts: OnceCell<Box<Interrupts>>,
     /// The io_channels of this thread, kept by their own floor.
     pub(crate) channels: OnceCell<Box<dyn ExitPart>>,
-    /// How many values that must not leave this OS thread live here, besides
-    /// those that hold an `Rc` of this.
-    pub(crate) not_send: Cell<usize>,
+    /// Knows of the values that must not leave this OS thread, besides those
+    /// that hold an `Rc` of this.
+    pub(crate) anchor: Anchor,
     pub(crate) task_ids: Cell<u64>,
     /// How many eager first polls are under way, one inside the other.
     pub(crate) eager_depth: Cell<u8>,
@@ -88,11 +94,47 @@ pub(super) struct Rare {
     pub(super) keys: LocalValues,
     pub(super) post_pollers: PostPollers,
     pub(super) held: HeldLocks,
+    pub(super) ends: EndList,
 }
 
-thread_local! {
-    /// The SpdkThread being polled, or entered, by this OS thread.
-    static CURRENT: Cell<*const Local> = const { Cell::new(ptr::null()) };
+use current::CURRENT;
+
+#[cfg(not(corespun_loom))]
+mod current {
+    use super::*;
+
+    thread_local! {
+        /// The SpdkThread being polled, or entered, by this OS thread.
+        pub(super) static CURRENT: Cell<*const Local> = const { Cell::new(ptr::null()) };
+    }
+}
+
+/// The threads of a model are those of loom, which all run on one OS thread.
+#[cfg(corespun_loom)]
+mod current {
+    use super::*;
+
+    loom::thread_local! {
+        static OF_MODEL: Cell<*const Local> = Cell::new(ptr::null());
+    }
+
+    pub(super) struct Current;
+
+    pub(super) static CURRENT: Current = Current;
+
+    impl Current {
+        pub(super) fn get(&self) -> *const Local {
+            OF_MODEL.with(Cell::get)
+        }
+
+        pub(super) fn set(&self, current: *const Local) {
+            OF_MODEL.with(|place| place.set(current));
+        }
+
+        pub(super) fn replace(&self, current: *const Local) -> *const Local {
+            OF_MODEL.with(|place| place.replace(current))
+        }
+    }
 }
 
 /// The address of the current thread's `Local`, or null.
@@ -132,6 +174,9 @@ impl Drop for Entered<'_> {
 impl Drop for Local {
     fn drop(&mut self) {
         while self.take_unrun().is_some() {}
+        if let Some(rare) = self.existing_rare() {
+            rare.held.abandon();
+        }
         while self.spare_shared.get() > 0 {
             drop(self.lend_shared());
         }
@@ -155,7 +200,7 @@ impl Local {
             rare: OnceCell::new(),
             interrupts: OnceCell::new(),
             channels: OnceCell::new(),
-            not_send: Cell::new(0),
+            anchor: Anchor::default(),
             task_ids: Cell::new(0),
             batch,
             exit_phase: Cell::new(ExitPhase::None),
@@ -222,6 +267,14 @@ impl Local {
         }
     }
 
+    /// After something went that may have been the last that held an exit: as
+    /// [`Local::begun_outside`], for only a poll sees it.
+    pub(crate) fn ended_outside(&self) {
+        if self.exit_phase.get() == ExitPhase::Waiting && !self.is_held() {
+            self.begun_outside();
+        }
+    }
+
     /// The rare parts, made now if need be.
     pub(super) fn rare(&self) -> &Rare {
         self.rare.get_or_init(Box::default)
@@ -237,7 +290,7 @@ impl Local {
     #[inline]
     pub(super) fn check_held_locks(&self) {
         if let Some(rare) = self.existing_rare() {
-            rare.held.check();
+            rare.held.check(self);
         }
     }
 
@@ -245,7 +298,10 @@ impl Local {
     /// the point where it could wait for them.
     #[inline]
     pub(crate) fn refuses_work(&self) -> bool {
-        matches!(self.exit_phase.get(), ExitPhase::Closed | ExitPhase::Done)
+        matches!(
+            self.exit_phase.get(),
+            ExitPhase::Closing | ExitPhase::Closed | ExitPhase::Done
+        )
     }
 
     pub(crate) fn insert_timer(&self, deadline: u64, target: TimerTarget) -> TimerKey {

@@ -6,6 +6,7 @@ use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::rc::Rc;
 
+use super::bound::Bound;
 use super::local::{ExitPhase, Local};
 
 /// Declares thread-locals of SpdkThreads, as [`std::thread_local!`] does those
@@ -190,13 +191,10 @@ impl<T: 'static> LocalKey<T> {
             if let Some(earlier) = keys.find::<T>(address) {
                 return Ok(earlier);
             }
-            local
-                .not_send
-                .set(local.not_send.get() + usize::from(self.stays));
+            let kept: Rc<dyn Any> = value.clone();
             keys.values.borrow_mut().push(Value {
                 key: address,
-                stays: self.stays,
-                value: value.clone(),
+                value: local.anchor.bind_if(self.stays, kept),
             });
             Ok(value)
         });
@@ -246,8 +244,7 @@ impl<T: 'static> fmt::Debug for LocalKey<T> {
 struct Value {
     /// The address of the key, a `static`.
     key: usize,
-    stays: bool,
-    value: Rc<dyn Any>,
+    value: Bound<Rc<dyn Any>>,
 }
 
 /// The values of one thread. Owner only.
@@ -262,7 +259,7 @@ impl LocalValues {
         let values = self.values.borrow();
         let mut of_key = values.iter().filter(|value| value.key == key);
         // Constants promoted to statics may share an address, not a type.
-        of_key.find_map(|value| value.value.clone().downcast().ok())
+        of_key.find_map(|value| value.value.get().clone().downcast().ok())
     }
 }
 
@@ -280,8 +277,6 @@ impl Local {
             let Some(last) = keys.values.borrow_mut().pop() else {
                 return;
             };
-            self.not_send
-                .set(self.not_send.get() - usize::from(last.stays));
             self.drop_contained(last);
         }
     }

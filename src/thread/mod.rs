@@ -25,9 +25,13 @@
 //! [`ThreadRunner::poll`].
 
 mod activity;
+pub(crate) mod bound;
 mod builder;
+mod doorbell;
+pub(crate) mod ended;
 pub(crate) mod exit;
 mod hosting;
+pub(crate) mod idle_ticks;
 mod interrupt;
 pub(crate) mod library;
 pub(crate) mod live;
@@ -321,7 +325,7 @@ impl SpdkThread {
     pub fn send_critical_msg(&self, f: fn()) -> Result<(), CriticalMsgError> {
         match self.shared.critical.post(f) {
             Ok(()) => {
-                self.shared.notify_host();
+                self.shared.notify_host_critical();
                 Ok(())
             }
             Err(PostError::Pending) => Err(CriticalMsgError::Pending),
@@ -567,7 +571,7 @@ impl SpdkThread {
     pub fn stats(&self) -> ThreadStats {
         ThreadStats {
             busy_ticks: self.shared.busy_ticks.load(Ordering::Relaxed),
-            idle_ticks: self.shared.idle_ticks.load(Ordering::Relaxed),
+            idle_ticks: self.shared.idle_ticks.at(self.shared.library.clock.now()),
         }
     }
 

@@ -3,6 +3,8 @@
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
+use super::local::Local;
+
 /// A panic's payload, as `std::thread::JoinHandle::join` gives it.
 pub(crate) type Payload = Box<dyn Any + Send + 'static>;
 
@@ -35,10 +37,16 @@ pub enum PanicSource {
     Poller,
     /// A task; its `JoinHandle` yields the payload.
     Task,
-    /// An interrupt's callback; the interrupt stays registered.
+    /// An interrupt's callback; the interrupt is unregistered.
     Interrupt,
+    /// A hook that was told of something after a callback: of a spinlock that is
+    /// still held.
+    Hook,
     /// A destructor of a closure, future or output that the thread dropped.
     Drop,
+    /// The loop of a reactor itself, which nothing of the user's should be able
+    /// to do: its threads are ended and the app stops.
+    Reactor,
 }
 
 /// A panic that a SpdkThread contained, as its library's panic hook sees it.
@@ -101,9 +109,29 @@ pub(crate) fn contain<R>(f: impl FnOnce() -> R) -> Result<R, Payload> {
 /// logged.
 pub(crate) fn drop_logged<T>(value: T) {
     if let Err(payload) = contain(|| drop(value)) {
-        tracing::error!("a destructor panicked: {}", payload_text(&*payload));
-        discard(payload);
+        log(payload);
     }
+}
+
+/// Drops user content wherever it happens to come to its end, which may be while
+/// another panic unwinds. A panic of its destructor is reported by the thread
+/// that is current; where none is, it is logged.
+pub(crate) fn drop_anywhere<T>(value: T) {
+    if let Err(payload) = contain(|| drop(value)) {
+        let mut payload = Some(payload);
+        Local::with_current(|local| {
+            let payload = payload.take().expect("taken here only");
+            local.report_panic(PanicSource::Drop, None, payload);
+        });
+        if let Some(payload) = payload {
+            log(payload);
+        }
+    }
+}
+
+fn log(payload: Payload) {
+    tracing::error!("a destructor panicked: {}", payload_text(&*payload));
+    discard(payload);
 }
 
 /// Drops a panic payload whose own destructor may panic in turn.

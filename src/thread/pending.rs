@@ -8,6 +8,7 @@ use std::any::Any;
 use std::cell::{Cell, RefCell};
 use std::sync::Arc;
 
+use super::bound::Bound;
 use super::exit::ExitHolder;
 use super::local::{Local, Rare};
 
@@ -41,8 +42,7 @@ pub(crate) struct PendingKey {
 
 struct Entry {
     what: Pending,
-    stays: bool,
-    completion: Completion,
+    completion: Bound<Completion>,
 }
 
 #[derive(Default)]
@@ -92,11 +92,9 @@ impl Local {
     ) -> PendingKey {
         let table = &self.rare().pending;
         table.len.set(table.len.get() + 1);
-        self.not_send.set(self.not_send.get() + usize::from(stays));
         let entry = Some(Entry {
             what,
-            stays,
-            completion,
+            completion: self.anchor.bind_if(stays, completion),
         });
         let mut slots = table.slots.borrow_mut();
         if let Some(slot) = table.free.borrow_mut().pop() {
@@ -131,9 +129,7 @@ impl Local {
             .get(index)
             .is_some_and(|slot| slot.generation == key.generation);
         if known && let Some(entry) = pending.take(index) {
-            self.not_send
-                .set(self.not_send.get() - usize::from(entry.stays));
-            (entry.completion)(answer);
+            (entry.completion.into_inner())(answer);
         }
     }
 
@@ -146,8 +142,6 @@ impl Local {
         // Dropping user content may add more.
         while index < pending.slots.borrow().len() {
             if let Some(entry) = pending.take(index) {
-                self.not_send
-                    .set(self.not_send.get() - usize::from(entry.stays));
                 self.drop_contained(entry.completion);
             }
             index += 1;

@@ -8,7 +8,7 @@ use std::sync::{MutexGuard, PoisonError};
 
 use futures::channel::oneshot;
 
-use super::panic::{PanicSource, contain};
+use super::panic::{PanicSource, contain, drop_anywhere};
 use super::runner::ThreadRunner;
 use super::shared::Shared;
 use super::{SpdkThread, ThreadState};
@@ -274,8 +274,12 @@ impl SpdkThread {
             let _ = end.send(result);
             return;
         }
-        placement.moves.retain(|one| !one.end.is_canceled());
+        let given_up = placement.moves.extract_if(.., |one| one.end.is_canceled());
+        let given_up: Vec<_> = given_up.collect();
         placement.moves.push(Move { mask: *mask, end });
+        drop(placement);
+        // Outside of the lock: one who gives up now may leave a foreign waker.
+        drop_anywhere(given_up);
     }
 }
 

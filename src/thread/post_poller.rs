@@ -2,6 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 
+use super::bound::Bound;
 use super::local::Local;
 use super::panic::{PanicSource, contain};
 
@@ -42,9 +43,11 @@ pub enum PostPollerError {
     Nested,
 }
 
+type Handler = Box<dyn FnOnce()>;
+
 #[derive(Default)]
 pub(crate) struct PostPollers {
-    handlers: RefCell<Vec<Box<dyn FnOnce()>>>,
+    handlers: RefCell<Vec<Bound<Handler>>>,
     running: Cell<bool>,
     /// The length of `handlers`, for a quick look after every poller.
     waiting: Cell<usize>,
@@ -92,9 +95,10 @@ pub fn register_post_poller_handler(
         if waiting.waiting.get() == MAX {
             return Err(PostPollerError::Full);
         }
-        waiting.handlers.borrow_mut().push(Box::new(handler));
+        let handler: Handler = Box::new(handler);
+        let handler = local.anchor.bind(handler);
+        waiting.handlers.borrow_mut().push(handler);
         waiting.waiting.set(waiting.waiting.get() + 1);
-        local.not_send.set(local.not_send.get() + 1);
         Ok(())
     };
     Local::with_current(register).unwrap_or(Err(PostPollerError::NotOnThread))
@@ -110,10 +114,9 @@ impl Local {
         }
     }
 
-    fn take_post_pollers(&self, waiting: &PostPollers) -> Vec<Box<dyn FnOnce()>> {
+    fn take_post_pollers(&self, waiting: &PostPollers) -> Vec<Bound<Handler>> {
         let handlers = waiting.handlers.take();
         waiting.waiting.set(0);
-        self.not_send.set(self.not_send.get() - handlers.len());
         handlers
     }
 
@@ -122,9 +125,10 @@ impl Local {
         let mut handlers = self.take_post_pollers(waiting);
         waiting.running.set(true);
         for handler in handlers.drain(..) {
-            if let Err(payload) = contain(handler) {
+            if let Err(payload) = contain(handler.into_inner()) {
                 self.report_panic(PanicSource::Poller, Some("post-poller handler"), payload);
             }
+            self.check_held_locks();
         }
         waiting.running.set(false);
         // Keeps the allocation for the next poller.

@@ -553,8 +553,8 @@ impl ThreadRunner {
     /// ```
     pub fn is_bound(&self) -> bool {
         Rc::strong_count(&self.local) > 1
-            || self.local.not_send.get() > 0
-            || self.local.pollers.registered() > 0
+            || Rc::weak_count(&self.local) > 0
+            || self.local.anchor.holds()
             || self.local.shared.bound.load(Ordering::Acquire)
     }
 }
@@ -608,8 +608,8 @@ pub struct ParkedThread {
 }
 
 // SAFETY: `ThreadRunner::park` and `ThreadBuilder::build` make one only while
-// the owner's part holds nothing that is not `Send` and no `Rc` of it is
-// anywhere else; nothing can be added before `attach`. What is `Send` in it may
+// the owner's part holds nothing that is not `Send` (the rule of `bound`) and no
+// `Rc` of it is anywhere else; nothing can be added before `attach`. What is `Send` in it may
 // be used, and dropped, by the OS thread that has the value.
 unsafe impl Send for ParkedThread {}
 
@@ -687,7 +687,10 @@ impl Local {
                 ExitPhase::None | ExitPhase::Done => false,
                 // What held it may have gone outside of a poll.
                 ExitPhase::Waiting => !self.is_held(),
-                ExitPhase::Requested | ExitPhase::Closed => true,
+                ExitPhase::Requested
+                | ExitPhase::Cancelling
+                | ExitPhase::Closing
+                | ExitPhase::Closed => true,
             }
     }
 
@@ -771,9 +774,10 @@ impl Local {
             let poller = poller.clone();
             drop(timers);
             // Re-armed before it runs, so that what it does to itself finds
-            // the timer in place.
-            self.rearm_first_poller(&poller, now);
+            // the timer in place; but its turn among equals is behind what it arms.
+            let armed = self.rearm_first_poller(&poller, now);
             activity = activity.max(self.run_poller(&poller));
+            self.rearmed_poller_ran(&poller, armed);
         }
     }
 
@@ -788,16 +792,15 @@ impl Local {
         let shared = &*self.shared;
         let end = shared.library.clock.now();
         let spent = end.saturating_sub(start);
-        let total = if activity.is_busy() {
-            &shared.busy_ticks
-        } else {
-            &shared.idle_ticks
-        };
         // The owner is the only writer.
-        total.store(
-            total.load(Ordering::Relaxed).wrapping_add(spent),
-            Ordering::Relaxed,
-        );
+        if activity.is_busy() {
+            let busy = shared.busy_ticks.load(Ordering::Relaxed);
+            shared
+                .busy_ticks
+                .store(busy.wrapping_add(spent), Ordering::Relaxed);
+        } else {
+            shared.idle_ticks.add(spent);
+        }
         shared.last_tick.store(end, Ordering::Relaxed);
     }
 }

@@ -4,9 +4,10 @@
 use std::any::Any;
 use std::mem::offset_of;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::task::Waker;
 
+use super::idle_ticks::IdleTicks;
 use super::library::LibraryInner;
 use super::local::{self, Local};
 use super::message::Message;
@@ -37,7 +38,7 @@ pub(crate) struct Shared {
     _read: LinesBegin,
     /// The sleeper of whoever polls this thread. The library keeps every
     /// sleeper that was ever put here alive, and this keeps the library alive.
-    host: Host,
+    pub(super) host: Host,
     pub(crate) library: Arc<LibraryInner>,
     pub(crate) id: u64,
     pub(super) limit: usize,
@@ -53,12 +54,16 @@ pub(crate) struct Shared {
     // What the owner writes in each poll.
     _written: LinesBegin,
     pub(super) busy_ticks: AtomicU64,
-    pub(super) idle_ticks: AtomicU64,
+    pub(super) idle_ticks: IdleTicks,
     pub(super) last_tick: AtomicU64,
     pub(super) placement: Mutex<Placement>,
 
     // What senders write, in the next pair of lines already.
     pub(crate) remote_task_ids: AtomicU64,
+
+    /// The sleeper of the thread's own descriptor. Here so that whoever may notify
+    /// it keeps it.
+    own_host: OnceLock<Arc<Sleeper>>,
 }
 
 const _: () = assert!(
@@ -104,10 +109,11 @@ impl Shared {
             bound: AtomicBool::new(false),
             _written: LinesBegin,
             busy_ticks: AtomicU64::new(0),
-            idle_ticks: AtomicU64::new(0),
+            idle_ticks: IdleTicks::default(),
             last_tick: AtomicU64::new(0),
             placement: Mutex::new(Placement::new(cpumask)),
             remote_task_ids: AtomicU64::new(0),
+            own_host: OnceLock::new(),
         }
     }
 
@@ -216,6 +222,11 @@ impl Shared {
         self.host.notify();
     }
 
+    /// [`Shared::notify_host`] for a critical message, perhaps by a signal handler.
+    pub(super) fn notify_host_critical(&self) {
+        self.host.notify_critical();
+    }
+
     /// Names who is to be woken from now on. The caller looks at the mailbox
     /// after this before it sleeps.
     pub(super) fn set_host(&self, host: Option<&Arc<Sleeper>>) {
@@ -225,5 +236,13 @@ impl Shared {
         // SAFETY: the library keeps every sleeper that was ever put here, and
         // this keeps the library alive.
         unsafe { self.host.set(host.map_or(std::ptr::null(), Arc::as_ptr)) }
+    }
+
+    /// Names the sleeper of the thread's own descriptor, of which there is one.
+    pub(super) fn set_own_host(&self, host: &Arc<Sleeper>) {
+        let own = self.own_host.get_or_init(|| host.clone());
+        debug_assert!(Arc::ptr_eq(own, host));
+        // SAFETY: `own_host` never changes, and lives as long as this.
+        unsafe { self.host.set(Arc::as_ptr(own)) }
     }
 }

@@ -16,9 +16,11 @@ use std::ops::{Deref, DerefMut};
 use std::panic::Location;
 use std::ptr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicPtr, Ordering};
 
 use super::local::Local;
+use super::panic::{PanicSource, contain, discard};
+use crate::sync::{FREE, OwnerWord};
 
 /// Spins before the OS thread gives way to whoever may hold the lock without
 /// a core.
@@ -120,13 +122,16 @@ impl fmt::Display for Other<'_> {
 type Hook = Box<dyn Fn(&SpinlockError) + Send + Sync>;
 
 struct Inner {
-    /// The address of the owner's shared part, only compared; 0 when free.
-    owner: AtomicUsize,
+    /// The address of the owner's shared part, only compared.
+    owner: OwnerWord,
     locked: AtomicPtr<Location<'static>>,
     made: &'static Location<'static>,
     /// The reaction to misuse; the process is aborted if there is none.
     hook: Option<Hook>,
 }
+
+/// The owner of a lock whose owner's memory is gone: no thread's address.
+const GONE: usize = 1;
 
 fn token(local: &Local) -> usize {
     Arc::as_ptr(&local.shared).addr()
@@ -143,17 +148,22 @@ impl Inner {
     /// Reports a misuse. It returns only if there is a hook.
     #[cold]
     fn misused(&self, misuse: SpinlockMisuse, at: &'static Location<'static>) -> SpinlockError {
-        let owner = self.owner.load(Ordering::Relaxed);
+        let owner = self.owner.get();
         let (thread, holder) = Local::with_current(|local| {
-            let holder = (owner != 0).then(|| {
-                // The owner's memory may be gone: found by its address.
+            let holder = (owner != FREE).then(|| {
+                if owner == GONE {
+                    return "a thread that is gone".to_owned();
+                }
+                // It may go meanwhile: found by its address.
                 let known = local.shared.library.find_thread(owner);
-                known.unwrap_or_else(|| "a thread of another library instance".to_owned())
+                known.unwrap_or_else(|| {
+                    "a thread that has exited or is of another library instance".to_owned()
+                })
             });
             (format!("thread {:?}", local.shared.name()), holder)
         })
         .unwrap_or_else(|| {
-            let holder = (owner != 0).then(|| "a SpdkThread".to_owned());
+            let holder = (owner != FREE).then(|| "a SpdkThread".to_owned());
             ("no SpdkThread".to_owned(), holder)
         });
         let error = SpinlockError {
@@ -166,6 +176,12 @@ impl Inner {
         };
         tracing::error!("{error}");
         match &self.hook {
+            // A guard is being dropped: a second panic would end the process.
+            Some(hook) if std::thread::panicking() => {
+                if let Err(payload) = contain(|| hook(&error)) {
+                    discard(payload);
+                }
+            }
             Some(hook) => hook(&error),
             None => {
                 // A process that ends must say why, subscriber or not.
@@ -236,7 +252,10 @@ impl Spinlock {
         Spinlock::make(None, Location::caller())
     }
 
-    /// A lock whose misuse is told to `hook`, on the thread that misuses it.
+    /// A lock whose misuse is told to `hook`, on the thread that misuses it. Its
+    /// panic goes on to who misuses the lock; one about a lock that a callback
+    /// left held is contained, for that has returned, and so is one while another
+    /// unwinds.
     ///
     /// # Examples
     ///
@@ -259,7 +278,7 @@ impl Spinlock {
     fn make(hook: Option<Hook>, made: &'static Location<'static>) -> Self {
         Spinlock {
             inner: Arc::new(Inner {
-                owner: AtomicUsize::new(0),
+                owner: OwnerWord::new(),
                 locked: AtomicPtr::new(ptr::null_mut()),
                 made,
                 hook,
@@ -294,23 +313,17 @@ impl Spinlock {
         let inner = &*self.inner;
         let lock = |local: &Local| {
             let me = token(local);
-            if inner.owner.load(Ordering::Relaxed) == me {
+            if inner.owner.get() == me {
                 return Err(SpinlockMisuse::Deadlock);
             }
             let mut spins = 0u32;
-            while inner
-                .owner
-                .compare_exchange_weak(0, me, Ordering::Acquire, Ordering::Relaxed)
-                .is_err()
-            {
-                while inner.owner.load(Ordering::Relaxed) != 0 {
-                    spins = spins.wrapping_add(1);
-                    if spins.is_multiple_of(SPINS) {
-                        std::thread::yield_now();
-                    }
-                    hint::spin_loop();
+            inner.owner.acquire(me, || {
+                spins = spins.wrapping_add(1);
+                if spins.is_multiple_of(SPINS) {
+                    std::thread::yield_now();
                 }
-            }
+                hint::spin_loop();
+            });
             let locked = ptr::from_ref(caller).cast_mut();
             inner.locked.store(locked, Ordering::Relaxed);
             local.rare().held.push(self.inner.clone());
@@ -344,11 +357,11 @@ impl Spinlock {
         let caller = Location::caller();
         let inner = &*self.inner;
         let unlock = |local: &Local| {
-            if inner.owner.load(Ordering::Relaxed) != token(local) {
+            if inner.owner.get() != token(local) {
                 return Err(SpinlockMisuse::WrongThread);
             }
             let held = local.rare().held.remove(&self.inner);
-            inner.owner.store(0, Ordering::Release);
+            inner.owner.release();
             drop(held);
             Ok(())
         };
@@ -379,11 +392,10 @@ impl Spinlock {
     pub fn is_held(&self) -> bool {
         let caller = Location::caller();
         let inner = &*self.inner;
-        Local::with_current(|local| inner.owner.load(Ordering::Relaxed) == token(local))
-            .unwrap_or_else(|| {
-                inner.misused(SpinlockMisuse::NotOnThread, caller);
-                false
-            })
+        Local::with_current(|local| inner.owner.get() == token(local)).unwrap_or_else(|| {
+            inner.misused(SpinlockMisuse::NotOnThread, caller);
+            false
+        })
     }
 
     /// Destroys it (`spdk_spin_destroy`); the same as dropping it, which can
@@ -408,7 +420,7 @@ impl Spinlock {
     /// ```
     #[track_caller]
     pub fn destroy(self) -> Result<(), Spinlock> {
-        if self.inner.owner.load(Ordering::Relaxed) != 0 {
+        if self.inner.owner.get() != FREE {
             self.inner
                 .misused(SpinlockMisuse::DestroyedHeld, Location::caller());
             return Err(self);
@@ -420,7 +432,7 @@ impl Spinlock {
 impl Drop for Spinlock {
     #[track_caller]
     fn drop(&mut self) {
-        if self.inner.owner.load(Ordering::Relaxed) != 0 && !std::thread::panicking() {
+        if self.inner.owner.get() != FREE && !std::thread::panicking() {
             self.inner
                 .misused(SpinlockMisuse::DestroyedHeld, self.inner.made);
         }
@@ -431,7 +443,7 @@ impl fmt::Debug for Spinlock {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Spinlock")
             .field("made", &self.inner.made)
-            .field("locked", &(self.inner.owner.load(Ordering::Relaxed) != 0))
+            .field("locked", &(self.inner.owner.get() != FREE))
             .finish_non_exhaustive()
     }
 }
@@ -639,18 +651,30 @@ impl HeldLocks {
 
     /// After every callback.
     #[inline]
-    pub(super) fn check(&self) {
+    pub(super) fn check(&self, local: &Local) {
         if self.count.get() > 0 {
-            self.report();
+            self.report(local);
         }
     }
 
+    /// The callback has returned, so that a hook's panic has nobody else to go to.
     #[cold]
-    fn report(&self) {
+    fn report(&self, local: &Local) {
         let locks: Vec<_> = self.locks.borrow().clone();
         for lock in locks {
             let at = lock.locked_at().unwrap_or(lock.made);
-            lock.misused(SpinlockMisuse::HeldDuringSwitch, at);
+            let reported = contain(|| lock.misused(SpinlockMisuse::HeldDuringSwitch, at));
+            if let Err(payload) = reported {
+                local.report_panic(PanicSource::Hook, Some("spinlock"), payload);
+            }
+        }
+    }
+
+    /// The thread's memory goes. What is still held stays so: by nobody, for
+    /// another thread may come to have the address by which an owner is known.
+    pub(super) fn abandon(&self) {
+        for lock in self.locks.borrow().iter() {
+            lock.owner.leave_to(GONE);
         }
     }
 }

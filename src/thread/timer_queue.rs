@@ -51,6 +51,12 @@ pub(crate) struct TimerQueue<T> {
     order: u32,
 }
 
+impl<T> Default for TimerQueue<T> {
+    fn default() -> Self {
+        TimerQueue::new()
+    }
+}
+
 impl<T> TimerQueue<T> {
     pub(crate) fn new() -> Self {
         TimerQueue {
@@ -140,6 +146,25 @@ impl<T> TimerQueue<T> {
             first.order = order;
             self.sift_down(0);
         }
+    }
+
+    /// How often a timer was inserted or re-armed, modulo 2^32.
+    #[inline]
+    pub(crate) fn insertions(&self) -> u32 {
+        self.order
+    }
+
+    /// Puts a timer that has not fired behind its equals.
+    pub(crate) fn put_behind_equals(&mut self, key: TimerKey) {
+        let Some(slot) = self.slots.get(key.slot as usize) else {
+            return;
+        };
+        if slot.generation != key.generation {
+            return;
+        }
+        let position = slot.position as usize;
+        self.heap[position].order = self.next_order();
+        self.sift_down(position);
     }
 
     /// Takes every target out, in no order.
@@ -254,6 +279,7 @@ mod tests {
         Remove(usize),
         Pop(u64),
         Rearm(u64),
+        Behind(usize),
     }
 
     fn op() -> impl Strategy<Value = Op> {
@@ -262,6 +288,7 @@ mod tests {
             2 => any::<usize>().prop_map(Op::Remove),
             1 => (0u64..60).prop_map(Op::Pop),
             1 => (0u64..60).prop_map(Op::Rearm),
+            1 => any::<usize>().prop_map(Op::Behind),
         ]
     }
 
@@ -299,6 +326,14 @@ mod tests {
                         model[0].0 = deadline;
                         model[0].1 = order;
                         queue.rearm_first(deadline);
+                    }
+                    Op::Behind(index) if !keys.is_empty() => {
+                        let (key, name) = keys[index % keys.len()];
+                        queue.put_behind_equals(key);
+                        if let Some(entry) = model.iter_mut().find(|entry| entry.2 == name) {
+                            order += 1;
+                            entry.1 = order;
+                        }
                     }
                     _ => {}
                 }

@@ -13,6 +13,7 @@ use futures::channel::oneshot;
 
 use super::local::Local;
 use super::message::Message;
+use super::panic::drop_anywhere;
 use super::pending::{Pending, PendingKey};
 use super::shared::Shared;
 use super::{SpdkThread, ThreadLib};
@@ -81,13 +82,14 @@ impl<F: FnMut(&SpdkThread) + Send + 'static> Parcel<F> {
 
     fn complete(mut self) {
         let Some(walk) = self.0.take() else { return };
-        let Walk { origin, key, .. } = *walk;
         // Refused only by a thread that has given up waiting.
-        let _ = origin.deliver(key, |key| {
+        let _ = walk.origin.deliver(walk.key, |key| {
             Message::new(move || {
                 Local::with_current(|local| local.complete(key, &mut ()));
             })
         });
+        // What it visited with may panic, and has perhaps just done so.
+        drop_anywhere(walk);
     }
 }
 

@@ -4,10 +4,11 @@ use std::future::poll_fn;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::os::fd::AsRawFd;
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream as StdUnixStream;
 use std::pin::Pin;
 
-use corespun::fs::{File, OpenOptions};
+use corespun::fs::{self, File, OpenOptions};
 use corespun::io::raw::{opcode, types};
 use corespun::io::{Driver, PollFd, unblock};
 use corespun::net::{TcpListener, TcpStream, UnixListener, UnixStream, lookup_host};
@@ -537,6 +538,219 @@ pub(crate) const SOURCES: &[Source] = &[
             let file = file().await;
         },
         _ = file.metadata().await.unwrap()
+    ),
+    source!(
+        ["fs/file.rs fn will_need"],
+        {
+            let file = file().await;
+        },
+        _ = file.will_need(0, 1).await
+    ),
+    source!(
+        [],
+        {
+            let file = file().await;
+        },
+        assert!(file.will_need(u64::MAX, 1).await.is_err())
+    ),
+    source!(
+        ["fs/vectored.rs fn read_vectored_at"],
+        {
+            let file = file().await;
+        },
+        assert_eq!(
+            file.read_vectored_at(vec![vec![0; 1]], 0).await.0.unwrap(),
+            1
+        )
+    ),
+    source!(
+        ["fs/vectored.rs fn write_vectored_at"],
+        {
+            let file = file().await;
+        },
+        assert_eq!(
+            file.write_vectored_at(vec![vec![0; 1]], 0).await.0.unwrap(),
+            1
+        )
+    ),
+    source!(
+        [],
+        {
+            let file = file().await;
+        },
+        assert!(
+            file.write_vectored_at(vec![vec![0; 1]], u64::MAX)
+                .await
+                .0
+                .is_err()
+        )
+    ),
+    // Names and directories; most of the loops are over errors.
+    source!(
+        ["fs/path.rs fn rename"],
+        {},
+        assert!(fs::rename("/nonexistent", "/none").await.is_err())
+    ),
+    source!(
+        ["fs/path.rs fn remove_file"],
+        {},
+        assert!(fs::remove_file("/nonexistent").await.is_err())
+    ),
+    source!(
+        ["fs/path.rs fn create_dir"],
+        {},
+        assert!(fs::create_dir("/").await.is_err())
+    ),
+    source!(
+        ["fs/path.rs fn create_dir_all"],
+        {},
+        fs::create_dir_all("/tmp").await.unwrap()
+    ),
+    source!(
+        ["fs/path.rs fn remove_dir"],
+        {},
+        assert!(fs::remove_dir("/nonexistent").await.is_err())
+    ),
+    source!(
+        ["fs/path.rs fn remove_dir_all"],
+        {},
+        assert!(fs::remove_dir_all("/nonexistent").await.is_err())
+    ),
+    source!(
+        ["fs/path.rs fn hard_link"],
+        {},
+        assert!(fs::hard_link("/nonexistent", "/none").await.is_err())
+    ),
+    source!(
+        ["fs/path.rs fn symlink"],
+        {},
+        assert!(fs::symlink("/nonexistent", "/").await.is_err())
+    ),
+    source!(
+        ["fs/path.rs fn read_link"],
+        {},
+        assert!(fs::read_link("/").await.is_err())
+    ),
+    source!(
+        ["fs/path.rs fn canonicalize"],
+        {},
+        _ = fs::canonicalize("/").await.unwrap()
+    ),
+    source!(
+        ["fs/path.rs fn metadata"],
+        {},
+        _ = fs::metadata("/").await.unwrap()
+    ),
+    source!(
+        ["fs/path.rs fn symlink_metadata"],
+        {},
+        _ = fs::symlink_metadata("/").await.unwrap()
+    ),
+    source!(
+        ["fs/path.rs fn try_exists"],
+        {},
+        assert!(fs::try_exists("/").await.unwrap())
+    ),
+    source!(
+        ["fs/path.rs fn set_permissions"],
+        {},
+        assert!(
+            fs::set_permissions("/nonexistent", std::fs::Permissions::from_mode(0o600))
+                .await
+                .is_err()
+        )
+    ),
+    source!(
+        ["fs/path.rs fn sync_dir"],
+        {
+            let dir = tempfile::tempdir().unwrap();
+        },
+        fs::sync_dir(dir.path()).await.unwrap()
+    ),
+    source!([], {}, assert!(fs::rename("a\0b", "c").await.is_err())),
+    source!([], {}, assert!(fs::remove_file("a\0b").await.is_err())),
+    source!([], {}, assert!(fs::create_dir("a\0b").await.is_err())),
+    source!([], {}, assert!(fs::symlink("a\0b", "c").await.is_err())),
+    source!([], {}, assert!(fs::hard_link("a\0b", "c").await.is_err())),
+    source!([], {}, assert!(fs::metadata("a\0b").await.is_err())),
+    source!([], {}, assert!(fs::create_dir_all("a\0b/c").await.is_err())),
+    source!(
+        ["fs/read_dir.rs fn read_dir"],
+        {},
+        drop(fs::read_dir("/").await.unwrap())
+    ),
+    source!(
+        [
+            "fs/read_dir.rs fn next_entry",
+            "fs/read_dir.rs Stream for ReadDir"
+        ],
+        {
+            let dir = tempfile::tempdir().unwrap();
+            (0..=ROUNDS)
+                .for_each(|name| drop(std::fs::write(dir.path().join(name.to_string()), "")));
+            let mut entries = fs::read_dir(dir.path()).await.unwrap();
+        },
+        assert!(entries.next_entry().await.unwrap().is_some())
+    ),
+    source!(
+        [],
+        {
+            let dir = tempfile::tempdir().unwrap();
+            let mut entries = fs::read_dir(dir.path()).await.unwrap();
+        },
+        assert!(entries.next_entry().await.unwrap().is_none())
+    ),
+    source!(
+        ["fs/read_dir.rs fn metadata"],
+        {
+            let dir = tempfile::tempdir().unwrap();
+            std::fs::write(dir.path().join("f"), "").unwrap();
+            let entry = fs::read_dir(dir.path())
+                .await
+                .unwrap()
+                .next_entry()
+                .await
+                .unwrap()
+                .unwrap();
+        },
+        _ = entry.metadata().await.unwrap()
+    ),
+    // Whole files.
+    source!(
+        ["fs/whole.rs fn read"],
+        {
+            let dir = tempfile::tempdir().unwrap();
+            std::fs::write(dir.path().join("f"), "x").unwrap();
+        },
+        assert_eq!(fs::read(dir.path().join("f")).await.unwrap(), b"x")
+    ),
+    source!(
+        ["fs/whole.rs fn read_to_string"],
+        {
+            let dir = tempfile::tempdir().unwrap();
+            std::fs::write(dir.path().join("f"), "x").unwrap();
+        },
+        assert_eq!(fs::read_to_string(dir.path().join("f")).await.unwrap(), "x")
+    ),
+    source!(
+        ["fs/whole.rs fn write"],
+        {
+            let dir = tempfile::tempdir().unwrap();
+        },
+        fs::write(dir.path().join("f"), "x").await.unwrap()
+    ),
+    source!(
+        ["fs/whole.rs fn copy"],
+        {
+            let dir = tempfile::tempdir().unwrap();
+            std::fs::write(dir.path().join("f"), "x").unwrap();
+        },
+        assert_eq!(
+            fs::copy(dir.path().join("f"), dir.path().join("g"))
+                .await
+                .unwrap(),
+            1
+        )
     ),
 ];
 

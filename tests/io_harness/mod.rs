@@ -15,6 +15,9 @@ use std::task::{Context, Poll, Wake, Waker};
 use corespun::io::{BackendChoice, Driver, DriverConfig, EnterGuard};
 use nix::sys::eventfd::EventFd;
 
+/// Longest wait for anything. Only a failing test ever waits that long.
+pub const PATIENCE: std::time::Duration = std::time::Duration::from_secs(20);
+
 /// A driver, entered, with its eventfd.
 pub struct Loop {
     pub driver: Driver,
@@ -73,6 +76,21 @@ impl Loop {
         }
     }
 
+    /// As `block_on`, but gives up after turns of `PATIENCE` altogether without an end: what waits
+    /// for ever fails the test instead of hanging it.
+    #[track_caller]
+    pub fn must_end<F: Future>(&self, what: &str, future: F) -> F::Output {
+        let mut future = pin!(future);
+        let begun = std::time::Instant::now();
+        while begun.elapsed() < PATIENCE {
+            if let Poll::Ready(output) = poll_once(future.as_mut()) {
+                return output;
+            }
+            self.driver.park(Some(std::time::Duration::from_millis(2)));
+        }
+        panic!("this never ended: {what}");
+    }
+
     /// Turns the driver until nothing is in flight.
     pub fn settle(&self) {
         while self.driver.in_flight() > 0 {
@@ -109,6 +127,25 @@ pub fn on_every_backend(body: impl Fn(BackendChoice) + Sync) {
         if let Err(panic) = outcome {
             std::panic::resume_unwind(panic);
         }
+    }
+}
+
+/// Runs `body` on an OS thread of its own and fails if it does not return: for what might block for
+/// ever.
+#[track_caller]
+pub fn must_return<T: Send + 'static>(what: &str, body: impl FnOnce() -> T + Send + 'static) -> T {
+    let (tell, told) = std::sync::mpsc::channel();
+    let thread = std::thread::spawn(move || {
+        let value = body();
+        let _ = tell.send(());
+        value
+    });
+    if told.recv_timeout(PATIENCE) == Err(std::sync::mpsc::RecvTimeoutError::Timeout) {
+        panic!("this never returned: {what}");
+    }
+    match thread.join() {
+        Ok(value) => value,
+        Err(panic) => std::panic::resume_unwind(panic),
     }
 }
 

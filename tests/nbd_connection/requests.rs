@@ -8,7 +8,7 @@ use crate::flight::{MAX_BYTES, MAX_TASKS};
 use crate::harness::{Forgetful, OnPool, Setup, SlowDisk, header, status, until, write};
 use crate::protocol::{command, command_flag};
 use crate::ram_disk::RamDisk;
-use crate::transmit::End;
+use crate::transmit::{End, TransmitError};
 
 const MIB: u64 = crate::harness::MIB;
 
@@ -490,4 +490,37 @@ fn a_ram_disk_answers_small_requests_at_once() {
     assert!(disk.try_read(3, &mut [0; 4096]).is_some());
     // Not ones that would keep the other tasks waiting.
     assert!(disk.try_read(0, &mut vec![0; MIB as usize]).is_none());
+}
+
+/// Zeroes of many gigabytes are asked for with a few bytes: a client that has left gets the rest of
+/// them no more.
+#[test]
+fn zeroing_stops_when_nobody_is_left_to_hear_of_it() {
+    const PIECE: u64 = 32 << 20;
+    let disk = SlowDisk::new();
+    let mut setup = Setup::new(disk.clone());
+    setup.export.size = 4 << 30;
+    let log = disk.0.clone();
+    let end = setup.run(async |mut client| {
+        client
+            .send(&header(command::WRITE_ZEROES, 0, 1, 0, u32::MAX))
+            .await;
+        client.send(&header(command::FLUSH, 0, 2, 0, 0)).await;
+        let first = format!("zero 0+{PIECE} punch");
+        until(|| disk.waiting() == [first.as_str(), "flush"]).await;
+        disk.finish(&first, Ok(()));
+        let second = format!("zero {PIECE}+{PIECE} punch");
+        until(|| disk.waiting() == ["flush", second.as_str()]).await;
+        drop(client);
+        // The reply that nobody takes says so.
+        disk.finish("flush", Ok(()));
+        for _ in 0..100 {
+            corespun::task::yield_now().await;
+        }
+        disk.finish(&second, Ok(()));
+    });
+    assert!(matches!(end, Err(TransmitError::Io(_))), "{end:?}");
+    let started = log.log.borrow();
+    let started = started.iter().filter(|line| line.starts_with("start zero"));
+    assert_eq!(started.count(), 2);
 }

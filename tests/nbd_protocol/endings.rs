@@ -4,7 +4,7 @@ use std::io::Read;
 
 use nix::sys::signal::Signal;
 
-use crate::client::{Bystanders, Client, READ, WRITE, request};
+use crate::client::{Bystanders, CACHE, Client, READ, WRITE, request};
 use crate::nbd_harness::{Server, listing, until};
 
 /// Clients that are killed at once: there is no difference, for the server, between the
@@ -130,4 +130,50 @@ fn a_file_keeps_what_was_flushed_and_is_served_again() {
     drop(client);
     again.stop();
     assert_eq!(std::fs::read(&path).unwrap(), kept);
+}
+
+/// Another server's, say, that was started after somebody had removed the first one's.
+#[test]
+fn a_socket_that_took_the_place_of_the_servers_own_stays() {
+    let server = Server::start(["--memory", "8M"]);
+    let path = server.socket();
+    std::fs::remove_file(&path).unwrap();
+    let other = std::os::unix::net::UnixListener::bind(&path).unwrap();
+    server.signal(Signal::SIGTERM);
+    let directory = server.ended();
+    assert_eq!(listing(directory.path()), ["nbd.sock"]);
+    assert!(std::os::unix::net::UnixStream::connect(&path).is_ok());
+    drop(other);
+}
+
+/// What a client asks for with a few bytes does not take the server's memory, nor keep it busy when
+/// the client has left.
+#[test]
+fn requests_without_data_take_no_memory() {
+    for backend in ["io-uring", "epoll"] {
+        let arguments = ["--file", "disk.img", "--size", "1G", "--backend", backend];
+        let server = Server::start(arguments);
+        drop(Client::transmitting(&server));
+        let before = server.memory();
+        let mut clients: Vec<_> = (0..4).map(|_| Client::transmitting(&server)).collect();
+        for client in &mut clients {
+            for cookie in 0..256 {
+                client.send(&request(CACHE, 0, cookie, 0, 1 << 30));
+            }
+        }
+        let reading = std::thread::spawn(move || {
+            for client in &mut clients {
+                for _ in 0..256 {
+                    assert_eq!(client.reply().1, 0);
+                }
+            }
+        });
+        let grown = until("all are answered, or too much memory is taken", || {
+            let grown = server.memory().saturating_sub(before);
+            (reading.is_finished() || grown > 100 << 20).then_some(grown)
+        });
+        assert!(grown < 100 << 20, "{grown} bytes for requests of 28");
+        reading.join().unwrap();
+        server.stop();
+    }
 }

@@ -29,6 +29,11 @@ fn what_cannot_be_served_is_one_line_and_makes_nothing() {
         (&["--memory", "0M", "--socket", "new.sock"], "--memory"),
         (&["--memory", "12Q"], "12Q"),
         (&["--memory", "99999999T"], "--memory"),
+        (
+            &["--memory", "99999999999999999999"],
+            "larger than a file can be",
+        ),
+        (&["--listen", "70000"], "a port is at most 65535"),
         (&["--memory", "1000000T"], "RAM disk of"),
         (&["--memory", "1M", "--file", "taken"], "--file"),
         (&["--size", "1M"], "--file"),
@@ -56,6 +61,24 @@ fn what_cannot_be_served_is_one_line_and_makes_nothing() {
         assert_eq!(listing(directory.path()), ["taken"], "{arguments:?}");
         let taken = std::fs::read(directory.path().join("taken")).unwrap();
         assert_eq!(taken, b"taken", "{arguments:?}");
+    }
+}
+
+/// Whatever was given, the line says what is wrong and fits on a screen.
+#[test]
+fn a_long_argument_is_not_echoed_whole() {
+    let directory = tempfile::tempdir().unwrap();
+    let long = [("7", "--memory"), ("x", "--memory"), ("x", "--cores")];
+    let others = [
+        ("f", "--file"),
+        ("x", "--mode"),
+        ("x", "--listen"),
+        ("9", "--cores"),
+    ];
+    for (text, option) in long.into_iter().chain(others) {
+        let line = refused(directory.path(), [option, &text.repeat(5_000)]);
+        assert!(line.chars().count() < 500, "{option}: {line}");
+        assert!(option == "--file" || line.contains(option), "{line}");
     }
 }
 

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::io;
 use std::num::NonZeroU64;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -437,6 +437,7 @@ impl Builder {
                 },
                 library,
                 scheduler,
+                ended: AtomicBool::new(false),
                 #[cfg(feature = "time")]
                 clock: time,
             }),

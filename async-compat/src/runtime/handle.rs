@@ -4,6 +4,7 @@ use std::fmt;
 use std::marker::PhantomData;
 use std::num::NonZeroU64;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use corespun::task::TaskBuilder;
 use corespun::thread::ThreadLib;
@@ -48,6 +49,8 @@ pub(crate) struct Inner {
     pub(super) library: ThreadLib,
     pub(super) scheduler: Scheduler,
     pub(super) blocking: BlockingPool,
+    /// The runtime is shut down.
+    pub(super) ended: AtomicBool,
     /// Who watches sockets for OS threads that have no I/O driver.
     pub(crate) home: corespun::io::Home,
     #[cfg(feature = "time")]
@@ -179,6 +182,12 @@ impl Handle {
     #[must_use]
     pub fn metrics(&self) -> RuntimeMetrics {
         RuntimeMetrics::new(self.clone())
+    }
+
+    /// Whether the runtime is shut down, as who is none of its workers sees it.
+    #[allow(dead_code, reason = "asked by timers and I/O objects")]
+    pub(crate) fn is_shut_down(&self) -> bool {
+        self.inner.ended.load(Ordering::Acquire) && context::worker_index().is_none()
     }
 
     /// Whether it is one of a [`LocalRuntime`](super::LocalRuntime).

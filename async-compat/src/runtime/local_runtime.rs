@@ -40,7 +40,10 @@ pub struct LocalRuntime {
 /// Settings of a [`LocalRuntime`] beyond those of the builder: none yet.
 #[derive(Debug, Default)]
 #[non_exhaustive]
-pub struct LocalOptions {}
+pub struct LocalOptions {
+    /// They may come to hold hooks that are not `Send`.
+    _not_send: std::marker::PhantomData<*const ()>,
+}
 
 impl LocalRuntime {
     pub(super) fn of(handle: Handle, mut runner: ThreadRunner) -> Self {

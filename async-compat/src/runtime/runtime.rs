@@ -3,6 +3,7 @@
 use std::fmt;
 use std::future::Future;
 use std::io;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use super::context;
@@ -169,6 +170,7 @@ pub(super) fn shut_down(handle: &Handle, wait: Wait) {
         #[cfg(feature = "rt-multi-thread")]
         Scheduler::MultiThread(workers) => workers.stop(),
     }
+    handle.inner.ended.store(true, Ordering::Release);
     let waits = match wait {
         Wait::Forever => true,
         Wait::AtMost(limit) => !limit.is_zero(),

@@ -139,6 +139,9 @@ impl Sleep {
     /// Polls without taking of the budget.
     pub(super) fn poll_elapsed(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let this = self.project();
+        if !*this.elapsed && this.handle.is_shut_down() {
+            panic!("A Tokio 1.x context was found, but it is being shutdown.");
+        }
         while !*this.elapsed {
             let now = Instant::now();
             let left = this.deadline.saturating_duration_since(now);

@@ -23,9 +23,7 @@ fn app(mode: ReactorMode, cores: impl IntoIterator<Item = usize>) -> AppBuilder 
 
 /// Runs `main` on the app thread.
 fn block_on<T: 'static>(app: AppBuilder, main: impl AsyncFnOnce(AppHandle) -> T + 'static) -> T {
-    app.block_on(main)
-        .expect("an app")
-        .expect("only its end stops it")
+    app.block_on(main).expect("only its end stops it")
 }
 
 /// An app with one reactor, in poll mode, on the core that the caller is pinned

@@ -68,7 +68,7 @@ impl<F: Future> TaskFuture<F> {
         // SAFETY: the caller is the owner, and a task is only ever listed on its
         // own thread.
         unsafe { local.live.remove(&meta.node) };
-        meta.uncount(local);
+        meta.unbind();
         meta.take_kept()
     }
 
@@ -89,7 +89,7 @@ impl<F: Future> TaskFuture<F> {
         }
         // SAFETY: as above; the task is on no list, and by R1 this is the owner.
         unsafe { local.live.insert(&meta.node, cancel::<F>, subject) };
-        meta.count(local);
+        meta.bind(local);
         true
     }
 }
@@ -112,7 +112,7 @@ unsafe fn cancel<F: Future>(subject: *const ()) {
 
 /// Cancels a listed task that was never polled: its `Runnable` waits in the
 /// thread's queue, and the poll that it leads to drops the future. Until then
-/// the task stays counted.
+/// the task binds its thread.
 ///
 /// # Safety
 ///
@@ -158,6 +158,11 @@ impl<F: Future> TaskFuture<F> {
             });
         }
         if !meta.placed.get() && !self.place(local) {
+            drop(self.release(local));
+            return Poll::Ready(Outcome::failed(JoinError::exited(meta.id())));
+        }
+        if local.live.dooms(&meta.node) {
+            // The exit comes to it in a later poll.
             drop(self.release(local));
             return Poll::Ready(Outcome::failed(JoinError::exited(meta.id())));
         }
@@ -305,14 +310,14 @@ impl<F> Drop for TaskFuture<F> {
             library.report_panic(thread.name(), PanicSource::Drop, Some(&name), payload);
         }
         meta.finish();
-        // What is listed or counted is dropped by the owner (R2, R3).
-        if meta.node.is_listed() || meta.counted.get() {
+        // What is listed or binds is dropped by the owner (R2, R3).
+        if meta.node.is_listed() {
             Local::with_current(|local| {
                 // SAFETY: the caller is the owner.
                 unsafe { local.live.remove(&meta.node) };
-                meta.uncount(local);
             });
         }
+        meta.unbind();
         // Not the last reference: a `Runnable` is being dropped.
         drop(meta.take_kept());
     }

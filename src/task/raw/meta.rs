@@ -6,11 +6,12 @@ use std::mem::ManuallyDrop;
 use std::panic::Location;
 use std::ptr::{self, NonNull};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{RawWaker, Waker};
 
+use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::task::TaskId;
 use crate::task::movable::Hop;
+use crate::thread::bound::Stay;
 use crate::thread::live::{Label, LiveNode, Metadata};
 use crate::thread::local::Local;
 use crate::thread::panic::{PanicSource, contain};
@@ -25,8 +26,8 @@ pub(crate) struct TaskMeta {
     pub(in crate::task) finished: AtomicBool,
     /// Whether the future may be `!Send`. Owner only.
     pub(super) stays: Cell<bool>,
-    /// Whether it is counted in `Local::not_send`. Owner only.
-    pub(super) counted: Cell<bool>,
+    /// Binds the thread while `stays` and the future is there. Owner only.
+    stay: Cell<Option<Stay>>,
     /// Whether a counted waker is set aside (R5). For whoever may drop the
     /// future only.
     pub(super) kept: Cell<bool>,
@@ -38,7 +39,7 @@ pub(crate) struct TaskMeta {
     pub(in crate::task) hop: Hop,
 }
 
-// SAFETY: `node`, `stays`, `counted`, `kept`, `placed` and `joiner` are touched by the owner
+// SAFETY: `node`, `stays`, `stay`, `kept`, `placed` and `joiner` are touched by the owner
 // of the thread only, or by whoever drops the only `Runnable` of a task that was
 // never polled (R1, R2, R3, R7), `thread` and `hop` by those whom R6 names; the waker
 // parts are written before the task is shared and only read
@@ -61,7 +62,7 @@ impl TaskMeta {
             aborted: AtomicBool::new(false),
             finished: AtomicBool::new(false),
             stays: Cell::new(kind == TaskKind::Bound),
-            counted: Cell::new(false),
+            stay: Cell::new(None),
             kept: Cell::new(false),
             placed: Cell::new(false),
             joiner: Cell::new(None),
@@ -224,18 +225,19 @@ impl TaskMeta {
         }
     }
 
-    /// Counts the task among what keeps its thread here. Owner only.
-    pub(super) fn count(&self, local: &Local) {
-        if self.stays.get() && !self.counted.replace(true) {
-            local.not_send.set(local.not_send.get() + 1);
+    /// Binds the thread, if the future has to stay. Owner only.
+    #[inline]
+    pub(super) fn bind(&self, local: &Local) {
+        if self.stays.get() {
+            self.stay.set(Some(local.anchor.stay()));
         }
     }
 
-    /// Owner only.
-    pub(super) fn uncount(&self, local: &Local) {
-        if self.counted.replace(false) {
-            local.not_send.set(local.not_send.get() - 1);
-        }
+    /// The future is gone. For who has just dropped it: the owner, if the thread
+    /// was bound.
+    #[inline]
+    pub(super) fn unbind(&self) {
+        drop(self.stay.take());
     }
 
     /// Makes the task end with [`JoinError::is_cancelled`] at its next poll.

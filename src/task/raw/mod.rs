@@ -7,10 +7,10 @@
 //!
 //! - **R1** A `Runnable` is run by the owner of its SpdkThread only: `schedule`
 //!   puts it into that thread's queues, and nobody else takes it out.
-//! - **R2** A task whose future may be `!Send` is counted among what keeps its
-//!   thread on its OS thread from before it can be woken until its future is
-//!   gone, and it is listed in the thread's live list for as long, unless the
-//!   exit met it unpolled: then its one `Runnable` waits in the owner's queue.
+//! - **R2** A task whose future may be `!Send` binds its thread to its OS thread
+//!   from before it can be woken until its future is gone, and it is listed in
+//!   the thread's live list for as long, unless the exit met it unpolled: then
+//!   its one `Runnable` waits in the owner's queue.
 //! - **R3** No thread closes its mailbox while its live list holds anything,
 //!   and nothing is listed any more by then. So whoever gets a `Runnable` back
 //!   from a closed mailbox holds a task whose future is gone, or one that was
@@ -40,15 +40,16 @@
 //!   have joined it: the handle is given out after that.
 
 mod future;
+#[cfg(all(test, corespun_loom))]
+mod loom_tests;
 mod meta;
 mod schedule;
-
-use async_task::FallibleTask;
 
 pub(super) use future::with_running;
 pub(super) use meta::{TaskKind, TaskMeta};
 pub(super) use schedule::{FirstPoll, Origin, spawn};
 
 use super::join::Outcome;
+use crate::sync::async_task::FallibleTask;
 
 pub(super) type RawTask<T> = FallibleTask<Outcome<T>, TaskMeta>;

@@ -6,10 +6,9 @@ use std::ptr::{self, NonNull};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use async_task::{Runnable, ScheduleInfo, WithInfo};
-
 use super::future::{TaskFuture, cancel_unpolled};
 use super::meta::TaskMeta;
+use crate::sync::async_task::{self, Runnable, ScheduleInfo, WithInfo};
 use crate::task::join::JoinHandle;
 use crate::thread::local::Local;
 use crate::thread::message::{Message, MessageVTable, Payload};
@@ -77,7 +76,7 @@ pub(in crate::task) unsafe fn spawn<F: Future>(
             // metadata is pinned in the allocation and leaves the list before
             // that is freed, as the future does (R2).
             unsafe { local.live.insert(&meta.node, cancel_unpolled, subject) };
-            meta.count(local);
+            meta.bind(local);
             meta.node.scheduled.store(true, Ordering::Relaxed);
             local.queue_task(message(runnable), false);
         }

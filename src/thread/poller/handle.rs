@@ -223,7 +223,8 @@ impl Poller {
     /// usually, does this poller's work in interrupt mode
     /// (`spdk_poller_register_interrupt`): it is not run there. `hook` is called
     /// with the new mode at each switch, `true` for interrupt mode, to arm and
-    /// disarm that; and at once if the thread is in interrupt mode.
+    /// disarm that; and at once if the thread is in interrupt mode. It may set
+    /// another in its own place. An unregistered poller takes none.
     ///
     /// A timed poller goes on, when poll mode comes back, with what was left of
     /// its period.
@@ -259,7 +260,9 @@ impl Poller {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn set_interrupt(&self, hook: impl FnMut(bool) + 'static) {
-        self.local.set_poller_interrupt(&self.core, Box::new(hook));
+        let mut hook = self.local.anchor.bind(hook);
+        let hook = Box::new(move |on| (hook.get_mut())(on));
+        self.local.set_poller_interrupt(&self.core, hook);
     }
 
     /// Where the poller stands.
@@ -539,10 +542,11 @@ impl PollerBuilder {
     /// ```
     pub fn register<A: Into<Activity>>(
         self,
-        mut callback: impl FnMut() -> A + 'static,
+        callback: impl FnMut() -> A + 'static,
     ) -> Result<Poller, PollerError> {
         let local = Local::current_rc().ok_or(PollerError::NotOnThread)?;
-        let callback = Box::new(move || callback().into());
+        let mut callback = local.anchor.bind(callback);
+        let callback = Box::new(move || (callback.get_mut())().into());
         let core = local.register_poller(self.name, self.period, callback)?;
         Ok(Poller {
             core,

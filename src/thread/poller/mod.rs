@@ -117,8 +117,8 @@ pub(crate) struct PollerCore {
     name: Option<String>,
     period: u64,
     timer: Cell<Option<TimerKey>>,
-    /// Whether the active list holds this poller, alive or not.
-    listed: Cell<bool>,
+    /// Its place in the active list; 0 while it has none.
+    place: Cell<u64>,
     run_count: Cell<u64>,
     busy_count: Cell<u64>,
     interrupt: OnceCell<Box<PollerInterrupt>>,
@@ -163,12 +163,27 @@ impl PollerCore {
     }
 }
 
+/// An entry of the active list, good while the poller has that place: one that is
+/// resumed is the newest again, although its old entry may still be in the list.
+struct Listed {
+    poller: Rc<PollerCore>,
+    place: u64,
+}
+
+impl Listed {
+    #[inline]
+    fn is_good(&self) -> bool {
+        self.poller.place.get() == self.place
+    }
+}
+
 /// The pollers of one thread that are not in its timer queue, and counts of
 /// all of them.
 #[derive(Default)]
 pub(crate) struct PollerLists {
-    active: Cell<Vec<Rc<PollerCore>>>,
-    /// Something in `active` was paused or unregistered.
+    active: Cell<Vec<Listed>>,
+    last_place: Cell<u64>,
+    /// Some entries of `active` are not good any more.
     stale: Cell<bool>,
     paused: RefCell<Vec<Rc<PollerCore>>>,
     suspended: RefCell<Vec<Rc<PollerCore>>>,
@@ -192,30 +207,28 @@ impl PollerLists {
 
     fn add_active(&self, poller: &Rc<PollerCore>) {
         bump(&self.active_count, 1);
-        if !poller.listed.replace(true) {
-            let mut active = self.active.take();
-            active.push(poller.clone());
-            self.active.set(active);
-        }
+        let place = self.last_place.get() + 1;
+        self.last_place.set(place);
+        poller.place.set(place);
+        let mut active = self.active.take();
+        active.push(Listed {
+            poller: poller.clone(),
+            place,
+        });
+        self.active.set(active);
     }
 
-    fn left_active(&self) {
+    fn leave_active(&self, poller: &PollerCore) {
         bump(&self.active_count, -1);
+        poller.place.set(0);
         self.stale.set(true);
     }
 
     /// Takes out of the active list what does not belong there any more.
     #[inline]
-    fn reap(&self, pass: &mut Vec<Rc<PollerCore>>) {
+    fn reap(&self, pass: &mut Vec<Listed>) {
         if self.stale.replace(false) {
-            pass.retain(|poller| {
-                let stays = !matches!(
-                    poller.state.get(),
-                    PollerState::Paused | PollerState::Unregistered
-                ) && !poller.is_suspended();
-                poller.listed.set(stays);
-                stays
-            });
+            pass.retain(Listed::is_good);
         }
     }
 
@@ -227,11 +240,8 @@ impl PollerLists {
     /// The newest poller that every poll runs, as `f` sees it.
     pub(super) fn with_newest_active<R>(&self, f: impl FnOnce(&PollerCore) -> R) -> Option<R> {
         let active = self.active.take();
-        let newest = active.iter().rev().find(|poller| {
-            let idle = [PollerState::Paused, PollerState::Unregistered];
-            !idle.contains(&poller.state.get()) && !poller.is_suspended()
-        });
-        let seen = newest.map(|poller| f(poller));
+        let newest = active.iter().rev().find(|listed| listed.is_good());
+        let seen = newest.map(|listed| f(&listed.poller));
         self.active.set(active);
         seen
     }
@@ -239,11 +249,8 @@ impl PollerLists {
     /// Every poller outside the timer queue.
     pub(crate) fn for_each(&self, mut f: impl FnMut(&PollerCore)) {
         let active = self.active.take();
-        active
-            .iter()
-            .filter(|poller| !matches!(poller.state.get(), PollerState::Paused))
-            .filter(|poller| !poller.is_suspended())
-            .for_each(|poller| f(poller));
+        let good = active.iter().filter(|listed| listed.is_good());
+        good.for_each(|listed| f(&listed.poller));
         let registered_meanwhile = self.active.replace(active);
         debug_assert!(registered_meanwhile.is_empty());
         self.paused.borrow().iter().for_each(|poller| f(poller));
@@ -253,7 +260,8 @@ impl PollerLists {
 
     /// Every poller outside the timer queue, taken out of the lists.
     fn take_all(&self) -> Vec<Rc<PollerCore>> {
-        let mut all = self.active.take();
+        let active = self.active.take();
+        let mut all: Vec<_> = active.into_iter().map(|listed| listed.poller).collect();
         all.append(&mut self.paused.borrow_mut());
         all.append(&mut self.suspended.borrow_mut());
         all
@@ -277,7 +285,11 @@ impl Local {
         let mut pass = lists.active.take();
         lists.reap(&mut pass);
         let mut activity = Activity::Idle;
-        for poller in pass.iter().rev() {
+        for listed in pass.iter().rev() {
+            if !listed.is_good() {
+                continue;
+            }
+            let poller = &listed.poller;
             let runs = poller.state.get() == PollerState::Waiting;
             activity = activity.max(self.run_poller(poller));
             if runs {
@@ -359,7 +371,7 @@ impl Local {
         } else {
             match poller.timer.take() {
                 Some(key) => drop(self.timers.borrow_mut().remove(key)),
-                None => self.pollers.left_active(),
+                None => self.pollers.leave_active(poller),
             }
         }
         self.pollers.paused.borrow_mut().push(poller.clone());
@@ -390,7 +402,7 @@ impl Local {
             name,
             period,
             timer: Cell::new(None),
-            listed: Cell::new(false),
+            place: Cell::new(0),
             run_count: Cell::new(0),
             busy_count: Cell::new(0),
             interrupt: OnceCell::new(),
@@ -422,11 +434,23 @@ impl Local {
         poller.timer.set(Some(key));
     }
 
-    /// The re-arm of a timed poller whose entry is the first of the queue.
-    pub(crate) fn rearm_first_poller(&self, poller: &PollerCore, now: u64) {
-        self.timers
-            .borrow_mut()
-            .rearm_first(now.saturating_add(poller.period));
+    /// The re-arm of a timed poller whose entry is the first of the queue. Says how
+    /// many insertions there had been then.
+    pub(crate) fn rearm_first_poller(&self, poller: &PollerCore, now: u64) -> u32 {
+        let mut timers = self.timers.borrow_mut();
+        timers.rearm_first(now.saturating_add(poller.period));
+        timers.insertions()
+    }
+
+    /// Puts a poller that was re-armed behind what its callback has armed.
+    #[inline]
+    pub(crate) fn rearmed_poller_ran(&self, poller: &PollerCore, armed: u32) {
+        let mut timers = self.timers.borrow_mut();
+        if timers.insertions() != armed
+            && let Some(key) = poller.timer.get()
+        {
+            timers.put_behind_equals(key);
+        }
     }
 
     /// Every poller with an interrupt hears of a mode switch.
@@ -449,7 +473,15 @@ impl Local {
             if let Err(payload) = contain(|| hook(to_interrupt)) {
                 self.report_panic(PanicSource::Poller, Some(&poller.name()), payload);
             }
-            interrupt.hook.set(Some(hook));
+            self.check_held_locks();
+            // It may have ended its poller, or set another hook.
+            let later = interrupt.hook.take();
+            if poller.is_registered() && later.is_none() {
+                interrupt.hook.set(Some(hook));
+            } else {
+                interrupt.hook.set(later);
+                self.drop_contained(hook);
+            }
         }
         match poller.state.get() {
             PollerState::Unregistered | PollerState::Paused => {}
@@ -481,7 +513,7 @@ impl Local {
                 interrupt.remaining.set(deadline.saturating_sub(now));
                 drop(timers.remove(key));
             }
-            None => self.pollers.left_active(),
+            None => self.pollers.leave_active(poller),
         }
         self.pollers.suspended.borrow_mut().push(poller.clone());
     }
@@ -510,6 +542,9 @@ impl Local {
     }
 
     fn set_poller_interrupt(&self, poller: &Rc<PollerCore>, hook: SwitchHook) {
+        if !poller.is_registered() {
+            return self.drop_contained(hook);
+        }
         let interrupt = poller.interrupt.get_or_init(|| {
             let all = &self.pollers.with_interrupt;
             all.borrow_mut().push(poller.clone());
@@ -577,12 +612,13 @@ impl Local {
             let removed = self.timers.borrow_mut().remove(key);
             drop(removed);
         } else if poller.period == 0 {
-            lists.left_active();
+            lists.leave_active(poller);
         }
         // Absent while it runs; then the pass drops it.
         if let Some(callback) = poller.callback.take() {
             self.drop_contained(callback);
         }
+        self.ended_outside();
     }
 
     /// Unregisters every poller: the end of a forced exit.

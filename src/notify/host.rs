@@ -1,0 +1,141 @@
+//! The place where the senders of one mailbox find the sleeper of whoever polls
+//! it, and where they see that its thread is dormant.
+//!
+//! A dormant thread is polled by nobody until something is published for it. It is
+//! a sleeper of a second kind, in the same handshake: the owner announces, behind a
+//! fence, and looks for work afterwards ([`Host::doze_unless`]); a sender publishes,
+//! and behind a fence looks here. At least one of them sees the other. The sender
+//! that takes the announcement back rouses the thread: it tells the sleeper which
+//! one it is. As long as the thread is not dormant, a sender does what it would do
+//! without all this.
+//!
+//! The announcement is a mark in the pointer to the sleeper, so that a sender finds
+//! both with one load. A sender that is slow may rouse a thread that is awake by
+//! then, or whatever is dormant at that place by then: one poll for nothing.
+
+use std::ptr;
+
+use super::Sleeper;
+use crate::sync::atomic::{AtomicPtr, AtomicUsize, Ordering, fence};
+
+/// In the address of the sleeper: its thread is dormant.
+const DORMANT: usize = 1;
+
+const _: () = assert!(align_of::<Sleeper>() > DORMANT);
+
+pub(crate) struct Host {
+    sleeper: AtomicPtr<Sleeper>,
+    /// Where the sleeper keeps the thread while that is dormant.
+    place: AtomicUsize,
+}
+
+fn is_dormant(host: *mut Sleeper) -> bool {
+    host.addr() & DORMANT != 0
+}
+
+fn awake(host: *mut Sleeper) -> *mut Sleeper {
+    host.map_addr(|address| address & !DORMANT)
+}
+
+impl Host {
+    pub(crate) fn new() -> Self {
+        Host {
+            sleeper: AtomicPtr::new(ptr::null_mut()),
+            place: AtomicUsize::new(0),
+        }
+    }
+
+    /// Names who is to be woken from now on; null for nobody. The OS thread
+    /// that sleeps calls this, and sleeps by [`Sleeper::sleep_unless`].
+    ///
+    /// # Safety
+    ///
+    /// A sleeper put here stays alive for as long as anybody may call
+    /// [`Host::notify`]: also one that was replaced, since a sender may still
+    /// be looking at it.
+    pub(crate) unsafe fn set(&self, sleeper: *const Sleeper) {
+        // The fence that this needs before the sleep is in `sleep_unless`.
+        self.sleeper.store(sleeper.cast_mut(), Ordering::Release);
+    }
+
+    /// Wakes the host if it sleeps, and rouses the thread if it is dormant; call it
+    /// after publishing something.
+    #[inline]
+    pub(crate) fn notify(&self) {
+        // Pairs with the fence in `Sleeper::sleep_unless`, which comes after
+        // `set`: a sender that still sees the old host published before the
+        // new one looks. And with the one in `doze_unless`.
+        fence(Ordering::SeqCst);
+        let host = self.sleeper.load(Ordering::Acquire);
+        if is_dormant(host) {
+            return self.rouse(host);
+        }
+        if !host.is_null() {
+            // SAFETY: what is stored is alive, by the contract of `set`.
+            unsafe { (*host).notify_after_fence() }
+        }
+    }
+
+    /// [`Host::notify`] for a critical message: allocates nothing, and may be called
+    /// by a signal handler.
+    pub(crate) fn notify_critical(&self) {
+        fence(Ordering::SeqCst);
+        let host = self.sleeper.load(Ordering::Acquire);
+        if host.is_null() {
+            return;
+        }
+        // SAFETY: as in `notify`.
+        let sleeper = unsafe { &*awake(host) };
+        match is_dormant(host) {
+            true => sleeper.call(),
+            false => sleeper.notify_after_fence(),
+        }
+    }
+
+    #[cold]
+    fn rouse(&self, host: *mut Sleeper) {
+        let awake = awake(host);
+        let taken = self.sleeper.compare_exchange(
+            host,
+            awake,
+            // What the owner wrote before its announcement, and for it what this
+            // sender published.
+            Ordering::AcqRel,
+            Ordering::Relaxed,
+        );
+        if taken.is_err() {
+            // Somebody else rouses it, or it is awake.
+            return;
+        }
+        // SAFETY: what is stored is alive, by the contract of `set`.
+        let sleeper = unsafe { &*awake };
+        if let Some(rouse) = &sleeper.rouse {
+            rouse(self.place.load(Ordering::Relaxed));
+            sleeper.notify();
+        }
+    }
+
+    /// Makes the thread dormant at `place` of its sleeper unless there is work for
+    /// it; says whether it is. From then on the sleeper is told when something is
+    /// published. Owner only, with a sleeper that has dormant threads.
+    pub(crate) fn doze_unless(&self, place: usize, has_work: impl FnOnce() -> bool) -> bool {
+        let host = self.sleeper.load(Ordering::Relaxed);
+        self.place.store(place, Ordering::Relaxed);
+        let dormant = host.map_addr(|address| address | DORMANT);
+        self.sleeper.store(dormant, Ordering::Release);
+        fence(Ordering::SeqCst);
+        let dozes = !has_work();
+        if !dozes {
+            self.wake();
+        }
+        dozes
+    }
+
+    /// Ends being dormant. A sender that was quicker has roused it, or will, for
+    /// nothing. Owner only.
+    pub(crate) fn wake(&self) {
+        // Only senders write beside the owner, and they only take the mark out.
+        let host = self.sleeper.load(Ordering::Relaxed);
+        self.sleeper.store(awake(host), Ordering::Relaxed);
+    }
+}

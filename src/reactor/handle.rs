@@ -1,0 +1,353 @@
+//! The handle of all reactors together: what any OS thread may do with them.
+
+use std::fmt;
+use std::sync::Arc;
+
+use super::group::{Event, Group};
+use super::{ReactorMode, ReactorStats};
+use crate::cpu::CpuSet;
+use crate::sync::PushError;
+use crate::thread::message::Message;
+use crate::thread::{CreateError, SpdkThread, ThreadBuilder, ThreadLib};
+
+/// Outstanding events per reactor, as SPDK's event ring.
+const EVENT_LIMIT: usize = 65_536;
+
+/// The handle of all reactors of an app. Any OS thread may use it.
+///
+/// # Examples
+///
+/// ```
+/// use corespun::app::{App, AppHandle};
+///
+/// let threads = App::builder().block_on(async |app: AppHandle| {
+///     let reactors = app.reactors();
+///     // Any OS thread may look.
+///     let watcher = std::thread::spawn(move || reactors.stats()[0].threads);
+///     watcher.join().unwrap()
+/// })?;
+/// assert_eq!(threads, 1);
+/// # Ok::<(), corespun::app::AppError>(())
+/// ```
+#[derive(Clone)]
+pub struct Reactors(pub(crate) Arc<Group>);
+
+impl Reactors {
+    /// The cores that have a reactor.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use corespun::{app::App, cpu};
+    ///
+    /// let cores = App::builder().cores(cpu::available()?).block_on(async |app| app.reactors().cores())?;
+    /// assert_eq!(cores, cpu::available()?);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn cores(&self) -> CpuSet {
+        self.0.cores()
+    }
+
+    /// How many reactors there are.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use corespun::{app::App, cpu};
+    ///
+    /// let cpu = cpu::available()?.first().unwrap();
+    /// let app = App::builder().lcores([(0, cpu), (1, cpu)]);
+    /// assert_eq!(app.block_on(async |app| app.reactors().count())?, 2);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn count(&self) -> usize {
+        self.0.reactors.len()
+    }
+
+    /// Settings for a new thread, to be placed by
+    /// [`create`](ThreadBuilder::create) on one of these reactors: round-robin
+    /// among the cores of its mask.
+    ///
+    /// # Examples
+    ///
+    /// Its place is among the cores of its mask:
+    ///
+    /// ```
+    /// use corespun::app::{App, AppHandle};
+    /// use corespun::{cpu::{self, CpuSet}, thread::CreateError};
+    ///
+    /// let core = cpu::available()?.first().unwrap();
+    /// let app = App::builder().cores(CpuSet::single(core));
+    /// let placed = app.block_on(async move |app: AppHandle| {
+    ///     let thread = |core| app.reactors().thread().cpumask(CpuSet::single(core)).create();
+    ///     (thread(core), thread(core + 1))
+    /// })?;
+    /// let (here, nowhere) = placed;
+    /// assert!(here.is_ok() && matches!(nowhere, Err(CreateError::NoCore { .. })));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn thread(&self) -> ThreadBuilder {
+        self.0.library.thread()
+    }
+
+    /// Makes one thread on each core, named `name` and the core's number, in
+    /// ascending order of the cores.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`ThreadBuilder::create`]; threads made before the failing one
+    /// stay.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use corespun::{app::{App, AppHandle}, cpu};
+    ///
+    /// let cpu = cpu::available()?.first().unwrap();
+    /// let names = App::builder().lcores([(0, cpu), (1, cpu)]).block_on(async |app: AppHandle| {
+    ///     let workers = app.reactors().thread_per_core("worker")?;
+    ///     Ok::<_, corespun::thread::CreateError>(workers.iter().map(|w| w.name().to_owned()).collect())
+    /// })?;
+    /// let names: Vec<_> = names?;
+    /// assert_eq!(names, ["worker_0", "worker_1"]);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn thread_per_core(&self, name: &str) -> Result<Vec<SpdkThread>, CreateError> {
+        self.cores()
+            .iter()
+            .map(|core| {
+                self.thread()
+                    .name(format!("{name}_{core}"))
+                    .cpumask(CpuSet::single(core))
+                    .create()
+            })
+            .collect()
+    }
+
+    /// Runs `f` on the reactor of `core`, outside of any SpdkThread
+    /// (`spdk_event_call`). Events of one sender run in the order sent.
+    ///
+    /// # Errors
+    ///
+    /// [`EventError`] with `f` in it: no reactor on that core, its limit of
+    /// 65,536 outstanding events reached, or the reactor has ended.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use corespun::{app::{App, AppHandle}, thread::SpdkThread};
+    /// use futures::channel::oneshot;
+    ///
+    /// let current = App::builder().block_on(async |app: AppHandle| {
+    ///     let (sender, receiver) = oneshot::channel();
+    ///     let core = app.reactors().cores().first().unwrap();
+    ///     // No SpdkThread is current in an event.
+    ///     app.reactors().send_event(core, || _ = sender.send(SpdkThread::current())).unwrap();
+    ///     receiver.await.unwrap()
+    /// })?;
+    /// assert_eq!(current, None);
+    /// # Ok::<(), corespun::app::AppError>(())
+    /// ```
+    pub fn send_event<F: FnOnce() + Send + 'static>(
+        &self,
+        core: usize,
+        f: F,
+    ) -> Result<(), EventError<F>> {
+        let Some(index) = self.0.index_of(core) else {
+            return Err(EventError::NoReactor { core, event: f });
+        };
+        let reactor = &self.0.reactors[index];
+        let pack = |f| Event::Call(Message::new(f));
+        match reactor.events.push_limited(EVENT_LIMIT, f, pack) {
+            Ok(()) => {
+                reactor.sleeper.notify();
+                Ok(())
+            }
+            Err(PushError::Full(event)) => Err(EventError::Full { core, event }),
+            Err(PushError::Closed(event)) => Err(EventError::Ended { core, event }),
+        }
+    }
+
+    /// The mode of the reactor on `core`.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use corespun::{app::App, reactor::ReactorMode};
+    ///
+    /// let modes = App::builder().block_on(async |app| {
+    ///     let reactors = app.reactors();
+    ///     let core = reactors.cores().first().unwrap();
+    ///     (reactors.mode(core), reactors.mode(core + 1))
+    /// })?;
+    /// assert_eq!(modes, (Some(ReactorMode::Adaptive), None));
+    /// # Ok::<(), corespun::app::AppError>(())
+    /// ```
+    pub fn mode(&self, core: usize) -> Option<ReactorMode> {
+        let index = self.0.index_of(core)?;
+        Some(self.0.reactors[index].mode())
+    }
+
+    /// Changes the mode of the reactor on `core` while it runs; nothing that
+    /// was sent to it is lost on the way. Says whether there is such a reactor.
+    ///
+    /// # Examples
+    ///
+    /// Quick while there is work, and quiet at night:
+    ///
+    /// ```
+    /// use corespun::{app::App, reactor::ReactorMode};
+    ///
+    /// let mode = App::builder().mode(ReactorMode::Poll).block_on(async |app| {
+    ///     let reactors = app.reactors();
+    ///     let core = reactors.cores().first().unwrap();
+    ///     assert!(reactors.set_mode(core, ReactorMode::Interrupt));
+    ///     reactors.mode(core)
+    /// })?;
+    /// assert_eq!(mode, Some(ReactorMode::Interrupt));
+    /// # Ok::<(), corespun::app::AppError>(())
+    /// ```
+    pub fn set_mode(&self, core: usize, mode: ReactorMode) -> bool {
+        let Some(index) = self.0.index_of(core) else {
+            return false;
+        };
+        self.0.reactors[index].set_mode(mode);
+        true
+    }
+
+    /// What every reactor is doing, in ascending order of the cores. Never
+    /// stops the loops.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use corespun::app::{App, AppHandle};
+    ///
+    /// let (before, after) = App::builder().block_on(async |app: AppHandle| {
+    ///     let before = app.reactors().stats()[0].threads;
+    ///     let worker = app.thread().create().unwrap();
+    ///     worker.call(|| ()).await.unwrap();
+    ///     (before, app.reactors().stats()[0].threads)
+    /// })?;
+    /// assert_eq!((before, after), (1, 2));
+    /// # Ok::<(), corespun::app::AppError>(())
+    /// ```
+    pub fn stats(&self) -> Vec<ReactorStats> {
+        let now = self.0.library.clock().now();
+        let reactors = self.0.reactors.iter();
+        let mut stats: Vec<_> = reactors.map(|one| ReactorStats::of(one, now)).collect();
+        stats.sort_unstable_by_key(|stats| stats.core);
+        stats
+    }
+
+    /// Makes the loop of the reactor on `core` panic.
+    #[cfg(test)]
+    pub(crate) fn make_unwind(&self, core: usize) {
+        let index = self.0.index_of(core).unwrap();
+        assert!(self.0.send(index, Event::Unwind).is_ok());
+    }
+
+    /// The library instance whose threads these reactors poll.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use corespun::app::{App, AppHandle};
+    ///
+    /// let count = App::builder().block_on(async |app: AppHandle| {
+    ///     app.reactors().library().thread_count()
+    /// })?;
+    /// assert_eq!(count, 1);
+    /// # Ok::<(), corespun::app::AppError>(())
+    /// ```
+    pub fn library(&self) -> &ThreadLib {
+        &self.0.library
+    }
+}
+
+impl fmt::Debug for Reactors {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Reactors")
+            .field("cores", &self.cores())
+            .finish_non_exhaustive()
+    }
+}
+
+/// An event that could not be sent, with its function.
+///
+/// # Examples
+///
+/// ```
+/// use corespun::{app::{App, AppHandle}, reactor::EventError};
+///
+/// let refused = App::builder().block_on(async |app: AppHandle| {
+///     let missing = app.reactors().cores().iter().last().unwrap() + 1;
+///     let error = app.reactors().send_event(missing, || ()).unwrap_err();
+///     matches!(error, EventError::NoReactor { core, .. } if core == missing)
+/// })?;
+/// assert!(refused);
+/// # Ok::<(), corespun::app::AppError>(())
+/// ```
+#[derive(thiserror::Error)]
+#[non_exhaustive]
+pub enum EventError<F> {
+    /// No reactor runs on that core.
+    #[error("no reactor runs on core {core}")]
+    NoReactor {
+        /// The core asked for.
+        core: usize,
+        /// The function.
+        event: F,
+    },
+    /// As many events are outstanding as a reactor takes.
+    #[error("the reactor on core {core} has its limit of events outstanding; try again later")]
+    Full {
+        /// The core asked for.
+        core: usize,
+        /// The function.
+        event: F,
+    },
+    /// The reactor has ended.
+    #[error("the reactor on core {core} has ended")]
+    Ended {
+        /// The core asked for.
+        core: usize,
+        /// The function.
+        event: F,
+    },
+}
+
+impl<F> EventError<F> {
+    /// The function that was not sent.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use corespun::app::{App, AppHandle};
+    /// use std::sync::mpsc;
+    ///
+    /// let ran = App::builder().block_on(async |app: AppHandle| {
+    ///     let (sender, receiver) = mpsc::channel();
+    ///     let missing = app.reactors().cores().iter().last().unwrap() + 1;
+    ///     let error = app.reactors().send_event(missing, move || sender.send(5).unwrap()).unwrap_err();
+    ///     // What could not be done there is done here.
+    ///     error.into_event()();
+    ///     receiver.recv()
+    /// })?;
+    /// assert_eq!(ran, Ok(5));
+    /// # Ok::<(), corespun::app::AppError>(())
+    /// ```
+    pub fn into_event(self) -> F {
+        match self {
+            EventError::NoReactor { event, .. }
+            | EventError::Full { event, .. }
+            | EventError::Ended { event, .. } => event,
+        }
+    }
+}
+
+impl<F> fmt::Debug for EventError<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "EventError({self})")
+    }
+}
