@@ -244,7 +244,7 @@ fn one_udp_socket_serves_tasks_on_both_workers() {
             let count = client.recv(&mut buf).await.unwrap();
             assert_eq!(buf[..count], number.to_be_bytes());
         }
-        servers.map(|server| server.abort());
+        servers.iter().for_each(|server| server.abort());
     });
 }
 
