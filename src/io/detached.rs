@@ -57,7 +57,7 @@ pub enum FileAction {
 ///     assert_eq!(&buf[..count?], b"hello");
 /// }
 /// # Ok::<(), Box<dyn std::error::Error>>(())
-/// # })?.unwrap()?;
+/// # })??;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[must_use = "it runs without being awaited, but its result is lost"]

@@ -30,7 +30,7 @@ use super::{TcpListener, TcpStream};
 /// let second = listen(first.local_addr()?)?;
 /// assert_eq!(first.local_addr()?, second.local_addr()?);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
-/// # })?.unwrap()?;
+/// # })??;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Debug)]

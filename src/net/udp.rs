@@ -25,7 +25,7 @@ use crate::io::{IoBuf, IoBufMut};
 /// let (received, buf) = other.recv_from(Vec::with_capacity(16)).await;
 /// assert_eq!((received?, &*buf), ((4, one.local_addr()?), &b"ping"[..]));
 /// # Ok::<(), Box<dyn std::error::Error>>(())
-/// # })?.unwrap()?;
+/// # })??;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub struct UdpSocket(Datagram<std::net::UdpSocket>);

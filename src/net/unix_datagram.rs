@@ -26,7 +26,7 @@ use crate::io::{IoBuf, IoBufMut};
 /// let (received, buf) = other.recv(Vec::with_capacity(16)).await;
 /// assert_eq!((received?, &*buf), (4, &b"ping"[..]));
 /// # Ok::<(), Box<dyn std::error::Error>>(())
-/// # })?.unwrap()?;
+/// # })??;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub struct UnixDatagram(Datagram<std::os::unix::net::UnixDatagram>);

@@ -14,6 +14,7 @@ use crate::io::blocking::asyncify;
 /// # Examples
 ///
 /// ```
+/// # use corespun_compat as tokio;
 /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
 /// let listener = tokio::net::TcpListener::bind(("127.0.0.1", 0)).await?;
 /// tokio::net::TcpStream::connect(listener.local_addr()?).await?;

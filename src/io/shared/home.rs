@@ -31,7 +31,7 @@ use crate::io::readiness::Direction;
 /// home.serve(&Driver::current().unwrap().handle()?);
 /// assert!(corespun::task::spawn_blocking(move || waits.join().unwrap()).await?);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
-/// # })?.unwrap()?;
+/// # })??;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Clone, Default)]

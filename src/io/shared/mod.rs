@@ -51,7 +51,7 @@ use crate::sync::budget::poll_budget;
 /// let mut buf = [0; 16];
 /// assert_eq!(socket.async_io(Interest::READABLE, |mut socket| socket.read(&mut buf)).await?, 4);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
-/// # })?.unwrap()?;
+/// # })??;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub struct SharedFd<T: AsFd> {

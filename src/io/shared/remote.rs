@@ -117,7 +117,7 @@ impl Remote {
 /// });
 /// assert!(rung.await?);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
-/// # })?.unwrap()?;
+/// # })??;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Clone)]

@@ -41,7 +41,7 @@ const TICK: u64 = 1 << 32;
 /// let seen = doorbell.ready(Interest::READABLE).await?;
 /// assert_eq!(seen.ready(), Ready::READABLE);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
-/// # })?.unwrap()?;
+/// # })??;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Clone, Copy, Debug)]
