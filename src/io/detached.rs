@@ -50,7 +50,7 @@ pub enum FileAction {
 /// file.write_all(b"hello")?;
 /// std::io::Seek::rewind(&mut file)?;
 /// let file = Arc::new(file);
-/// # corespun::app::App::builder().handle_signals(false).block_on(async |_app| {
+/// # corespun::app::App::builder().handle_signals(false).block_on(async move |_app| {
 /// // Refused where the driver does not run on io_uring.
 /// if let Ok(read) = FileOp::start(FileAction::Read, &file, vec![0; 64]) {
 ///     let (count, buf) = read.await;

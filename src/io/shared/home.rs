@@ -27,7 +27,7 @@ use crate::io::readiness::Direction;
 /// let waits = std::thread::spawn(move || {
 ///     futures::executor::block_on(doorbell.ready(Interest::READABLE)).is_ok()
 /// });
-/// # corespun::app::App::builder().handle_signals(false).block_on(async |_app| {
+/// # corespun::app::App::builder().handle_signals(false).block_on(async move |_app| {
 /// home.serve(&Driver::current().unwrap().handle()?);
 /// assert!(corespun::task::spawn_blocking(move || waits.join().unwrap()).await?);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
