@@ -62,7 +62,9 @@ impl Helper {
             .build()?;
         let handle = runtime.handle().clone();
         let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
-        let cpus = context::with_current(|handle| handle.free_cpus()).ok().flatten();
+        let cpus = context::with_current(|handle| handle.free_cpus())
+            .ok()
+            .flatten();
         std::thread::Builder::new()
             .name("corespun-compat".to_owned())
             .spawn(move || {

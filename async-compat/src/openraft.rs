@@ -235,9 +235,7 @@ impl Watch for Channels {
     type Receiver<T: OptionalSend + OptionalSync> = WatchedReceiver<T>;
     type Ref<'a, T: OptionalSend + 'a> = watch::Ref<'a, T>;
 
-    fn channel<T: OptionalSend + OptionalSync>(
-        init: T,
-    ) -> (WatchedSender<T>, WatchedReceiver<T>) {
+    fn channel<T: OptionalSend + OptionalSync>(init: T) -> (WatchedSender<T>, WatchedReceiver<T>) {
         let (sender, receiver) = watch::channel(init);
         (WatchedSender(sender), WatchedReceiver(receiver))
     }
@@ -324,4 +322,12 @@ macro_rules! opaque {
     )*};
 }
 
-opaque!(Sender, WeakSender, Receiver, OnceSender, WatchedSender, WatchedReceiver, Lock);
+opaque!(
+    Sender,
+    WeakSender,
+    Receiver,
+    OnceSender,
+    WatchedSender,
+    WatchedReceiver,
+    Lock
+);

@@ -155,7 +155,10 @@ fn a_runtime_dropped_in_a_task_panics_and_ends_its_tasks() {
             std::future::pending::<()>().await;
         });
         let text = panic_text(|| current_thread().block_on(async { drop(inner) }));
-        assert!(text.starts_with("Cannot drop a runtime in a context"), "{text}");
+        assert!(
+            text.starts_with("Cannot drop a runtime in a context"),
+            "{text}"
+        );
         while !ended.load(Ordering::SeqCst) {
             thread::yield_now();
         }
@@ -197,9 +200,15 @@ fn two_runtimes_take_turns_on_an_os_thread() {
 fn a_runtime_inside_of_another_is_refused_as_tokio_does() {
     let nested = async { current_thread().block_on(async {}) };
     let text = panic_text(|| current_thread().block_on(nested));
-    assert!(text.starts_with("Cannot start a runtime from within a runtime"), "{text}");
+    assert!(
+        text.starts_with("Cannot start a runtime from within a runtime"),
+        "{text}"
+    );
     let text = panic_text(|| drop(tokio::spawn(async {})));
-    assert!(text.contains("must be called from the context of a Tokio 1.x runtime"), "{text}");
+    assert!(
+        text.contains("must be called from the context of a Tokio 1.x runtime"),
+        "{text}"
+    );
 }
 
 /// Channels are tokio's own, and still see that nothing may block here.
@@ -211,7 +220,12 @@ fn a_blocking_call_in_a_task_is_refused() {
             let _ = receiver.blocking_recv();
         });
         let error = runtime.block_on(task).unwrap_err();
-        assert!(error.to_string().contains("Cannot block the current thread"), "{error}");
+        assert!(
+            error
+                .to_string()
+                .contains("Cannot block the current thread"),
+            "{error}"
+        );
     }
 }
 

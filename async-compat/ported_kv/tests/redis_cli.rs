@@ -93,7 +93,10 @@ impl Drop for Server {
 }
 
 fn text(output: Output) -> String {
-    String::from_utf8(output.stdout).unwrap().trim_end().to_owned()
+    String::from_utf8(output.stdout)
+        .unwrap()
+        .trim_end()
+        .to_owned()
 }
 
 /// Commands, and what `redis-cli` prints for them.
@@ -112,10 +115,16 @@ const DIALOGUE: &[(&str, &str)] = &[
     ("APPEND a 0", "(integer) 3"),
     ("STRLEN a", "(integer) 3"),
     ("MSET b x c y", "OK"),
-    ("MGET a b none c", "1) \"930\"\n2) \"x\"\n3) (nil)\n4) \"y\""),
+    (
+        "MGET a b none c",
+        "1) \"930\"\n2) \"x\"\n3) (nil)\n4) \"y\"",
+    ),
     ("EXISTS a b none", "(integer) 2"),
     ("TYPE a", "string"),
-    ("INCR b", "(error) ERR value is not an integer or out of range"),
+    (
+        "INCR b",
+        "(error) ERR value is not an integer or out of range",
+    ),
     ("GETDEL c", "\"y\""),
     ("DEL a b c", "(integer) 2"),
     ("HSET h f 1 g 2", "(integer) 2"),
@@ -129,7 +138,10 @@ const DIALOGUE: &[(&str, &str)] = &[
     ("HGETALL h", "1) \"f\"\n2) \"7\""),
     ("HKEYS h", "1) \"f\""),
     ("HVALS h", "1) \"7\""),
-    ("GET h", "(error) WRONGTYPE Operation against a key holding the wrong kind of value"),
+    (
+        "GET h",
+        "(error) WRONGTYPE Operation against a key holding the wrong kind of value",
+    ),
     ("HDEL h f", "(integer) 1"),
     ("TYPE h", "none"),
     ("RPUSH l b c", "(integer) 2"),
@@ -155,7 +167,10 @@ const DIALOGUE: &[(&str, &str)] = &[
     ("PUBLISH nobody hears", "(integer) 0"),
     ("SELECT 0", "OK"),
     ("NONSENSE", "(error) ERR unknown command 'NONSENSE'"),
-    ("GET", "(error) ERR wrong number of arguments for 'get' command"),
+    (
+        "GET",
+        "(error) ERR wrong number of arguments for 'get' command",
+    ),
     ("FLUSHALL", "OK"),
     ("DBSIZE", "(integer) 0"),
 ];
@@ -192,7 +207,10 @@ fn many_commands_at_once_are_answered_in_order() {
     }
     let server = Server::start(&["--threads", "2"]);
     let mut client = server.client();
-    let client = client.arg("--pipe").stdin(Stdio::piped()).stdout(Stdio::piped());
+    let client = client
+        .arg("--pipe")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped());
     let mut client = client.spawn().unwrap();
     let mut commands = String::new();
     for number in 0..10_000 {
@@ -200,7 +218,12 @@ fn many_commands_at_once_are_answered_in_order() {
         let set = format!("*3\r\n$3\r\nSET\r\n${}\r\n{key}\r\n$1\r\nv\r\n", key.len());
         commands.push_str(&set);
     }
-    client.stdin.take().unwrap().write_all(commands.as_bytes()).unwrap();
+    client
+        .stdin
+        .take()
+        .unwrap()
+        .write_all(commands.as_bytes())
+        .unwrap();
     let said = text(client.wait_with_output().unwrap());
     assert!(said.ends_with("errors: 0, replies: 10000"), "{said}");
     assert_eq!(server.say("DBSIZE"), "(integer) 10000");
@@ -275,7 +298,14 @@ fn what_was_acknowledged_outlives_a_crash() {
     }
     let directory = tempfile::tempdir().unwrap();
     let path = file(directory.path());
-    let args = ["--threads", "2", "--aof", path.to_str().unwrap(), "--fsync", "always"];
+    let args = [
+        "--threads",
+        "2",
+        "--aof",
+        path.to_str().unwrap(),
+        "--fsync",
+        "always",
+    ];
     let mut server = Server::start(&args);
     for number in 0..20 {
         assert_eq!(server.say("INCR n"), format!("(integer) {}", number + 1));
@@ -283,7 +313,10 @@ fn what_was_acknowledged_outlives_a_crash() {
     server.signal("KILL");
     assert_eq!(server.child.wait().unwrap().signal(), Some(9));
     // A change that was cut short in the middle.
-    let mut cut = std::fs::OpenOptions::new().append(true).open(&path).unwrap();
+    let mut cut = std::fs::OpenOptions::new()
+        .append(true)
+        .open(&path)
+        .unwrap();
     cut.write_all(b"*2\r\n$4\r\nINCR\r\n$1").unwrap();
     let server = Server::start(&args);
     assert_eq!(server.say("INCR n"), "(integer) 21");
@@ -295,8 +328,10 @@ fn the_server_stops_though_clients_stay() {
         return;
     }
     let server = Server::start(&["--threads", "2"]);
-    let mut idle = std::net::TcpStream::connect(("127.0.0.1", server.port.parse().unwrap())).unwrap();
-    idle.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+    let mut idle =
+        std::net::TcpStream::connect(("127.0.0.1", server.port.parse().unwrap())).unwrap();
+    idle.set_read_timeout(Some(Duration::from_secs(30)))
+        .unwrap();
     assert_eq!(server.say("PING"), "PONG");
     assert_eq!(server.stop().trim(), "stopped");
     assert_eq!(std::io::Read::read(&mut idle, &mut [0]).unwrap(), 0);
