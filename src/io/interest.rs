@@ -54,10 +54,6 @@ impl Interest {
 
     /// Both together; the same as `|`, in a constant.
     #[must_use]
-    #[expect(
-        clippy::should_implement_trait,
-        reason = "the field's name; `|` is the operator"
-    )]
     pub const fn add(self, other: Interest) -> Interest {
         Interest(self.0 | other.0)
     }

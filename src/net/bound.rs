@@ -11,3 +11,5 @@ pub trait UseIntoStdToSendItToAnotherThread {}
 /// A part of everything that stays on its OS thread; first, so that the compiler names it.
 #[derive(Default)]
 pub(super) struct Bound(PhantomData<dyn UseIntoStdToSendItToAnotherThread>);
+
+impl Unpin for Bound {}

@@ -241,6 +241,7 @@ impl File {
     /// # Errors
     ///
     /// The file itself, if one is.
+    #[expect(clippy::result_large_err, reason = "tokio's signature")]
     pub fn try_into_std(mut self) -> Result<StdFile, Self> {
         if matches!(self.inner.get_mut().state, State::Busy(..)) {
             return Err(self);
@@ -395,7 +396,7 @@ impl Inner {
     }
 
     /// Moves the position back to before what was read and not given out.
-    fn put_back(&mut self, std: &StdFile) -> io::Result<()> {
+    fn put_back(&mut self, mut std: &StdFile) -> io::Result<()> {
         let State::Idle(buf) = &mut self.state else {
             return Ok(());
         };
@@ -404,7 +405,7 @@ impl Inner {
         buf.start = 0;
         match left {
             0 => Ok(()),
-            left => { &*std }.seek(SeekFrom::Current(-left)).map(drop),
+            left => std.seek(SeekFrom::Current(-left)).map(drop),
         }
     }
 

@@ -127,7 +127,8 @@ pub struct Sender {
 impl Sender {
     #[track_caller]
     fn new(file: File) -> io::Result<Sender> {
-        let io = Evented::watched(file, Interest::WRITABLE)?;
+        // Most have room: worth a try before the driver has looked.
+        let io = Evented::watched(file, Interest::WRITABLE)?.assume(Ready::WRITABLE);
         Ok(Sender { io })
     }
 
