@@ -170,8 +170,9 @@ impl<T> Clone for Sender<T> {
 }
 
 impl<T: OptionalSend> MpscSender<Channels, T> for Sender<T> {
-    fn send(&self, msg: T) -> impl Future<Output = Result<(), SendError<T>>> + OptionalSend {
-        async { self.0.send(msg).await.map_err(|error| SendError(error.0)) }
+    async fn send(&self, msg: T) -> Result<(), SendError<T>> {
+        let sent = self.0.send(msg).await;
+        sent.map_err(|error| SendError(error.0))
     }
 
     fn downgrade(&self) -> WeakSender<T> {

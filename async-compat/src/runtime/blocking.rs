@@ -116,13 +116,17 @@ impl BlockingPool {
         join
     }
 
-    /// Cancels what waits, and refuses the rest. Says whether it was open.
+    /// Refuses what comes from now on. What waits is still run, if there is a helper: it
+    /// was spawned before the end, and tokio runs it too. Says whether it was open.
     pub(super) fn close(&self) -> bool {
         let mut queue = self.shared.lock();
         if std::mem::replace(&mut queue.closed, true) {
             return false;
         }
-        let waiting = std::mem::take(&mut queue.jobs);
+        let waiting = match queue.threads {
+            0 => std::mem::take(&mut queue.jobs),
+            _ => VecDeque::new(),
+        };
         drop(queue);
         self.shared.work.notify_all();
         waiting.into_iter().for_each(Job::cancel);
