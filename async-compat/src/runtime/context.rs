@@ -19,6 +19,7 @@ use std::task::{Context as TaskContext, Poll, Waker};
 use tokio::task::coop::{RestoreOnPending, poll_proceed};
 
 use super::handle::{Handle, TryCurrentError};
+use super::native;
 use crate::task::Id;
 use crate::task::local::{LocalContext, Tasks};
 
@@ -74,6 +75,7 @@ pub(crate) fn current_rc() -> Result<Rc<Handle>, TryCurrentError> {
     CONTEXT
         .try_with(|context| context.current.borrow().clone())
         .map_err(|_| TryCurrentError::thread_local_destroyed())?
+        .or_else(native::current)
         .ok_or_else(TryCurrentError::no_context)
 }
 
@@ -362,5 +364,6 @@ pub(crate) fn current_local() -> Option<LocalContext> {
         }));
     }
     let set = with(|context| context.local_set.borrow().clone()).flatten();
-    set.map(LocalContext::Set)
+    let set = set.map(LocalContext::Set);
+    set.or_else(|| current_rc().ok().and_then(|handle| native::local(&handle)))
 }
