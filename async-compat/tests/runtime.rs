@@ -454,6 +454,17 @@ fn a_thread_of_an_app_is_a_runtime_of_its_own() {
         near.await.unwrap() + task.await.unwrap() + blocking.await.unwrap()
     });
     assert_eq!(sum.unwrap(), 6);
+    let app = corespun::app::App::builder().handle_signals(false);
+    let text = panic_text(|| {
+        let blocks = async |_app| Handle::current().block_on(async {});
+        if let Err(error) = app.block_on(blocks) {
+            panic!("{error}");
+        }
+    });
+    assert!(
+        text.contains("Cannot start a runtime from within a runtime"),
+        "{text}"
+    );
     // Here there is none.
     assert!(Handle::try_current().is_err());
 }

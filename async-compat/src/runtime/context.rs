@@ -154,6 +154,12 @@ pub(super) fn enter_runtime<R>(
     f: impl FnOnce() -> R,
 ) -> R {
     let mut f = Some(f);
+    if native::is_current(with(|context| context.current.borrow().is_some())) {
+        panic!(
+            "Cannot start a runtime from within a runtime. This OS thread polls a SpdkThread, and \
+             would stop everything on its core: await the future in a task instead."
+        );
+    }
     let _current = set_current(handle);
     let token = |cx: &mut TaskContext<'_>| match poll_proceed(cx) {
         Poll::Ready(token) => Some(token),

@@ -48,6 +48,12 @@ pub(super) fn current() -> Option<Rc<Handle>> {
     Some(handle)
 }
 
+/// Whether the OS thread polls a SpdkThread of corespun's own: one that no runtime of this
+/// crate has entered.
+pub(super) fn is_current(in_runtime: Option<bool>) -> bool {
+    in_runtime == Some(false) && SpdkThread::has_current()
+}
+
 /// Where `spawn_local` goes on such a thread.
 pub(super) fn local(handle: &Handle) -> Option<LocalContext> {
     let (thread, load) = handle.inner.scheduler.place();
