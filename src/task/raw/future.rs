@@ -140,7 +140,9 @@ impl<F: Future> TaskFuture<F> {
             // Of an abort and the exit, the exit is what ended it: that dooms a task
             // before it comes to it.
             let dooms = meta.node.is_listed() && local.live.dooms(&meta.node);
-            let cause = if meta.node.doomed.get() || dooms {
+            // SAFETY: by R1 only the owner gets here, and nothing else refers to it.
+            let taken = unsafe { (*self.future.get()).is_none() };
+            let cause = if meta.node.doomed.get() || dooms || taken {
                 JoinError::exited(meta.id())
             } else {
                 JoinError::cancelled(meta.id())
