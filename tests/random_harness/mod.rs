@@ -469,7 +469,8 @@ fn supervise<S: Subject>(limit: Duration, first: u64) -> ExitCode {
     };
     let mut failed = None;
     loop {
-        let left = end.saturating_duration_since(Instant::now()).as_secs();
+        let left = end.saturating_duration_since(Instant::now());
+        let left = left.as_millis().div_ceil(1000);
         let variables = [
             (CHILD, next.to_string()),
             ("CORESPUN_STRESS_SECONDS", left.to_string()),
