@@ -430,6 +430,50 @@ fn a_dropped_stream_closes_its_descriptor_though_a_wait_was_in_flight() {
     });
 }
 
+/// With no turn of the driver in between, also where a wait was in flight, and where it had only been
+/// queued.
+#[test]
+fn a_dropped_listener_frees_its_address_at_once() {
+    on_every_backend(|choice| {
+        for submitted in [false, true] {
+            let io = Loop::new(choice);
+            let listener = TcpListener::bind(LOOPBACK).unwrap();
+            let address = listener.local_addr().unwrap();
+            let mut accept = Box::pin(listener.accept());
+            assert!(poll_once(accept.as_mut()).is_pending());
+            if submitted {
+                io.driver.poll();
+            }
+            drop(accept);
+            drop(listener);
+            let again = TcpListener::bind(address).unwrap();
+            // What is left of the old wait does no harm to the new one.
+            let _client = std::net::TcpStream::connect(address).unwrap();
+            io.must_end("accept", again.accept()).unwrap();
+            drop(again);
+            io.settle();
+        }
+    });
+}
+
+/// As by `close`.
+#[test]
+fn the_peer_of_a_dropped_stream_is_told_at_once() {
+    on_every_backend(|choice| {
+        let io = Loop::new(choice);
+        let (stream, mut peer) = std::os::unix::net::UnixStream::pair().unwrap();
+        let stream = UnixStream::from_std(stream).unwrap();
+        let mut receive = Box::pin(stream.recv(vec![0; 8]));
+        assert!(poll_once(receive.as_mut()).is_pending());
+        io.driver.poll();
+        drop(receive);
+        drop(stream);
+        peer.set_nonblocking(true).unwrap();
+        assert_eq!(peer.read(&mut [0; 8]).unwrap(), 0);
+        io.settle();
+    });
+}
+
 #[test]
 fn a_dropped_receive_takes_nothing() {
     on_every_backend(|choice| {

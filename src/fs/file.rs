@@ -466,6 +466,7 @@ impl File {
         let len = len.min(1 << 30) as u32;
         // To the kernel no length is all of the file.
         if len == 0 {
+            budget::take().await;
             return Ok(());
         }
         self.control(|fd| Request::WillNeed { fd, offset, len })

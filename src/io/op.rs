@@ -202,11 +202,12 @@ pub(crate) enum Slot {
     /// In flight; the future is gone and the slot owns the payload, with the completions that came
     /// before the last one.
     Orphan(Box<dyn Abandon>, Ending, VecDeque<Completion>),
-    /// In flight: a one-shot wait for readiness, owning what it waits on.
+    /// In flight: a one-shot wait for readiness, owning what it waits on. No owner is left once the
+    /// source is gone and the kernel holds the file.
     Watch {
         source: Key,
         direction: Direction,
-        owner: Rc<dyn Any>,
+        owner: Option<Rc<dyn Any>>,
     },
     /// In flight: an operation with many completions.
     Multi {
@@ -337,7 +338,7 @@ impl Sink<'_> {
                 self.sources
                     .polled(source, direction, result, more, self.effects);
                 if !more && let Some(Slot::Watch { owner, .. }) = self.slots.remove(key) {
-                    self.effects.push(Effect::Drop(owner));
+                    self.effects.extend(owner.map(Effect::Drop));
                 }
             }
         }
