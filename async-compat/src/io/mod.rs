@@ -1,7 +1,7 @@
 //! Traits, utilities, standard streams and readiness, as tokio's `io`.
 //!
 //! The traits and what is built on them alone are tokio's own, re-exported. What watches a descriptor
-//! ([`AsyncFd`]) or reads and writes the process's standard streams is native.
+//! ([`AsyncFd`](unix::AsyncFd)) or reads and writes the process's standard streams is native.
 
 #[cfg(any(feature = "net", feature = "process", feature = "signal"))]
 pub(crate) mod context;
