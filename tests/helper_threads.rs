@@ -163,6 +163,35 @@ fn callers_that_can_start_no_thread_at_once_are_both_refused() {
         .expect("each call is served or refused");
 }
 
+/// The one helper is in a call that may never end, and no other can start.
+#[test]
+fn a_file_operation_that_only_a_call_could_let_go_is_refused() {
+    std::thread::spawn(|| {
+        let (io, dir) = (Loop::new(BackendChoice::Epoll), scratch());
+        let (begun, begins) = channel();
+        let (go, wait) = channel::<()>();
+        let mut call = Box::pin(unblock(move || {
+            begun.send(()).unwrap();
+            let _ = wait.recv();
+        }));
+        assert!(poll_once(call.as_mut()).is_pending());
+        begins.recv().unwrap();
+        refuse(libc::SYS_clone3);
+        refuse(libc::SYS_clone);
+        let created = io.must_end("the refusal", File::create(dir.path().join("f")));
+        assert!(created.is_err());
+        // Another call waits for that one, as calls do.
+        let mut next = Box::pin(unblock(|| 7));
+        assert!(poll_once(next.as_mut()).is_pending());
+        go.send(()).unwrap();
+        assert_eq!(io.must_end("the next call", next).unwrap(), 7);
+        io.must_end("the use of files", use_files(&dir));
+        io.end();
+    })
+    .join()
+    .unwrap();
+}
+
 /// A library without a thread of its pool, where none can start.
 #[test]
 fn a_call_without_any_helper_is_refused_and_dropped() {

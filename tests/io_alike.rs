@@ -195,6 +195,23 @@ fn both_back_ends_answer_alike_for_every_kind_of_file() {
     assert_eq!(epoll.lines().count(), uring.lines().count());
 }
 
+/// Neither end of the copy waits in a FIFO for a peer, nor does a helper thread.
+#[test]
+fn a_copy_from_or_to_a_fifo_is_refused() {
+    on_every_backend(|choice| {
+        let (io, dir) = (Loop::new(choice), scratch());
+        fifo(dir.path(), "fifo");
+        let (fifo, file) = (dir.path().join("fifo"), dir.path().join("file"));
+        std::fs::write(&file, "text").unwrap();
+        for (from, to) in [(&fifo, &file), (&file, &fifo), (&fifo, &fifo)] {
+            let copied = io.must_end("a copy", corespun::fs::copy(from, to));
+            assert!(copied.is_err(), "{copied:?}");
+        }
+        assert_eq!(std::fs::read(&file).unwrap(), b"text");
+        io.end();
+    });
+}
+
 /// A FIFO without a peer, and more of them than there are helper threads.
 #[test]
 fn opening_fifos_keeps_nobody_from_files_or_from_the_end() {

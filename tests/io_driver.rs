@@ -755,3 +755,36 @@ fn raw_entries_that_would_lose_their_link_or_never_complete_are_refused() {
     refused(chain.unwrap_err(), "queue of 4");
     assert_eq!(io.driver.in_flight(), 0);
 }
+
+/// A waker whose destructor panics.
+struct PanicOnDrop;
+
+impl Wake for PanicOnDrop {
+    fn wake(self: Arc<Self>) {}
+}
+
+impl Drop for PanicOnDrop {
+    fn drop(&mut self) {
+        std::panic::resume_unwind(Box::new("a destructor"));
+    }
+}
+
+/// Of two that panic at once the process would die.
+#[test]
+fn the_wakers_of_a_dropped_source_may_panic() {
+    on_every_backend(|choice| {
+        let io = Loop::new(choice);
+        let (_peer, socket) = UnixStream::pair().unwrap();
+        let socket = PollFd::new(socket).unwrap();
+        let blocks =
+            |_: &UnixStream| -> std::io::Result<()> { Err(std::io::ErrorKind::WouldBlock.into()) };
+        // The last of each kept as the one to wake.
+        for poll in [PollFd::poll_read_with, PollFd::poll_write_with] {
+            let waker = Waker::from(Arc::new(PanicOnDrop));
+            assert!(poll(&socket, &mut Context::from_waker(&waker), blocks).is_pending());
+        }
+        drop(socket);
+        io.settle();
+        io.end();
+    });
+}

@@ -20,7 +20,10 @@ use corespun::io::raw::{opcode, types};
 use corespun::io::{Backend, BackendChoice, Driver, DriverConfig, DriverError, PollFd, unblock};
 use corespun::net::UnixStream;
 use corespun::reactor::ReactorMode;
+use corespun::task::CallError;
+use corespun::thread::ThreadLib;
 use corespun::time;
+use futures::executor::block_on;
 use io_harness::{
     Loop, in_a_process_of_its_own, io_uring_permitted, on_every_backend, poll_once, refuse,
 };
@@ -298,6 +301,30 @@ fn a_forked_child_does_not_inherit_the_driver() {
             let (_result, _buf) = io.block_on(file.read_at(vec![0; 8], 0));
             drop(kept);
         });
+    });
+}
+
+/// Its parent's calls may have been in any state: the pool's lock held, say.
+#[test]
+fn a_forked_child_has_no_helper_threads_but_its_own() {
+    in_a_process_of_its_own("a_forked_child_has_no_helper_threads_but_its_own", || {
+        let library = ThreadLib::new();
+        for _ in 0..20 {
+            // One is idle, maybe, and others are busy.
+            let calls = [(); 4].map(|()| library.spawn_blocking(|| ()));
+            in_a_forked_child(|| {
+                match block_on(library.spawn_blocking(|| 1)) {
+                    Err(CallError::NoHelper { source }) => is_of_the_parent(source),
+                    other => panic!("{other:?}"),
+                }
+                drop(library.clone());
+                let own = ThreadLib::new();
+                assert_eq!(block_on(own.spawn_blocking(|| 2)).unwrap(), 2);
+            });
+            for call in calls {
+                block_on(call).unwrap();
+            }
+        }
     });
 }
 

@@ -4,6 +4,7 @@ use std::io;
 use std::path::Path;
 
 use super::file::File;
+use super::open::OpenOptions;
 use crate::io::{IoBuf, unblock};
 
 /// The least that is read at once of a file that does not tell its length, as one in `/proc`.
@@ -76,8 +77,28 @@ pub async fn write(path: impl AsRef<Path>, contents: impl IoBuf) -> io::Result<(
 ///
 /// # Errors
 ///
-/// As [`std::fs::copy`].
+/// Those of [`File::open`] and [`File::create`]; `InvalidInput` if `from` is no regular file;
+/// otherwise as [`std::fs::copy`].
 pub async fn copy(from: impl AsRef<Path>, to: impl AsRef<Path>) -> io::Result<u64> {
-    let (from, to) = (from.as_ref().to_owned(), to.as_ref().to_owned());
-    unblock(move || std::fs::copy(from, to)).await?
+    // Opened here, where a FIFO is refused: a helper thread might wait in it for ever.
+    let source = File::open(from).await?;
+    let metadata = source.metadata().await?;
+    if !metadata.is_file() {
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            "only a regular file can be copied",
+        ));
+    }
+    let mut options = OpenOptions::new();
+    options.write(true).create(true).truncate(true);
+    let target = options.mode(metadata.mode() & 0o7777).open(to).await?;
+    let (mut source, mut target) = (source.into_std()?, target.into_std()?);
+    unblock(move || {
+        // Of a device they are somebody else's business.
+        if target.metadata()?.is_file() {
+            target.set_permissions(metadata.permissions())?;
+        }
+        io::copy(&mut source, &mut target)
+    })
+    .await?
 }

@@ -88,9 +88,8 @@ impl BlockingOps {
         self.running == 0 && self.backlog.is_empty()
     }
 
-    /// Leaves the pool alone in a forked child, which has only its memory, and not its threads.
+    /// Waits for nothing in a forked child, which does not have the threads.
     pub(crate) fn leave_to_parent(&mut self) {
-        std::mem::forget(self.helpers.clone());
         self.running = 0;
         self.backlog.clear();
     }

@@ -49,6 +49,8 @@ struct Pool {
     cpus: Option<CpuSet>,
     queue: Mutex<Queue>,
     work: Condvar,
+    /// Whose threads these are: a forked child has only the memory.
+    process: u32,
 }
 
 struct Queue {
@@ -94,6 +96,16 @@ impl Queue {
         })
     }
 
+    /// Whether a thread will come to a job of `lane`: it may never come back from a call, and calls wait
+    /// for each other anyway.
+    fn is_served(&self, lane: Lane) -> bool {
+        let lost = match lane {
+            Lane::Operation => self.lanes[Lane::Call as usize].running,
+            Lane::Call => 0,
+        };
+        self.threads > isize::try_from(lost).unwrap_or(isize::MAX)
+    }
+
     /// Whether one more job of `lane` would wait although it need not. Threads that somebody else is
     /// starting do not count: they may never come.
     fn needs_thread_for(&self, lane: Lane) -> bool {
@@ -124,6 +136,7 @@ impl Helpers {
                 closed: false,
             }),
             work: Condvar::new(),
+            process: std::process::id(),
         }))))
     }
 
@@ -131,9 +144,13 @@ impl Helpers {
     ///
     /// # Errors
     ///
-    /// If there is no helper thread and none can be started; the job is dropped then.
+    /// If no helper thread can be started, and there is none, or for an operation none that is not in
+    /// a call; and in a forked child of the process that made the pool. The job is dropped then.
     pub(crate) fn run(&self, lane: Lane, job: impl FnOnce() + Send + 'static) -> io::Result<()> {
         let pool = &self.0.0;
+        if pool.is_forked() {
+            return Err(of_the_parent());
+        }
         let mut refused = None;
         let mut queue = pool.lock();
         if queue.needs_thread_for(lane) {
@@ -143,7 +160,7 @@ impl Helpers {
             match started {
                 Ok(()) => queue.threads += 1,
                 // Nothing was queued yet, so that this takes no other caller's job away.
-                Err(error) if queue.threads <= 0 => {
+                Err(error) if !queue.is_served(lane) => {
                     drop(queue);
                     return Err(error);
                 }
@@ -169,12 +186,19 @@ impl Helpers {
 
 impl Drop for Handle {
     fn drop(&mut self) {
-        self.0.lock().closed = true;
-        self.0.work.notify_all();
+        // In a child there is nobody to tell, and the lock may be held for ever.
+        if !self.0.is_forked() {
+            self.0.lock().closed = true;
+            self.0.work.notify_all();
+        }
     }
 }
 
 impl Pool {
+    fn is_forked(&self) -> bool {
+        std::process::id() != self.process
+    }
+
     fn lock(&self) -> MutexGuard<'_, Queue> {
         // No user code runs under the lock, so a poisoned one is whole.
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
@@ -223,6 +247,14 @@ impl Pool {
         }
         queue.threads -= 1;
     }
+}
+
+#[cold]
+fn of_the_parent() -> io::Error {
+    io::Error::other(
+        "the helper threads are those of the parent process: after a fork, exec, or make a library or \
+         driver of the child's own",
+    )
 }
 
 /// A job ends, however it does. Who waits for its result hears of that from the job itself.

@@ -269,6 +269,13 @@ impl Effect {
     }
 }
 
+/// Drops foreign values one by one: of two that panic at once the process would die.
+pub(super) fn drop_each<T>(values: impl IntoIterator<Item = T>) {
+    for value in values {
+        contained("destructor", || drop(value));
+    }
+}
+
 /// Runs foreign code; says of which kind it was if it panics.
 fn contained(what: &str, f: impl FnOnce()) {
     // What it may leave half-changed is its own.

@@ -192,6 +192,12 @@ impl Wait {
         }
     }
 
+    /// Those who are told no more, because the source is gone.
+    pub(crate) fn into_wakers(self) -> impl Iterator<Item = Waker> {
+        let others = self.others.into_iter().map(|(_, waker)| waker);
+        self.last.into_iter().chain(others)
+    }
+
     /// Forgets a waiter that was dropped.
     pub(crate) fn forget(&mut self, id: u64) -> Replaced {
         let place = self.others.iter().position(|(other, _)| *other == id)?;

@@ -26,7 +26,7 @@ use super::delay::Delays;
 use super::epoll::Epoll;
 use super::helpers::Helpers;
 use super::mark::Mark;
-use super::op::{Abandon, Completion, Effect, Ending, Op, Payload, Sink, Slot};
+use super::op::{Abandon, Completion, Effect, Ending, Op, Payload, Sink, Slot, drop_each};
 use super::readiness::{Direction, Replaced, Sources, Wait, Waiter};
 use super::shared::Watched;
 use super::table::{Key, Table};
@@ -402,8 +402,9 @@ impl Core {
             Engine::Closed => {}
         }
         drop(state);
-        drop(owners);
-        drop(removed);
+        drop_each(removed.waits.into_iter().flat_map(Wait::into_wakers));
+        // The PollFd holds the owner too.
+        drop((owners, removed.owner));
     }
 
     pub(crate) fn poll_ready(
