@@ -430,6 +430,50 @@ fn a_dropped_stream_closes_its_descriptor_though_a_wait_was_in_flight() {
     });
 }
 
+/// With no turn of the driver in between, also where a wait was in flight, and where it had only been
+/// queued.
+#[test]
+fn a_dropped_listener_frees_its_address_at_once() {
+    on_every_backend(|choice| {
+        for submitted in [false, true] {
+            let io = Loop::new(choice);
+            let listener = TcpListener::bind(LOOPBACK).unwrap();
+            let address = listener.local_addr().unwrap();
+            let mut accept = Box::pin(listener.accept());
+            assert!(poll_once(accept.as_mut()).is_pending());
+            if submitted {
+                io.driver.poll();
+            }
+            drop(accept);
+            drop(listener);
+            let again = TcpListener::bind(address).unwrap();
+            // What is left of the old wait does no harm to the new one.
+            let _client = std::net::TcpStream::connect(address).unwrap();
+            io.must_end("accept", again.accept()).unwrap();
+            drop(again);
+            io.settle();
+        }
+    });
+}
+
+/// As by `close`.
+#[test]
+fn the_peer_of_a_dropped_stream_is_told_at_once() {
+    on_every_backend(|choice| {
+        let io = Loop::new(choice);
+        let (stream, mut peer) = std::os::unix::net::UnixStream::pair().unwrap();
+        let stream = UnixStream::from_std(stream).unwrap();
+        let mut receive = Box::pin(stream.recv(vec![0; 8]));
+        assert!(poll_once(receive.as_mut()).is_pending());
+        io.driver.poll();
+        drop(receive);
+        drop(stream);
+        peer.set_nonblocking(true).unwrap();
+        assert_eq!(peer.read(&mut [0; 8]).unwrap(), 0);
+        io.settle();
+    });
+}
+
 #[test]
 fn a_dropped_receive_takes_nothing() {
     on_every_backend(|choice| {
@@ -667,5 +711,57 @@ fn vectored_transfers_of_very_many_parts_move_the_first() {
         let got = io.must_end("a read", other.read_vectored(&mut parts));
         assert_eq!(got.unwrap(), 1024);
         assert_eq!(room[..1024], bytes[..1024]);
+    });
+}
+
+/// What a server meets whose client has sent its request, shut its side down and
+/// reads slowly: the wait for room ends when there is room, not again and again
+/// because the other direction has ended.
+#[test]
+fn a_blocked_writer_beside_a_half_closed_peer_sleeps() {
+    on_every_backend(|choice| {
+        let io = Loop::new(choice);
+        for tcp in [false, true] {
+            let (ours, mut peer): (_, Box<dyn Read + Send>) = if tcp {
+                let listener = std::net::TcpListener::bind(LOOPBACK).unwrap();
+                let ours = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+                let (peer, _) = listener.accept().unwrap();
+                peer.shutdown(Shutdown::Write).unwrap();
+                let ours = TcpStream::from_std(ours).unwrap();
+                (futures::future::Either::Left(ours), Box::new(peer))
+            } else {
+                let (ours, peer) = std::os::unix::net::UnixStream::pair().unwrap();
+                peer.shutdown(Shutdown::Write).unwrap();
+                let ours = UnixStream::from_std(ours).unwrap();
+                (futures::future::Either::Right(ours), Box::new(peer))
+            };
+            let (count, waker) = Count::new();
+            let mut cx = Context::from_waker(&waker);
+            let len = 16 << 20;
+            let mut send = pin!(async {
+                match &ours {
+                    futures::future::Either::Left(tcp) => tcp.send_all(vec![0x5a; len]).await,
+                    futures::future::Either::Right(unix) => unix.send_all(vec![0x5a; len]).await,
+                }
+            });
+            assert!(send.as_mut().poll(&mut cx).is_pending());
+            // A few, for the buffers to fill.
+            for _ in 0..200 {
+                let before = count.get();
+                io.driver.park(Some(Duration::from_millis(1)));
+                if count.get() > before {
+                    assert!(send.as_mut().poll(&mut cx).is_pending());
+                }
+            }
+            assert!(count.get() < 20, "woken {} times for nothing", count.get());
+            let reader = std::thread::spawn(move || {
+                let mut read = vec![0; len];
+                peer.read_exact(&mut read).unwrap();
+                read
+            });
+            let (sent, _) = io.block_on(send);
+            sent.unwrap();
+            assert!(reader.join().unwrap() == vec![0x5a; len]);
+        }
     });
 }

@@ -298,6 +298,7 @@ fn who_blocks_beside_another_takes_over_the_tasks() {
 
 /// What a task waits for was asked of the driver of one OS thread; another polls it.
 #[test]
+#[allow(clippy::async_yields_async, reason = "another `block_on` awaits it")]
 fn tasks_that_wait_for_sockets_go_along_to_another_os_thread() {
     use tokio::io::AsyncReadExt;
     let runtime = current_thread();
@@ -436,6 +437,36 @@ fn a_local_runtime_takes_what_is_not_send() {
     drop(runtime);
     // Its task is gone.
     assert_eq!(std::rc::Rc::strong_count(&shared), 1);
+}
+
+/// Without a runtime of this crate.
+#[test]
+fn a_thread_of_an_app_is_a_runtime_of_its_own() {
+    let app = corespun::app::App::builder().handle_signals(false);
+    let sum = app.block_on(async |_app| {
+        let begin = Instant::now();
+        sleep(Duration::from_millis(1)).await;
+        assert!(begin.elapsed() >= Duration::from_millis(1));
+        let not_send = std::rc::Rc::new(1);
+        let near = tokio::task::spawn_local(async move { *not_send });
+        let task = tokio::spawn(async { 2 });
+        let blocking = tokio::task::spawn_blocking(|| 3);
+        near.await.unwrap() + task.await.unwrap() + blocking.await.unwrap()
+    });
+    assert_eq!(sum.unwrap(), 6);
+    let app = corespun::app::App::builder().handle_signals(false);
+    let text = panic_text(|| {
+        let blocks = async |_app| Handle::current().block_on(async {});
+        if let Err(error) = app.block_on(blocks) {
+            panic!("{error}");
+        }
+    });
+    assert!(
+        text.contains("Cannot start a runtime from within a runtime"),
+        "{text}"
+    );
+    // Here there is none.
+    assert!(Handle::try_current().is_err());
 }
 
 /// Ten thousand idle tasks, and fifty thousand that are made and gone.

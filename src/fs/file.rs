@@ -458,7 +458,7 @@ impl File {
     /// file.set_len(1 << 20).await?;
     /// file.will_need(0, 1 << 20).await?;
     /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// # })?.unwrap()?;
+    /// # })??;
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub async fn will_need(&self, offset: u64, len: u64) -> io::Result<()> {
@@ -466,6 +466,7 @@ impl File {
         let len = len.min(1 << 30) as u32;
         // To the kernel no length is all of the file.
         if len == 0 {
+            budget::take().await;
             return Ok(());
         }
         self.control(|fd| Request::WillNeed { fd, offset, len })

@@ -202,11 +202,12 @@ pub(crate) enum Slot {
     /// In flight; the future is gone and the slot owns the payload, with the completions that came
     /// before the last one.
     Orphan(Box<dyn Abandon>, Ending, VecDeque<Completion>),
-    /// In flight: a one-shot wait for readiness, owning what it waits on.
+    /// In flight: a one-shot wait for readiness, owning what it waits on. No owner is left once the
+    /// source is gone and the kernel holds the file.
     Watch {
         source: Key,
         direction: Direction,
-        owner: Rc<dyn Any>,
+        owner: Option<Rc<dyn Any>>,
     },
     /// In flight: an operation with many completions.
     Multi {
@@ -329,19 +330,16 @@ impl Sink<'_> {
                     self.effects.push(Effect::Abandon(payload, completions));
                 }
             }
-            Slot::Watch { .. } if more => {}
-            Slot::Watch { .. } => {
-                let Some(Slot::Watch {
-                    source,
-                    direction,
-                    owner,
-                }) = self.slots.remove(key)
-                else {
-                    unreachable!("matched above");
-                };
-                let error = (completion.result < 0).then_some(-completion.result);
-                self.sources.ready(source, direction, error, self.effects);
-                self.effects.push(Effect::Drop(owner));
+            Slot::Watch {
+                source, direction, ..
+            } => {
+                let (source, direction) = (*source, *direction);
+                let result = completion.result;
+                self.sources
+                    .polled(source, direction, result, more, self.effects);
+                if !more && let Some(Slot::Watch { owner, .. }) = self.slots.remove(key) {
+                    self.effects.extend(owner.map(Effect::Drop));
+                }
             }
         }
     }

@@ -391,18 +391,30 @@ impl Core {
         added.map(|()| source)
     }
 
+    /// The source is gone; so is its descriptor, unless another holds it, once this has returned.
     pub(crate) fn remove_source(&self, source: Key) {
         let mut state = self.state.borrow_mut();
         let State {
-            sources, engine, ..
+            slots,
+            sources,
+            engine,
+            ..
         } = &mut *state;
         let removed = sources.remove(source);
+        let mut owners = Vec::new();
         match engine {
             // Nothing waits any more, or the set is the parent's.
             _ if !self.mark.is_set() => {}
             Engine::Uring(uring) => {
-                for key in removed.waits.iter().filter_map(|wait| wait.watch) {
-                    uring.cancel(key);
+                let watches = || removed.waits.iter().filter_map(|wait| wait.watch);
+                if watches().count() > 0 {
+                    uring.end_watches(watches());
+                }
+                // The kernel has taken the file itself with the entry.
+                for key in watches().filter(|key| !uring.holds_back(*key)) {
+                    if let Some(Slot::Watch { owner, .. }) = slots.get_mut(key) {
+                        owners.extend(owner.take());
+                    }
                 }
             }
             Engine::Epoll(epoll) => {
@@ -414,6 +426,7 @@ impl Core {
             Engine::Closed => {}
         }
         drop(state);
+        drop(owners);
         drop(removed);
     }
 
@@ -436,6 +449,7 @@ impl Core {
             return ready;
         }
         let replaced = wait.register(waiter, cx.waker());
+        let lasting = wait.lasting;
         if !wait.armed {
             match engine {
                 Engine::Uring(uring) => {
@@ -443,9 +457,9 @@ impl Core {
                     let key = slots.insert(Slot::Watch {
                         source,
                         direction,
-                        owner: state.owner.clone(),
+                        owner: Some(state.owner.clone()),
                     });
-                    uring.watch(key, state.fd, direction.poll_mask());
+                    uring.watch(key, state.fd, direction.poll_mask(), lasting);
                     sources.wait(source, direction).watch = Some(key);
                 }
                 Engine::Epoll(epoll) => epoll.waiting += 1,
@@ -475,7 +489,11 @@ impl Core {
     pub(crate) fn hint_drained(&self, source: Key, direction: Direction) {
         let state = &mut *self.state.borrow_mut();
         if let Engine::Uring(_) = state.engine {
-            state.sources.wait(source, direction).clear();
+            let wait = state.sources.wait(source, direction);
+            // One that lasts tells of edges too.
+            if !wait.lasting {
+                wait.clear();
+            }
         }
     }
 

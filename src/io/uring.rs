@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use io_uring::types::{Fd, FsyncFlags, SubmitArgs, Timespec};
-use io_uring::{IoUring, Probe, Submitter, cqueue, opcode, squeue};
+use io_uring::{EnterFlags, IoUring, Probe, Submitter, cqueue, opcode, squeue};
 use nix::sys::eventfd::EventFd;
 
 use super::blocking::BlockingOps;
@@ -110,10 +110,11 @@ impl Uring {
         Ok(())
     }
 
-    /// Arms a one-shot wait for readiness.
-    pub(crate) fn watch(&mut self, key: Key, fd: RawFd, mask: i16) {
+    /// Arms a wait for readiness: a one-shot one, or one that lasts and tells of edges.
+    pub(crate) fn watch(&mut self, key: Key, fd: RawFd, mask: i16, lasting: bool) {
         self.push(
             opcode::PollAdd::new(Fd(fd), mask as u32)
+                .multi(lasting)
                 .build()
                 .user_data(key.to_bits()),
         );
@@ -144,6 +145,39 @@ impl Uring {
                 .build()
                 .user_data(CANCEL),
         );
+    }
+
+    /// Cancels waits for readiness and has the kernel let go of their files at once: a listener's
+    /// address is free, and a stream's peer is told, when the last descriptor is closed, and not with
+    /// the next turn. The completions are for that.
+    pub(crate) fn end_watches(&mut self, keys: impl Iterator<Item = Key>) {
+        keys.for_each(|key| self.cancel(key));
+        loop {
+            let entries = self.ring.submission().len() as u32;
+            // The kernel gives a cancelled wait up in its deferred work, which only an enter that asks
+            // for completions runs.
+            let flags = EnterFlags::GETEVENTS.bits();
+            // SAFETY: no argument goes with these flags.
+            let call = |submitter: &Submitter<'_>| unsafe {
+                submitter.enter::<libc::sigset_t>(entries, 0, flags, None)
+            };
+            let waiting = self.backlog.len();
+            if self.enter(call).is_err() {
+                // The next turn meets the same error.
+                return;
+            }
+            self.flush_backlog();
+            if self.backlog.len() == waiting {
+                return;
+            }
+        }
+    }
+
+    /// Whether the kernel has not seen this operation.
+    pub(crate) fn holds_back(&self, key: Key) -> bool {
+        let waiting = self.backlog.iter().map(squeue::Entry::get_user_data);
+        let mut unseen = self.unsubmitted.iter().copied().chain(waiting);
+        unseen.any(|data| data == key.to_bits())
     }
 
     pub(crate) fn push(&mut self, entry: squeue::Entry) {

@@ -260,6 +260,17 @@ pub enum SeatError {
 /// A reactor that wants an OS thread to run on; see [`ReactorsBuilder::build`].
 ///
 /// Dropped without being run, it ends: what is sent to it is refused.
+///
+/// # Examples
+///
+/// ```
+/// use corespun::{reactor::Reactors, thread::ThreadLib};
+///
+/// let (reactors, seats) = Reactors::builder().lcores([(0, 0)]).build(&ThreadLib::new())?;
+/// drop(seats);
+/// assert!(reactors.send_event(0, || ()).is_err());
+/// # Ok::<(), corespun::reactor::StartError>(())
+/// ```
 #[must_use = "the reactor runs in `run`"]
 pub struct ReactorSeat {
     group: Arc<Group>,
@@ -268,6 +279,16 @@ pub struct ReactorSeat {
 
 impl ReactorSeat {
     /// The reactor's core.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use corespun::{reactor::Reactors, thread::ThreadLib};
+    ///
+    /// let (_reactors, seats) = Reactors::builder().lcores([(1, 0)]).build(&ThreadLib::new())?;
+    /// assert_eq!(seats[0].core(), 1);
+    /// # Ok::<(), corespun::reactor::StartError>(())
+    /// ```
     #[must_use]
     pub fn core(&self) -> usize {
         self.group.reactors[self.index].place.core
@@ -283,6 +304,20 @@ impl ReactorSeat {
     /// # Panics
     ///
     /// When the OS thread has entered an I/O driver already.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use corespun::{cpu, reactor::Reactors, thread::ThreadLib};
+    ///
+    /// let cpu = cpu::available()?.first().ok_or("no core")?;
+    /// let (reactors, mut seats) = Reactors::builder().lcores([(0, cpu)]).build(&ThreadLib::new())?;
+    /// let seat = seats.remove(0);
+    /// let os_thread = std::thread::spawn(|| seat.run());
+    /// reactors.stop();
+    /// os_thread.join().unwrap()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn run(self) -> Result<(), SeatError> {
         let ended = Reactor::start(self.group.clone(), self.index)?.run();
         ended.map_err(|panicked| SeatError::Panicked {

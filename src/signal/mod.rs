@@ -20,7 +20,7 @@
 //!
 //! let reloads = App::builder().block_on(async |_app| {
 //!     let mut hangups = Signals::new([SignalKind::HANGUP])?;
-//! //!     # nix::sys::signal::raise(nix::sys::signal::Signal::SIGHUP)?;
+//!     # nix::sys::signal::raise(nix::sys::signal::Signal::SIGHUP)?;
 //!     // Somebody says `kill -HUP`.
 //!     Ok::<_, std::io::Error>(hangups.next().await)
 //! })??;
@@ -158,7 +158,7 @@ impl fmt::Debug for SignalKind {
 ///
 /// let ended_by = App::builder().block_on(async |_app| {
 ///     let mut ends = Signals::new([SignalKind::INTERRUPT, SignalKind::TERMINATE])?;
-/// ///     # nix::sys::signal::raise(nix::sys::signal::Signal::SIGTERM)?;
+///     # nix::sys::signal::raise(nix::sys::signal::Signal::SIGTERM)?;
 ///     Ok::<_, std::io::Error>(ends.recv().await)
 /// })??;
 /// assert_eq!(ended_by, SignalKind::TERMINATE);
@@ -298,7 +298,7 @@ impl FusedStream for Signals {
 ///
 /// App::builder().try_block_on(async |_app| {
 ///     let interrupted = signal::ctrl_c();
-/// ///     # nix::sys::signal::raise(nix::sys::signal::Signal::SIGINT)?;
+///     # nix::sys::signal::raise(nix::sys::signal::Signal::SIGINT)?;
 ///     interrupted.await?;
 ///     println!("bye");
 ///     Ok::<(), std::io::Error>(())
@@ -342,7 +342,11 @@ impl Future for CtrlC {
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match &mut self.0 {
             Ok(signals) => signals.poll_recv(cx).map(|_| Ok(())),
-            Err(error) => Poll::Ready(Err(error.take().expect("polled after it failed"))),
+            Err(error) => {
+                // Out of descriptors, a loop over it would be refused for ever.
+                ready!(poll_budget(cx)).progressed();
+                Poll::Ready(Err(error.take().expect("polled after it failed")))
+            }
         }
     }
 }

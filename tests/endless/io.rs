@@ -554,6 +554,13 @@ pub(crate) const SOURCES: &[Source] = &[
         assert!(file.will_need(u64::MAX, 1).await.is_err())
     ),
     source!(
+        [],
+        {
+            let file = file().await;
+        },
+        file.will_need(0, 0).await.unwrap()
+    ),
+    source!(
         ["fs/vectored.rs fn read_vectored_at"],
         {
             let file = file().await;
@@ -606,6 +613,7 @@ pub(crate) const SOURCES: &[Source] = &[
         {},
         fs::create_dir_all("/tmp").await.unwrap()
     ),
+    source!([], {}, fs::create_dir_all("").await.unwrap()),
     source!(
         ["fs/path.rs fn remove_dir"],
         {},

@@ -24,7 +24,7 @@ use std::time::{Duration, Instant};
 use corespun::io::{BackendChoice, Driver, DriverConfig};
 use corespun::thread::ThreadLib;
 use corespun::{task, time};
-use io_harness::on_every_backend;
+use io_harness::{in_a_process_of_its_own, on_every_backend, refuse};
 use nix::sys::eventfd::EventFd;
 
 /// What one poll of a task may take, as `task::consume_budget` says.
@@ -175,6 +175,15 @@ fn a_loop_over_any_io_gives_way_on_each_backend() {
 #[test]
 fn a_loop_over_refused_io_gives_way() {
     each_beside_others(io::REFUSED_SOURCES);
+}
+
+#[test]
+fn a_loop_over_refused_signals_gives_way() {
+    const NAME: &str = "a_loop_over_refused_signals_gives_way";
+    in_a_process_of_its_own(NAME, || {
+        refuse(libc::SYS_clone3);
+        each_beside_others(threads::REFUSED_SIGNALS);
+    });
 }
 
 #[test]

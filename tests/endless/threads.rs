@@ -9,11 +9,13 @@ use std::time::Duration;
 use corespun::channel::IoDevice;
 use corespun::iobuf::Iobuf;
 use corespun::sharded::Sharded;
+use corespun::signal::{SignalKind, Signals, ctrl_c};
 use corespun::stream::{PollerStream, poll_until};
 use corespun::task::{self, JoinHandle, JoinSet};
 use corespun::thread::{SpdkThread, ThreadLib};
 use corespun::{local, mpsc, time};
 use futures::StreamExt;
+use nix::sys::signal::{Signal, raise};
 
 use super::{ROUNDS, Source, source};
 
@@ -511,4 +513,43 @@ pub(crate) const SOURCES: &[Source] = &[
             .unwrap();
         iobuf.finish().unwrap().await.unwrap()
     }),
+    source!(
+        [
+            "signal/mod.rs fn recv",
+            "signal/mod.rs fn poll_recv",
+            "signal/mod.rs Stream for Signals"
+        ],
+        {
+            let mut signals = Signals::new([SignalKind::WINDOW_CHANGE]).unwrap();
+        },
+        {
+            window_changed();
+            signals.next().await.unwrap();
+            window_changed();
+            signals.recv().await
+        }
+    ),
+    source!(
+        ["signal/mod.rs Future for CtrlC"],
+        {
+            // So that it ends no process whose future is gone.
+            let _interrupts = Signals::new([SignalKind::INTERRUPT]).unwrap();
+        },
+        {
+            let next = ctrl_c();
+            raise(Signal::SIGINT).unwrap();
+            std::thread::sleep(Duration::from_micros(200));
+            next.await.unwrap()
+        }
+    ),
 ];
+
+/// Refused at once where the signals' own thread cannot start.
+pub(crate) const REFUSED_SIGNALS: &[Source] = &[source!([], {}, assert!(ctrl_c().await.is_err()))];
+
+/// What this process ignores unless it listens for it. By the time this has returned it has most
+/// likely been delivered.
+fn window_changed() {
+    raise(Signal::SIGWINCH).unwrap();
+    std::thread::sleep(Duration::from_micros(200));
+}

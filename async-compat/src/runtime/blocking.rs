@@ -155,6 +155,12 @@ impl BlockingPool {
     }
 }
 
+impl Drop for BlockingPool {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
 impl Job {
     fn run(self) {
         let _current = context::set_current(&self.handle);

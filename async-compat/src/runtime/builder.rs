@@ -8,7 +8,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use corespun::reactor::ReactorMode;
-use corespun::thread::{ParkedThread, ThreadLib};
+use corespun::thread::{ParkedThread, SpdkThread, ThreadLib};
 
 use super::blocking::BlockingPool;
 use super::config::{Callback, Config, ThreadNameFn};
@@ -86,6 +86,7 @@ impl Builder {
             config: Config {
                 name: None,
                 is_local: false,
+                is_native: false,
                 enable_io: false,
                 enable_time: false,
                 max_blocking_threads: 512,
@@ -361,6 +362,15 @@ impl Builder {
                 panic!("multi_thread is not supported for LocalRuntime")
             }
         }
+    }
+
+    /// The handle of a thread that somebody else polls.
+    pub(super) fn native(mut self, thread: SpdkThread) -> Handle {
+        self.enable_all();
+        self.config.is_native = true;
+        let library = thread.library();
+        let scheduler = Scheduler::CurrentThread(CurrentThread::elsewhere(thread));
+        self.handle(library, scheduler, Time::default(), false)
     }
 
     fn one_thread(&self) -> io::Result<(ThreadLib, ParkedThread, Time)> {

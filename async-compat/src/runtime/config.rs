@@ -12,6 +12,8 @@ pub(super) type ThreadNameFn = Arc<dyn Fn() -> String + Send + Sync>;
 pub(super) struct Config {
     pub(super) name: Option<String>,
     pub(super) is_local: bool,
+    /// It is a SpdkThread of corespun's own.
+    pub(super) is_native: bool,
     #[allow(dead_code, reason = "looked at by the I/O features")]
     pub(super) enable_io: bool,
     #[allow(dead_code, reason = "looked at by the feature `time`")]

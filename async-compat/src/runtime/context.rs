@@ -19,6 +19,7 @@ use std::task::{Context as TaskContext, Poll, Waker};
 use tokio::task::coop::{RestoreOnPending, poll_proceed};
 
 use super::handle::{Handle, TryCurrentError};
+use super::native;
 use crate::task::Id;
 use crate::task::local::{LocalContext, Tasks};
 
@@ -74,6 +75,7 @@ pub(crate) fn current_rc() -> Result<Rc<Handle>, TryCurrentError> {
     CONTEXT
         .try_with(|context| context.current.borrow().clone())
         .map_err(|_| TryCurrentError::thread_local_destroyed())?
+        .or_else(native::current)
         .ok_or_else(TryCurrentError::no_context)
 }
 
@@ -152,6 +154,12 @@ pub(super) fn enter_runtime<R>(
     f: impl FnOnce() -> R,
 ) -> R {
     let mut f = Some(f);
+    if native::is_current(with(|context| context.current.borrow().is_some())) {
+        panic!(
+            "Cannot start a runtime from within a runtime. This OS thread polls a SpdkThread, and \
+             would stop everything on its core: await the future in a task instead."
+        );
+    }
     let _current = set_current(handle);
     let token = |cx: &mut TaskContext<'_>| match poll_proceed(cx) {
         Poll::Ready(token) => Some(token),
@@ -362,5 +370,6 @@ pub(crate) fn current_local() -> Option<LocalContext> {
         }));
     }
     let set = with(|context| context.local_set.borrow().clone()).flatten();
-    set.map(LocalContext::Set)
+    let set = set.map(LocalContext::Set);
+    set.or_else(|| current_rc().ok().and_then(|handle| native::local(&handle)))
 }

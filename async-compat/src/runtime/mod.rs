@@ -9,6 +9,9 @@
 //! - A [`LocalRuntime`] is a `current_thread` one that stays on its OS thread, and takes
 //!   futures that are not `Send`.
 //!
+//! On a SpdkThread of corespun's own, in an [`App`](corespun::app::App), that thread is the
+//! current runtime: `tokio::spawn`, `spawn_local`, timers and sockets work there as well.
+//!
 //! # What it costs
 //!
 //! A spawn is one allocation, and on another worker a message to it. A runtime of one
@@ -27,6 +30,7 @@ mod local_runtime;
 mod metrics;
 #[cfg(feature = "rt-multi-thread")]
 mod multi_thread;
+mod native;
 #[allow(clippy::module_inception, reason = "the file of `Runtime`")]
 mod runtime;
 mod scheduler;
