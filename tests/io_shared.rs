@@ -363,6 +363,70 @@ fn a_dropped_wait_leaves_nothing_behind() {
     });
 }
 
+/// On io_uring the two are waited for in different ways, by turns.
+#[test]
+fn events_are_seen_beside_operations_of_the_driver_and_without_them() {
+    on_every_backend(|choice| {
+        let a = Loop::new(choice);
+        let (mut peer, socket) = pair();
+        let (mut bound_peer, bound) = UnixStream::pair().unwrap();
+        bound.set_nonblocking(true).unwrap();
+        let bound = corespun::io::PollFd::new(bound).unwrap();
+        for sleeps in [true, false] {
+            for round in 0..50u8 {
+                // Alone, beside a wait that does not end, alone again.
+                for beside in [false, true, false] {
+                    let mut waits = pin!(bound.read_with(|mut socket| socket.read(&mut [0])));
+                    if beside {
+                        assert!(poll_once(waits.as_mut()).is_pending());
+                    }
+                    let mut reading = pin!(read(&socket));
+                    assert!(poll_once(reading.as_mut()).is_pending());
+                    peer.write_all(&[round]).unwrap();
+                    let got = loop {
+                        if let Poll::Ready(got) = poll_once(reading.as_mut()) {
+                            break got.unwrap();
+                        }
+                        match sleeps {
+                            true => a.driver.park(None),
+                            false => a.driver.poll(),
+                        };
+                    };
+                    assert_eq!(got, [round]);
+                    if beside {
+                        bound_peer.write_all(b"x").unwrap();
+                        assert_eq!(a.block_on(waits).unwrap(), 1);
+                    }
+                }
+            }
+        }
+    });
+}
+
+#[test]
+fn the_wake_eventfd_ends_a_sleep_that_waits_for_shared_descriptors_alone() {
+    on_every_backend(|choice| {
+        let a = Loop::new(choice);
+        let (_peer, socket) = pair();
+        a.block_on(socket.ready(Interest::WRITABLE)).unwrap();
+        // Written before the sleep, also if a turn comes in between, and during it.
+        for turns in 0..40 {
+            a.wake.write(1).unwrap();
+            for _ in 0..turns {
+                a.driver.poll();
+            }
+            a.driver.park(None);
+        }
+        let wake = a.wake.clone();
+        let other = thread::spawn(move || {
+            thread::sleep(Duration::from_millis(10));
+            wake.write(1).unwrap();
+        });
+        a.driver.park(None);
+        other.join().unwrap();
+    });
+}
+
 /// One descriptor of each driver, however many sockets; and those that are closed elsewhere, while the
 /// driver sleeps, are not kept.
 #[test]

@@ -262,7 +262,11 @@ fn served(waited: Result<usize, Errno>) -> io::Result<usize> {
 }
 
 /// `epoll_wait` with a limit in nanoseconds.
-fn wait(set: &Set, events: &mut [EpollEvent], limit: Option<Duration>) -> Result<usize, Errno> {
+pub(super) fn wait(
+    set: &Set,
+    events: &mut [EpollEvent],
+    limit: Option<Duration>,
+) -> Result<usize, Errno> {
     let Some(limit) = limit else {
         return set.wait(events, EpollTimeout::NONE);
     };

@@ -50,6 +50,8 @@ pub(crate) struct Core {
     pub(super) delays: Delays,
     /// Descriptors that other OS threads use too; made for the first of them.
     shared: OnceCell<Watched>,
+    /// They are in a set of their own, which is not the back-end's.
+    apart: Cell<bool>,
 }
 
 pub(super) struct State {
@@ -80,6 +82,10 @@ impl Engine {
 }
 
 pub(super) enum Turn {
+    /// Of the shared descriptors alone.
+    Look,
+    /// As well, and sleeps.
+    ParkLooking(Option<Duration>),
     Poll,
     Park(Option<Duration>),
 }
@@ -111,6 +117,7 @@ impl Core {
             in_flight: Cell::new(0),
             waiters: Cell::new(0),
             shared: OnceCell::new(),
+            apart: Cell::new(false),
             state: RefCell::new(State {
                 slots: Table::default(),
                 sources: Sources::default(),
@@ -128,6 +135,12 @@ impl Core {
         let urgent = match self.shared.get() {
             None if self.in_flight.get() == 0 => return 0,
             None => false,
+            Some(watched) if self.looks_alone() => {
+                if !watched.is_urgent() && !watched.is_due() {
+                    return 0;
+                }
+                return self.turn(Turn::Look, || {});
+            }
             Some(watched) => watched.is_urgent(),
         };
         if !urgent && self.is_quiet() && !self.delays.is_due() {
@@ -142,7 +155,17 @@ impl Core {
             Some(watched) if watched.is_urgent() => Some(Duration::ZERO),
             _ => self.delays.limit(limit),
         };
-        self.turn(Turn::Park(limit), awake)
+        match self.looks_alone() {
+            true => self.turn(Turn::ParkLooking(limit), awake),
+            false => self.turn(Turn::Park(limit), awake),
+        }
+    }
+
+    /// Whether the ring has nothing to do, so that all that is waited for is in the epoll set of the
+    /// shared descriptors: one system call less for each of their events.
+    #[inline]
+    fn looks_alone(&self) -> bool {
+        self.in_flight.get() == 0 && self.apart.get() && self.mark.is_set()
     }
 
     pub(crate) fn in_flight(&self) -> usize {
@@ -335,10 +358,11 @@ impl Core {
         }
         let mut state = self.state.borrow_mut();
         let table = match &mut state.engine {
-            Engine::Uring(uring) => {
-                let table = Watched::new(self, None)?;
-                uring.watch_shared(table.set().0.as_raw_fd());
-                table
+            Engine::Uring(_) => {
+                let watched = Watched::new(self, None)?;
+                watched.watch_wake()?;
+                self.apart.set(true);
+                watched
             }
             Engine::Epoll(epoll) => {
                 let table = Watched::new(self, Some(epoll.set().clone()))?;
@@ -496,7 +520,11 @@ impl Core {
         }
         let state = &mut *self.state.borrow_mut();
         match &mut state.engine {
-            Engine::Uring(uring) => uring.is_quiet() && state.blocking.is_quiet(),
+            Engine::Uring(uring) => {
+                // A turn has the ring tell of the shared descriptors first.
+                let told = self.shared.get().is_none() || uring.is_shared_armed();
+                told && uring.is_quiet() && state.blocking.is_quiet()
+            }
             Engine::Epoll(_) | Engine::Closed => false,
         }
     }
@@ -522,7 +550,21 @@ impl Core {
                 finished: 0,
             };
             blocking.reap(&mut sink);
+            let mut looked = Look::IfShown;
+            if let (Engine::Uring(uring), Turn::Poll | Turn::Park(_), Some(watched)) =
+                (&mut *engine, &turn, self.shared.get())
+            {
+                uring.watch_shared(watched.set().0.as_raw_fd());
+            }
             let served = match (&mut *engine, turn) {
+                (_, Turn::Look) => {
+                    looked = Look::Now;
+                    Ok(())
+                }
+                (_, Turn::ParkLooking(limit)) => {
+                    looked = Look::Park(limit);
+                    Ok(())
+                }
                 (Engine::Uring(uring), Turn::Poll) => uring.poll(&mut sink),
                 (Engine::Uring(uring), Turn::Park(timeout)) => {
                     uring.park(timeout, blocking, &mut sink)
@@ -545,7 +587,7 @@ impl Core {
                     (reaped, finished)
                 }
                 Some(watched) => {
-                    let events = serve(watched, &mut state.engine, &mut effects);
+                    let events = serve(watched, &mut state.engine, looked, &mut effects);
                     (reaped + events, finished)
                 }
                 None => (reaped, finished),
@@ -630,16 +672,18 @@ impl Core {
     }
 }
 
-/// Deals with the events of shared descriptors that a turn of the back-end has shown, and then with
-/// the notes. Returns how many events there were.
-fn serve(watched: &Watched, engine: &mut Engine, effects: &mut Vec<Effect>) -> usize {
+/// Deals with the events of shared descriptors that a turn of the back-end has shown, or waits for them
+/// if that has nothing else to do, and then with the notes. Returns how many events there were.
+fn serve(watched: &Watched, engine: &mut Engine, turn: Look, effects: &mut Vec<Effect>) -> usize {
     let mut woken = Woken(effects);
-    let count = match engine {
-        Engine::Uring(uring) => match uring.take_shared() || watched.has_more() {
+    let count = match (engine, turn) {
+        (_, Look::Park(limit)) => watched.park(limit, &mut woken),
+        (_, Look::Now) => watched.fetch(&mut woken),
+        (Engine::Uring(uring), Look::IfShown) => match uring.take_shared() || watched.has_more() {
             true => watched.fetch(&mut woken),
             false => 0,
         },
-        Engine::Epoll(epoll) => {
+        (Engine::Epoll(epoll), Look::IfShown) => {
             for event in &epoll.shared {
                 watched.dispatch(*event, &mut woken);
             }
@@ -647,12 +691,21 @@ fn serve(watched: &Watched, engine: &mut Engine, effects: &mut Vec<Effect>) -> u
             epoll.shared.clear();
             count
         }
-        Engine::Closed => 0,
+        (Engine::Closed, Look::IfShown) => 0,
     };
     if count > 0 || watched.is_urgent() {
         watched.tidy(&mut woken);
     }
     count
+}
+
+/// Whether a turn looks at the shared descriptors by itself.
+#[derive(Clone, Copy)]
+enum Look {
+    /// Only if the back-end says that there are events.
+    IfShown,
+    Now,
+    Park(Option<Duration>),
 }
 
 /// Wakers on their way into the effects of a turn.

@@ -43,10 +43,8 @@ pub(crate) struct Uring {
     wake_multi: bool,
     /// The eventfd was seen readable, and drained, since the last park.
     woken: bool,
-    /// The epoll set of the shared descriptors.
-    shared: Option<RawFd>,
+    /// A wait for the set is in the ring's hands.
     shared_armed: bool,
-    shared_multi: bool,
     /// The set was seen readable since it was last looked at.
     shared_ready: bool,
 }
@@ -75,9 +73,7 @@ impl Uring {
             wake_armed: false,
             wake_multi: true,
             woken: false,
-            shared: None,
             shared_armed: false,
-            shared_multi: true,
             shared_ready: false,
         };
         uring.try_out().map_err(DriverError::IoUringRefused)?;
@@ -124,31 +120,23 @@ impl Uring {
         );
     }
 
-    /// Watches the epoll set of the shared descriptors from now on.
+    /// Has the epoll set of the shared descriptors end the ring's waits too, while there are other
+    /// things to wait for; it stays in the set's hands otherwise.
     pub(crate) fn watch_shared(&mut self, set: RawFd) {
-        self.shared = Some(set);
-        self.arm_shared();
+        if !self.shared_armed {
+            self.shared_armed = true;
+            let entry = opcode::PollAdd::new(Fd(set), libc::POLLIN as u32).build();
+            self.push(entry.user_data(SHARED));
+        }
     }
 
-    /// Its events come when the set becomes readable; what it held before is seen at once.
-    fn arm_shared(&mut self) {
-        let Some(set) = self.shared else {
-            return;
-        };
-        self.shared_armed = true;
-        let entry = opcode::PollAdd::new(Fd(set), libc::POLLIN as u32)
-            .multi(self.shared_multi)
-            .build();
-        self.push(entry.user_data(SHARED));
+    pub(crate) fn is_shared_armed(&self) -> bool {
+        self.shared_armed
     }
 
     /// Whether the set should be looked at.
     pub(crate) fn take_shared(&mut self) -> bool {
-        let ready = std::mem::take(&mut self.shared_ready);
-        if ready && !self.shared_armed {
-            self.arm_shared();
-        }
-        ready
+        std::mem::take(&mut self.shared_ready)
     }
 
     pub(crate) fn cancel(&mut self, key: Key) {
@@ -377,8 +365,7 @@ impl Uring {
                     let _ = self.wake.read();
                 }
                 SHARED => {
-                    self.shared_armed = more;
-                    self.shared_multi &= entry.result() != -libc::EINVAL;
+                    self.shared_armed = false;
                     self.shared_ready = true;
                 }
                 key => {

@@ -12,13 +12,16 @@ use std::os::fd::{BorrowedFd, RawFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering, fence};
 use std::task::Waker;
+use std::time::Duration;
 
 use crossbeam_queue::SegQueue;
-use nix::sys::epoll::{Epoll as Set, EpollCreateFlags, EpollEvent, EpollTimeout};
+use nix::errno::Errno;
+use nix::sys::epoll::{Epoll as Set, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::eventfd::EventFd;
 use slab::Slab;
 
 use super::source::Source;
+use crate::io::epoll::wait;
 use crate::io::interest::{Interest, Ready};
 use crate::io::readiness::Direction;
 use crate::io::state::Core;
@@ -31,6 +34,12 @@ const MARK: u64 = u32::MAX as u64;
 pub(crate) fn is_tag(data: u64) -> bool {
     data & MARK == MARK
 }
+
+/// The tag of the wake eventfd, in either set.
+const WAKE: u64 = u64::MAX;
+
+/// In so many turns one looks at the set, where each look is a system call.
+const TURNS: u32 = 16;
 
 /// So many places that wait to be given free end the driver's sleep.
 const MANY: usize = 64;
@@ -174,6 +183,8 @@ pub(crate) struct Watched {
     events: RefCell<Vec<EpollEvent>>,
     /// The last look at the set fetched as many events as it could.
     more: Cell<bool>,
+    /// Turns since the set was looked at, while nothing else tells of its events.
+    turns: Cell<u32>,
 }
 
 struct Entry {
@@ -203,6 +214,7 @@ impl Watched {
             entries: RefCell::default(),
             events: RefCell::default(),
             more: Cell::new(false),
+            turns: Cell::new(0),
         })
     }
 
@@ -245,6 +257,48 @@ impl Watched {
         Ok(key)
     }
 
+    /// Has the wake eventfd end the waits for the set too, on a back-end whose own set it is not in.
+    pub(crate) fn watch_wake(&self) -> io::Result<()> {
+        let event = EpollEvent::new(EpollFlags::EPOLLIN, WAKE);
+        Ok(self.remote.set.add(&*self.remote.wake, event)?)
+    }
+
+    /// Whether a turn is to look at the set, while nothing else tells of its events: a system call in
+    /// so many turns.
+    #[inline]
+    pub(crate) fn is_due(&self) -> bool {
+        let turns = self.turns.get() + 1;
+        self.turns.set(turns % TURNS);
+        turns == TURNS
+    }
+
+    /// Blocks until there are events, or a write to the wake eventfd, which is drained, and deals with
+    /// them. Returns how many there were.
+    pub(crate) fn park(&self, limit: Option<Duration>, woken: &mut impl Extend<Waker>) -> usize {
+        let mut events = self.events.borrow_mut();
+        events.resize(256, EpollEvent::empty());
+        let count = match wait(&self.remote.set, &mut events, limit) {
+            Ok(count) => count,
+            Err(Errno::EINTR) => 0,
+            Err(error) => {
+                tracing::error!(%error, "epoll_wait failed");
+                0
+            }
+        };
+        self.more.set(count == events.len());
+        self.turns.set(0);
+        let mut seen = 0;
+        for event in &events[..count] {
+            if event.data() == WAKE {
+                let _ = self.remote.wake.read();
+            } else {
+                seen += 1;
+                self.dispatch(*event, woken);
+            }
+        }
+        seen
+    }
+
     /// Fetches events from the set, for a back-end that has only been told that there are some.
     /// Returns how many there were.
     pub(crate) fn fetch(&self, woken: &mut impl Extend<Waker>) -> usize {
@@ -253,10 +307,15 @@ impl Watched {
         let count = self.remote.set.wait(&mut events, EpollTimeout::ZERO);
         let count = count.unwrap_or(0);
         self.more.set(count == events.len());
+        let mut seen = 0;
         for event in &events[..count] {
-            self.dispatch(*event, woken);
+            // Who parks drains that.
+            if event.data() != WAKE {
+                seen += 1;
+                self.dispatch(*event, woken);
+            }
         }
-        count
+        seen
     }
 
     /// Tells a source of its event.
