@@ -354,7 +354,6 @@ fn a_dropped_wait_leaves_nothing_behind() {
                     .is_pending()
             );
         }
-        drop(cx);
         drop(waker);
         assert_eq!(Arc::strong_count(&woken), 1);
         peer.write_all(b"x").unwrap();
