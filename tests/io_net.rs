@@ -713,3 +713,55 @@ fn vectored_transfers_of_very_many_parts_move_the_first() {
         assert_eq!(room[..1024], bytes[..1024]);
     });
 }
+
+/// What a server meets whose client has sent its request, shut its side down and
+/// reads slowly: the wait for room ends when there is room, not again and again
+/// because the other direction has ended.
+#[test]
+fn a_blocked_writer_beside_a_half_closed_peer_sleeps() {
+    on_every_backend(|choice| {
+        let io = Loop::new(choice);
+        for tcp in [false, true] {
+            let (ours, mut peer): (_, Box<dyn Read + Send>) = if tcp {
+                let listener = std::net::TcpListener::bind(LOOPBACK).unwrap();
+                let ours = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+                let (peer, _) = listener.accept().unwrap();
+                peer.shutdown(Shutdown::Write).unwrap();
+                let ours = TcpStream::from_std(ours).unwrap();
+                (futures::future::Either::Left(ours), Box::new(peer))
+            } else {
+                let (ours, peer) = std::os::unix::net::UnixStream::pair().unwrap();
+                peer.shutdown(Shutdown::Write).unwrap();
+                let ours = UnixStream::from_std(ours).unwrap();
+                (futures::future::Either::Right(ours), Box::new(peer))
+            };
+            let (count, waker) = Count::new();
+            let mut cx = Context::from_waker(&waker);
+            let len = 16 << 20;
+            let mut send = pin!(async {
+                match &ours {
+                    futures::future::Either::Left(tcp) => tcp.send_all(vec![0x5a; len]).await,
+                    futures::future::Either::Right(unix) => unix.send_all(vec![0x5a; len]).await,
+                }
+            });
+            assert!(send.as_mut().poll(&mut cx).is_pending());
+            // A few, for the buffers to fill.
+            for _ in 0..200 {
+                let before = count.get();
+                io.driver.park(Some(Duration::from_millis(1)));
+                if count.get() > before {
+                    assert!(send.as_mut().poll(&mut cx).is_pending());
+                }
+            }
+            assert!(count.get() < 20, "woken {} times for nothing", count.get());
+            let reader = std::thread::spawn(move || {
+                let mut read = vec![0; len];
+                peer.read_exact(&mut read).unwrap();
+                read
+            });
+            let (sent, _) = io.block_on(send);
+            sent.unwrap();
+            assert!(reader.join().unwrap() == vec![0x5a; len]);
+        }
+    });
+}

@@ -317,3 +317,27 @@ fn without_a_hook_misuse_aborts() {
         "{text}"
     );
 }
+
+/// A thread that goes with a lock held may be the last to have it: what the lock's
+/// hook owns is dropped with it, and its panic is contained as any other.
+#[test]
+fn a_thread_that_goes_with_a_lock_contains_what_the_hook_drops() {
+    struct PanicAtDrop;
+    impl Drop for PanicAtDrop {
+        fn drop(&mut self) {
+            std::panic::resume_unwind(Box::new("on purpose"));
+        }
+    }
+    let mut threads = Threads::allocate(0);
+    let mut runner = threads.library.thread().build().unwrap().attach();
+    runner.enter(|| {
+        let content = PanicAtDrop;
+        let lock = Spinlock::with_hook(move |_| _ = &content);
+        lock.lock().unwrap();
+        drop(lock);
+    });
+    let dropped = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| drop(runner)));
+    assert!(dropped.is_ok());
+    assert_eq!(threads.take_panics(), ["on purpose"]);
+    threads.poll_threads();
+}

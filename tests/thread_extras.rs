@@ -342,3 +342,37 @@ fn a_flood_from_foreign_os_threads_runs_whole_and_in_order() {
     assert!(!runner.has_messages());
     assert_eq!(OUT_OF_ORDER.get(), 0);
 }
+
+/// What an exiting thread accepts it drops before it reads EXITED, and what an
+/// exited one is given it refuses.
+#[test]
+fn a_post_poller_handler_never_outlives_its_thread() {
+    struct RegisterAtDrop(Option<Arc<()>>);
+    impl Drop for RegisterAtDrop {
+        fn drop(&mut self) {
+            let value = self.0.take();
+            let registered = register_post_poller_handler(move || drop(value));
+            assert_eq!(registered, Err(PostPollerError::Exited));
+        }
+    }
+    corespun::spdk_thread_local! {
+        static LAST: std::cell::RefCell<Option<RegisterAtDrop>> = std::cell::RefCell::new(None);
+    }
+    let value = Arc::new(());
+    let mut runner = ThreadLib::new().thread().build().unwrap().attach();
+    runner.enter(|| {
+        // So that there is something to drop first.
+        let waits = value.clone();
+        register_post_poller_handler(move || drop(waits)).unwrap();
+        LAST.with(|last| last.replace(Some(RegisterAtDrop(Some(value.clone())))));
+    });
+    drop(runner.exit());
+    while !runner.is_exited() {
+        runner.poll(0, 0);
+    }
+    assert_eq!(Arc::strong_count(&value), 1);
+    let late = value.clone();
+    let refused = runner.enter(|| register_post_poller_handler(move || drop(late)));
+    assert_eq!(refused, Err(PostPollerError::Exited));
+    assert_eq!(Arc::strong_count(&value), 1);
+}

@@ -458,7 +458,7 @@ impl File {
     /// file.set_len(1 << 20).await?;
     /// file.will_need(0, 1 << 20).await?;
     /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// # })?.unwrap()?;
+    /// # })??;
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub async fn will_need(&self, offset: u64, len: u64) -> io::Result<()> {

@@ -20,7 +20,7 @@
 //! assert_eq!(fs::metadata(&kept).await?.len(), 4);
 //! fs::remove_file(&kept).await?;
 //! # Ok::<(), Box<dyn std::error::Error>>(())
-//! # })?.unwrap()?;
+//! # })??;
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 

@@ -103,7 +103,7 @@ async fn on_path(kind: Kind, path: &Path, other: Option<&Path>) -> io::Result<()
 /// fs::sync_dir(dir.path()).await?;
 /// assert_eq!(fs::read(&name).await?, b"new");
 /// # Ok::<(), Box<dyn std::error::Error>>(())
-/// # })?.unwrap()?;
+/// # })??;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub async fn rename(from: impl AsRef<Path>, to: impl AsRef<Path>) -> io::Result<()> {
@@ -147,7 +147,7 @@ pub async fn create_dir(path: impl AsRef<Path>) -> io::Result<()> {
 /// assert!(fs::metadata(&deep).await?.is_dir());
 /// fs::remove_dir_all(dir.path().join("a")).await?;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
-/// # })?.unwrap()?;
+/// # })??;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub async fn create_dir_all(path: impl AsRef<Path>) -> io::Result<()> {
@@ -273,7 +273,7 @@ pub async fn metadata(path: impl AsRef<Path>) -> io::Result<Metadata> {
 /// assert!(fs::metadata(&link).await?.is_dir());
 /// assert_eq!(fs::read_link(&link).await?.to_str(), Some("/etc"));
 /// # Ok::<(), Box<dyn std::error::Error>>(())
-/// # })?.unwrap()?;
+/// # })??;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub async fn symlink_metadata(path: impl AsRef<Path>) -> io::Result<Metadata> {

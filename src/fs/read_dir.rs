@@ -40,7 +40,7 @@ const BATCH: usize = 64;
 /// names.sort();
 /// assert_eq!(names, ["a", "b"]);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
-/// # })?.unwrap()?;
+/// # })??;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub async fn read_dir(path: impl AsRef<Path>) -> io::Result<ReadDir> {

@@ -35,7 +35,7 @@ impl File {
     /// assert_eq!(read?, 12);
     /// assert_eq!((&parts[0][..], &parts[1][..8]), (&b"head"[..], &b"and body"[..]));
     /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// # })?.unwrap()?;
+    /// # })??;
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub async fn read_vectored_at<B: IoBufMut>(

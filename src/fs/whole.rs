@@ -28,7 +28,7 @@ const PIECE: usize = 8 << 10;
 /// assert_eq!(fs::read(&path).await?, b"hello");
 /// assert_eq!(fs::read_to_string(&path).await?, "hello");
 /// # Ok::<(), Box<dyn std::error::Error>>(())
-/// # })?.unwrap()?;
+/// # })??;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub async fn read(path: impl AsRef<Path>) -> io::Result<Vec<u8>> {

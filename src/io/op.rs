@@ -337,19 +337,16 @@ impl Sink<'_> {
                     self.effects.push(Effect::Abandon(payload, completions));
                 }
             }
-            Slot::Watch { .. } if more => {}
-            Slot::Watch { .. } => {
-                let Some(Slot::Watch {
-                    source,
-                    direction,
-                    owner,
-                }) = self.slots.remove(key)
-                else {
-                    unreachable!("matched above");
-                };
-                let error = (completion.result < 0).then_some(-completion.result);
-                self.sources.ready(source, direction, error, self.effects);
-                self.effects.extend(owner.map(Effect::Drop));
+            Slot::Watch {
+                source, direction, ..
+            } => {
+                let (source, direction) = (*source, *direction);
+                let result = completion.result;
+                self.sources
+                    .polled(source, direction, result, more, self.effects);
+                if !more && let Some(Slot::Watch { owner, .. }) = self.slots.remove(key) {
+                    self.effects.extend(owner.map(Effect::Drop));
+                }
             }
         }
     }

@@ -154,7 +154,7 @@ impl Driver {
     ///     assert_eq!(done[1].1, "second");
     /// }
     /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// # })?.unwrap()?;
+    /// # })??;
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub unsafe fn submit_raw_chain<T: 'static>(
@@ -408,7 +408,7 @@ impl<T: 'static> RawStream<T> {
     ///     }));
     /// }
     /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// # })?.unwrap()?;
+    /// # })??;
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn on_abandon(mut self, release: fn(&mut T, Completion)) -> Self {

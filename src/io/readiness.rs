@@ -33,6 +33,13 @@ impl Direction {
             Direction::Write => libc::POLLOUT,
         }
     }
+
+    /// Whether what a poll on the ring found is about this direction: such a poll also finds that
+    /// the peer has shut its side down, whatever it was to wait for.
+    fn is_told_by(self, found: i32) -> bool {
+        let always = libc::POLLERR | libc::POLLHUP | libc::POLLNVAL;
+        found & i32::from(self.poll_mask() | always) != 0
+    }
 }
 
 /// One direction of one source.
@@ -42,6 +49,9 @@ pub(crate) struct Wait {
     error: Option<i32>,
     /// A wait is in the kernel's or the epoll set's hands.
     pub(crate) armed: bool,
+    /// A poll on the ring would end at once, for what is not about this direction: the next one
+    /// lasts, and tells of edges.
+    pub(crate) lasting: bool,
     /// The ring operation that waits, on io_uring.
     pub(crate) watch: Option<Key>,
     /// The task that used a `poll_` method last.
@@ -101,6 +111,32 @@ impl Sources {
         };
         let wait = &mut source.waits[direction as usize];
         wait.tell(error, effects)
+    }
+
+    /// A poll on the ring has ended, or has found something and lasts.
+    pub(crate) fn polled(
+        &mut self,
+        source: Key,
+        direction: Direction,
+        result: i32,
+        lasts: bool,
+        effects: &mut Vec<Effect>,
+    ) {
+        let Some(source) = self.0.get_mut(source) else {
+            return;
+        };
+        let wait = &mut source.waits[direction as usize];
+        if result >= 0 && !direction.is_told_by(result) {
+            wait.lasting = true;
+            if lasts {
+                return;
+            }
+        }
+        let (watch, error) = (wait.watch, (result < 0).then_some(-result));
+        let armed = wait.tell(error, effects);
+        if lasts {
+            (wait.watch, wait.armed) = (watch, armed);
+        }
     }
 
     /// Wakes everybody, because the driver is being shut down.

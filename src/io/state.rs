@@ -386,6 +386,7 @@ impl Core {
             return ready;
         }
         let replaced = wait.register(waiter, cx.waker());
+        let lasting = wait.lasting;
         if !wait.armed {
             match engine {
                 Engine::Uring(uring) => {
@@ -395,7 +396,7 @@ impl Core {
                         direction,
                         owner: Some(state.owner.clone()),
                     });
-                    uring.watch(key, state.fd, direction.poll_mask());
+                    uring.watch(key, state.fd, direction.poll_mask(), lasting);
                     sources.wait(source, direction).watch = Some(key);
                 }
                 Engine::Epoll(epoll) => epoll.waiting += 1,
@@ -425,7 +426,11 @@ impl Core {
     pub(crate) fn hint_drained(&self, source: Key, direction: Direction) {
         let state = &mut *self.state.borrow_mut();
         if let Engine::Uring(_) = state.engine {
-            state.sources.wait(source, direction).clear();
+            let wait = state.sources.wait(source, direction);
+            // One that lasts tells of edges too.
+            if !wait.lasting {
+                wait.clear();
+            }
         }
     }
 

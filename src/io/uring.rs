@@ -102,10 +102,11 @@ impl Uring {
         Ok(())
     }
 
-    /// Arms a one-shot wait for readiness.
-    pub(crate) fn watch(&mut self, key: Key, fd: RawFd, mask: i16) {
+    /// Arms a wait for readiness: a one-shot one, or one that lasts and tells of edges.
+    pub(crate) fn watch(&mut self, key: Key, fd: RawFd, mask: i16, lasting: bool) {
         self.push(
             opcode::PollAdd::new(Fd(fd), mask as u32)
+                .multi(lasting)
                 .build()
                 .user_data(key.to_bits()),
         );

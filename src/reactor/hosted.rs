@@ -97,9 +97,14 @@ impl Hosted {
 
     /// Makes the thread dormant at `place`, unless there is something to do for it;
     /// says whether it is. What wakes it besides a sender is its deadline, and an
-    /// interrupt, which is waited for from here on.
+    /// interrupt, which is waited for from here on. One that waits to leave stays
+    /// awake: nobody tells it that the last of what binds it has gone, which may be
+    /// in the hands of another thread here.
     pub(super) fn doze(&mut self, place: usize, now: u64) -> bool {
         self.idle_polls = 0;
+        if self.moves {
+            return false;
+        }
         // Looked at without a fence first: a thread with an active poller is asked
         // again and again.
         if self.needs_poll() && !self.runner.has_unwatched_interrupts() {

@@ -3,6 +3,11 @@
 //!
 //! [`Reactors`] is the handle of all of them. The order of work inside one turn
 //! of the loop is written in one function, `Reactor::turn`.
+//!
+//! A thread that has had nothing to do for some polls in 10 µs is *dormant*: no
+//! turn, sleep or wake of its reactor looks at it until something is sent to it, a
+//! descriptor of its interrupts is ready, or its earliest timer is due. So a reactor
+//! may have a hundred thousand idle threads, and they cost the busy ones nothing.
 
 mod dormant;
 mod group;

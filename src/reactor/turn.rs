@@ -146,6 +146,7 @@ impl Reactor {
         let mut calls = EVENT_BATCH;
         let mut arrivals = self.threads.len().max(ARRIVALS);
         let mut worked = false;
+        let mut caught_up = false;
         while calls > 0 && arrivals > 0 {
             // SAFETY: a reactor is the only consumer of its events.
             let Some(event) = (unsafe { self.shared().events.pop() }) else {
@@ -159,11 +160,16 @@ impl Reactor {
                 }
                 Event::Roused(place) => {
                     arrivals -= 1;
+                    if !caught_up {
+                        self.catch_up();
+                        caught_up = true;
+                    }
                     let roused = self.dormant.wake(place, self.tick);
                     self.threads.extend(roused);
                 }
                 Event::Call(call) => {
                     calls -= 1;
+                    caught_up = false;
                     self.run_call(call);
                 }
                 #[cfg(test)]
@@ -210,11 +216,13 @@ impl Reactor {
     fn wake_dormant(&mut self) {
         let due = |deadline| deadline <= self.tick;
         if self.dormant.next_deadline().is_some_and(due) {
+            self.catch_up();
             while let Some(hosted) = self.dormant.wake_due(self.tick) {
                 self.threads.push(hosted);
             }
         }
         if self.shared().sleeper.take_call() {
+            self.catch_up();
             let called = self.dormant.wake_all(self.tick, Hosted::needs_poll);
             self.threads.extend(called);
         }
@@ -297,6 +305,13 @@ impl Reactor {
         completed
     }
 
+    /// Before dormant threads are woken: up to this moment they were idle, whatever
+    /// the reactor has done since the last poll.
+    fn catch_up(&mut self) {
+        let now = self.group.library.clock().now();
+        self.charge(now, true);
+    }
+
     /// Accounts for the time up to `now`.
     fn charge(&mut self, now: u64, busy: bool) {
         let shared = self.shared();
@@ -361,6 +376,7 @@ impl Reactor {
         if mode != ReactorMode::Poll || self.followed != mode {
             self.followed = mode;
             if mode == ReactorMode::Poll {
+                self.catch_up();
                 let switched = self.dormant.wake_all(self.tick, Hosted::is_switched);
                 self.threads.extend(switched);
             }
@@ -455,6 +471,7 @@ impl Reactor {
     fn stop(&mut self) {
         if !self.stopping {
             self.stopping = true;
+            self.catch_up();
             self.threads
                 .extend(self.dormant.wake_all(self.tick, |_| true));
         }
@@ -585,6 +602,45 @@ mod tests {
         assert_eq!(spent(&third), (2100, 100, 0));
         assert_eq!(total(), (600, 1400, 2100));
         drop((poller3, third.exit()));
+        group.stop();
+        reactor.run().unwrap();
+    }
+
+    /// A reader during the call that rouses the thread, and one afterwards: the time
+    /// of the call was idle, and is not counted again as that of its next poll.
+    #[test]
+    fn a_dormant_thread_is_idle_until_it_is_roused() {
+        let (clock, hand) = Clock::virtual_at(1_000_000);
+        hand.set(100);
+        let cpu = cpu::available().unwrap().first().unwrap();
+        let places = [Place { core: 0, cpu }];
+        let (mode, polling) = (ReactorMode::Poll, AdaptivePolling::default());
+        let library = ThreadLib::builder().clock(clock).build();
+        let group = Group::new(library, &places, mode, polling, DriverConfig::new()).unwrap();
+        let mut reactor = Reactor::start(group.clone(), 0).unwrap();
+        let thread = group.library.thread().build().unwrap();
+        let thread = reactor.arrive(thread).handle();
+        while reactor.dormant.is_empty() {
+            reactor.turn();
+            hand.advance(1);
+        }
+        let begun = (hand.now(), thread.stats());
+        let hand = Arc::new(hand);
+        let (during, reads) = std::sync::mpsc::channel();
+        let (sleeper, time) = (thread.clone(), hand.clone());
+        let call = Event::Call(Message::new(move || {
+            time.advance(5_000);
+            during.send(sleeper.stats().idle_ticks).unwrap();
+            sleeper.send_msg(move || _ = time.advance(70)).unwrap();
+        }));
+        group.send(0, call).unwrap_or_else(|_| panic!());
+        reactor.turn();
+        let during = reads.recv().unwrap();
+        assert_eq!(during - begun.1.idle_ticks, hand.now() - 70 - begun.0);
+        let after = thread.stats();
+        assert_eq!(after.idle_ticks, during);
+        assert_eq!(after.busy_ticks - begun.1.busy_ticks, 70);
+        drop(thread.exit());
         group.stop();
         reactor.run().unwrap();
     }

@@ -186,4 +186,27 @@ mod tests {
         assert!(group.send(0, Event::Unwind).is_err());
         assert!(task::block_on(thread.call(|| ())).is_err());
     }
+
+    /// One that nobody polls any more, and one that was roused when it happened.
+    #[test]
+    fn dormant_threads_of_a_reactor_that_unwinds_are_ended() {
+        let (group, _) = group();
+        let mut reactor = Reactor::start(group.clone(), 0).unwrap();
+        let threads = [(); 2].map(|()| group.library.thread().create().unwrap());
+        let running = threads
+            .each_ref()
+            .map(|thread| thread.spawn(std::future::pending::<()>()));
+        while reactor.dormant.len() < 2 {
+            reactor.turn();
+        }
+        group.send(0, Event::Unwind).unwrap_or_else(|_| panic!());
+        let call = threads[1].call(|| ());
+        reactor.run().unwrap_err();
+        for task in running {
+            assert!(block_on(task).is_err());
+        }
+        assert!(block_on(call).is_err());
+        assert!(threads.iter().all(|thread| thread.is_exited()));
+        assert_eq!(group.library.thread_count(), 0);
+    }
 }

@@ -1,5 +1,6 @@
 //! What stands in for event-listener's `Event` in models, with as much of it as is
-//! used: a list of those who listen, of whom as many as are notified are told.
+//! used: a list of those who listen, of whom as many as are notified are told. Who
+//! listens no more is on it no more, and passes on what it was told and did not take.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -13,17 +14,23 @@ struct State {
     waker: Option<Waker>,
 }
 
-pub(crate) struct Event(Mutex<Vec<Arc<Mutex<State>>>>);
+type List = Arc<Mutex<Vec<Arc<Mutex<State>>>>>;
+
+pub(crate) struct Event(List);
 
 impl Event {
     pub(crate) fn new() -> Self {
-        Event(Mutex::new(Vec::new()))
+        Event(Arc::new(Mutex::new(Vec::new())))
     }
 
     pub(crate) fn listen(&self) -> Listener {
         let state = Arc::new(Mutex::new(State::default()));
         self.0.lock().unwrap().push(state.clone());
-        Listener(state)
+        Listener {
+            state,
+            list: self.0.clone(),
+            taken: false,
+        }
     }
 
     /// Tells `count` of those who were not told.
@@ -42,17 +49,42 @@ impl Event {
     }
 }
 
-pub(crate) struct Listener(Arc<Mutex<State>>);
+pub(crate) struct Listener {
+    state: Arc<Mutex<State>>,
+    list: List,
+    /// What it was told has been taken.
+    taken: bool,
+}
 
 impl Future for Listener {
     type Output = ();
 
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        let mut state = self.0.lock().unwrap();
-        if state.told {
-            return Poll::Ready(());
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let mut state = self.state.lock().unwrap();
+        if !state.told {
+            state.waker = Some(cx.waker().clone());
+            return Poll::Pending;
         }
-        state.waker = Some(cx.waker().clone());
-        Poll::Pending
+        drop(state);
+        self.taken = true;
+        Poll::Ready(())
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        if self.taken {
+            return;
+        }
+        let mut listeners = self.list.lock().unwrap();
+        let here = |one: &Arc<Mutex<State>>| Arc::ptr_eq(one, &self.state);
+        match listeners.iter().position(here) {
+            Some(place) => drop(listeners.remove(place)),
+            // It was told, and another is instead.
+            None => {
+                drop(listeners);
+                Event(self.list.clone()).notify_additional(1);
+            }
+        }
     }
 }

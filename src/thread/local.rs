@@ -175,7 +175,7 @@ impl Drop for Local {
     fn drop(&mut self) {
         while self.take_unrun().is_some() {}
         if let Some(rare) = self.existing_rare() {
-            rare.held.abandon();
+            rare.held.abandon(self);
         }
         while self.spare_shared.get() > 0 {
             drop(self.lend_shared());

@@ -3,7 +3,7 @@
 use std::cell::{Cell, RefCell};
 
 use super::bound::Bound;
-use super::local::Local;
+use super::local::{ExitPhase, Local};
 use super::panic::{PanicSource, contain};
 
 /// How many may wait, as SPDK's.
@@ -41,6 +41,9 @@ pub enum PostPollerError {
     /// A post-poller handler asked.
     #[error("a post-poller handler cannot register another")]
     Nested,
+    /// The thread has exited, or is dropping what it has.
+    #[error("the thread has exited and runs no more post-poller handlers")]
+    Exited,
 }
 
 type Handler = Box<dyn FnOnce()>;
@@ -49,6 +52,8 @@ type Handler = Box<dyn FnOnce()>;
 pub(crate) struct PostPollers {
     handlers: RefCell<Vec<Bound<Handler>>>,
     running: Cell<bool>,
+    /// What waited was dropped: the thread exits.
+    closed: Cell<bool>,
     /// The length of `handlers`, for a quick look after every poller.
     waiting: Cell<usize>,
 }
@@ -60,8 +65,8 @@ pub(crate) struct PostPollers {
 ///
 /// # Errors
 ///
-/// [`PostPollerError`] off a SpdkThread, when four wait already, and from inside
-/// a handler.
+/// [`PostPollerError`] off a SpdkThread, on one that has exited, when four wait
+/// already, and from inside a handler.
 ///
 /// # Examples
 ///
@@ -89,6 +94,9 @@ pub fn register_post_poller_handler(
 ) -> Result<(), PostPollerError> {
     let register = |local: &Local| {
         let waiting = &local.rare().post_pollers;
+        if waiting.closed.get() || local.exit_phase.get() == ExitPhase::Done {
+            return Err(PostPollerError::Exited);
+        }
         if waiting.running.get() {
             return Err(PostPollerError::Nested);
         }
@@ -138,6 +146,7 @@ impl Local {
     /// Drops what waits unrun: the end of the thread.
     pub(super) fn drop_post_pollers(&self) {
         if let Some(rare) = self.existing_rare() {
+            rare.post_pollers.closed.set(true);
             for handler in self.take_post_pollers(&rare.post_pollers) {
                 self.drop_contained(handler);
             }

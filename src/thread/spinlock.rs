@@ -672,9 +672,11 @@ impl HeldLocks {
 
     /// The thread's memory goes. What is still held stays so: by nobody, for
     /// another thread may come to have the address by which an owner is known.
-    pub(super) fn abandon(&self) {
-        for lock in self.locks.borrow().iter() {
+    pub(super) fn abandon(&self, local: &Local) {
+        for lock in self.locks.take() {
             lock.owner.leave_to(GONE);
+            // Perhaps the last to have it, and with that its hook.
+            local.drop_contained(lock);
         }
     }
 }

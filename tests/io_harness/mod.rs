@@ -98,6 +98,15 @@ impl Loop {
         }
     }
 
+    /// As [`Loop::settle`], until only so many are in flight, for at most about so
+    /// long.
+    pub fn settle_to(&self, left: usize, limit: std::time::Duration) {
+        let end = std::time::Instant::now() + limit;
+        while self.driver.in_flight() > left && std::time::Instant::now() < end {
+            self.driver.park(Some(std::time::Duration::from_millis(1)));
+        }
+    }
+
     /// Leaves and drops the driver.
     pub fn end(self) {
         let Loop {

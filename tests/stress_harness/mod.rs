@@ -20,7 +20,7 @@ pub fn settings(what: &str) -> (u64, u64) {
     (seconds, seed)
 }
 
-fn number(variable: &str, default: u64) -> u64 {
+pub fn number(variable: &str, default: u64) -> u64 {
     let value = std::env::var(variable).ok();
     value.map_or(default, |value| {
         value

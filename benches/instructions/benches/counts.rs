@@ -37,15 +37,15 @@ macro_rules! counted {
 }
 
 counted! {
-    idle_poll(idle: Bench) took 166_021;
-    poller_poll(with_poller: Bench) took 336_021;
-    remote_send_run(idle: Bench) took 278_034;
-    self_messages(idle: Bench) took 127_270;
-    spawn_join(idle: Bench) took 1_216_784;
-    yields(idle: Bench) took 457_358;
-    local_wake(idle: Bench) took 754_363;
-    timer_insert_fire(with_sleepers: Bench) took 1_715_034;
-    channel_get_put(with_channel: WithDevice) took 96_054;
+    idle_poll(idle: Bench) took 168_021;
+    poller_poll(with_poller: Bench) took 350_021;
+    remote_send_run(idle: Bench) took 272_032;
+    self_messages(idle: Bench) took 145_988;
+    spawn_join(idle: Bench) took 1_240_910;
+    yields(idle: Bench) took 461_236;
+    local_wake(idle: Bench) took 762_636;
+    timer_insert_fire(with_sleepers: Bench) took 1_714_046;
+    channel_get_put(with_channel: WithDevice) took 105_049;
 }
 
 main!(library_benchmark_groups = [paths]);

@@ -137,7 +137,12 @@ impl<F: Future> TaskFuture<F> {
         meta.node.scheduled.store(false, Ordering::Relaxed);
         // Before the task is placed: one that is cancelled is not listed again.
         if meta.aborted.load(Ordering::Acquire) {
-            let cause = if meta.node.doomed.get() {
+            // Of an abort and the exit, the exit is what ended it: that dooms a task
+            // before it comes to it.
+            let dooms = meta.node.is_listed() && local.live.dooms(&meta.node);
+            // SAFETY: by R1 only the owner gets here, and nothing else refers to it.
+            let taken = unsafe { (*self.future.get()).is_none() };
+            let cause = if meta.node.doomed.get() || dooms || taken {
                 JoinError::exited(meta.id())
             } else {
                 JoinError::cancelled(meta.id())
