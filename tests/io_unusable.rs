@@ -4,6 +4,7 @@
 
 mod io_harness;
 
+use std::future::Future;
 use std::io::{Read, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream as StdUnixStream;
@@ -11,7 +12,7 @@ use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::task::Poll;
+use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
 use corespun::app::{App, AppError, AppHandle};
@@ -300,6 +301,43 @@ fn a_forked_child_does_not_inherit_the_driver() {
             assert_eq!(ours.get_ref().read(&mut byte).unwrap(), 1);
             let (_result, _buf) = io.block_on(file.read_at(vec![0; 8], 0));
             drop(kept);
+        });
+    });
+}
+
+/// A waker whose destructor uses the driver.
+struct TurnOnDrop;
+
+impl Wake for TurnOnDrop {
+    fn wake(self: Arc<Self>) {}
+}
+
+impl Drop for TurnOnDrop {
+    fn drop(&mut self) {
+        Driver::current().unwrap().poll();
+    }
+}
+
+/// No foreign code runs while the driver is in use, in a child neither.
+#[test]
+fn a_forked_child_drops_the_wakers_of_its_parent_outside_of_the_driver() {
+    const NAME: &str = "a_forked_child_drops_the_wakers_of_its_parent_outside_of_the_driver";
+    in_a_process_of_its_own(NAME, || {
+        on_every_backend(|choice| {
+            let (io, dir) = (Loop::new(choice), tempfile::tempdir().unwrap());
+            let path = dir.path().join("f");
+            let mut opening = Box::pin(File::create(&path));
+            let waker = Waker::from(Arc::new(TurnOnDrop));
+            let mut cx = Context::from_waker(&waker);
+            assert!(opening.as_mut().poll(&mut cx).is_pending());
+            drop(waker);
+            in_a_forked_child(|| {
+                let Poll::Ready(Err(error)) = poll_once(opening.as_mut()) else {
+                    panic!("it is in flight")
+                };
+                assert_eq!(error.raw_os_error(), Some(libc::ECANCELED));
+            });
+            io.block_on(opening).unwrap();
         });
     });
 }

@@ -216,10 +216,10 @@ fn wakers_and_aborts_rouse_a_dormant_thread() {
         let prepare = move || {
             let (wake, woken) = local::oneshot::channel::<()>();
             hold(wake);
-            let _ = task::spawn_local(async move {
+            drop(task::spawn_local(async move {
                 let _ = woken.await;
                 doing();
-            });
+            }));
         };
         pair.by_neighbour(prepare, || {
             held::<local::oneshot::Sender<()>>().send(()).unwrap()

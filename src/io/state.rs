@@ -272,7 +272,9 @@ impl Core {
             _ => unreachable!("the future still owns the payload, and has the key once"),
         };
         if self.is_forked() {
-            state.slots.remove(key);
+            let removed = state.slots.remove(key);
+            drop(state);
+            drop((replaced, removed));
             return Poll::Ready(CANCELLED);
         }
         drop(state);
