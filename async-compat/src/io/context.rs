@@ -9,7 +9,8 @@ use corespun::io::{Driver, Interest, NotWatched, SharedFd};
 use crate::runtime::{context, shutdown_error};
 
 /// Takes a descriptor, to be watched by the driver of whichever OS thread polls it; on one that has
-/// none, by the driver of this one, or by one of the runtime's.
+/// none, by one of the runtime's, as this OS thread may end before the socket does; without a runtime,
+/// by the driver of this one.
 ///
 /// # Panics
 ///
@@ -25,9 +26,11 @@ pub(crate) fn share<T: AsFd>(io: T, interest: Interest) -> SharedFd<T> {
         Err(error) if driver.is_none() => panic!("{error}"),
         Err(_) => None,
     };
-    match (driver.map(|driver| driver.handle()), runtime) {
-        (Some(Ok(driver)), _) => SharedFd::with_driver(io, interest, driver),
-        (_, Some(handle)) => SharedFd::with_home(io, interest, handle.inner.home.clone()),
+    if let Some(handle) = runtime {
+        return SharedFd::with_home(io, interest, handle.inner.home.clone());
+    }
+    match driver.map(|driver| driver.handle()) {
+        Some(Ok(driver)) => SharedFd::with_driver(io, interest, driver),
         // The kernel refuses what it takes: the first wait will say so.
         _ => SharedFd::new(io, interest),
     }

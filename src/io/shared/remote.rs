@@ -18,6 +18,7 @@ use nix::sys::epoll::{Epoll as Set, EpollCreateFlags, EpollEvent, EpollTimeout};
 use nix::sys::eventfd::EventFd;
 use slab::Slab;
 
+use super::home::wake;
 use super::source::Source;
 use crate::io::interest::{Interest, Ready};
 use crate::io::readiness::Direction;
@@ -152,7 +153,7 @@ impl DriverHandle {
             // Its number may be another driver's one day. Who waits elsewhere looks again.
             let mut woken = Vec::new();
             source.detach(&self.0, &mut woken);
-            woken.into_iter().for_each(Waker::wake);
+            wake(woken);
             return Err(NotWatched::Ended.into());
         }
         Ok(())
