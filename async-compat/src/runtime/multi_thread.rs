@@ -177,12 +177,17 @@ impl Workers {
         self.reactors.stop();
     }
 
-    /// Waits for the OS threads to end.
+    /// Waits for the OS threads to end, except for that of a worker that waits itself
+    /// (in `block_in_place`): it ends when it comes back.
     pub(super) fn join(&self, until: Option<Instant>) {
         let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
         let os_threads = std::mem::take(&mut running.os_threads);
         drop(running);
+        let here = std::thread::current().id();
         for os_thread in os_threads {
+            if os_thread.thread().id() == here {
+                continue;
+            }
             if let Some(until) = until {
                 while !os_thread.is_finished() {
                     if Instant::now() >= until {
