@@ -431,3 +431,58 @@ fn a_local_runtime_may_be_forgotten_or_end_while_the_os_thread_unwinds() {
     });
     forgotten.join().unwrap();
 }
+
+/// In a process of its own, whose limit the other tests do not feel.
+#[test]
+fn at_the_descriptor_limit_a_runtime_is_refused_or_works() {
+    const CHILD: &str = "CORESPUN_COMPAT_AT_THE_LIMIT";
+    if std::env::var_os(CHILD).is_none() {
+        let name = "at_the_descriptor_limit_a_runtime_is_refused_or_works";
+        let mut child = std::process::Command::new(std::env::current_exe().unwrap());
+        let child = child.args(["--exact", name, "--nocapture"]).env(CHILD, "1");
+        let output = child.output().unwrap();
+        let text = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{text}");
+        return;
+    }
+    let limit = |soft: u64, hard: u64| {
+        let limit = libc::rlimit {
+            rlim_cur: soft,
+            rlim_max: hard,
+        };
+        // SAFETY: the call only reads the limit.
+        assert_eq!(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &limit) }, 0);
+    };
+    // All numbers below the highest are in use, so that a limit is a count.
+    let mut held = Vec::new();
+    let first = loop {
+        let file = std::fs::File::open("/dev/null").unwrap();
+        let number = std::os::fd::AsRawFd::as_raw_fd(&file) as u64;
+        held.push(file);
+        if number >= 64 {
+            break number + 1;
+        }
+    };
+    let mut refused = 0;
+    for left in 0..24 {
+        limit(first + left, 1024);
+        let built = Builder::new_multi_thread()
+            .worker_threads(2)
+            .enable_all()
+            .build();
+        // Whoever starts late is not to be saved by this.
+        if built.is_ok() {
+            thread::sleep(Duration::from_millis(20));
+        }
+        limit(1024, 1024);
+        match built {
+            Err(_) => refused += 1,
+            Ok(runtime) => runtime.block_on(async {
+                for _ in 0..8 {
+                    assert_eq!(tokio::spawn(async { 1 }).await.unwrap(), 1, "{left} left");
+                }
+            }),
+        }
+    }
+    assert!((1..24).contains(&refused), "{refused}");
+}
