@@ -2,9 +2,11 @@
 //! virtual time that moves only by hand, and system ticks that agree with the
 //! kernel's clock.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 use std::time::{Duration, Instant};
 
-use corespun::clock::{Clock, ClockSource, VirtualClock};
+use corespun::clock::{Clock, ClockSource, StoppableClock, VirtualClock};
 use proptest::prelude::*;
 
 /// 2.6 GHz, and one that divides nothing.
@@ -187,4 +189,38 @@ fn a_clock_may_be_shared_by_threads() {
     fn shared<T: Clone + Send + Sync + 'static>() {}
     shared::<Clock>();
     shared::<VirtualClock>();
+}
+
+/// Also for who reads while it is stopped, moved and started, from more than one thread.
+#[test]
+fn a_clock_that_is_stopped_and_started_never_goes_back_and_never_jumps() {
+    let hand = StoppableClock::new();
+    let done = AtomicBool::new(false);
+    // Never advanced, it is never ahead of real time.
+    let offset = |clock: &Clock| {
+        let tick = clock.now();
+        tick.saturating_sub(Clock::monotonic().now())
+    };
+    let clock = hand.clock();
+    thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                while !done.load(Ordering::Relaxed) {
+                    hand.stop();
+                    hand.start();
+                }
+            });
+        }
+        let mut last = clock.now();
+        let mut back = 0;
+        let mut jump = 0;
+        for _ in 0..300_000 {
+            jump = jump.max(offset(&clock));
+            let now = clock.now();
+            back = back.max(last.saturating_sub(now));
+            last = now;
+        }
+        done.store(true, Ordering::Relaxed);
+        assert_eq!((back, jump), (0, 0));
+    });
 }

@@ -1,8 +1,8 @@
 //! A clock that runs and can be stopped while it runs: real time for a program,
 //! and virtual time for the tests of that program.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering, fence};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use super::{Clock, NANOS_PER_SEC, Source, monotonic_nanos};
@@ -12,21 +12,61 @@ const RUNS: u64 = u64::MAX;
 
 #[derive(Debug)]
 pub(super) struct Stoppable {
+    /// Odd while a hand changes the rest, and another number after that: who has read
+    /// meanwhile reads again.
+    version: AtomicU64,
+    /// Held by the hand that changes it.
+    hand: Mutex<()>,
     /// The tick it stands at, or [`RUNS`].
     stopped_at: AtomicU64,
     /// What a running clock is ahead of `CLOCK_MONOTONIC` (modulo 2⁶⁴): all that
-    /// it was advanced by, less all the time that it stood. Written while it stands.
+    /// it was advanced by, less all the time that it stood.
     ahead: AtomicU64,
 }
 
 impl Stoppable {
     #[inline]
     pub(super) fn now(&self) -> u64 {
-        // Acquire: who sees the clock run again sees how far ahead it is.
-        match self.stopped_at.load(Ordering::Acquire) {
+        // Acquire: who sees a version sees what its hand has written.
+        let version = self.version.load(Ordering::Acquire);
+        if version.is_multiple_of(2) {
+            let tick = self.shown();
+            // Pairs with the fence in `change`: who has seen a part of a change sees its
+            // version here.
+            fence(Ordering::Acquire);
+            if self.version.load(Ordering::Relaxed) == version {
+                return tick;
+            }
+        }
+        self.now_after_the_hand()
+    }
+
+    #[cold]
+    fn now_after_the_hand(&self) -> u64 {
+        let _hand = self.hand.lock().unwrap_or_else(PoisonError::into_inner);
+        self.shown()
+    }
+
+    /// What it shows, unless a hand changes it meanwhile.
+    #[inline]
+    fn shown(&self) -> u64 {
+        match self.stopped_at.load(Ordering::Relaxed) {
             RUNS => monotonic_nanos().wrapping_add(self.ahead.load(Ordering::Relaxed)),
             tick => tick,
         }
+    }
+
+    /// Changes what it shows: one hand at a time. `f` is given the tick where it stands.
+    fn change<R>(&self, f: impl FnOnce(Option<u64>) -> R) -> R {
+        let _hand = self.hand.lock().unwrap_or_else(PoisonError::into_inner);
+        let version = self.version.load(Ordering::Relaxed);
+        self.version.store(version + 1, Ordering::Relaxed);
+        // What is read of real time is later than what any reader takes for good.
+        fence(Ordering::SeqCst);
+        let tick = self.stopped_at.load(Ordering::Relaxed);
+        let result = f((tick != RUNS).then_some(tick));
+        self.version.store(version + 2, Ordering::Release);
+        result
     }
 }
 
@@ -34,7 +74,7 @@ impl Stoppable {
 /// [`Clock::monotonic`] does: a tick is a nanosecond.
 ///
 /// Clones have the same clock in hand, from any OS thread. Reading costs what reading
-/// `CLOCK_MONOTONIC` costs, and two loads. Whoever sleeps until a tick of a clock
+/// `CLOCK_MONOTONIC` costs, and four loads. Whoever sleeps until a tick of a clock
 /// that is stopped or moved meanwhile has to be woken by who does that.
 ///
 /// # Examples
@@ -71,6 +111,8 @@ impl StoppableClock {
     pub fn new() -> Self {
         StoppableClock {
             state: Arc::new(Stoppable {
+                version: AtomicU64::new(0),
+                hand: Mutex::new(()),
                 stopped_at: AtomicU64::new(RUNS),
                 ahead: AtomicU64::new(0),
             }),
@@ -102,11 +144,13 @@ impl StoppableClock {
     /// assert_eq!((hand.stop(), hand.stop()), (true, false));
     /// ```
     pub fn stop(&self) -> bool {
-        let now = self.state.now().min(RUNS - 1);
-        let stopped_at = &self.state.stopped_at;
-        stopped_at
-            .compare_exchange(RUNS, now, Ordering::AcqRel, Ordering::Relaxed)
-            .is_ok()
+        self.state.change(|stands| {
+            if stands.is_none() {
+                let now = self.state.shown().min(RUNS - 1);
+                self.state.stopped_at.store(now, Ordering::Relaxed);
+            }
+            stands.is_none()
+        })
     }
 
     /// Lets the clock go on from where it stands. Says whether it stood.
@@ -120,18 +164,14 @@ impl StoppableClock {
     /// assert!(hand.start());
     /// ```
     pub fn start(&self) -> bool {
-        let stopped_at = &self.state.stopped_at;
-        let mut tick = stopped_at.load(Ordering::Acquire);
-        while tick != RUNS {
-            // No reader looks at it before the clock runs.
-            let ahead = tick.wrapping_sub(monotonic_nanos());
-            self.state.ahead.store(ahead, Ordering::Relaxed);
-            match stopped_at.compare_exchange(tick, RUNS, Ordering::AcqRel, Ordering::Acquire) {
-                Ok(_) => return true,
-                Err(moved) => tick = moved,
+        self.state.change(|stands| {
+            if let Some(tick) = stands {
+                let ahead = tick.wrapping_sub(monotonic_nanos());
+                self.state.ahead.store(ahead, Ordering::Relaxed);
+                self.state.stopped_at.store(RUNS, Ordering::Relaxed);
             }
-        }
-        false
+            stands.is_some()
+        })
     }
 
     /// Whether the clock stands.
@@ -163,12 +203,10 @@ impl StoppableClock {
     /// ```
     pub fn advance_by(&self, duration: Duration) -> Option<u64> {
         let nanos = u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
-        let moved = |tick: u64| tick.saturating_add(nanos).min(RUNS - 1);
-        let advance = |tick| (tick != RUNS).then(|| moved(tick));
-        let stopped_at = &self.state.stopped_at;
-        stopped_at
-            .fetch_update(Ordering::AcqRel, Ordering::Acquire, advance)
-            .ok()
-            .map(moved)
+        self.state.change(|stands| {
+            let moved = stands?.saturating_add(nanos).min(RUNS - 1);
+            self.state.stopped_at.store(moved, Ordering::Relaxed);
+            Some(moved)
+        })
     }
 }

@@ -277,7 +277,7 @@ pub(super) fn drop_each<T>(values: impl IntoIterator<Item = T>) {
 }
 
 /// Runs foreign code; says of which kind it was if it panics.
-fn contained(what: &str, f: impl FnOnce()) {
+pub(super) fn contained(what: &str, f: impl FnOnce()) {
     // What it may leave half-changed is its own.
     let Err(payload) = catch_unwind(AssertUnwindSafe(f)) else {
         return;

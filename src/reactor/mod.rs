@@ -25,7 +25,7 @@ use std::time::Duration;
 pub use group::StartError;
 pub(crate) use group::{Group, Place, Placement};
 pub use handle::{EventError, Reactors};
-pub use seat::{ReactorSeat, ReactorsBuilder, SeatError};
+pub use seat::{ReactorSeat, ReactorsBuilder, SeatError, StartedSeat};
 pub use stats::{KeptAwake, ReactorStats};
 pub(crate) use turn::Reactor;
 pub(crate) use watcher::Watcher;

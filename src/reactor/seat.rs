@@ -319,11 +319,97 @@ impl ReactorSeat {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn run(self) -> Result<(), SeatError> {
-        let ended = Reactor::start(self.group.clone(), self.index)?.run();
-        ended.map_err(|panicked| SeatError::Panicked {
+        self.start()?.run()
+    }
+
+    /// Pins the calling OS thread and makes the I/O driver, and nothing more yet: for who wants to
+    /// know that before the reactor runs.
+    ///
+    /// # Errors
+    ///
+    /// [`SeatError::Start`]; the reactor has ended then.
+    ///
+    /// # Panics
+    ///
+    /// When the OS thread has entered an I/O driver already.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use corespun::{cpu, reactor::Reactors, thread::ThreadLib};
+    ///
+    /// let cpu = cpu::available()?.first().ok_or("no core")?;
+    /// let (reactors, mut seats) = Reactors::builder().lcores([(0, cpu)]).build(&ThreadLib::new())?;
+    /// let seat = seats.remove(0).start()?;
+    /// reactors.stop();
+    /// seat.run()?; // ends at once
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn start(self) -> Result<StartedSeat, SeatError> {
+        let reactor = Reactor::start(self.group.clone(), self.index)?;
+        Ok(StartedSeat {
+            reactor,
+            _seat: self,
+        })
+    }
+}
+
+/// A reactor that has what it needs and does not run yet; see [`ReactorSeat::start`]. It stays on its
+/// OS thread.
+///
+/// Dropped without being run, it ends: what is sent to it is refused.
+///
+/// # Examples
+///
+/// ```
+/// use corespun::{cpu, reactor::{Reactors, SeatError, StartedSeat}, thread::ThreadLib};
+///
+/// fn turn(seat: StartedSeat) -> Result<(), SeatError> {
+///     seat.run()
+/// }
+/// let cpu = cpu::available()?.first().ok_or("no core")?;
+/// let (reactors, mut seats) = Reactors::builder().lcores([(0, cpu)]).build(&ThreadLib::new())?;
+/// reactors.stop();
+/// turn(seats.remove(0).start()?)?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[must_use = "the reactor runs in `run`"]
+pub struct StartedSeat {
+    /// Gone before its seat is, which ends what waits for it.
+    reactor: Reactor,
+    _seat: ReactorSeat,
+}
+
+impl StartedSeat {
+    /// Runs the reactor, until [`Reactors::stop`] was called and its threads have exited.
+    ///
+    /// # Errors
+    ///
+    /// [`SeatError::Panicked`]; the reactor has ended then.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use corespun::{cpu, reactor::Reactors, thread::ThreadLib};
+    ///
+    /// let cpu = cpu::available()?.first().ok_or("no core")?;
+    /// let (reactors, mut seats) = Reactors::builder().lcores([(0, cpu)]).build(&ThreadLib::new())?;
+    /// reactors.stop();
+    /// seats.remove(0).start()?.run()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn run(self) -> Result<(), SeatError> {
+        let StartedSeat { reactor, _seat } = self;
+        reactor.run().map_err(|panicked| SeatError::Panicked {
             core: panicked.core,
             message: panicked.message,
         })
+    }
+}
+
+impl fmt::Debug for StartedSeat {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("StartedSeat").finish_non_exhaustive()
     }
 }
 

@@ -52,6 +52,9 @@ pub struct HyperAsTokio<T> {
 wrapper!(TokioAsHyper {});
 wrapper!(HyperAsTokio {});
 
+/// # Panics
+///
+/// If the reader swaps the buffer that it is given for another.
 impl<T: tokio::io::AsyncRead> hyper::rt::Read for TokioAsHyper<T> {
     fn poll_read(
         self: Pin<&mut Self>,
@@ -60,9 +63,13 @@ impl<T: tokio::io::AsyncRead> hyper::rt::Read for TokioAsHyper<T> {
     ) -> Poll<io::Result<()>> {
         // SAFETY: a tokio reader only writes initialised bytes there.
         let mut space = ReadBuf::uninit(unsafe { buf.as_mut() });
+        let begin = space.filled().as_ptr();
         ready!(self.project().inner.poll_read(cx, &mut space))?;
+        // A reader may put another buffer in its place, without `unsafe`.
+        let same = space.filled().as_ptr() == begin;
+        assert!(same, "the reader has swapped the buffer it was given");
         let count = space.filled().len();
-        // SAFETY: those bytes were filled.
+        // SAFETY: those bytes of this very buffer were filled.
         unsafe { buf.advance(count) };
         Poll::Ready(Ok(()))
     }

@@ -4,6 +4,7 @@
 //! there may be, their names and hooks, how long they stay, and that the end of the
 //! runtime waits for them.
 
+use std::cell::Cell;
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -28,6 +29,11 @@ struct Shared {
     queue: Mutex<Queue>,
     work: Condvar,
     ended: Condvar,
+}
+
+thread_local! {
+    /// The pool that the OS thread is a helper of, by its address; zero if of none.
+    static HELPS: Cell<usize> = const { Cell::new(0) };
 }
 
 #[derive(Default)]
@@ -95,9 +101,12 @@ impl BlockingPool {
                     result.map_err(|payload| JoinError::panicked(id, payload))
                 }
                 _ => {
-                    // What it holds is the task's, also when it is dropped.
-                    drop(func);
-                    Err(JoinError::cancelled(id))
+                    // What it holds is the task's, also when it is dropped, and when
+                    // that panics.
+                    match catch_unwind(AssertUnwindSafe(|| drop(func))) {
+                        Ok(()) => Err(JoinError::cancelled(id)),
+                        Err(payload) => Err(JoinError::panicked(id, payload)),
+                    }
                 }
             };
             slot.finish(result);
@@ -133,10 +142,11 @@ impl BlockingPool {
         true
     }
 
-    /// Waits for the helpers to end.
+    /// Waits for the helpers to end, except one that waits itself.
     pub(super) fn wait(&self, until: Option<Instant>) {
+        let own = usize::from(HELPS.get() == Arc::as_ptr(&self.shared).addr());
         let mut queue = self.shared.lock();
-        while queue.threads > 0 {
+        while queue.threads > own {
             queue = match until {
                 None => self.shared.ended.wait(queue),
                 Some(until) => {
@@ -229,6 +239,7 @@ impl Shared {
         {
             tracing::warn!("a helper thread stays on its starter's cores: {error}");
         }
+        HELPS.set(std::ptr::from_ref(shared).addr());
         call(&shared.config.after_start);
         shared.work_until_idle();
         call(&shared.config.before_stop);

@@ -419,10 +419,18 @@ impl Builder {
             false,
         );
         let runtime = Runtime::of(handle);
-        if let Scheduler::MultiThread(workers) = &runtime.handle().inner.scheduler {
-            workers.start(runtime.handle(), seats)?;
+        let started = match &runtime.handle().inner.scheduler {
+            Scheduler::MultiThread(workers) => workers.start(runtime.handle(), seats),
+            Scheduler::CurrentThread(_) => Ok(()),
+        };
+        match started {
+            Ok(()) => Ok(runtime),
+            Err(error) => {
+                // It may be a task that asked for it.
+                runtime.shutdown_background();
+                Err(error)
+            }
         }
-        Ok(runtime)
     }
 
     fn handle(

@@ -140,7 +140,20 @@ struct BlockOn<'a> {
     bed: Rc<Bed>,
     root: Arc<Root>,
     waker: Waker,
-    _entered: Option<corespun::io::EnterGuard>,
+    entered: Option<corespun::io::EnterGuard>,
+}
+
+impl Drop for BlockOn<'_> {
+    fn drop(&mut self) {
+        // Nobody polls the driver from now on, except where it is a part of a reactor's
+        // or of an outer loop's.
+        if self.entered.is_some()
+            && self.handle.inner.config.enable_io
+            && let Ok(driver) = self.bed.driver.handle()
+        {
+            self.handle.inner.home.leave(&driver);
+        }
+    }
 }
 
 impl<'a> BlockOn<'a> {
@@ -164,7 +177,7 @@ impl<'a> BlockOn<'a> {
             bed,
             waker: Waker::from(root.clone()),
             root,
-            _entered: entered,
+            entered,
         }
     }
 

@@ -2,11 +2,11 @@
 
 use std::io;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::time::{Duration, Instant};
 
 use corespun::cpu::{self, CpuSet};
-use corespun::reactor::{ReactorMode, ReactorSeat, Reactors, StartError};
+use corespun::reactor::{ReactorMode, ReactorSeat, Reactors, SeatError, StartError, StartedSeat};
 use corespun::thread::{SpdkThread, ThreadLib};
 
 use super::Placement;
@@ -86,7 +86,8 @@ impl Workers {
         Ok((workers, Seats(seats)))
     }
 
-    /// Starts the OS threads.
+    /// Starts the OS threads, and waits until each of them has its driver: one without would
+    /// refuse whatever is placed there.
     pub(super) fn start(&self, handle: &Handle, seats: Seats) -> io::Result<()> {
         let mut running = Vec::new();
         for worker in self
@@ -103,21 +104,42 @@ impl Workers {
                 }
             });
         }
+        let (tell, told) = mpsc::channel();
+        let mut result = Ok(());
         for seat in seats.0 {
-            let of_worker = handle.clone();
+            let (of_worker, tell) = (handle.clone(), tell.clone());
             let os_thread = handle.inner.config.os_thread();
-            let started = os_thread.spawn(move || run(&of_worker, seat));
+            let started = os_thread.spawn(move || {
+                let index = seat.core();
+                let started = match seat.start() {
+                    Ok(seat) => {
+                        let _ = tell.send(Ok(()));
+                        seat
+                    }
+                    Err(error) => return drop(tell.send(Err(error))),
+                };
+                drop(tell);
+                run(&of_worker, index, started);
+            });
             match started {
                 Ok(os_thread) => running.push(os_thread),
                 Err(error) => {
-                    self.reactors.stop();
-                    return Err(error);
+                    result = Err(error);
+                    break;
                 }
             }
         }
+        drop(tell);
+        for started in told {
+            result = result.and(started.map_err(seat_error));
+        }
+        if result.is_err() {
+            self.reactors.stop();
+        }
         let mut place = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        // In any case: the runtime waits for them when it is dropped.
         place.os_threads = running;
-        Ok(())
+        result
     }
 
     pub(super) fn all(&self) -> Vec<(&SpdkThread, &Arc<Load>)> {
@@ -177,12 +199,17 @@ impl Workers {
         self.reactors.stop();
     }
 
-    /// Waits for the OS threads to end.
+    /// Waits for the OS threads to end, except for that of a worker that waits itself
+    /// (in `block_in_place`): it ends when it comes back.
     pub(super) fn join(&self, until: Option<Instant>) {
         let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
         let os_threads = std::mem::take(&mut running.os_threads);
         drop(running);
+        let here = std::thread::current().id();
         for os_thread in os_threads {
+            if os_thread.thread().id() == here {
+                continue;
+            }
             if let Some(until) = until {
                 while !os_thread.is_finished() {
                     if Instant::now() >= until {
@@ -198,14 +225,13 @@ impl Workers {
 }
 
 /// One worker, in its OS thread.
-fn run(handle: &Handle, seat: ReactorSeat) {
-    let index = seat.core();
+fn run(handle: &Handle, index: usize, seat: StartedSeat) {
     let config = &handle.inner.config;
     context::enter_runtime(handle, true, || {
         let _worker = context::enter_worker(Some(index));
         call(&config.after_start);
         if let Err(error) = seat.run() {
-            tracing::error!("worker {index} has no reactor: {error}");
+            tracing::error!("worker {index} ended: {error}");
         }
         call(&config.before_stop);
     });
@@ -220,6 +246,13 @@ fn places(count: usize) -> io::Result<Vec<(usize, usize)>> {
     let first = cpus.iter().position(|&cpu| cpu > here).unwrap_or(0);
     let cpu = |core: usize| cpus[(first + core) % cpus.len()];
     Ok((0..count).map(|core| (core, cpu(core))).collect())
+}
+
+fn seat_error(error: SeatError) -> io::Error {
+    match error {
+        SeatError::Start(error) => start_error(error),
+        other => io::Error::other(other),
+    }
 }
 
 fn start_error(error: StartError) -> io::Error {

@@ -16,8 +16,10 @@ use crate::task::JoinHandle;
 /// Runs tasks, timers and I/O.
 ///
 /// Dropped, it cancels its tasks: their futures are dropped on the threads they run on
-/// (those of a `current_thread` runtime on the OS thread that drops it), and what
-/// [`spawn_blocking`](Self::spawn_blocking) has begun is waited for.
+/// (those of a `current_thread` runtime on the OS thread that drops it, unless one of
+/// them was made not `Send` with corespun's own API: then at the end of the OS thread that
+/// called `block_on` last), and what [`spawn_blocking`](Self::spawn_blocking) has begun is
+/// waited for.
 /// [`shutdown_timeout`](Self::shutdown_timeout) waits so long at most, and
 /// [`shutdown_background`](Self::shutdown_background) not at all.
 ///
@@ -162,8 +164,13 @@ pub(super) fn shut_down(handle: &Handle, wait: Wait) {
         Scheduler::CurrentThread(thread) => {
             // What tasks drop may spawn.
             let _current = context::set_current(handle);
-            if let Some(taken) = thread.take() {
-                taken.end();
+            match thread.try_take() {
+                Ok(Some(taken)) => taken.end(),
+                Ok(None) => {}
+                Err(os_thread) => tracing::warn!(
+                    "tasks of this runtime are not `Send`: they are dropped at the end of \
+                     {os_thread:?}"
+                ),
             }
             thread.close();
         }

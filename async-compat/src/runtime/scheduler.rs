@@ -123,7 +123,7 @@ enum SeatState {
 
 thread_local! {
     /// Threads that nobody polls and that cannot leave this OS thread.
-    static STRANDED: std::cell::RefCell<Vec<(u64, ThreadRunner)>> =
+    static STRANDED: std::cell::RefCell<Vec<ThreadRunner>> =
         const { std::cell::RefCell::new(Vec::new()) };
 }
 
@@ -165,38 +165,45 @@ impl CurrentThread {
     /// When the thread cannot leave another OS thread.
     #[track_caller]
     pub(super) fn take(&self) -> Option<Taken<'_>> {
+        match self.try_take() {
+            Ok(taken) => taken,
+            Err(os_thread) => panic!(
+                "the tasks of this runtime hold what is not `Send` and stay on {os_thread:?}, \
+                 where `block_on` was called last: call it there"
+            ),
+        }
+    }
+
+    /// As [`take`](Self::take); the error is the OS thread that the thread cannot leave.
+    pub(super) fn try_take(&self) -> Result<Option<Taken<'_>>, ThreadId> {
         let here = std::thread::current().id();
         let mut seat = self.seat();
         let runner = match std::mem::replace(&mut seat.state, SeatState::Taken) {
             SeatState::Free(parked) => parked.attach(),
             SeatState::Stranded(os_thread) if os_thread == here => {
-                let id = self.thread.id();
+                // Those of other runtimes may have the same number.
                 STRANDED.with_borrow_mut(|stranded| {
-                    let place = stranded.iter().position(|one| one.0 == id);
-                    stranded.swap_remove(place.expect("it was left here")).1
+                    let place = stranded.iter().position(|one| one.handle() == self.thread);
+                    stranded.swap_remove(place.expect("it was left here"))
                 })
             }
             SeatState::Stranded(os_thread) => {
                 seat.state = SeatState::Stranded(os_thread);
-                drop(seat);
-                panic!(
-                    "the tasks of this runtime hold what is not `Send` and stay on {os_thread:?}, \
-                     where `block_on` was called last: call it there"
-                );
+                return Err(os_thread);
             }
             other => {
                 seat.state = other;
-                return None;
+                return Ok(None);
             }
         };
         let moved = seat.last.replace(here).is_some_and(|last| last != here);
         drop(seat);
         let runner = Some(runner);
-        Some(Taken {
+        Ok(Some(Taken {
             owner: self,
             runner,
             moved,
-        })
+        }))
     }
 
     /// Wakes `waker` when the right to poll becomes free. Says whether it is.
@@ -253,8 +260,7 @@ impl Drop for Taken<'_> {
         let state = match runner.park() {
             Ok(parked) => SeatState::Free(parked),
             Err(runner) => {
-                let id = self.owner.thread.id();
-                let left = STRANDED.try_with(|stranded| stranded.borrow_mut().push((id, runner)));
+                let left = STRANDED.try_with(|stranded| stranded.borrow_mut().push(runner));
                 if left.is_err() {
                     // The OS thread ends, and so does what cannot leave it.
                     return self.owner.close();

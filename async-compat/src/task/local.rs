@@ -143,8 +143,16 @@ impl Tasks {
         join
     }
 
+    /// Whether it is one of the tasks that asks: whoever polls the set goes on after it.
+    fn is_polled(&self) -> bool {
+        self.running.try_borrow_mut().is_err()
+    }
+
     /// Polls the tasks that are ready. Ready itself when there is none at all.
     fn poll(&self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.is_polled() {
+            return Poll::Pending;
+        }
         self.waker.register(cx.waker());
         let tasks = poll_fn(|cx| self.poll_ready(cx));
         // The budgets of the tasks are their own, and not that of who polls the set.
@@ -212,7 +220,7 @@ impl LocalSet {
         rt.block_on(self.run_until(future))
     }
 
-    /// Runs `future`, and the set as long as that takes.
+    /// Runs `future`, and the set as long as that takes. A task of the set may do so too.
     ///
     /// # Cancel safety
     ///
@@ -223,7 +231,9 @@ impl LocalSet {
             let _local = self.set_current();
             let _no_blocking = context::disallow_block_in_place();
             // Before the future: what it spawns wakes this.
-            self.tasks.waker.register(cx.waker());
+            if !self.tasks.is_polled() {
+                self.tasks.waker.register(cx.waker());
+            }
             if let Poll::Ready(output) = future.as_mut().poll(cx) {
                 return Poll::Ready(output);
             }

@@ -1,6 +1,7 @@
 //! Where the result of a task waits that no SpdkThread runs: one of a helper thread,
 //! or of a `LocalSet`.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
@@ -36,7 +37,7 @@ impl Abort {
     }
 
     pub(crate) fn is_finished(&self) -> bool {
-        self.finished.load(Ordering::Acquire)
+        self.finished.load(Ordering::SeqCst)
     }
 }
 
@@ -107,12 +108,17 @@ impl<T> Slot<T> {
         }
         *place = Stage::Ready(result);
         drop(place);
-        self.abort.finished.store(true, Ordering::Release);
+        // Either this sees that nobody joins, or who does not join sees the result.
+        self.abort.finished.store(true, Ordering::SeqCst);
         // Nobody joins: the result is dropped by who made it.
         if !self.wanted.load(Ordering::SeqCst) {
             self.discard();
         }
-        self.joiner.wake();
+        // A waker that panics is the joiner's matter, and not that of who ran the task.
+        if let Err(payload) = catch_unwind(AssertUnwindSafe(|| self.joiner.wake())) {
+            tracing::error!(task = %self.id(), "the waker of who joins a task panicked");
+            std::mem::forget(payload);
+        }
     }
 
     /// Nobody will take the result.
@@ -131,7 +137,7 @@ impl<T> Slot<T> {
         let result = std::mem::replace(&mut *place, Stage::Taken);
         drop(place);
         let _in_task = context::enter_task(Some(self.id()));
-        let dropped = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| drop(result)));
+        let dropped = catch_unwind(AssertUnwindSafe(|| drop(result)));
         if let Err(payload) = dropped {
             tracing::error!(task = %self.id(), "an unjoined task's output panicked when dropped");
             // Its destructor may panic too.

@@ -7,6 +7,7 @@ use std::task::Waker;
 
 use super::remote::{DriverHandle, NotWatched};
 use super::source::Source;
+use crate::io::op::contained;
 use crate::io::readiness::Direction;
 
 /// What a [`SharedFd`](super::SharedFd) that is polled on an OS thread without a driver falls back on:
@@ -83,6 +84,37 @@ impl Home {
         }
     }
 
+    /// Has a driver serve it no more, as one that nobody polls for the time being. What waits through
+    /// it is woken, and looks for another of the drivers.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use corespun::io::{Driver, Home};
+    ///
+    /// # corespun::app::App::builder().handle_signals(false).block_on(async |_app| {
+    /// let (home, here) = (Home::new(), Driver::current().unwrap().handle()?);
+    /// home.serve(&here);
+    /// // The reactor goes on, but is to be left in peace.
+    /// home.leave(&here);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// # })?.unwrap()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn leave(&self, driver: &DriverHandle) {
+        let mut state = self.lock();
+        let Some(place) = state.drivers.iter().position(|known| known.is(driver)) else {
+            return;
+        };
+        let left = state.drivers.remove(place);
+        // All of them: one may be on its way to that driver just now.
+        let sources = state.sources.iter();
+        let sources: Vec<Arc<Source>> = sources.filter_map(|source| source.0.upgrade()).collect();
+        drop(state);
+        drop(left);
+        sources.iter().for_each(|source| source.wake_all());
+    }
+
     /// Ends it: what waits through it is woken, and told so.
     pub fn end(&self) {
         let mut state = self.lock();
@@ -97,17 +129,23 @@ impl Home {
 
     /// Has one of its drivers watch `source`, now or as soon as there is one.
     pub(super) fn watch(&self, source: &Arc<Source>, direction: Direction) -> io::Result<()> {
-        let mut state = self.lock();
-        if state.ended {
-            return Err(NotWatched::Ended.into());
-        }
-        state.drivers.retain(|driver| !driver.is_ended());
-        let driver = state.drivers.last().cloned();
-        state.remember(source, driver.is_none());
-        drop(state);
-        match driver {
-            Some(driver) => driver.watch(source, direction),
-            None => Ok(()),
+        loop {
+            let mut state = self.lock();
+            if state.ended {
+                return Err(NotWatched::Ended.into());
+            }
+            state.drivers.retain(|driver| !driver.is_ended());
+            let driver = state.drivers.last().cloned();
+            state.remember(source, driver.is_none());
+            drop(state);
+            let Some(driver) = driver else {
+                return Ok(());
+            };
+            match driver.watch(source, direction) {
+                // It has ended meanwhile, and so is not found again.
+                Err(error) if NotWatched::of(&error) == Some(NotWatched::Ended) => {}
+                done => return done,
+            }
         }
     }
 }
@@ -132,7 +170,14 @@ impl Source {
     pub(super) fn wake_all(&self) {
         let mut woken = Vec::new();
         self.take_all(&mut woken);
-        woken.into_iter().for_each(Waker::wake);
+        wake(woken);
+    }
+}
+
+/// Wakes them one and all: a waker that panics is its owner's matter.
+pub(super) fn wake(woken: Vec<Waker>) {
+    for waker in woken {
+        contained("waker", || waker.wake());
     }
 }
 

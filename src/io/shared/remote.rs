@@ -20,6 +20,7 @@ use nix::sys::epoll::{Epoll as Set, EpollCreateFlags, EpollEvent, EpollFlags, Ep
 use nix::sys::eventfd::EventFd;
 use slab::Slab;
 
+use super::home::wake;
 use super::source::Source;
 use crate::io::epoll::wait;
 use crate::io::interest::{Interest, Ready};
@@ -161,7 +162,7 @@ impl DriverHandle {
             // Its number may be another driver's one day. Who waits elsewhere looks again.
             let mut woken = Vec::new();
             source.detach(&self.0, &mut woken);
-            woken.into_iter().for_each(Waker::wake);
+            wake(woken);
             return Err(NotWatched::Ended.into());
         }
         Ok(())
