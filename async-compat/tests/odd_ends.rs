@@ -211,7 +211,7 @@ fn bound(name: &'static str, dropped: mpsc::Sender<(&'static str, thread::Thread
     struct Tell(
         &'static str,
         mpsc::Sender<(&'static str, thread::ThreadId)>,
-        Rc<()>,
+        #[expect(dead_code, reason = "makes it `!Send`")] Rc<()>,
     );
     impl Drop for Tell {
         fn drop(&mut self) {
