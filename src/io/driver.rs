@@ -210,6 +210,14 @@ impl Driver {
         }
     }
 
+    /// Has the next [`poll`](Driver::poll) look for events of [`SharedFd`](super::SharedFd)s, which it
+    /// does only in some turns while it is not parked: for a task that gives way to them.
+    pub fn look_next_turn(&self) {
+        if let Some(watched) = self.0.core.watched() {
+            watched.look_next_turn();
+        }
+    }
+
     /// A way to this driver for other OS threads.
     ///
     /// # Errors

@@ -346,6 +346,11 @@ impl Core {
         drop(waker);
     }
 
+    /// As [`table`](Self::table), if there is one.
+    pub(crate) fn watched(&self) -> Option<&Watched> {
+        self.shared.get()
+    }
+
     /// The table of descriptors that other OS threads use too.
     ///
     /// # Errors

@@ -11,6 +11,9 @@ pub async fn yield_now() {
             return Poll::Ready(());
         }
         yielded = true;
+        if let Some(driver) = corespun::io::Driver::current() {
+            driver.look_next_turn();
+        }
         cx.waker().wake_by_ref();
         Poll::Pending
     })

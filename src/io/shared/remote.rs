@@ -273,6 +273,11 @@ impl Watched {
         turns == TURNS
     }
 
+    /// Has the next turn look at the set.
+    pub(crate) fn look_next_turn(&self) {
+        self.turns.set(TURNS - 1);
+    }
+
     /// Blocks until there are events, or a write to the wake eventfd, which is drained, and deals with
     /// them. Returns how many there were.
     pub(crate) fn park(&self, limit: Option<Duration>, woken: &mut impl Extend<Waker>) -> usize {

@@ -127,8 +127,7 @@ pub struct Sender {
 impl Sender {
     #[track_caller]
     fn new(file: File) -> io::Result<Sender> {
-        // Most have room: worth a try before the driver has looked.
-        let io = Evented::watched(file, Interest::WRITABLE)?.assume(Ready::WRITABLE);
+        let io = Evented::watched(file, Interest::WRITABLE)?;
         Ok(Sender { io })
     }
 
