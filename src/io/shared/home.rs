@@ -32,7 +32,7 @@ use crate::io::readiness::Direction;
 /// home.serve(&Driver::current().unwrap().handle()?);
 /// assert!(corespun::task::spawn_blocking(move || waits.join().unwrap()).await?);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
-/// # })?.unwrap()?;
+/// # })??;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Clone, Default)]
@@ -98,7 +98,7 @@ impl Home {
     /// // The reactor goes on, but is to be left in peace.
     /// home.leave(&here);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// # })?.unwrap()?;
+    /// # })??;
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn leave(&self, driver: &DriverHandle) {
