@@ -98,7 +98,7 @@ impl Home {
     /// // The reactor goes on, but is to be left in peace.
     /// home.leave(&here);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// # })?.unwrap()?;
+    /// # })??;
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn leave(&self, driver: &DriverHandle) {
