@@ -85,8 +85,10 @@ impl Remote {
         let fd = unsafe { BorrowedFd::borrow_raw(fd) };
         // Fails only if the descriptor's owner has closed the file behind it.
         let _ = self.set.delete(fd);
+        // Counted before the driver can find the note and count it out.
+        let freed = self.freed.fetch_add(1, Ordering::Relaxed) + 1;
         self.notes.push(Note::Free(key));
-        if self.freed.fetch_add(1, Ordering::Relaxed) + 1 == MANY {
+        if freed == MANY {
             self.hurry();
         }
     }
