@@ -25,7 +25,8 @@ pub(super) struct Stoppable {
 }
 
 impl Stoppable {
-    #[inline]
+    // Out of line, so that the clocks that threads run by stay a few instructions.
+    #[inline(never)]
     pub(super) fn now(&self) -> u64 {
         // Acquire: who sees a version sees what its hand has written.
         let version = self.version.load(Ordering::Acquire);

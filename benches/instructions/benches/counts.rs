@@ -37,14 +37,14 @@ macro_rules! counted {
 }
 
 counted! {
-    idle_poll(idle: Bench) took 168_021;
-    poller_poll(with_poller: Bench) took 350_021;
-    remote_send_run(idle: Bench) took 272_032;
-    self_messages(idle: Bench) took 145_988;
-    spawn_join(idle: Bench) took 1_240_910;
-    yields(idle: Bench) took 461_236;
-    local_wake(idle: Bench) took 762_636;
-    timer_insert_fire(with_sleepers: Bench) took 1_714_046;
+    idle_poll(idle: Bench) took 170_021;
+    poller_poll(with_poller: Bench) took 351_021;
+    remote_send_run(idle: Bench) took 274_032;
+    self_messages(idle: Bench) took 146_151;
+    spawn_join(idle: Bench) took 1_237_558;
+    yields(idle: Bench) took 467_373;
+    local_wake(idle: Bench) took 767_158;
+    timer_insert_fire(with_sleepers: Bench) took 1_717_061;
     channel_get_put(with_channel: WithDevice) took 105_049;
 }
 
