@@ -106,11 +106,12 @@ const TABLE: [(Act, At, [Cell; 6]); 16] = {
             LaterPoll,
             [PANIC, NOBODY, NEVER, PANIC, PANIC, PANIC],
         ),
-        // The panic of a destructor is reported, and changes nothing else.
+        // The panic of a destructor after the end is reported, and changes nothing else;
+        // if an abort has called it, it is how the task ends.
         (
             Panics,
             DropOfFuture,
-            [OUTPUT, NOBODY, CANCEL, OUTPUT, OUTPUT, OUTPUT],
+            [OUTPUT, NOBODY, PANIC, OUTPUT, OUTPUT, OUTPUT],
         ),
         (
             Panics,
@@ -391,6 +392,7 @@ fn check(act: Act, at: At, handle: Handle, expected: Cell) {
         match at {
             At::FirstPoll | At::LaterPoll if nobody => report.push("Task"),
             At::FirstPoll | At::LaterPoll => {}
+            At::DropOfFuture if handle == Handle::AbortedUnpolled => {}
             At::DropOfFuture => report.push("Drop"),
             At::DropOfOutput if nobody => report.push("Drop"),
             At::DropOfOutput => joiner_is_hit = true,

@@ -322,22 +322,28 @@ fn a_runtime_may_end_where_its_worker_may_block() {
     assert_eq!(tells.recv_timeout(Duration::from_secs(20)), Ok(true));
 }
 
+/// It would stop everything on the app's core; on an OS thread of its own it may.
 #[test]
-fn a_runtime_blocks_inside_of_an_app() {
+fn a_runtime_blocks_beside_an_app_and_not_inside() {
     let app = corespun::app::App::builder().handle_signals(false);
     let read = app.block_on(async |_app| {
         let runtime = current_thread();
-        runtime.block_on(async {
-            let (mut ours, mut theirs) = UnixStream::pair().unwrap();
-            let task = tokio::spawn(async move {
-                sleep(Duration::from_millis(1)).await;
-                theirs.write_all(b"ping").await.unwrap();
-            });
-            let mut buf = [0; 4];
-            ours.read_exact(&mut buf).await.unwrap();
-            task.await.unwrap();
-            buf
-        })
+        let inside = catch_unwind(AssertUnwindSafe(|| runtime.block_on(async {})));
+        assert!(inside.is_err());
+        let beside = move || {
+            runtime.block_on(async {
+                let (mut ours, mut theirs) = UnixStream::pair().unwrap();
+                let task = tokio::spawn(async move {
+                    sleep(Duration::from_millis(1)).await;
+                    theirs.write_all(b"ping").await.unwrap();
+                });
+                let mut buf = [0; 4];
+                ours.read_exact(&mut buf).await.unwrap();
+                task.await.unwrap();
+                buf
+            })
+        };
+        corespun::task::spawn_blocking(beside).await.unwrap()
     });
     assert_eq!(&read.unwrap(), b"ping");
 }

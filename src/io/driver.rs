@@ -115,7 +115,7 @@ impl Driver {
     ///     other.join().unwrap().unwrap();
     ///     completions
     /// })?;
-    /// assert_eq!(completions, Some(0));
+    /// assert_eq!(completions, 0);
     /// # Ok::<(), corespun::app::AppError>(())
     /// ```
     pub fn wake_fd(&self) -> Arc<EventFd> {
