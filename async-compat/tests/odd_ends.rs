@@ -106,14 +106,11 @@ fn a_destructor_that_panics_at_the_end_of_a_runtime_leaves_the_rest_of_the_end_w
     let ended = catch_unwind(AssertUnwindSafe(|| runtime.shutdown_background()));
     drop(release);
     assert!(ended.is_ok(), "the end of the runtime panicked");
-    assert!(task.is_finished() && third.is_finished() && second.is_finished());
+    assert!(task.is_finished());
+    // What was spawned before the end is still run.
     let error = futures::executor::block_on(second).unwrap_err();
     assert!(error.is_panic(), "{error:?}");
-    assert!(
-        futures::executor::block_on(third)
-            .unwrap_err()
-            .is_cancelled()
-    );
+    assert_eq!(futures::executor::block_on(third).unwrap(), 3);
 }
 
 #[test]
