@@ -15,6 +15,10 @@ impl Log {
     /// Records what this OS thread logs until the guard is dropped.
     pub(crate) fn install() -> (Self, tracing::subscriber::DefaultGuard) {
         let log = Log::default();
+        // Whether an event is wanted is remembered for all OS threads: a test beside this
+        // one that wants none must not be the one that is asked, so that all want some.
+        let everybody = tracing_subscriber::registry().with(Log::default());
+        let _ = tracing::subscriber::set_global_default(everybody);
         let subscriber = tracing_subscriber::registry().with(log.clone());
         (log, tracing::subscriber::set_default(subscriber))
     }
