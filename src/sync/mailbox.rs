@@ -85,14 +85,19 @@ struct Stash<T> {
     ring_first: usize,
 }
 
+/// What senders look at, away from what the consumer writes for each message.
+struct Counts {
+    spilled: AtomicUsize,
+    /// Explicit messages in the own queue. Written by the consumer only.
+    own: AtomicUsize,
+}
+
 pub(crate) struct Mailbox<T> {
     ring: Ring<T>,
-    spilled: CachePadded<AtomicUsize>,
+    counts: CachePadded<Counts>,
     spill: SegQueue<Spilled<T>>,
     /// Consumer only.
     stash: UnsafeCell<Stash<T>>,
-    /// Explicit messages in the own queue. Written by the consumer only.
-    own: AtomicUsize,
     /// Limited messages of the stash that were handed out and are not counted off.
     /// Written by the consumer only.
     uncounted: AtomicUsize,
@@ -108,14 +113,16 @@ impl<T> Mailbox<T> {
     pub(crate) fn new(ring: usize) -> Self {
         Mailbox {
             ring: Ring::new(ring),
-            spilled: CachePadded::new(AtomicUsize::new(0)),
+            counts: CachePadded::new(Counts {
+                spilled: AtomicUsize::new(0),
+                own: AtomicUsize::new(0),
+            }),
             spill: SegQueue::new(),
             stash: UnsafeCell::new(Stash {
                 queue: VecDeque::new(),
                 weight: 0,
                 ring_first: 0,
             }),
-            own: AtomicUsize::new(0),
             uncounted: AtomicUsize::new(0),
         }
     }
@@ -152,7 +159,7 @@ impl<T> Mailbox<T> {
     /// Whether `limit` or more explicit messages wait, here and in the own queue.
     #[inline]
     pub(crate) fn is_full(&self, limit: usize) -> bool {
-        self.waiting(self.spilled.load(Ordering::Acquire)) >= limit
+        self.waiting(self.counts.spilled.load(Ordering::Acquire)) >= limit
     }
 
     /// How many explicit messages wait, here and in the own queue.
@@ -161,7 +168,7 @@ impl<T> Mailbox<T> {
         // Handed out is at most what was counted, but a sender may see the counts
         // of different moments.
         let spilled = limited(spilled).saturating_sub(self.uncounted.load(Ordering::Relaxed));
-        self.ring.len() + spilled + self.own.load(Ordering::Relaxed)
+        self.ring.len() + spilled + self.counts.own.load(Ordering::Relaxed)
     }
 
     #[inline]
@@ -172,7 +179,7 @@ impl<T> Mailbox<T> {
         weight: usize,
         limit: usize,
     ) -> Result<(), PushError<C>> {
-        if self.spilled.load(Ordering::Acquire) == 0
+        if self.counts.spilled.load(Ordering::Acquire) == 0
             && let Some(place) = self.ring.claim()
         {
             place.write(pack(content));
@@ -193,15 +200,18 @@ impl<T> Mailbox<T> {
     fn claim_spill(&self, weight: usize, limit: usize) -> Result<(), Refusal> {
         // A sender that is refused sees what the consumer did before closing:
         // it may own what the consumer wrote last (a task's emptied future).
-        let mut spilled = self.spilled.load(Ordering::Acquire);
+        let mut spilled = self.counts.spilled.load(Ordering::Acquire);
         loop {
             if spilled & CLOSED != 0 {
                 return Err(Refusal::Closed);
             }
-            if weight >= LIMITED && self.waiting(spilled) >= limit {
+            // Exactly only where it is close: that takes lines that the consumer writes.
+            let at_most =
+                limited(spilled) + self.ring.capacity() + self.counts.own.load(Ordering::Relaxed);
+            if weight >= LIMITED && at_most >= limit && self.waiting(spilled) >= limit {
                 return Err(Refusal::Full);
             }
-            match self.spilled.compare_exchange_weak(
+            match self.counts.spilled.compare_exchange_weak(
                 spilled,
                 spilled + weight,
                 Ordering::AcqRel,
@@ -221,7 +231,7 @@ impl<T> Mailbox<T> {
     /// within itself.
     #[inline]
     pub(crate) unsafe fn pop(&self) -> Option<T> {
-        if self.spilled.load(Ordering::Acquire) & COUNT_MASK == 0 {
+        if self.counts.spilled.load(Ordering::Acquire) & COUNT_MASK == 0 {
             // SAFETY: the caller is the only consumer.
             return unsafe { self.ring.pop() };
         }
@@ -262,7 +272,7 @@ impl<T> Mailbox<T> {
                 // First, so that a sender does not take these off twice.
                 self.uncounted.store(0, Ordering::Relaxed);
                 let weight = std::mem::take(&mut stash.weight);
-                self.spilled.fetch_sub(weight, Ordering::AcqRel);
+                self.counts.spilled.fetch_sub(weight, Ordering::AcqRel);
             } else {
                 let uncounted = self.uncounted.load(Ordering::Relaxed) + weight / LIMITED;
                 self.uncounted.store(uncounted, Ordering::Relaxed);
@@ -278,14 +288,14 @@ impl<T> Mailbox<T> {
     /// The caller is the only consumer.
     #[inline]
     pub(crate) unsafe fn has_messages(&self) -> bool {
-        self.ring.is_ready() || self.spilled.load(Ordering::Acquire) & COUNT_MASK != 0
+        self.ring.is_ready() || self.counts.spilled.load(Ordering::Acquire) & COUNT_MASK != 0
     }
 
     /// Whether nothing waits: no position is claimed, and nothing is spilled. What
     /// was sent before this call is seen. For the consumer.
     #[inline]
     pub(crate) fn is_empty(&self) -> bool {
-        self.ring.len() == 0 && self.spilled.load(Ordering::Acquire) & COUNT_MASK == 0
+        self.ring.len() == 0 && self.counts.spilled.load(Ordering::Acquire) & COUNT_MASK == 0
     }
 
     /// Pushes an explicit message of the consumer's own, closed or not, whatever the
@@ -296,7 +306,7 @@ impl<T> Mailbox<T> {
     ///
     /// The caller is the only consumer.
     pub(super) unsafe fn push_own(&self, value: T) -> usize {
-        if self.spilled.load(Ordering::Acquire) == 0 {
+        if self.counts.spilled.load(Ordering::Acquire) == 0 {
             let before = self.ring.len();
             if let Some(place) = self.ring.claim() {
                 place.write(value);
@@ -304,7 +314,7 @@ impl<T> Mailbox<T> {
             }
         }
         let weight = ONE | LIMITED;
-        self.spilled.fetch_add(weight, Ordering::AcqRel);
+        self.counts.spilled.fetch_add(weight, Ordering::AcqRel);
         // SAFETY: the stash belongs to the one consumer, which is not in `pop`.
         let stashed = self.stash.with_mut(|stash| unsafe { (*stash).queue.len() });
         let before = self.ring.len() + stashed;
@@ -321,7 +331,7 @@ impl<T> Mailbox<T> {
     /// Says how many explicit messages are in the own queue. Owner only.
     #[inline]
     pub(super) fn set_own(&self, own: usize) {
-        self.own.store(own, Ordering::Relaxed);
+        self.counts.own.store(own, Ordering::Relaxed);
     }
 
     /// Says whether senders have to count, as [`Mailbox::crowd_at`] tells. Owner
@@ -329,14 +339,14 @@ impl<T> Mailbox<T> {
     #[cold]
     pub(super) fn set_crowded(&self, crowded: bool) {
         match crowded {
-            true => self.spilled.fetch_or(CROWDED, Ordering::AcqRel),
-            false => self.spilled.fetch_and(!CROWDED, Ordering::AcqRel),
+            true => self.counts.spilled.fetch_or(CROWDED, Ordering::AcqRel),
+            false => self.counts.spilled.fetch_and(!CROWDED, Ordering::AcqRel),
         };
     }
 
     /// Refuses every later push. Any thread.
     pub(crate) fn close(&self) {
-        self.spilled.fetch_or(CLOSED, Ordering::AcqRel);
+        self.counts.spilled.fetch_or(CLOSED, Ordering::AcqRel);
         self.ring.close();
     }
 
