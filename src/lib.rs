@@ -36,15 +36,16 @@
 //! |---|---|
 //! | [`app`] | settings, start and stop, signals |
 //! | [`reactor`] | the per-core loop, events, modes, placement of threads |
-//! | [`net`], [`fs`] | sockets and files |
-//! | [`io`] | the I/O driver of an OS thread, buffers, raw operations |
+//! | [`mpsc`], [`sharded`], [`iobuf`] | a queue from any thread to one SpdkThread; one value per SpdkThread; pools of I/O buffers |
+//! | [`channel`] | io_devices and io_channels |
+//! | [`task`], [`time`], [`stream`] | the async face of a thread: tasks, timers, pollers as streams |
 //! | [`signal`] | signals of the process as futures and streams |
-//! | [`task`], [`time`], [`stream`], [`local`] | the async face of a thread: tasks, timers, pollers as streams, channels and locks |
-//! | [`mpsc`], [`sharded`] | a queue from any thread to one SpdkThread; one value per SpdkThread |
-//! | [`channel`], [`iobuf`] | io_devices and io_channels; pools of I/O buffers |
 //! | [`thread`] | SpdkThread: handle, poll, pollers, exit; the library instance |
-//! | [`interrupt`] | groups of file descriptors with handlers |
-//! | [`notify`] | the sleep/wake handshake |
+//! | [`net`], [`fs`] | sockets and files |
+//! | [`io`] | the I/O driver of an OS thread, buffers, raw operations, the helper threads |
+//! | [`local`] | channels and locks of one thread |
+//! | [`notify`], [`interrupt`] | the sleep/wake handshake; groups of file descriptors with handlers |
+//! | `sync` | queues and flags with a model; the budget of a poll |
 //! | [`cpu`], [`clock`] | core sets and pinning; ticks, real or virtual |
 //!
 //! There is no process-wide state: everything hangs off a library instance
