@@ -2,25 +2,22 @@
 //! what signals do. Tests about signals, and about what belongs to the whole
 //! process, run this test binary once more as a process of their own.
 
-mod app_harness;
-mod scenario;
-
 use std::os::unix::process::ExitStatusExt;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use app_harness::{app, must_end, wait_until};
 use corespun::app::{App, AppError, AppHandle};
 use corespun::cpu::{self, CpuSet};
 use corespun::reactor::ReactorMode;
 use corespun::task::TaskBuilder;
 use corespun::thread::{Poller, SpdkThread, ThreadLib};
 use corespun::{task, time};
+use harness::process::{Scenario, entries, say};
+use harness::reactors::{app, must_end, wait_until};
 use nix::sys::signal::{SigHandler, Signal, kill, raise, signal};
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{ForkResult, Pid, fork};
-use scenario::{Scenario, entries, say};
 
 const IDLE: ReactorMode = ReactorMode::Interrupt;
 

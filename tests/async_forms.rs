@@ -4,8 +4,6 @@
 //! `thread_walk.rs` has the walk that is dropped and the one that outlives exits
 //! and panics, `io_channel.rs` the concurrent walk that does.
 
-mod harness;
-
 use std::cell::Cell;
 use std::convert::Infallible;
 use std::future::pending;
@@ -16,7 +14,7 @@ use corespun::channel::{self, IoChannel, IoDevice, WalkError};
 use corespun::task::{self, JoinHandle, block_on};
 use corespun::thread::{ExitHolder, Poller, ThreadWalkError};
 use futures::FutureExt;
-use harness::{SharedRuns, Threads, us};
+use harness::threads::{SharedRuns, Threads, us};
 
 fn poll_once<F: Future + Unpin>(future: &mut F) -> Poll<F::Output> {
     future.poll_unpin(&mut Context::from_waker(Waker::noop()))

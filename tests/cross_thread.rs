@@ -1,7 +1,5 @@
 //! Values between threads: the channel into a thread, and one value per thread.
 
-mod task_harness;
-
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -13,7 +11,7 @@ use corespun::sharded::{ShardError, Sharded};
 use corespun::task::{block_on, spawn_local};
 use corespun::thread::{SpdkThread, ThreadLib};
 use futures::{FutureExt, Stream, StreamExt};
-use task_harness::*;
+use harness::threads::*;
 
 /// How often the waker was woken.
 fn counting_waker() -> (Arc<AtomicUsize>, Waker) {
@@ -195,7 +193,7 @@ fn what_arrives_after_the_receiver_is_gone_is_dropped_on_its_thread() {
 fn a_receiver_keeps_its_thread_on_its_os_thread() {
     let (mut runner, _) = thread();
     let (_sender, receiver) = runner.enter(|| mpsc::channel::<()>(1));
-    let runner = runner.park().unwrap_err();
+    let runner = runner.into_inner().park().unwrap_err();
     drop(receiver);
     assert!(runner.park().is_ok());
 }

@@ -1,8 +1,6 @@
 //! UDP and Unix datagram sockets, the readiness of streams, and sockets with options, on each
 //! back-end.
 
-mod io_harness;
-
 use std::io::{ErrorKind, Write};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::os::unix::net::UnixStream as StdUnixStream;
@@ -10,7 +8,7 @@ use std::pin::pin;
 use std::time::Duration;
 
 use corespun::net::{TcpListener, TcpSocket, UdpSocket, UnixDatagram, UnixStream};
-use io_harness::{Loop, on_every_backend, poll_once};
+use harness::io::{Loop, on_every_backend, poll_once};
 
 const LOOPBACK: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
 

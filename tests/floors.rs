@@ -111,6 +111,7 @@ fn no_module_uses_one_that_stands_above_it() {
 
 #[test]
 fn what_a_file_uses_is_found() {
-    let file = "use crate::io::{Driver, self};\n// crate::app\nuse crate::{task::{a, b}, net,\n time};";
+    let file =
+        "use crate::io::{Driver, self};\n// crate::app\nuse crate::{task::{a, b}, net,\n time};";
     assert_eq!(uses(&code(file)), ["io", "task", "net", "time"]);
 }

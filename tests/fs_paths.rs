@@ -1,7 +1,5 @@
 //! Names, directories and whole files: on every back-end as `std::fs` does them, with its errors.
 
-mod io_harness;
-
 use std::collections::BTreeSet;
 use std::future::Future;
 use std::io;
@@ -14,7 +12,7 @@ use corespun::fs;
 use corespun::io::{DriverConfig, IoBuf};
 use futures::executor::block_on;
 use futures::{StreamExt, TryStreamExt};
-use io_harness::{Loop, on_every_backend, poll_once};
+use harness::io::{Loop, on_every_backend, poll_once};
 
 fn scratch() -> tempfile::TempDir {
     tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap()

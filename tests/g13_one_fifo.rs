@@ -1,13 +1,9 @@
 //! G13: if one message was sent to a thread before another, by whomever and from
 //! wherever, it runs first.
 
-mod app_harness;
-mod task_harness;
-
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
-use app_harness::{app, must_end};
 use corespun::cpu::CpuSet;
 use corespun::local::oneshot;
 use corespun::mpsc;
@@ -15,8 +11,9 @@ use corespun::reactor::ReactorMode;
 use corespun::task::{spawn_local, yield_now};
 use corespun::thread::{SpdkThread, ThreadRunner};
 use futures::StreamExt;
+use harness::reactors::{app, must_end};
+use harness::threads::*;
 use proptest::prelude::*;
-use task_harness::*;
 
 type Log = Arc<Mutex<Vec<usize>>>;
 

@@ -2,8 +2,6 @@
 //! never fails, never polls inline, and brings a poll exactly when there is
 //! something to poll.
 
-mod harness;
-
 use std::future::poll_fn;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -15,7 +13,7 @@ use std::thread;
 use corespun::task::{self, JoinHandle};
 use corespun::thread::{ThreadLib, ThreadRunner};
 use futures::FutureExt;
-use harness::Threads;
+use harness::threads::Threads;
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, raise, sigaction};
 
 // Places.

@@ -1,8 +1,6 @@
 //! G1: a waker works from anywhere, always; it never blocks, fails, polls a
 //! task inline or loses a wake.
 
-mod harness;
-
 use std::future::poll_fn;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -12,7 +10,7 @@ use std::task::{Poll, Waker};
 use corespun::task::{self, JoinHandle};
 use corespun::thread::ThreadLib;
 use futures::FutureExt;
-use harness::Threads;
+use harness::threads::Threads;
 
 /// A task that counts its polls and hands out its waker.
 #[derive(Clone, Default)]

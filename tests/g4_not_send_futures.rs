@@ -1,8 +1,6 @@
 //! G4: `!Send` futures are safe: made on their thread, polled and dropped only
 //! by the OS thread that polls it.
 
-mod harness;
-
 use std::cell::Cell;
 use std::future::poll_fn;
 use std::rc::Rc;
@@ -13,7 +11,7 @@ use std::thread::{self, ThreadId};
 use corespun::task;
 use corespun::thread::{SpdkThread, ThreadLib};
 use futures::FutureExt;
-use harness::Threads;
+use harness::threads::Threads;
 
 /// Notes where it is touched; not `Send`.
 struct Place {

@@ -1,8 +1,6 @@
 //! G5: a thread that holds `!Send` values is not moved to another OS thread; one
 //! that does not moves with its messages, timers and tasks, and loses nothing.
 
-mod harness;
-
 use std::cell::Cell;
 use std::convert::Infallible;
 use std::io::Write;
@@ -21,7 +19,7 @@ use corespun::thread::{
     Interrupt, Poller, PollerState, ThreadLib, ThreadRunner, register_post_poller_handler,
 };
 use corespun::{mpsc, spdk_thread_local, task, time};
-use harness::us;
+use harness::threads::us;
 
 fn attached() -> ThreadRunner {
     ThreadLib::new().thread().build().unwrap().attach()

@@ -2,9 +2,6 @@
 //! own thread before the thread reads EXITED; what holds it is named; a forced
 //! exit leaves nothing behind.
 
-mod harness;
-mod log_harness;
-
 use std::cell::Cell;
 use std::convert::Infallible;
 use std::future::{pending, poll_fn};
@@ -17,8 +14,8 @@ use corespun::channel::IoDevice;
 use corespun::task::{self, JoinHandle, TaskBuilder};
 use corespun::thread::{ExitHolder, Poller, SpdkThread, ThreadRunner};
 use futures::FutureExt;
-use harness::{Runs, Threads, us};
-use log_harness::Log;
+use harness::log::Log;
+use harness::threads::{Runs, Threads, us};
 
 /// Runs a closure when dropped.
 struct OnDrop<F: FnMut()>(F);

@@ -2,15 +2,14 @@
 //! done, whatever happens to its future, its file, or its driver. Sockets: `io_net.rs`
 //! (`a_dropped_receive_takes_nothing`); raw operations: `io_driver.rs`.
 
-mod io_harness;
-
 use std::future::Future;
 use std::pin::pin;
 use std::task::Poll;
 
 use corespun::fs::{File, OpenOptions};
 use corespun::io::{BackendChoice, IoBuf, IoBufMut};
-use io_harness::{Loop, on_every_backend, open_descriptors_of, poll_once};
+use harness::io::{Loop, on_every_backend, poll_once};
+use harness::process::open_descriptors_of;
 
 fn pattern(len: usize) -> Vec<u8> {
     (0..len).map(|i| (i * 7 + i / 251) as u8).collect()

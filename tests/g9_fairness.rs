@@ -2,8 +2,6 @@
 //! others and lets pollers and timers run, and what comes from elsewhere and
 //! what comes from the thread itself cannot starve each other.
 
-mod harness;
-
 use std::cell::RefCell;
 use std::future::poll_fn;
 use std::rc::Rc;
@@ -15,7 +13,7 @@ use corespun::clock::Clock;
 use corespun::thread::{Poller, ThreadLib};
 use corespun::{local, task, time};
 use futures::stream::{Stream, StreamExt, select_all};
-use harness::{Runs, Threads, us};
+use harness::threads::{Runs, Threads, us};
 
 #[test]
 fn a_yield_loop_lets_pollers_and_timers_run() {

@@ -1,8 +1,6 @@
 //! Helper threads: what runs on them ends no thread, whatever it does, and calls of the program
 //! cannot keep a driver from its files or from its end.
 
-mod io_harness;
-
 use std::pin::pin;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Barrier};
@@ -12,7 +10,8 @@ use corespun::io::{BackendChoice, DriverConfig, unblock};
 use corespun::task::CallError;
 use corespun::thread::ThreadLib;
 use futures::executor::block_on;
-use io_harness::{Loop, on_every_backend, poll_once, refuse};
+use harness::io::{Loop, on_every_backend, poll_once};
+use harness::process::refuse;
 
 /// More than a pool runs at once.
 const MANY: usize = 70;
@@ -159,7 +158,7 @@ fn callers_that_can_start_no_thread_at_once_are_both_refused() {
         }
         tell.send(()).unwrap();
     });
-    told.recv_timeout(io_harness::PATIENCE)
+    told.recv_timeout(harness::PATIENCE)
         .expect("each call is served or refused");
 }
 

@@ -1,7 +1,5 @@
 //! Interrupts of a thread, its pollable descriptor, and mode switches.
 
-mod harness;
-
 use std::cell::{Cell, RefCell};
 use std::convert::Infallible;
 use std::io::{Read, Write};
@@ -20,7 +18,7 @@ use corespun::thread::{
     Activity, Interrupt, InterruptError, PanicSource, Poller, PollerState, SpdkThread, ThreadLib,
     ThreadRunner, set_interrupt_mode,
 };
-use harness::{Runs, Threads, us};
+use harness::threads::{Runs, Threads, us};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 fn is_readable(runner: &mut ThreadRunner, timeout: PollTimeout) -> bool {

@@ -1,8 +1,6 @@
 //! Both back-ends answer alike: the same values and the same errors for every kind of file, and no
 //! operation on any of them that never ends, nor keeps its driver from ending.
 
-mod io_harness;
-
 use std::fmt::Write;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -13,7 +11,8 @@ use corespun::fs::{File, OpenOptions};
 use corespun::io::{BackendChoice, unblock};
 use corespun::net::{UnixListener, UnixStream};
 use futures::executor::block_on;
-use io_harness::{Loop, io_uring_permitted, must_return, on_every_backend, poll_once};
+use harness::io::{Loop, io_uring_permitted, on_every_backend, poll_once};
+use harness::must_return;
 use nix::sys::stat::Mode;
 
 fn scratch() -> tempfile::TempDir {

@@ -1,7 +1,5 @@
 //! Buffers lent to operations: how long they may be, what they promise, and what a part of one is.
 
-mod io_harness;
-
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use std::cell::Cell;
@@ -12,7 +10,7 @@ use std::rc::Rc;
 
 use corespun::fs::File;
 use corespun::io::{AlignedBuf, BackendChoice, IoBuf, POOL_ALIGN};
-use io_harness::{Loop, on_every_backend};
+use harness::io::{Loop, on_every_backend};
 
 fn panic_of(f: impl FnOnce()) -> String {
     let payload = catch_unwind(AssertUnwindSafe(f)).unwrap_err();

@@ -1,7 +1,5 @@
 //! io_devices and io_channels against the scenarios of the reference suite.
 
-mod harness;
-
 use std::cell::{Cell, RefCell};
 use std::convert::Infallible;
 use std::rc::Rc;
@@ -13,7 +11,7 @@ use corespun::channel::{
 };
 use corespun::task;
 use corespun::thread::{ExitHolder, Poller, SpdkThread};
-use harness::{Runs, SharedRuns, Threads};
+use harness::threads::{Runs, SharedRuns, Threads};
 
 /// A channel context that counts how many of its kind live.
 struct Context {

@@ -1,7 +1,5 @@
 //! The driver itself: which one is current, what ends a sleep, and what a turn costs.
 
-mod io_harness;
-
 use std::cell::Cell;
 use std::future::Future;
 use std::io::{Read, Write};
@@ -19,9 +17,8 @@ use corespun::io::{
     Backend, BackendChoice, Driver, DriverConfig, DriverError, PollFd, RawOp, unblock,
 };
 use futures::StreamExt;
-use io_harness::{
-    Loop, in_a_process_of_its_own, io_uring_permitted, on_every_backend, poll_once, refuse,
-};
+use harness::io::{Loop, io_uring_permitted, on_every_backend, poll_once};
+use harness::process::{in_a_process_of_its_own, refuse};
 use nix::sys::eventfd::EventFd;
 
 #[test]
@@ -315,7 +312,7 @@ fn drivers_leave_no_descriptors_or_threads() {
         // also `before` may count some that are about to go.
         let more = || count("/proc/self/fd") > before.0 || count("/proc/self/task") > before.1;
         let begun = Instant::now();
-        while more() && begun.elapsed() < io_harness::PATIENCE {
+        while more() && begun.elapsed() < harness::PATIENCE {
             std::thread::sleep(Duration::from_millis(10));
         }
         let after = (count("/proc/self/fd"), count("/proc/self/task"));

@@ -1,8 +1,6 @@
 //! Files on each back-end: what is read is what was written, and nothing outside the buffer is
 //! touched. What happens to operations whose futures are dropped: `g8_cancel_safe_io.rs`.
 
-mod io_harness;
-
 use std::io::ErrorKind;
 use std::os::fd::AsRawFd;
 use std::pin::pin;
@@ -10,7 +8,7 @@ use std::task::Poll;
 
 use corespun::fs::{File, OpenOptions};
 use corespun::io::{AlignedBuf, BackendChoice, IoBuf};
-use io_harness::{Loop, on_every_backend, poll_once};
+use harness::io::{Loop, on_every_backend, poll_once};
 
 fn pattern(len: usize) -> Vec<u8> {
     (0..len).map(|i| (i * 7 + i / 251) as u8).collect()

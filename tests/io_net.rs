@@ -1,7 +1,5 @@
 //! Sockets on each back-end: bytes arrive, waits keep the last waker, and nothing leaks.
 
-mod io_harness;
-
 use std::future::Future;
 use std::io::{ErrorKind, IoSlice, IoSliceMut, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr};
@@ -17,7 +15,8 @@ use corespun::net::{TcpListener, TcpStream, UnixListener, UnixStream, lookup_hos
 use futures::future::{join, join_all};
 use futures::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use futures::{StreamExt, io::AsyncWrite};
-use io_harness::{Loop, in_a_process_of_its_own, on_every_backend, poll_once};
+use harness::io::{Loop, on_every_backend, poll_once};
+use harness::process::in_a_process_of_its_own;
 
 const LOOPBACK: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
 

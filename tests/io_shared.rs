@@ -3,8 +3,6 @@
 //! They are watched by the driver of whoever polls them, each of its users on its own; what waits is
 //! never lost, whatever ends first.
 
-mod io_harness;
-
 use std::future::Future;
 use std::io::{self, Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -18,7 +16,7 @@ use std::thread;
 use std::time::Duration;
 
 use corespun::io::{BackendChoice, DriverHandle, Interest, Ready, SharedFd};
-use io_harness::{Loop, on_every_backend, poll_once};
+use harness::io::{Loop, on_every_backend, poll_once};
 
 const BOTH: Interest = Interest::READABLE.add(Interest::WRITABLE);
 

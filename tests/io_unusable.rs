@@ -2,8 +2,6 @@
 //! on, or the process is a forked child of the one that made it. Each use is a clear error; nothing
 //! spins, crashes, or reaches what belongs to somebody else.
 
-mod io_harness;
-
 use std::future::Future;
 use std::io::{Read, Write};
 use std::os::fd::AsRawFd;
@@ -25,9 +23,8 @@ use corespun::task::CallError;
 use corespun::thread::ThreadLib;
 use corespun::time;
 use futures::executor::block_on;
-use io_harness::{
-    Loop, in_a_process_of_its_own, io_uring_permitted, on_every_backend, poll_once, refuse,
-};
+use harness::io::{Loop, io_uring_permitted, on_every_backend, poll_once};
+use harness::process::{in_a_process_of_its_own, refuse};
 use nix::sys::eventfd::EventFd;
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::ForkResult;

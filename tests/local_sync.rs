@@ -1,7 +1,5 @@
 //! Channels and locks of one thread: order, cancellation and drop order.
 
-mod task_harness;
-
 use std::cell::Cell;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -12,7 +10,7 @@ use corespun::task::{spawn_local, yield_now};
 use futures::executor::block_on;
 use futures::stream::StreamExt;
 use futures::{FutureExt, poll};
-use task_harness::*;
+use harness::threads::*;
 
 fn pending<F: Future + Unpin>(future: &mut F) -> bool {
     block_on(async { poll!(future).is_pending() })

@@ -4,8 +4,6 @@
 //! socket and TCP. A client that is not installed is said to be skipped; with
 //! `CORESPUN_REQUIRE_CLIENTS=1` it fails the test.
 
-mod nbd_harness;
-
 use std::fs::File;
 use std::io::{Read, Write};
 use std::path::Path;
@@ -13,7 +11,7 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 
 use corespun::io::{BackendChoice, Driver, DriverConfig};
-use nbd_harness::{Server, until};
+use harness::nbd::{Server, until};
 use nix::sys::eventfd::EventFd;
 
 const MIB: usize = 1 << 20;

@@ -2,13 +2,11 @@
 //! callbacks, against a plain model on the virtual clock: who runs in which
 //! order, where each stands afterwards, and when the next one is due.
 
-mod harness;
-
 use std::cell::RefCell;
 use std::rc::Rc;
 
 use corespun::thread::{Activity, Poller, PollerState, PollerStats};
-use harness::{Threads, us};
+use harness::threads::{Threads, us};
 use proptest::collection::vec;
 use proptest::prelude::*;
 

@@ -1,7 +1,5 @@
 //! Pollers as streams, streams as pollers, and waiting for a condition.
 
-mod task_harness;
-
 use std::cell::Cell;
 use std::rc::Rc;
 use std::task::Poll;
@@ -11,7 +9,7 @@ use corespun::task::spawn_local;
 use corespun::thread::{Poller, PollerState};
 use corespun::time::sleep;
 use futures::StreamExt;
-use task_harness::*;
+use harness::threads::*;
 
 #[test]
 fn a_timed_poller_stream_yields_once_per_period() {
@@ -72,8 +70,9 @@ fn dropping_a_poller_stream_unregisters_its_poller_and_drops_the_closure() {
 
 #[test]
 fn a_poller_stream_ends_when_its_closure_says_so_or_panics() {
-    let (library, panics) = library_with_panics();
-    let mut runner = library.thread().build().unwrap().attach();
+    let (library, _) = library();
+    let panics = library.panics();
+    let mut runner = library.runner("");
     let mut left = 2;
     let ended = runner.enter(|| {
         let stream = PollerStream::active(move || {
@@ -94,7 +93,7 @@ fn a_poller_stream_ends_when_its_closure_says_so_or_panics() {
     settle(&mut runner);
     assert_eq!(output(ended), [1, 0]);
     assert_eq!(output(panicked), [1]);
-    assert_eq!(*panics.lock().unwrap(), ["Poller: no more"]);
+    assert_eq!(panics.take_with_sources(), ["Poller: no more"]);
     assert!(!runner.has_pollers());
 }
 
@@ -151,8 +150,9 @@ fn poll_until_hands_over_what_a_later_look_found() {
 
 #[test]
 fn poll_until_panics_when_its_closure_did() {
-    let (library, panics) = library_with_panics();
-    let mut runner = library.thread().build().unwrap().attach();
+    let (library, _) = library();
+    let panics = library.panics();
+    let mut runner = library.runner("");
     let mut looks = 0;
     let found = runner.enter(|| {
         spawn_local(poll_until(move || {
@@ -163,7 +163,7 @@ fn poll_until_panics_when_its_closure_did() {
     });
     settle(&mut runner);
     assert!(futures::executor::block_on(found).unwrap_err().is_panic());
-    assert_eq!(panics.lock().unwrap()[0], "Poller: cannot look");
+    assert_eq!(panics.take_with_sources()[0], "Poller: cannot look");
 }
 
 #[test]

@@ -1,13 +1,11 @@
 //! Pollers: when they run, and what register, unregister, pause and resume do
 //! to them in each state, from outside and from inside any callback.
 
-mod harness;
-
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
 use corespun::thread::{Activity, Polled, Poller, PollerState, SpdkThread};
-use harness::{Runs, Threads, us};
+use harness::threads::{Runs, Threads, us};
 
 fn register(threads: &mut Threads, period: u64, runs: &Runs) -> Poller {
     threads.on(0, || Poller::timed(us(period), runs.idle()).unwrap())

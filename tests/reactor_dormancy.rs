@@ -2,8 +2,6 @@
 //! something to do rouses it, in every mode and on either I/O back-end, and nothing
 //! else is different for it.
 
-mod app_harness;
-
 use std::any::Any;
 use std::cell::RefCell;
 use std::convert::Infallible;
@@ -13,7 +11,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use app_harness::{app, must_end, stats};
 use corespun::app::AppHandle;
 use corespun::channel::IoDevice;
 use corespun::cpu::CpuSet;
@@ -24,6 +21,7 @@ use corespun::task::LocalSpawner;
 use corespun::thread::{Activity, Interrupt, Poller, SpdkThread};
 use corespun::{local, task, time};
 use futures::AsyncReadExt;
+use harness::reactors::{app, must_end, stats};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
 const MODES: [ReactorMode; 3] = [

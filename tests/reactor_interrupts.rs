@@ -1,20 +1,18 @@
 //! Interrupts on a reactor that sleeps: they wake it, on either I/O back-end, and
 //! they do not keep it awake; and what does is named.
 
-mod app_harness;
-
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use app_harness::{app, must_end, stats, wait_until};
 use corespun::app::AppHandle;
 use corespun::cpu::CpuSet;
 use corespun::io::{BackendChoice, Driver, DriverConfig};
 use corespun::reactor::ReactorMode;
 use corespun::thread::{Activity, Interrupt, Poller, SpdkThread};
 use corespun::time;
+use harness::reactors::{app, must_end, stats, wait_until};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
 const SLEEPING: [ReactorMode; 2] = [ReactorMode::Adaptive, ReactorMode::Interrupt];

@@ -1,19 +1,17 @@
 //! A thread whose mask changes while it runs on a reactor: where it goes, when,
 //! and that nothing of it is lost on the way.
 
-mod app_harness;
-
 use std::cell::RefCell;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use app_harness::{app, must_end, stats, wait_until};
 use corespun::app::AppHandle;
 use corespun::cpu::CpuSet;
 use corespun::reactor::{ReactorMode, Reactors};
 use corespun::thread::{Poller, SetCpumaskError, SpdkThread};
 use corespun::{task, time};
+use harness::reactors::{app, must_end, stats, wait_until};
 
 const MODES: [ReactorMode; 3] = [
     ReactorMode::Poll,

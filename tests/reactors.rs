@@ -2,15 +2,12 @@
 //! waking. On the virtual clock where time matters, in poll mode, because
 //! virtual time does not wake anybody.
 
-mod app_harness;
-
 use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use app_harness::{app, must_end, stats, wait_until};
 use corespun::app::AppHandle;
 use corespun::clock::Clock;
 use corespun::cpu::{self, CpuSet};
@@ -18,6 +15,7 @@ use corespun::io::{BackendChoice, Driver, DriverConfig};
 use corespun::reactor::{EventError, ReactorMode};
 use corespun::thread::{Activity, CreateError, Poller, SpdkThread};
 use corespun::{task, time};
+use harness::reactors::{app, must_end, stats, wait_until};
 
 const MODES: [ReactorMode; 3] = [
     ReactorMode::Poll,

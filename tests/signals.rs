@@ -4,15 +4,11 @@
 //! Signals belong to the process. Tests in this one use a real-time signal each;
 //! those about what a signal does by default run in a process of their own.
 
-mod app_harness;
-mod scenario;
-
 use std::os::unix::process::ExitStatusExt;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Wake, Waker};
 
-use app_harness::{app, must_end, wait_until};
 use corespun::app::AppHandle;
 use corespun::cpu::CpuSet;
 use corespun::reactor::ReactorMode;
@@ -20,10 +16,11 @@ use corespun::signal::{SignalKind, Signals, ctrl_c};
 use corespun::task;
 use corespun::thread::SpdkThread;
 use futures::StreamExt;
+use harness::process::{Scenario, entries, say};
+use harness::reactors::{app, must_end, wait_until};
 use nix::sys::signal::{Signal, raise};
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{ForkResult, fork};
-use scenario::{Scenario, entries, say};
 
 const IDLE: ReactorMode = ReactorMode::Interrupt;
 

@@ -1,7 +1,5 @@
 //! Spinlocks of SpdkThreads against the scenarios of the reference suite.
 
-mod harness;
-
 use std::cell::Cell;
 use std::io::Write;
 use std::os::unix::net::UnixStream;
@@ -14,7 +12,7 @@ use corespun::thread::{
     Interrupt, Poller, PollerState, SpinMutex, Spinlock, SpinlockError, SpinlockMisuse as Misuse,
     ThreadLib, register_post_poller_handler,
 };
-use harness::Threads;
+use harness::threads::Threads;
 
 /// A lock whose misuses are kept, in place of the replaced abort.
 #[derive(Clone)]

@@ -1,13 +1,10 @@
 //! G11: what holds its thread too long is reported, by itself when it has ended
 //! and to another OS thread while it has not.
 
-mod app_harness;
-
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use app_harness::{app, must_end};
 use corespun::app::AppHandle;
 use corespun::clock::{Clock, VirtualClock};
 use corespun::cpu::CpuSet;
@@ -16,6 +13,7 @@ use corespun::task::{self, TaskBuilder};
 use corespun::thread::{
     Activity, OsThreadState, Poller, Stall, StallSource, ThreadLib, ThreadRunner,
 };
+use harness::reactors::{app, must_end};
 
 /// A stall, kept.
 #[derive(Clone, Debug)]

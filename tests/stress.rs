@@ -10,8 +10,6 @@
 //! ThreadSanitizer, which does not see into a ready-made standard library, can
 //! follow every edge.
 
-mod stress_harness;
-
 use std::cell::Cell;
 use std::future::poll_fn;
 use std::marker::PhantomData;
@@ -31,7 +29,7 @@ use crossbeam_queue::SegQueue;
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
 use futures::{FutureExt, StreamExt};
-use stress_harness::*;
+use harness::stress::*;
 
 const POLLING: usize = 2;
 const SENDING: usize = 3;

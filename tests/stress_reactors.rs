@@ -9,8 +9,6 @@
 //! `CORESPUN_STRESS_SEED` repeats a choice of operations. No test harness, so that
 //! it runs under ThreadSanitizer.
 
-mod stress_harness;
-
 use std::future::poll_fn;
 use std::hint::spin_loop;
 use std::sync::Arc;
@@ -26,7 +24,7 @@ use corespun::task::AbortHandle;
 use corespun::thread::{Poller, SpdkThread};
 use corespun::time;
 use crossbeam_queue::SegQueue;
-use stress_harness::*;
+use harness::stress::*;
 
 const OPERATORS: usize = 2;
 const CORES: usize = 2;

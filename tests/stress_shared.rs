@@ -5,8 +5,6 @@
 //! `CORESPUN_STRESS_SECONDS` sets how long it runs (2 s), `CORESPUN_STRESS_SEED` repeats a choice of
 //! operations. No test harness, so that ThreadSanitizer can follow every edge.
 
-mod stress_harness;
-
 use std::future::Future;
 use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
@@ -19,8 +17,8 @@ use std::time::{Duration, Instant};
 
 use corespun::io::{Driver, DriverConfig, Home, Interest, SharedFd};
 use crossbeam_queue::SegQueue;
+use harness::stress::*;
 use nix::sys::eventfd::EventFd;
-use stress_harness::*;
 
 const BOTH: Interest = Interest::READABLE.add(Interest::WRITABLE);
 const PAIRS: usize = 6;

@@ -14,8 +14,6 @@
 //! ThreadSanitizer, which does not see into a ready-made standard library, can
 //! follow every edge.
 
-mod stress_harness;
-
 use std::cell::RefCell;
 use std::future::poll_fn;
 use std::os::fd::{AsFd, AsRawFd};
@@ -39,9 +37,9 @@ use futures::channel::oneshot;
 use futures::executor::LocalPool;
 use futures::future::{Either, abortable, select};
 use futures::task::LocalSpawnExt;
+use harness::stress::*;
 use nix::sys::eventfd::EventFd;
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, raise, sigaction};
-use stress_harness::*;
 
 const POLLING: usize = 2;
 

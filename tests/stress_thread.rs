@@ -13,8 +13,6 @@
 //! a choice of operations. No test harness, so that ThreadSanitizer can follow
 //! every edge.
 
-mod stress_harness;
-
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::rc::Rc;
@@ -26,7 +24,7 @@ use std::time::{Duration, Instant};
 use corespun::channel::{self, IoChannel, IoDevice, WalkStep};
 use corespun::thread::{Activity, ParkedThread, Poller, SpdkThread, ThreadLib, ThreadRunner};
 use crossbeam_queue::SegQueue;
-use stress_harness::*;
+use harness::stress::*;
 
 const OS_THREADS: usize = 2;
 /// SpdkThreads that one OS thread polls.

@@ -1,8 +1,6 @@
 //! What code on a thread is written with: calls, sets, scopes, budgets, helper
 //! threads, spawners, and seeing tasks.
 
-mod task_harness;
-
 use std::cell::{Cell, RefCell};
 use std::future::pending;
 use std::rc::Rc;
@@ -19,7 +17,7 @@ use corespun::thread::{SpdkThread, StallSource, ThreadLib};
 use futures::future::LocalBoxFuture;
 use futures::task::{LocalSpawnExt, SpawnExt};
 use futures::{FutureExt, StreamExt};
-use task_harness::*;
+use harness::threads::*;
 
 // Calls.
 
@@ -108,8 +106,9 @@ fn try_calls_are_refused_by_a_full_mailbox_with_what_was_to_be_called() {
 /// G3, G4, G6
 #[test]
 fn a_detached_task_runs_there_in_its_turn_and_comes_back_from_a_gone_thread() {
-    let (library, panics) = library_with_panics();
-    let mut there = library.thread().name("there").build().unwrap().attach();
+    let (library, _) = library();
+    let panics = library.panics();
+    let mut there = library.runner("there");
     let thread = there.handle();
     let trace = Arc::new(Mutex::new(Vec::new()));
     let note = |what: &'static str| {
@@ -141,7 +140,7 @@ fn a_detached_task_runs_there_in_its_turn_and_comes_back_from_a_gone_thread() {
     let late = Arc::new(());
     let waits = late.clone();
     settle(&mut there);
-    assert_eq!(*panics.lock().unwrap(), ["Task: oops"]);
+    assert_eq!(panics.take_with_sources(), ["Task: oops"]);
 
     let exit = there.exit();
     while !there.is_exited() {
@@ -424,8 +423,9 @@ fn metadata_goes_with_the_future_however_that_goes() {
             panic!("on purpose");
         }
     }
-    let (library, panics) = library_with_panics();
-    let mut runner = library.thread().build().unwrap().attach();
+    let (library, _) = library();
+    let panics = library.panics();
+    let mut runner = library.runner("");
     let witness = Arc::new(());
     let labelled = || {
         TaskBuilder::new()
@@ -445,7 +445,7 @@ fn metadata_goes_with_the_future_however_that_goes() {
     settle(&mut runner);
     // The handles keep the tasks' memory, but not this.
     assert_eq!(Arc::strong_count(&witness), 2);
-    assert_eq!(*panics.lock().unwrap(), ["Drop: on purpose"]);
+    assert_eq!(panics.take_with_sources(), ["Drop: on purpose"]);
     let unpolled = runner.enter(|| labelled().spawn_local(async {}));
     let _exit = runner.exit();
     while !runner.is_exited() {

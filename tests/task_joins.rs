@@ -6,8 +6,6 @@
     reason = "a handle that was polled is handed on"
 )]
 
-mod task_harness;
-
 use std::cell::{Cell, RefCell};
 use std::future::{pending, poll_fn};
 use std::panic::resume_unwind;
@@ -24,7 +22,7 @@ use corespun::thread::{Poller, ThreadLib, ThreadRunner};
 use futures::FutureExt;
 use futures::channel::oneshot;
 use futures::stream::{FuturesUnordered, StreamExt};
-use task_harness::*;
+use harness::threads::*;
 
 /// A task that ends when it is told to, and its teller.
 fn told<T: 'static>(runner: &mut ThreadRunner) -> (JoinHandle<T>, oneshot::Sender<T>) {
@@ -137,7 +135,7 @@ fn a_join_goes_to_another_os_thread_with_its_thread() {
         task::spawn(async { child.await.unwrap() })
     });
     settle(&mut here);
-    let parked = here.park().unwrap();
+    let parked = here.into_inner().park().unwrap();
     let here = thread::spawn(move || {
         let mut here = parked.attach();
         tell.send(7).unwrap();
@@ -153,8 +151,8 @@ fn a_join_goes_to_another_os_thread_with_its_thread() {
 /// Its end is its first poll's, its second's, an abort, a panic.
 #[test]
 fn a_join_hears_of_every_way_to_end() {
-    let (library, _panics) = library_with_panics();
-    let mut runner = library.thread().build().unwrap().attach();
+    let (library, _) = library();
+    let mut runner = library.runner("");
     for way in 0..4 {
         let child = runner.enter(|| {
             spawn_local(async move {
@@ -347,6 +345,7 @@ fn a_foreign_waker_that_meddles_when_dropped_finds_everything_in_order() {
     drop(tell_other);
     settle(&mut here);
     assert!(here.tasks().is_empty());
+    assert_eq!(here.panics().take().len(), 1, "the other was told nothing");
 }
 
 /// Spares of the thread's reference count among them.
@@ -445,8 +444,8 @@ fn an_eager_task_may_be_spawned_wherever_a_thread_is_current() {
         }
     }
     for place in 0..7 {
-        let (library, _panics) = library_with_panics();
-        let mut runner = library.thread().build().unwrap().attach();
+        let (library, _) = library();
+        let mut runner = library.runner("");
         let spawned = Rc::new(RefCell::new(Vec::new()));
         let spawns = SpawnsWhenDropped(spawned.clone());
         let mut poller = None;
@@ -504,6 +503,8 @@ fn an_eager_task_may_be_spawned_wherever_a_thread_is_current() {
         assert!(outcomes[1].as_ref().unwrap_err().is_panic());
         assert_eq!(*outcomes[2].as_ref().unwrap(), 2);
         assert!(runner.tasks().is_empty());
+        let outside: &[&str] = if place == 3 { &["outside"] } else { &[] };
+        assert_eq!(runner.panics().take(), outside);
     }
 }
 

@@ -1,8 +1,6 @@
 //! Tasks that change their thread: they continue there, are never entered on two
 //! threads, and no wake is lost.
 
-mod task_harness;
-
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::{Poll, Waker};
@@ -12,7 +10,7 @@ use corespun::thread::{SpdkThread, ThreadLib, ThreadRunner};
 use corespun::time::sleep;
 use futures::future::{join, select};
 use futures::poll;
-use task_harness::*;
+use harness::threads::*;
 
 fn current() -> String {
     SpdkThread::current().unwrap().name().to_owned()
@@ -67,7 +65,7 @@ fn a_task_stays_where_it_is_when_its_target_has_exited() {
 fn a_task_that_finds_its_target_gone_on_arrival_goes_on_where_it_was() {
     let (mut here, there) = two_threads();
     let target = there.handle();
-    let doomed = Arc::new(Mutex::new(Some(SendBox(there))));
+    let doomed = Arc::new(Mutex::new(Some(SendBox(there.into_inner()))));
     let gone = doomed.clone();
     let result = here.enter(|| {
         spawn_movable(async move {
@@ -119,8 +117,8 @@ fn a_withdrawn_move_does_not_happen() {
 #[test]
 fn a_timer_of_a_task_that_moved_fires_on_its_new_thread() {
     let (library, hand) = library();
-    let mut here = library.thread().name("here").build().unwrap().attach();
-    let mut there = library.thread().name("there").build().unwrap().attach();
+    let mut here = library.runner("here");
+    let mut there = library.runner("there");
     let target = there.handle();
     let done = here.enter(|| {
         spawn_movable(async move {

@@ -2,8 +2,6 @@
 //! is dropped within itself, handles that reach dead threads, calls whose caller
 //! is gone. What each guarantee says holds for them too.
 
-mod task_harness;
-
 use std::cell::{Cell, RefCell};
 use std::future::{pending, poll_fn};
 use std::panic::resume_unwind;
@@ -20,7 +18,7 @@ use corespun::task::{
 };
 use corespun::thread::{Poller, SpdkThread, ThreadLib};
 use futures::FutureExt;
-use task_harness::*;
+use harness::threads::*;
 
 // A task and its own handles.
 
@@ -89,8 +87,9 @@ fn a_set_may_be_dropped_by_a_task_that_is_in_it() {
 /// Dropped in the poll of the task that it waits for.
 #[test]
 fn a_join_handle_may_be_dropped_by_the_task_it_is_of() {
-    let (library, panics) = library_with_panics();
-    let mut runner = library.thread().build().unwrap().attach();
+    let (library, _) = library();
+    let panics = library.panics();
+    let mut runner = library.runner("");
     let own = Rc::new(Cell::new(None::<JoinHandle<()>>));
     let mine = own.clone();
     let task = runner.enter(|| {
@@ -101,7 +100,7 @@ fn a_join_handle_may_be_dropped_by_the_task_it_is_of() {
     });
     own.set(Some(task));
     settle(&mut runner);
-    assert_eq!(*panics.lock().unwrap(), ["Task: after it"]);
+    assert_eq!(panics.take_with_sources(), ["Task: after it"]);
     assert!(runner.tasks().is_empty());
 }
 
@@ -392,28 +391,23 @@ fn a_call_to_oneself_after_the_exit_is_refused() {
 /// G6: before the call, and between it and the look at the result.
 #[test]
 fn the_panic_of_a_call_that_nobody_waits_for_is_reported() {
-    let (library, panics) = library_with_panics();
-    let mut runner = library.thread().build().unwrap().attach();
+    let (library, _) = library();
+    let panics = library.panics();
+    let mut runner = library.runner("");
     let thread = runner.handle();
     drop(thread.call(|| resume_unwind(Box::new("before"))));
     settle(&mut runner);
-    assert_eq!(
-        std::mem::take(&mut *panics.lock().unwrap()),
-        ["Message: before"]
-    );
+    assert_eq!(panics.take_with_sources(), ["Message: before"]);
     let call = thread.call(|| resume_unwind(Box::new("after")));
     settle(&mut runner);
-    assert!(panics.lock().unwrap().is_empty());
+    assert!(panics.take().is_empty());
     drop(call);
-    assert_eq!(
-        std::mem::take(&mut *panics.lock().unwrap()),
-        ["Message: after"]
-    );
+    assert_eq!(panics.take_with_sources(), ["Message: after"]);
     // One that is waited for is its caller's.
     let call = thread.call(|| resume_unwind(Box::new("taken")));
     settle(&mut runner);
     assert!(block_on(call).unwrap_err().is_panic());
-    assert!(panics.lock().unwrap().is_empty());
+    assert!(panics.take().is_empty());
 }
 
 /// G6

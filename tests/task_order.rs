@@ -1,14 +1,12 @@
 //! Which poll of its thread a task runs in.
 
-mod task_harness;
-
 use std::sync::{Arc, Mutex};
 
 use corespun::local::oneshot;
 use corespun::task::{spawn_eager, spawn_local, yield_now};
 use corespun::thread::{Poller, SpdkThread};
 use futures::executor::block_on;
-use task_harness::*;
+use harness::threads::*;
 
 /// TH-052, G9
 #[test]
@@ -145,8 +143,9 @@ fn eager_tasks_that_start_each_other_are_queued_where_it_gets_deep() {
 /// G6, G7
 #[test]
 fn an_eager_task_that_panics_or_comes_too_late_harms_nobody() {
-    let (library, panics) = library_with_panics();
-    let mut runner = library.thread().build().unwrap().attach();
+    let (library, _) = library();
+    let panics = library.panics();
+    let mut runner = library.runner("");
     let (outer, inner) = runner.enter(|| {
         let (tell, told) = oneshot::channel();
         let outer = spawn_eager(async move {
@@ -160,7 +159,7 @@ fn an_eager_task_that_panics_or_comes_too_late_harms_nobody() {
     settle(&mut runner);
     assert_eq!(output(outer), 1);
     assert!(block_on(inner).unwrap().is_panic());
-    assert!(panics.lock().unwrap().is_empty(), "it was joined");
+    assert!(panics.take().is_empty(), "it was joined");
     let _exit = runner.exit();
     while !runner.is_exited() {
         runner.poll(0, 0);

@@ -1,8 +1,6 @@
 //! Thread-locals, the framework's context value, binding, cpumask changes and
 //! post-poller handlers.
 
-mod harness;
-
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::{Arc, Mutex};
@@ -14,7 +12,7 @@ use corespun::thread::{
     CreateError, Framework, LocalKeyError, ParkedThread, Poller, PostPollerError, SetCpumaskError,
     SpdkThread, ThreadLib, register_post_poller_handler,
 };
-use harness::{Runs, Threads};
+use harness::threads::{Runs, Threads};
 
 thread_local! {
     static DROPPED_ON: RefCell<Vec<(String, bool)>> = const { RefCell::new(Vec::new()) };

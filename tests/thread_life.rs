@@ -1,7 +1,5 @@
 //! The life of a SpdkThread: creation, names, messages, statistics, exit.
 
-mod harness;
-
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -13,7 +11,7 @@ use corespun::thread::{
     Activity, CreateError, CriticalMsgError, Framework, ParkedThread, Poller, PollerError,
     PollerState, SpdkThread, ThreadLib, ThreadState,
 };
-use harness::{Runs, Threads, us};
+use harness::threads::{Runs, Threads, us};
 
 /// T-TH-01
 #[test]

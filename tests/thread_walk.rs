@@ -1,12 +1,10 @@
 //! `for_each_thread` against the scenarios of the reference suite.
 
-mod harness;
-
 use std::sync::{Arc, Mutex};
 
 use corespun::task;
 use corespun::thread::{ExitHolder, Poller, SpdkThread, ThreadWalkError};
-use harness::{SharedRuns, Threads};
+use harness::threads::{SharedRuns, Threads};
 
 fn start(threads: &mut Threads, index: usize) -> SharedRuns {
     let count = SharedRuns::default();

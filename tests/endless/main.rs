@@ -9,9 +9,6 @@ mod io;
 mod shared;
 mod threads;
 
-#[path = "../io_harness/mod.rs"]
-mod io_harness;
-
 use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::future::Future;
@@ -24,7 +21,8 @@ use std::time::{Duration, Instant};
 use corespun::io::{BackendChoice, Driver, DriverConfig};
 use corespun::thread::ThreadLib;
 use corespun::{task, time};
-use io_harness::{in_a_process_of_its_own, on_every_backend, refuse};
+use harness::io::on_every_backend;
+use harness::process::{in_a_process_of_its_own, refuse};
 use nix::sys::eventfd::EventFd;
 
 /// What one poll of a task may take, as `task::consume_budget` says.

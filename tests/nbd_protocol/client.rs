@@ -7,7 +7,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 
-use crate::nbd_harness::{PATIENCE, Server};
+use harness::PATIENCE;
+use harness::nbd::Server;
 
 pub(crate) const READ: u16 = 0;
 pub(crate) const WRITE: u16 = 1;

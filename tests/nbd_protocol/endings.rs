@@ -5,7 +5,7 @@ use std::io::Read;
 use nix::sys::signal::Signal;
 
 use crate::client::{Bystanders, CACHE, Client, READ, WRITE, request};
-use crate::nbd_harness::{Server, listing, until};
+use harness::nbd::{Server, listing, until};
 
 /// Clients that are killed at once: there is no difference, for the server, between the
 /// kernel closing a dead process' sockets and this.

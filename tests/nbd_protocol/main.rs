@@ -1,9 +1,6 @@
 //! The NBD server as a process, and clients that speak to it byte by byte: what it does
 //! when they break the rules, when they die, and when it cannot start.
 
-#[path = "../nbd_harness/mod.rs"]
-mod nbd_harness;
-
 mod client;
 mod endings;
 mod malformed;

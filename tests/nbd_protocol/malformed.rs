@@ -5,7 +5,7 @@ use crate::client::{
     BYSTANDERS, Bystanders, Client, EINVAL, ENOSPC, EOVERFLOW, EPERM, FLAG_DF, FLUSH, READ,
     REP_ACK, REP_ERR_UNSUP, TRIM, WRITE, WRITE_ZEROES, option, request,
 };
-use crate::nbd_harness::Server;
+use harness::nbd::Server;
 
 const MIB: u64 = 1 << 20;
 const SIZE: u64 = 8 * MIB;

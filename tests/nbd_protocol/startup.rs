@@ -2,7 +2,7 @@
 
 use std::os::unix::fs::PermissionsExt;
 
-use crate::nbd_harness::{Server, listing, refused};
+use harness::nbd::{Server, listing, refused};
 
 /// Each is refused in a directory that holds `taken`, a file of five bytes, and is left
 /// as it was; the line has to hold the text.

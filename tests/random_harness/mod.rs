@@ -33,10 +33,8 @@ use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-#[path = "../stress_harness/mod.rs"]
-mod stress_harness;
-pub use stress_harness::{Dice, ON_PURPOSE, read};
-use stress_harness::{number, settings};
+pub use harness::stress::{Dice, ON_PURPOSE, read};
+use harness::stress::{number, settings};
 
 const CHILD: &str = "CORESPUN_RANDOM_CHILD";
 const PROGRAM: &str = "CORESPUN_RANDOM_PROGRAM";

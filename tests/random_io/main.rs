@@ -14,8 +14,6 @@
 #![allow(unreachable_pub, reason = "a program of several files")]
 
 mod activity;
-#[path = "../io_harness/mod.rs"]
-mod io_harness;
 mod perform;
 #[path = "../random_harness/mod.rs"]
 mod random_harness;
@@ -24,7 +22,7 @@ mod things;
 use std::process::ExitCode;
 
 use corespun::io::BackendChoice;
-use io_harness::io_uring_permitted;
+use harness::io::io_uring_permitted;
 use random_harness::{Beginning, Dice, Ran, Subject, Weighted};
 use things::World;
 

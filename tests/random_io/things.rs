@@ -15,7 +15,7 @@ use nix::poll::{PollFd as SysPollFd, PollFlags, PollTimeout};
 use socket2::Socket;
 
 use crate::activity::{Activity, BufferBook, Waits};
-use crate::io_harness::Loop;
+use harness::io::Loop;
 
 /// How long a wait that could end may last while all else is quiet.
 const PATIENCE: Duration = Duration::from_secs(1);

@@ -1,11 +1,5 @@
 //! The built `nbd_target` as a child process: started, asked about itself, stopped.
 
-#![allow(
-    dead_code,
-    unreachable_pub,
-    reason = "each test binary uses a part of it"
-)]
-
 use std::ffi::OsStr;
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
@@ -16,8 +10,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tempfile::TempDir;
 
-/// Longest wait for anything. Only a failing test ever waits that long.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+use crate::PATIENCE;
 
 /// The example, which `cargo test` builds beside the tests.
 pub fn binary() -> PathBuf {
@@ -36,6 +29,7 @@ pub fn binary() -> PathBuf {
 pub struct Server {
     child: Child,
     stdout: BufReader<ChildStdout>,
+    /// Where it runs.
     pub directory: TempDir,
     /// One per listener.
     pub uris: Vec<String>,
@@ -102,6 +96,7 @@ impl Server {
         port.trim_end_matches('/').parse().unwrap()
     }
 
+    /// The Unix socket it listens on unless told otherwise.
     pub fn socket(&self) -> PathBuf {
         self.directory.path().join("nbd.sock")
     }
@@ -123,6 +118,7 @@ impl Server {
         kilobytes.parse::<usize>().unwrap() * 1024
     }
 
+    /// Sends it a signal.
     pub fn signal(&self, signal: Signal) {
         kill(Pid::from_raw(self.child.id() as i32), signal).unwrap();
     }

@@ -1,18 +1,13 @@
 //! Small apps for tests: reactors on however many processors there are, and a
 //! guard against hangs.
 
-#![allow(
-    dead_code,
-    unreachable_pub,
-    reason = "each test binary uses a part of it"
-)]
-
-use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::Duration;
 
 use corespun::app::{App, AppBuilder};
 use corespun::cpu;
 use corespun::reactor::{ReactorMode, ReactorStats, Reactors};
+
+use crate::must_return;
 
 /// An app with `count` reactors, numbered from 0, on the processors there are.
 /// It leaves signals alone: the tests of one binary share a process.
@@ -24,24 +19,11 @@ pub fn app(count: usize, mode: ReactorMode) -> AppBuilder {
         .handle_signals(false)
 }
 
-/// Runs `body` in an OS thread of its own and fails if it hangs, which is what
-/// a lost wake looks like. The limit is no expectation: it is far beyond what
-/// a loaded machine needs.
+/// Runs `body` in an OS thread of its own and fails if it hangs, which is what a lost wake
+/// looks like.
 #[track_caller]
 pub fn must_end<R: Send + 'static>(body: impl FnOnce() -> R + Send + 'static) -> R {
-    let (done, ended) = channel();
-    let thread = std::thread::spawn(move || {
-        let result = body();
-        let _ = done.send(());
-        result
-    });
-    match ended.recv_timeout(Duration::from_secs(60)) {
-        Err(RecvTimeoutError::Timeout) => panic!("it hangs"),
-        Ok(()) | Err(RecvTimeoutError::Disconnected) => match thread.join() {
-            Ok(result) => result,
-            Err(panic) => std::panic::resume_unwind(panic),
-        },
-    }
+    must_return("the test", body)
 }
 
 /// What the reactor on `core` is doing.

@@ -2,12 +2,6 @@
 //! process, or ends it. The test starts its binary once more, where the ignored test
 //! `plays_a_scenario` plays the one that is named.
 
-#![allow(
-    dead_code,
-    unreachable_pub,
-    reason = "each test binary uses a part of it"
-)]
-
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -37,6 +31,7 @@ impl Scenario {
         Some(scenario)
     }
 
+    /// Starts the process that plays it.
     pub fn start(name: &str) -> Self {
         Scenario::spawn(&mut Scenario::command(name))
     }
@@ -138,4 +133,62 @@ pub fn say(word: &str) {
 /// How many entries a directory has: descriptors, OS threads.
 pub fn entries(directory: &str) -> usize {
     std::fs::read_dir(directory).unwrap().count()
+}
+
+/// How many descriptors of this process lead to the file at `path`.
+pub fn open_descriptors_of(path: &std::path::Path) -> usize {
+    let path = path.canonicalize().unwrap();
+    std::fs::read_dir("/proc/self/fd")
+        .unwrap()
+        .filter_map(|entry| std::fs::read_link(entry.ok()?.path()).ok())
+        .filter(|target| *target == path)
+        .count()
+}
+
+/// Runs the body of the test `name` in a process of its own: for what a process has one of.
+pub fn in_a_process_of_its_own(name: &str, body: impl FnOnce()) {
+    const ALONE: &str = "CORESPUN_TEST_ALONE";
+    if std::env::var_os(ALONE).is_some_and(|alone| alone == *name) {
+        return body();
+    }
+    let status = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", name, "--test-threads=1", "--nocapture"])
+        .env(ALONE, name)
+        .status()
+        .unwrap();
+    assert!(status.success(), "{name}: {status}");
+}
+
+/// Makes the kernel refuse a system call to the calling thread from now on, as container run times do.
+pub fn refuse(call: libc::c_long) {
+    let statement = |code, k| libc::sock_filter {
+        code,
+        jt: 0,
+        jf: 0,
+        k,
+    };
+    let mut program = [
+        statement((libc::BPF_LD | libc::BPF_W | libc::BPF_ABS) as u16, 0),
+        libc::sock_filter {
+            code: (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16,
+            jt: 0,
+            jf: 1,
+            k: call as u32,
+        },
+        statement(
+            libc::BPF_RET as u16,
+            libc::SECCOMP_RET_ERRNO | libc::EPERM as u32,
+        ),
+        statement(libc::BPF_RET as u16, libc::SECCOMP_RET_ALLOW),
+    ];
+    let filter = libc::sock_fprog {
+        len: program.len() as u16,
+        filter: program.as_mut_ptr(),
+    };
+    // SAFETY: the program lives until the call has copied it.
+    let set = unsafe {
+        libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+            | libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &filter)
+    };
+    assert_eq!(set, 0, "{}", std::io::Error::last_os_error());
 }

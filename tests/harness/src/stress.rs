@@ -1,11 +1,5 @@
 //! What the stress binaries share: the settings of a run, dice to choose operations
 //! with, and counters of what has happened.
-#![allow(
-    dead_code,
-    unreachable_pub,
-    reason = "each stress binary uses a part of it"
-)]
-
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// What the panics and errors say that are expected.
@@ -20,6 +14,7 @@ pub fn settings(what: &str) -> (u64, u64) {
     (seconds, seed)
 }
 
+/// A number from the environment.
 pub fn number(variable: &str, default: u64) -> u64 {
     let value = std::env::var(variable).ok();
     value.map_or(default, |value| {
@@ -34,6 +29,7 @@ pub fn number(variable: &str, default: u64) -> u64 {
 pub struct Dice(u64);
 
 impl Dice {
+    /// That show the same for the same seed.
     pub const fn new(seed: u64) -> Self {
         Dice(seed | 1)
     }
@@ -43,6 +39,7 @@ impl Dice {
         Dice((seed + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ (n as u64 + 1))
     }
 
+    /// A number from 0 to below `n`.
     pub fn below(&mut self, n: u64) -> u64 {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
@@ -56,10 +53,12 @@ impl Dice {
     }
 }
 
+/// Counts one more.
 pub fn count(counter: &AtomicUsize) {
     counter.fetch_add(1, Ordering::Relaxed);
 }
 
+/// How many were counted.
 pub fn read(counter: &AtomicUsize) -> usize {
     counter.load(Ordering::Relaxed)
 }

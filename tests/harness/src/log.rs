@@ -9,11 +9,11 @@ use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
 
 /// Events, as "LEVEL message field=value".
 #[derive(Clone, Default)]
-pub(crate) struct Log(Arc<Mutex<Vec<String>>>);
+pub struct Log(Arc<Mutex<Vec<String>>>);
 
 impl Log {
     /// Records what this OS thread logs until the guard is dropped.
-    pub(crate) fn install() -> (Self, tracing::subscriber::DefaultGuard) {
+    pub fn install() -> (Self, tracing::subscriber::DefaultGuard) {
         let log = Log::default();
         // Whether an event is wanted is remembered for all OS threads: a test beside this
         // one that wants none must not be the one that is asked, so that all want some.
@@ -24,7 +24,7 @@ impl Log {
     }
 
     /// What was logged since the last `take`.
-    pub(crate) fn take(&self) -> Vec<String> {
+    pub fn take(&self) -> Vec<String> {
         std::mem::take(&mut *self.0.lock().unwrap())
     }
 }
