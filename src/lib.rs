@@ -28,6 +28,8 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
+//! New here? Take [the first hour](first_hour): three whole programs.
+//!
 //! # The rooms
 //!
 //! From the top down; each uses only what is below it.
@@ -74,6 +76,9 @@ mod sync;
 pub mod task;
 pub mod thread;
 pub mod time;
+
+#[doc = include_str!("first_hour.md")]
+pub mod first_hour {}
 
 /// Runs the code of README.md as a doctest.
 #[cfg(doctest)]
