@@ -28,6 +28,12 @@ impl Dormant {
         self.threads.is_empty()
     }
 
+    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Hosted> {
+        self.threads
+            .iter_mut()
+            .map(|(_, dozing)| &mut dozing.hosted)
+    }
+
     /// Takes a thread in at tick `now`, unless there is something to do for it.
     pub(super) fn admit(&mut self, mut hosted: Hosted, now: u64) -> Result<(), Hosted> {
         let entry = self.threads.vacant_entry();

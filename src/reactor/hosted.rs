@@ -12,7 +12,7 @@ use nix::poll::{PollFlags, PollTimeout};
 use super::ReactorMode;
 use super::group::Shared;
 use crate::io::PollFd;
-use crate::thread::{ParkedThread, SpdkThread, ThreadRunner};
+use crate::thread::{LatencyMisses, ParkedThread, SpdkThread, ThreadRunner};
 
 /// Polls that must have found nothing before a thread is dormant: it may look at
 /// what it waits for by a task that yields.
@@ -47,6 +47,12 @@ pub(super) struct Hosted {
     /// How many polls in a row have found nothing, and when the first of them ended.
     idle_polls: u32,
     idle_since: u64,
+    /// What its busy polls took, in proportion to its shares.
+    pub(super) weighted: u64,
+    /// When its last poll ended, or it was woken, if it has a latency limit.
+    pub(super) polled_at: u64,
+    /// The polls that came too late for that.
+    pub(super) misses: LatencyMisses,
 }
 
 /// The wait for the interrupts of one thread.
@@ -72,6 +78,9 @@ impl Hosted {
             switched: false,
             idle_polls: 0,
             idle_since: 0,
+            weighted: 0,
+            polled_at: 0,
+            misses: LatencyMisses::default(),
         }
     }
 
@@ -126,6 +135,7 @@ impl Hosted {
 
     /// Ends being dormant.
     pub(super) fn wake(&mut self, now: u64) {
+        self.polled_at = now;
         self.runner.wake(now);
     }
 
@@ -175,6 +185,8 @@ impl Hosted {
             moves,
             watch,
             switched,
+            weighted,
+            misses,
             ..
         } = self;
         if switched {
@@ -189,6 +201,9 @@ impl Hosted {
             switched: false,
             idle_polls: 0,
             idle_since: 0,
+            weighted,
+            polled_at: 0,
+            misses,
         })
     }
 

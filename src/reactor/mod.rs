@@ -15,6 +15,7 @@ mod handle;
 mod hosted;
 mod idle;
 mod seat;
+mod shares;
 mod stats;
 mod turn;
 mod watcher;

@@ -11,6 +11,7 @@ use super::dormant::Dormant;
 use super::group::{Event, Group, Shared};
 use super::hosted::{self, Hosted};
 use super::idle::Spin;
+use super::shares::{self, Fair, Miss};
 use super::stats::KeptAwake;
 use super::{ReactorMode, StartError};
 use crate::cpu;
@@ -42,6 +43,7 @@ pub(crate) struct Reactor {
     patience: u64,
     driver: EnterGuard,
     spin: Spin,
+    fair: Fair,
     /// Up to where time is accounted for.
     tick: u64,
     /// The tick at which the last work was done, while there is none.
@@ -56,6 +58,15 @@ pub(crate) struct Reactor {
     stopping: bool,
     /// Nothing can be sent here any more.
     closed: bool,
+}
+
+/// What the polls of a turn have come to.
+#[derive(Default)]
+struct Polled {
+    worked: bool,
+    /// A thread has exited, or is to go elsewhere.
+    some_go: bool,
+    some_drowsy: bool,
 }
 
 impl Reactor {
@@ -76,6 +87,7 @@ impl Reactor {
         let spin = Spin::new(group.adaptive);
         let clock = group.library.clock();
         let (tick, patience) = (clock.now(), clock.ticks_from(PATIENCE));
+        let fair = Fair::new(clock);
         Ok(Reactor {
             group,
             index,
@@ -84,6 +96,7 @@ impl Reactor {
             patience,
             driver: driver.enter(),
             spin,
+            fair,
             tick,
             waiting_since: None,
             followed: ReactorMode::Poll,
@@ -120,6 +133,7 @@ impl Reactor {
         self.wake_dormant();
         let worked = events | self.poll_threads() | self.run_io();
         if self.group.is_stopping() {
+            self.fair.let_all_run();
             self.stop();
         }
         if worked {
@@ -228,37 +242,82 @@ impl Reactor {
         }
     }
 
-    /// Each thread once, in the order of arrival. Time is chained from poll to
-    /// poll, so that none of it goes unaccounted for.
+    /// Each thread once, in the order of arrival, but for those that are ahead of their
+    /// share, and those that a latency limit puts before others. Time is chained from poll
+    /// to poll, so that none of it goes unaccounted for.
     fn poll_threads(&mut self) -> bool {
         if hosted::take_rescheduled() {
             // Outside of a poll: it may be any of them.
             self.threads.iter_mut().for_each(|one| one.moves = true);
         }
-        let mut worked = false;
-        let mut some_go = false;
-        let mut some_drowsy = false;
+        let mut turn = Polled::default();
         for index in 0..self.threads.len() {
-            let hosted = &mut self.threads[index];
-            let runner = &mut hosted.runner;
-            if let Some(watched) = &self.group.reactors[self.index].watched {
-                watched.polls(runner.id());
+            if self.fair.sits_out(&self.threads[index], self.tick) {
+                turn.worked = true;
+                continue;
             }
-            let busy = runner.poll(0, self.tick).is_busy();
-            let end = runner.last_tick();
-            hosted.moves |= hosted::take_rescheduled();
-            some_go |= hosted.moves || runner.is_exited();
-            some_drowsy |= hosted.polled(busy, end, self.patience);
-            self.charge(end, busy);
-            worked |= busy;
+            self.poll_thread(index, &mut turn);
+            if self.fair.somebody_is_due(self.tick) {
+                self.poll_due(&mut turn);
+            }
         }
-        if some_go {
+        if self.fair.end_turn() {
+            let dormant = self.dormant.iter_mut();
+            self.fair.rebase(self.threads.iter_mut().chain(dormant));
+        }
+        if turn.some_go {
             self.let_go();
         }
-        if some_drowsy {
+        if turn.some_drowsy {
             self.let_doze();
         }
-        worked
+        turn.worked
+    }
+
+    #[inline]
+    fn poll_thread(&mut self, index: usize, turn: &mut Polled) {
+        let (start, alone) = (self.tick, self.threads.len() == 1);
+        let hosted = &mut self.threads[index];
+        let miss = self.fair.begin_poll(hosted, start, alone);
+        let runner = &mut hosted.runner;
+        if let Some(watched) = &self.group.reactors[self.index].watched {
+            watched.polls(runner.id());
+        }
+        let busy = runner.poll(0, start).is_busy();
+        let end = runner.last_tick();
+        hosted.moves |= hosted::take_rescheduled();
+        turn.some_go |= hosted.moves || runner.is_exited();
+        turn.some_drowsy |= hosted.polled(busy, end, self.patience);
+        turn.worked |= busy;
+        self.fair.polled(hosted, busy, start, end);
+        self.charge(end, busy);
+        if let Some(miss) = miss {
+            self.note_miss(index, &miss);
+        }
+    }
+
+    /// Those whose latency limit asks for it, before whoever's turn it is.
+    #[cold]
+    fn poll_due(&mut self, turn: &mut Polled) {
+        for index in 0..self.threads.len() {
+            let due = shares::next_due(&self.threads[index]);
+            if due.is_some_and(|due| due <= self.tick) {
+                self.poll_thread(index, turn);
+            }
+        }
+        self.fair.served(&self.threads);
+    }
+
+    #[cold]
+    fn note_miss(&mut self, index: usize, miss: &Miss) {
+        let clock = self.group.library.clock();
+        let mut threads = self.threads.iter();
+        let cause = threads.find(|hosted| hosted.runner.id() == miss.by);
+        let cause = cause.map(|hosted| hosted.runner.name().to_owned());
+        let hosted = &mut self.threads[index];
+        miss.add_to(&mut hosted.misses, cause.as_deref(), clock);
+        // Who is just reading hears of it with the next one.
+        hosted.runner.tell_misses(&hosted.misses);
     }
 
     /// Parts with the threads that have exited, and with those that leave for a
@@ -340,6 +399,11 @@ impl Reactor {
     /// What a turn without work ends with: another one soon, or a sleep.
     fn rest(&mut self) {
         self.look_at_driver();
+        self.rest_some();
+        self.fair.rested(self.tick);
+    }
+
+    fn rest_some(&mut self) {
         let since = *self.waiting_since.get_or_insert(self.tick);
         let mode = self.shared().mode();
         self.follow_mode(mode);

@@ -46,7 +46,7 @@ use raw::{FirstPoll, Origin, TaskKind, TaskMeta};
 pub use scope::{Scope, ScopeCancelled, ScopedHandle, scope, try_scope};
 pub use set_cpumask::SetCpumask;
 pub use spawner::LocalSpawner;
-pub use yield_now::{YieldNow, yield_now};
+pub use yield_now::{YieldNow, should_yield, yield_now};
 
 use crate::thread::live::Label;
 use crate::thread::local::Local;

@@ -3,6 +3,8 @@
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
+use crate::thread::local::Local;
+
 /// Lets everything else on the thread have its turn: the task goes behind those
 /// that are ready, and at least one round of pollers and due timers passes.
 ///
@@ -65,4 +67,38 @@ impl Future for YieldNow {
         cx.waker().wake_by_ref();
         Poll::Pending
     }
+}
+
+/// Whether the poll under way has used its slice of the reactor's time, so that a long
+/// loop can give way.
+///
+/// In tasks as `if should_yield() { yield_now().await }`; a message, poller or other
+/// callback returns and goes on in another one. The poll ends with the callback that was
+/// told so. The slice of a thread with 100 shares is 50 µs, that of others in proportion,
+/// cut short where another thread's [latency limit](crate::thread::ThreadBuilder::latency)
+/// asks for it. Never true for a thread that has its reactor for itself, is polled by hand,
+/// or outside of any. Costs a look at the clock (seastar's and glommio's `need_preempt`,
+/// without their timer in the kernel).
+///
+/// # Examples
+///
+/// ```
+/// use corespun::{app::App, task};
+///
+/// let sum = App::builder().handle_signals(false).block_on(async |_app| {
+///     let mut sum = 0u64;
+///     for item in 0..1_000_000 {
+///         sum += item;
+///         if item % 1024 == 0 && task::should_yield() {
+///             task::yield_now().await;
+///         }
+///     }
+///     sum
+/// })?;
+/// assert_eq!(sum, 499_999_500_000);
+/// # Ok::<(), corespun::app::AppError>(())
+/// ```
+#[must_use = "it gives way itself to nobody"]
+pub fn should_yield() -> bool {
+    Local::with_current(Local::slice_is_used).unwrap_or(false)
 }

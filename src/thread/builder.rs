@@ -9,6 +9,7 @@ use super::library::LibraryInner;
 use super::local::Local;
 use super::runner::ParkedThread;
 use super::shared::Shared;
+use super::time_share::{DEFAULT_SHARES, TimeShare};
 use super::{CreateError, SpdkThread, cut_name};
 use crate::cpu::CpuSet;
 
@@ -47,6 +48,8 @@ pub struct ThreadBuilder {
     limit: usize,
     ring: usize,
     exit_timeout: Duration,
+    shares: u32,
+    latency: Option<Duration>,
     context: Option<Box<dyn Any + Send + Sync>>,
 }
 
@@ -60,6 +63,8 @@ impl ThreadBuilder {
             limit: DEFAULT_LIMIT,
             ring: DEFAULT_RING,
             exit_timeout: Duration::from_secs(5),
+            shares: DEFAULT_SHARES,
+            latency: None,
             context: None,
         }
     }
@@ -208,6 +213,49 @@ impl ThreadBuilder {
         self
     }
 
+    /// The thread's shares of its reactor's time, 1 to 1000; 100 unless set.
+    ///
+    /// When the threads of a reactor want more than its time, each gets time in proportion
+    /// to its shares, measured in ticks of busy polls. A thread that has nothing to do costs
+    /// and saves up nothing: when it has again, it begins level with the one that has had
+    /// least. Shares count over some hundred microseconds; a callback is never interrupted,
+    /// so a long one is made up for afterwards ([`task::should_yield`] tells it when its
+    /// slice is used). While its reactor stops, a thread's shares do not count.
+    ///
+    /// `build` fails with [`CreateError::Shares`] for another number.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use corespun::thread::{CreateError, ThreadLib};
+    ///
+    /// let library = ThreadLib::new();
+    /// let scrub = library.thread().name("scrub").shares(10).build()?;
+    /// assert_eq!(scrub.handle().shares(), 10);
+    /// scrub.handle().set_shares(1000).unwrap();
+    /// assert!(matches!(library.thread().shares(0).build(), Err(CreateError::Shares(_))));
+    /// # Ok::<(), CreateError>(())
+    /// ```
+    ///
+    /// [`task::should_yield`]: crate::task::should_yield
+    pub fn shares(mut self, shares: u32) -> Self {
+        self.shares = shares;
+        self
+    }
+
+    /// The longest that the thread is to wait for its next poll while others use its core;
+    /// no limit unless set.
+    ///
+    /// It is polled out of turn, and ahead of its shares, when half of that is over, and a
+    /// poll of another thread then ends early: after the message or task it is at, a round
+    /// of its active pollers, and one timer. A wait that is longer than the limit all the
+    /// same, because single callbacks were, is counted with its cause:
+    /// [`SpdkThread::latency_misses`].
+    pub fn latency(mut self, limit: Duration) -> Self {
+        self.latency = Some(limit);
+        self
+    }
+
     /// A value of the framework's, which [`SpdkThread::context`] finds again.
     ///
     /// # Examples
@@ -250,6 +298,8 @@ impl ThreadBuilder {
     /// # Ok::<(), corespun::thread::CreateError>(())
     /// ```
     pub fn build(self) -> Result<ParkedThread, CreateError> {
+        let time_share = TimeShare::new();
+        time_share.set_shares(self.shares)?;
         let id = self.library.next_thread_id().ok_or(CreateError::NoIds)?;
         let name = self.name.unwrap_or_else(|| format!("thread {id}"));
         // Every slot of the ring may hold a limited message, and the ring is a
@@ -263,9 +313,13 @@ impl ThreadBuilder {
             self.cpumask,
             ring,
             self.limit,
+            time_share,
             self.context,
         ));
         self.library.add_thread(&shared);
+        if self.latency.is_some() {
+            SpdkThread::from_shared(shared.clone()).set_latency(self.latency);
+        }
         let local = Local::new(shared, self.batch, self.exit_timeout);
         Ok(ParkedThread::new(local))
     }

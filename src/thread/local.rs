@@ -22,6 +22,7 @@ use super::post_poller::PostPollers;
 use super::ready::ReadyQueue;
 use super::shared::Shared;
 use super::spinlock::HeldLocks;
+use super::time_share::Slice;
 use super::timer_queue::{TimerKey, TimerQueue};
 use crate::sync::budget;
 
@@ -82,6 +83,7 @@ pub(crate) struct Local {
     /// Ticks after which a callback has held the thread too long; 0 for never.
     pub(super) stall_limit: u64,
     pub(super) batch: usize,
+    pub(super) slice: Slice,
     pub(super) exit_phase: Cell<ExitPhase>,
     pub(super) exit_deadline: Cell<u64>,
     pub(super) exit_timeout: Duration,
@@ -203,6 +205,7 @@ impl Local {
             anchor: Anchor::default(),
             task_ids: Cell::new(0),
             batch,
+            slice: Slice::unlimited(),
             exit_phase: Cell::new(ExitPhase::None),
             exit_deadline: Cell::new(0),
             exit_timeout,

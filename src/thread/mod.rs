@@ -48,6 +48,7 @@ mod runner;
 pub(crate) mod shared;
 mod spinlock;
 pub(crate) mod stall;
+mod time_share;
 pub(crate) mod timer_queue;
 mod walk;
 
@@ -68,6 +69,8 @@ pub use post_poller::{PostPollerError, register_post_poller_handler};
 pub use runner::{ParkedThread, ThreadRunner};
 pub use spinlock::{SpinMutex, SpinMutexGuard, Spinlock, SpinlockError, SpinlockMisuse};
 pub use stall::{OsThread, OsThreadState, Stall, StallSource};
+pub(crate) use time_share::DEFAULT_SHARES;
+pub use time_share::{LatencyMisses, SharesError};
 pub use walk::{ThreadWalk, ThreadWalkError};
 
 use local::Local;
@@ -856,6 +859,9 @@ pub enum CreateError {
         /// What the framework has.
         available: String,
     },
+    /// No thread can have so many shares.
+    #[error(transparent)]
+    Shares(#[from] SharesError),
     /// The framework is shutting down.
     #[error("the framework is stopping and takes no new thread")]
     Stopping,

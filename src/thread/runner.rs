@@ -717,7 +717,7 @@ impl Local {
         Activity::Busy
     }
 
-    /// Messages in the order sent, and tasks, as far as the batch goes. What they
+    /// Messages in the order sent, and tasks, as far as the batch goes, or one if the poll is cut. What they
     /// send here waits for the next poll; tasks that they wake may run in this one.
     fn run_messages(&self, max_msgs: usize) -> Activity {
         let limit = match max_msgs {
@@ -731,6 +731,9 @@ impl Local {
         {
             self.run_message(message);
             ran += 1;
+            if self.is_cut() {
+                break;
+            }
         }
         Activity::from(ran > 0)
     }
@@ -752,7 +755,7 @@ impl Local {
         }
     }
 
-    /// Everything due at `now`, earliest first, each once.
+    /// Everything due at `now`, earliest first, each once; one at least if the poll is cut.
     fn run_timers(&self, now: u64) -> Activity {
         // The last tick is never: what is re-armed is later than `now`.
         let now = now.min(u64::MAX - 1);
@@ -769,6 +772,9 @@ impl Local {
                     self.wake_contained(waker);
                     activity = Activity::Busy;
                 }
+                if self.is_cut() {
+                    return activity;
+                }
                 continue;
             };
             let poller = poller.clone();
@@ -778,6 +784,9 @@ impl Local {
             let armed = self.rearm_first_poller(&poller, now);
             activity = activity.max(self.run_poller(&poller));
             self.rearmed_poller_ran(&poller, armed);
+            if self.is_cut() {
+                return activity;
+            }
         }
     }
 

@@ -14,6 +14,7 @@ use super::message::Message;
 use super::panic::{PanicSource, contain};
 use super::placement::Placement;
 use super::stall::StallRecord;
+use super::time_share::{TimeShare, ToldMisses};
 use super::{SendError, ThreadState};
 use crate::cpu::CpuSet;
 use crate::notify::{Host, Sleeper};
@@ -56,7 +57,11 @@ pub(crate) struct Shared {
     pub(super) busy_ticks: AtomicU64,
     pub(super) idle_ticks: IdleTicks,
     pub(super) last_tick: AtomicU64,
+    /// Which the owner reads in each poll.
+    pub(super) time_share: TimeShare,
     pub(super) placement: Mutex<Placement>,
+    /// Polls that came later than the thread's limit.
+    pub(super) misses: OnceLock<Box<ToldMisses>>,
 
     // What senders write, in the next pair of lines already.
     pub(crate) remote_task_ids: AtomicU64,
@@ -84,6 +89,10 @@ impl Drop for Shared {
 }
 
 impl Shared {
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "each is a setting of the builder"
+    )]
     pub(super) fn new(
         library: Arc<LibraryInner>,
         id: u64,
@@ -91,6 +100,7 @@ impl Shared {
         cpumask: CpuSet,
         ring: usize,
         limit: usize,
+        time_share: TimeShare,
         context: Option<Box<dyn Any + Send + Sync>>,
     ) -> Self {
         Shared {
@@ -111,7 +121,9 @@ impl Shared {
             busy_ticks: AtomicU64::new(0),
             idle_ticks: IdleTicks::default(),
             last_tick: AtomicU64::new(0),
+            time_share,
             placement: Mutex::new(Placement::new(cpumask)),
+            misses: OnceLock::new(),
             remote_task_ids: AtomicU64::new(0),
             own_host: OnceLock::new(),
         }
