@@ -323,6 +323,12 @@ impl Local {
             || self.shared.critical.is_posted()
     }
 
+    /// Whether a poll now would find something to run, apart from timers and from what
+    /// is in the mailbox.
+    pub(super) fn has_own_work(&self) -> bool {
+        !self.ready.is_empty() || self.shared.critical.is_posted()
+    }
+
     /// Drops user content; a panic of its destructor is reported, not passed on.
     pub(crate) fn drop_contained<T>(&self, value: T) {
         if let Err(payload) = contain(|| drop(value)) {
