@@ -37,6 +37,7 @@
 //! | module | holds |
 //! |---|---|
 //! | [`app`] | settings, start and stop, signals |
+//! | [`sim`] | reactors and all that runs on them on virtual time, with chance from a seed |
 //! | [`reactor`] | the per-core loop, events, modes, placement of threads |
 //! | [`mpsc`], [`sharded`], [`iobuf`] | a queue from any thread to one SpdkThread; one value per SpdkThread; pools of I/O buffers |
 //! | [`channel`] | io_devices and io_channels |
@@ -71,6 +72,7 @@ pub mod notify;
 pub mod reactor;
 pub mod sharded;
 pub mod signal;
+pub mod sim;
 pub mod stream;
 mod sync;
 pub mod task;

@@ -18,10 +18,23 @@ use std::fmt;
 
 use crate::sync::atomic::{AtomicBool, AtomicU32, Ordering, fence};
 
-pub(crate) use host::Host;
+pub(crate) use host::{Host, Recipient};
 
 const AWAKE: u32 = 0;
 const ASLEEP: u32 = 1;
+/// An [`Observer`] is to hear of everything that is published for this sleeper. With
+/// it the state is not `AWAKE`, so that who looks for that alone looks no further.
+const OBSERVED: u32 = 2;
+
+/// Hears of all that is published for a sleeper, before that is woken: how a simulation
+/// knows what is on its way. Called by the one who publishes, on any OS thread.
+pub(crate) trait Observer: Send + Sync {
+    /// A message was sent to a thread that the sleeper's owner polls.
+    fn sent(&self, recipient: &dyn Recipient);
+
+    /// Something was published for the owner itself.
+    fn notified(&self);
+}
 
 /// Something that sleeps, and the way to wake it.
 ///
@@ -56,6 +69,7 @@ pub struct Sleeper {
     /// Tells the sleeper which of its dormant threads has got something to do; see
     /// [`Host`].
     rouse: Option<Box<Rouse>>,
+    observer: Option<Box<dyn Observer>>,
 }
 
 /// What a sender calls with the place of a dormant thread.
@@ -90,6 +104,7 @@ impl Sleeper {
             called: AtomicBool::new(false),
             unpark: Box::new(unpark),
             rouse: None,
+            observer: None,
         }
     }
 
@@ -102,6 +117,23 @@ impl Sleeper {
         Sleeper {
             rouse: Some(Box::new(rouse)),
             ..Sleeper::new(unpark)
+        }
+    }
+
+    /// The same sleeper, of which `observer` hears everything.
+    pub(crate) fn observed_by(self, observer: Box<dyn Observer>) -> Self {
+        Sleeper {
+            state: AtomicU32::new(AWAKE | OBSERVED),
+            observer: Some(observer),
+            ..self
+        }
+    }
+
+    /// What is in the state besides the sleep.
+    fn mark(&self) -> u32 {
+        match self.observer {
+            Some(_) => OBSERVED,
+            None => 0,
         }
     }
 
@@ -137,9 +169,8 @@ impl Sleeper {
             }
         }
 
-        self.state.store(ASLEEP, Ordering::Relaxed);
+        self.announce();
         let _awake = Awake(self);
-        fence(Ordering::SeqCst);
         if has_work() {
             return None;
         }
@@ -149,7 +180,7 @@ impl Sleeper {
     /// The announcement of [`Sleeper::sleep_unless`] by itself, for a sleep that
     /// something else ends: look for work after this.
     pub(crate) fn announce(&self) {
-        self.state.store(ASLEEP, Ordering::Relaxed);
+        self.state.store(ASLEEP | self.mark(), Ordering::Relaxed);
         fence(Ordering::SeqCst);
     }
 
@@ -157,7 +188,7 @@ impl Sleeper {
     /// alone, or before `block` returns, so that what the rest of it publishes on
     /// this thread wakes nobody who is awake. Only the owner may call this.
     pub(crate) fn retract(&self) {
-        self.state.store(AWAKE, Ordering::Relaxed);
+        self.state.store(AWAKE | self.mark(), Ordering::Relaxed);
     }
 
     /// Wakes the sleeper if it sleeps or is about to. Call it after the work
@@ -189,16 +220,25 @@ impl Sleeper {
     /// consistent fence after publishing.
     #[inline]
     pub(crate) fn notify_after_fence(&self) {
-        if self.state.load(Ordering::Relaxed) == ASLEEP {
+        if self.state.load(Ordering::Relaxed) != AWAKE {
             self.wake();
         }
     }
 
     #[cold]
     fn wake(&self) {
+        if let Some(observer) = &self.observer {
+            observer.notified();
+        }
+        self.end_sleep();
+    }
+
+    /// Wakes the sleeper if it sleeps or is about to, and tells no observer.
+    fn end_sleep(&self) {
+        let (asleep, awake) = (ASLEEP | self.mark(), AWAKE | self.mark());
         if self
             .state
-            .compare_exchange(ASLEEP, AWAKE, Ordering::AcqRel, Ordering::Relaxed)
+            .compare_exchange(asleep, awake, Ordering::AcqRel, Ordering::Relaxed)
             .is_ok()
         {
             (self.unpark)();
@@ -239,7 +279,7 @@ impl Sleeper {
     /// assert_eq!(sleeper.sleep_unless(|| false, || sleeper.is_asleep()), Some(true));
     /// ```
     pub fn is_asleep(&self) -> bool {
-        self.state.load(Ordering::Relaxed) == ASLEEP
+        self.state.load(Ordering::Relaxed) & ASLEEP != 0
     }
 }
 

@@ -29,6 +29,7 @@
 
 mod aio;
 mod aligned;
+mod block;
 mod blocking;
 mod buf;
 mod config;
@@ -50,6 +51,7 @@ mod unusable;
 mod uring;
 
 pub use aligned::{AlignedBuf, POOL_ALIGN, PooledBuf};
+pub use block::Block;
 pub(crate) use buf::Lent;
 pub use buf::{IoBuf, IoBufMut, Slice};
 pub use config::{Backend, BackendChoice, DriverConfig, DriverError};

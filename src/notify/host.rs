@@ -21,7 +21,27 @@ use crate::sync::atomic::{AtomicPtr, AtomicUsize, Ordering, fence};
 /// In the address of the sleeper: its thread is dormant.
 const DORMANT: usize = 1;
 
-const _: () = assert!(align_of::<Sleeper>() > DORMANT);
+/// In the address of the sleeper: an observer is to be told of what is sent.
+const OBSERVED: usize = 2;
+
+/// What a sender that finds none of it does nothing about.
+const MARKS: usize = DORMANT | OBSERVED;
+
+const _: () = assert!(align_of::<Sleeper>() > MARKS);
+
+/// A thread that was sent a message, as an observer sees it.
+pub(crate) trait Recipient {
+    /// Its number, unique within its library.
+    fn id(&self) -> u64;
+
+    /// How many messages its mailbox has taken in its life.
+    ///
+    /// # Safety
+    ///
+    /// The caller is on the OS thread that polls the recipient, and not within its
+    /// mailbox.
+    unsafe fn messages_sent(&self) -> usize;
+}
 
 pub(crate) struct Host {
     sleeper: AtomicPtr<Sleeper>,
@@ -35,6 +55,11 @@ fn is_dormant(host: *mut Sleeper) -> bool {
 
 fn awake(host: *mut Sleeper) -> *mut Sleeper {
     host.map_addr(|address| address & !DORMANT)
+}
+
+/// The sleeper itself.
+fn unmarked(host: *mut Sleeper) -> *mut Sleeper {
+    host.map_addr(|address| address & !MARKS)
 }
 
 impl Host {
@@ -54,25 +79,42 @@ impl Host {
     /// [`Host::notify`]: also one that was replaced, since a sender may still
     /// be looking at it.
     pub(crate) unsafe fn set(&self, sleeper: *const Sleeper) {
+        // SAFETY: by this function's contract it is alive.
+        let observed = unsafe { sleeper.as_ref() }.is_some_and(|one| one.observer.is_some());
+        let mark = if observed { OBSERVED } else { 0 };
+        let marked = sleeper.cast_mut().map_addr(|address| address | mark);
         // The fence that this needs before the sleep is in `sleep_unless`.
-        self.sleeper.store(sleeper.cast_mut(), Ordering::Release);
+        self.sleeper.store(marked, Ordering::Release);
     }
 
-    /// Wakes the host if it sleeps, and rouses the thread if it is dormant; call it
-    /// after publishing something.
+    /// Wakes the host if it sleeps, and rouses the thread, which is `recipient`, if it
+    /// is dormant; call it after publishing something.
     #[inline]
-    pub(crate) fn notify(&self) {
+    pub(crate) fn notify<R: Recipient>(&self, recipient: &R) {
         // Pairs with the fence in `Sleeper::sleep_unless`, which comes after
         // `set`: a sender that still sees the old host published before the
         // new one looks. And with the one in `doze_unless`.
         fence(Ordering::SeqCst);
         let host = self.sleeper.load(Ordering::Acquire);
-        if is_dormant(host) {
-            return self.rouse(host);
+        if host.addr() & MARKS != 0 {
+            return self.notify_marked(host, recipient);
         }
         if !host.is_null() {
             // SAFETY: what is stored is alive, by the contract of `set`.
             unsafe { (*host).notify_after_fence() }
+        }
+    }
+
+    #[cold]
+    fn notify_marked(&self, host: *mut Sleeper, recipient: &dyn Recipient) {
+        // SAFETY: as in `notify`.
+        let sleeper = unsafe { &*unmarked(host) };
+        if let Some(observer) = &sleeper.observer {
+            observer.sent(recipient);
+        }
+        match is_dormant(host) {
+            true => self.rouse(host),
+            false => sleeper.end_sleep(),
         }
     }
 
@@ -85,19 +127,17 @@ impl Host {
             return;
         }
         // SAFETY: as in `notify`.
-        let sleeper = unsafe { &*awake(host) };
+        let sleeper = unsafe { &*unmarked(host) };
         match is_dormant(host) {
             true => sleeper.call(),
             false => sleeper.notify_after_fence(),
         }
     }
 
-    #[cold]
     fn rouse(&self, host: *mut Sleeper) {
-        let awake = awake(host);
         let taken = self.sleeper.compare_exchange(
             host,
-            awake,
+            awake(host),
             // What the owner wrote before its announcement, and for it what this
             // sender published.
             Ordering::AcqRel,
@@ -108,7 +148,7 @@ impl Host {
             return;
         }
         // SAFETY: what is stored is alive, by the contract of `set`.
-        let sleeper = unsafe { &*awake };
+        let sleeper = unsafe { &*unmarked(host) };
         if let Some(rouse) = &sleeper.rouse {
             rouse(self.place.load(Ordering::Relaxed));
             sleeper.notify();

@@ -195,7 +195,7 @@ fn loom_a_publish_against_a_change_of_host_is_not_lost() {
             let (mailbox, host) = (mailbox.clone(), host.clone());
             thread::spawn(move || {
                 mailbox.push(0).unwrap();
-                host.notify();
+                host.notify(&Nobody);
             })
         };
         // Parked, and attached elsewhere.
@@ -207,6 +207,19 @@ fn loom_a_publish_against_a_change_of_host_is_not_lost() {
         receive(&mailbox, &new, 1);
         sender.join().unwrap();
     });
+}
+
+/// Observers are told of it, and here is none.
+struct Nobody;
+
+impl super::Recipient for Nobody {
+    fn id(&self) -> u64 {
+        0
+    }
+
+    unsafe fn messages_sent(&self) -> usize {
+        0
+    }
 }
 
 /// A dormant thread and the reactor that keeps it, as far as the handshake goes:
@@ -288,7 +301,7 @@ impl Dozer {
         thread::spawn(move || {
             for n in 0..count {
                 mailbox.push(n).unwrap();
-                host.notify();
+                host.notify(&Nobody);
             }
         })
     }
@@ -387,7 +400,7 @@ fn loom_an_exit_against_a_send_to_a_dormant_thread_loses_nothing() {
             let (mailbox, host) = (dozer.mailbox.clone(), dozer.host.clone());
             thread::spawn(move || {
                 let sent = mailbox.push(0).is_ok();
-                host.notify();
+                host.notify(&Nobody);
                 sent
             })
         };

@@ -76,6 +76,11 @@ impl Dormant {
         places.into_iter().filter_map(wake).collect()
     }
 
+    /// Every dormant thread.
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Hosted> {
+        self.threads.iter().map(|(_, dozing)| &dozing.hosted)
+    }
+
     /// The earliest deadline.
     #[inline]
     pub(super) fn next_deadline(&self) -> Option<u64> {

@@ -14,7 +14,7 @@ use super::watcher::{Watched, reactor_name};
 use super::{AdaptivePolling, ReactorMode};
 use crate::cpu::CpuSet;
 use crate::io::{Backend, DriverConfig};
-use crate::notify::Sleeper;
+use crate::notify::{Observer, Sleeper};
 use crate::sync::Mailbox;
 use crate::thread::idle_ticks::IdleTicks;
 use crate::thread::message::Message;
@@ -34,7 +34,7 @@ pub(crate) struct Place {
 }
 
 /// What a reactor is sent.
-pub(super) enum Event {
+pub(crate) enum Event {
     /// A function to call, with no SpdkThread current.
     Call(Message),
     /// A thread to poll from now on.
@@ -51,7 +51,8 @@ pub(super) struct Shared {
     pub(super) place: Place,
     pub(super) events: Arc<Mailbox<Event>>,
     pub(super) sleeper: Arc<Sleeper>,
-    pub(super) wake: Arc<EventFd>,
+    /// What ends the sleep of an OS thread's driver; a simulated reactor has none.
+    pub(super) wake: Option<Arc<EventFd>>,
     mode: AtomicU8,
     pub(super) busy_ticks: AtomicU64,
     pub(super) idle_ticks: IdleTicks,
@@ -67,16 +68,45 @@ impl Shared {
         let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
         let wake = Arc::new(EventFd::from_flags(flags)?);
         let events = Arc::new(Mailbox::new(EVENT_RING));
-        let (unpark, rouse) = (wake.clone(), events.clone());
-        let sleeper = Sleeper::with_dormant(
-            move || {
-                // Fails only when the counter is full, and then it is readable.
-                let _ = unpark.write(1);
-            },
-            // Refused by a reactor without threads only.
-            move |place| drop(rouse.push(Event::Roused(place))),
-        );
-        Ok(Shared {
+        let unpark = wake.clone();
+        let unpark = move || {
+            // Fails only when the counter is full, and then it is readable.
+            let _ = unpark.write(1);
+        };
+        let sleeper = Sleeper::with_dormant(unpark, rouse(&events));
+        Ok(Shared::of(
+            library,
+            place,
+            mode,
+            events,
+            Some(wake),
+            sleeper,
+        ))
+    }
+
+    /// One that a simulation turns, which hears of all that is sent here.
+    fn simulated(
+        library: &ThreadLib,
+        place: Place,
+        mode: ReactorMode,
+        observer: impl FnOnce(Arc<Mailbox<Event>>) -> Box<dyn Observer>,
+    ) -> Self {
+        let events = Arc::new(Mailbox::new(EVENT_RING));
+        // Awake is what the state of the sleeper says.
+        let sleeper = Sleeper::with_dormant(|| (), rouse(&events));
+        let sleeper = sleeper.observed_by(observer(events.clone()));
+        Shared::of(library, place, mode, events, None, sleeper)
+    }
+
+    fn of(
+        library: &ThreadLib,
+        place: Place,
+        mode: ReactorMode,
+        events: Arc<Mailbox<Event>>,
+        wake: Option<Arc<EventFd>>,
+        sleeper: Sleeper,
+    ) -> Self {
+        Shared {
             place,
             events,
             sleeper: Arc::new(sleeper),
@@ -88,7 +118,7 @@ impl Shared {
             backend: OnceLock::new(),
             kept_awake_by: ToldKeeper::default(),
             watched: Watched::new(library),
-        })
+        }
     }
 
     pub(super) fn mode(&self) -> ReactorMode {
@@ -100,6 +130,12 @@ impl Shared {
         // A sleeping one looks at its mode when it wakes.
         self.sleeper.notify();
     }
+}
+
+/// How a dormant thread is roused; refused by a reactor without threads only.
+fn rouse(events: &Arc<Mailbox<Event>>) -> impl Fn(usize) + Send + Sync + 'static {
+    let events = events.clone();
+    move |place| drop(events.push(Event::Roused(place)))
 }
 
 pub(crate) struct Group {
@@ -146,17 +182,43 @@ impl Group {
         let mut cpus: Vec<_> = places.iter().map(|place| place.cpu).collect();
         cpus.sort_unstable();
         cpus.dedup();
+        let group = Group::of(library, reactors?, adaptive);
         Ok(Group {
-            library,
-            reactors: reactors?,
-            adaptive,
             driver,
             oversubscribed: places.len() > processors.min(cpus.len()),
             sleep_hooks,
+            ..group
+        })
+    }
+
+    /// Reactors on cores of a simulation, of which `observer` makes what hears of all that
+    /// is sent to one, by its number and its events.
+    pub(crate) fn simulated(
+        library: ThreadLib,
+        places: &[Place],
+        mode: ReactorMode,
+        adaptive: AdaptivePolling,
+        observer: impl Fn(usize, Arc<Mailbox<Event>>) -> Box<dyn Observer>,
+    ) -> Arc<Self> {
+        let one = |(index, &place)| {
+            Shared::simulated(&library, place, mode, |events| observer(index, events))
+        };
+        let reactors = places.iter().enumerate().map(one).collect();
+        Arc::new(Group::of(library, reactors, adaptive))
+    }
+
+    fn of(library: ThreadLib, reactors: Box<[Shared]>, adaptive: AdaptivePolling) -> Self {
+        Group {
+            library,
+            reactors,
+            adaptive,
+            driver: DriverConfig::default(),
+            oversubscribed: false,
+            sleep_hooks: SleepHooks::default(),
             stopping: AtomicBool::new(false),
             failed: OnceLock::new(),
             cursor: AtomicUsize::new(0),
-        })
+        }
     }
 
     pub(super) fn index_of(&self, core: usize) -> Option<usize> {

@@ -35,7 +35,7 @@ pub(super) fn take_rescheduled() -> bool {
     RESCHEDULED.take()
 }
 
-pub(super) struct Hosted {
+pub(crate) struct Hosted {
     pub(super) runner: ThreadRunner,
     /// Its mask has changed and was not looked at since, or it does not allow
     /// this core and the thread cannot leave yet.
@@ -175,7 +175,12 @@ impl Hosted {
     /// Whether the next turn would find something to run here, timers and
     /// interrupts that are waited for apart.
     pub(super) fn needs_poll(&self) -> bool {
-        self.runner.needs_poll() || (self.moves && !self.runner.is_bound())
+        self.runner.needs_poll() || self.can_leave()
+    }
+
+    /// Whether it waits to leave and is not bound.
+    pub(super) fn can_leave(&self) -> bool {
+        self.moves && !self.runner.is_bound()
     }
 
     /// Gives the thread away; comes back when it cannot leave this OS thread.

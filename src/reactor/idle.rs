@@ -24,7 +24,7 @@ const START_NS: u64 = 4_000;
 const CROWDED_FACTOR: u64 = 32;
 
 #[derive(Debug)]
-pub(super) struct Spin {
+pub(crate) struct Spin {
     max_ns: u64,
     grow: u64,
     shrink: u64,

@@ -10,6 +10,7 @@
 //! may have a hundred thousand idle threads, and they cost the busy ones nothing.
 
 mod dormant;
+mod ground;
 mod group;
 mod handle;
 mod hosted;
@@ -17,6 +18,7 @@ mod idle;
 mod seat;
 mod shares;
 mod stats;
+mod stepped;
 mod turn;
 mod watcher;
 mod wreck;
@@ -24,10 +26,11 @@ mod wreck;
 use std::time::Duration;
 
 pub use group::StartError;
-pub(crate) use group::{Group, Place, Placement};
+pub(crate) use group::{Event, Group, Place, Placement};
 pub use handle::{EventError, Reactors};
 pub use seat::{ReactorSeat, ReactorsBuilder, SeatError, StartedSeat};
 pub use stats::{KeptAwake, ReactorStats};
+pub(crate) use stepped::{Director, Rest, Stepped};
 pub(crate) use turn::Reactor;
 pub(crate) use watcher::Watcher;
 pub(crate) use wreck::ReactorPanicked;

@@ -8,6 +8,7 @@ use std::time::Duration;
 use nix::unistd::gettid;
 
 use super::dormant::Dormant;
+use super::ground::Ground;
 use super::group::{Event, Group, Shared};
 use super::hosted::{self, Hosted};
 use super::idle::Spin;
@@ -33,7 +34,7 @@ const PATIENCE: Duration = Duration::from_micros(10);
 /// Of so many turns with work, one looks at what keeps the reactor awake.
 const KEEPER_TURNS: u32 = 256;
 
-pub(crate) struct Reactor {
+pub(crate) struct Reactor<G = EnterGuard> {
     pub(super) group: Arc<Group>,
     pub(super) index: usize,
     /// The threads that a turn polls.
@@ -41,11 +42,11 @@ pub(crate) struct Reactor {
     pub(super) dormant: Dormant,
     /// Ticks of `PATIENCE`.
     patience: u64,
-    driver: EnterGuard,
+    pub(super) ground: G,
     spin: Spin,
     fair: Fair,
     /// Up to where time is accounted for.
-    tick: u64,
+    pub(super) tick: u64,
     /// The tick at which the last work was done, while there is none.
     waiting_since: Option<u64>,
     /// The mode that the threads here were told.
@@ -74,27 +75,36 @@ impl Reactor {
     pub(crate) fn start(group: Arc<Group>, index: usize) -> Result<Self, StartError> {
         let shared = &group.reactors[index];
         cpu::pin_current_thread(shared.place.cpu)?;
-        let driver = Driver::new(&group.driver, shared.wake.clone()).map_err(|source| {
-            StartError::Driver {
-                core: shared.place.core,
-                source,
-            }
+        let wake = shared
+            .wake
+            .clone()
+            .expect("none but a simulated one lacks it");
+        let driver = Driver::new(&group.driver, wake).map_err(|source| StartError::Driver {
+            core: shared.place.core,
+            source,
         })?;
         let _ = shared.backend.set(driver.backend());
         if let Some(watched) = &shared.watched {
             let _ = watched.tid.set(gettid().as_raw());
         }
+        Ok(Reactor::on(driver.enter(), group, index))
+    }
+}
+
+impl<G: Ground> Reactor<G> {
+    /// The reactor of one core, on what it stands on.
+    pub(super) fn on(ground: G, group: Arc<Group>, index: usize) -> Self {
         let spin = Spin::new(group.adaptive);
         let clock = group.library.clock();
         let (tick, patience) = (clock.now(), clock.ticks_from(PATIENCE));
         let fair = Fair::new(clock);
-        Ok(Reactor {
+        Reactor {
             group,
             index,
             threads: Vec::new(),
             dormant: Dormant::default(),
             patience,
-            driver: driver.enter(),
+            ground,
             spin,
             fair,
             tick,
@@ -104,7 +114,7 @@ impl Reactor {
             worked_turns: 0,
             stopping: false,
             closed: false,
-        })
+        }
     }
 
     /// Turns until the group is stopped, every thread here has exited, and all
@@ -117,7 +127,7 @@ impl Reactor {
         }
     }
 
-    fn is_done(&self) -> bool {
+    pub(super) fn is_done(&self) -> bool {
         // SAFETY: a reactor is the only consumer of its events.
         self.closed && self.is_empty() && unsafe { self.shared().events.is_drained() }
     }
@@ -161,7 +171,7 @@ impl Reactor {
         let mut arrivals = self.threads.len().max(ARRIVALS);
         let mut worked = false;
         let mut caught_up = false;
-        while calls > 0 && arrivals > 0 {
+        while calls > 0 && arrivals > 0 && self.ground.next_event_arrived() {
             // SAFETY: a reactor is the only consumer of its events.
             let Some(event) = (unsafe { self.shared().events.pop() }) else {
                 break;
@@ -283,7 +293,11 @@ impl Reactor {
         if let Some(watched) = &self.group.reactors[self.index].watched {
             watched.polls(runner.id());
         }
-        let busy = runner.poll(0, start).is_busy();
+        let Some(slice) = self.ground.slice(runner) else {
+            return;
+        };
+        let busy = runner.poll_slice(slice, start).is_busy();
+        self.ground.polled(runner, busy);
         let end = runner.last_tick();
         hosted.moves |= hosted::take_rescheduled();
         turn.some_go |= hosted.moves || runner.is_exited();
@@ -356,7 +370,7 @@ impl Reactor {
     }
 
     fn run_io(&mut self) -> bool {
-        let completed = self.driver.driver().poll() > 0;
+        let completed = self.ground.run_io();
         if completed || self.threads.is_empty() {
             let now = self.group.library.clock().now();
             self.charge(now, completed);
@@ -412,12 +426,13 @@ impl Reactor {
         }
         if self.has_work() {
             self.note_keeper();
-            return self.pause();
+            return self.ground.pause(self.group.oversubscribed, true);
         }
         match mode {
-            ReactorMode::Poll if !self.group.oversubscribed => self.pause(),
+            ReactorMode::Poll if !self.group.oversubscribed => self.ground.pause(false, false),
             ReactorMode::Adaptive if self.spins(since) => {
-                self.spin.give_way(self.group.library.clock());
+                let clock = self.group.library.clock();
+                self.ground.give_way(&mut self.spin, clock);
             }
             _ => self.sleep(mode),
         }
@@ -426,7 +441,7 @@ impl Reactor {
     /// Stops the app if the kernel serves this reactor's I/O no longer.
     fn look_at_driver(&self) {
         if !self.group.is_stopping()
-            && let Some(error) = self.driver.driver().failure()
+            && let Some(error) = self.ground.failure()
         {
             let core = self.shared().place.core;
             tracing::error!("reactor {core}: {error}; the app stops");
@@ -449,14 +464,6 @@ impl Reactor {
         }
     }
 
-    fn pause(&self) {
-        if self.group.oversubscribed {
-            std::thread::yield_now();
-        } else {
-            std::hint::spin_loop();
-        }
-    }
-
     /// Whether a wait that began at tick `since` is still to be spun.
     fn spins(&self, since: u64) -> bool {
         let clock = self.group.library.clock();
@@ -473,33 +480,38 @@ impl Reactor {
         }
         self.note_keeper();
         let clock = self.group.library.clock();
+        let timeout = self.next_deadline();
+        let timeout = timeout.map(|tick| clock.duration_from(tick.saturating_sub(clock.now())));
+        let shared = &self.group.reactors[self.index];
+        shared.idle_ticks.start_sleep(self.tick);
+        let (threads, ground) = (&self.threads, &self.ground);
+        let slept = ground.sleep(
+            &shared.sleeper,
+            timeout,
+            || {
+                has_work(ground, shared, threads)
+                    || self.group.is_stopping() != self.stopping
+                    || shared.mode() != mode
+            },
+            || self.group.sleep_hooks.around_sleep(shared.place.core),
+        );
+        if slept {
+            self.awake();
+        }
+    }
+
+    /// After a sleep.
+    pub(super) fn awake(&mut self) {
+        let now = self.group.library.clock().now();
+        self.shared().idle_ticks.end_sleep(now);
+        self.tick = now;
+    }
+
+    /// When the earliest timer of the threads here is due.
+    pub(super) fn next_deadline(&self) -> Option<u64> {
         let runners = self.threads.iter().map(|hosted| &hosted.runner);
         let deadlines = runners.filter_map(ThreadRunner::next_deadline);
-        let deadline = deadlines.chain(self.dormant.next_deadline()).min();
-        let timeout = deadline.map(|tick| clock.duration_from(tick.saturating_sub(clock.now())));
-        let sleeper = &self.shared().sleeper;
-        let idle_ticks = &self.shared().idle_ticks;
-        idle_ticks.start_sleep(self.tick);
-        sleeper.sleep_unless(
-            || {
-                self.has_work()
-                    || self.group.is_stopping() != self.stopping
-                    || self.shared().mode() != mode
-            },
-            // Tasks that the completions wake are this reactor's own: it is awake
-            // by then, and nobody has to write its eventfd.
-            || {
-                let _hooks = self
-                    .group
-                    .sleep_hooks
-                    .around_sleep(self.shared().place.core);
-                let driver = self.driver.driver();
-                driver.park_announced(timeout, sleeper)
-            },
-        );
-        let now = clock.now();
-        idle_ticks.end_sleep(now);
-        self.tick = now;
+        deadlines.chain(self.dormant.next_deadline()).min()
     }
 
     /// Tells the statistics what keeps this reactor awake although its mode lets
@@ -527,10 +539,7 @@ impl Reactor {
 
     /// Whether the next turn would find something to run, timers and I/O apart.
     fn has_work(&self) -> bool {
-        // SAFETY: a reactor is the only consumer of its events.
-        (unsafe { self.shared().events.has_messages() })
-            || self.threads.iter().any(Hosted::needs_poll)
-            || self.shared().sleeper.is_called()
+        has_work(&self.ground, self.shared(), &self.threads)
     }
 
     /// One step of the end: asks every thread that was not asked yet to exit;
@@ -554,6 +563,13 @@ impl Reactor {
             self.shared().events.close();
         }
     }
+}
+
+fn has_work<G: Ground>(ground: &G, here: &Shared, threads: &[Hosted]) -> bool {
+    // SAFETY: a reactor is the only consumer of its events.
+    (unsafe { here.events.has_messages() } && ground.has_event_arrived())
+        || threads.iter().any(|hosted| ground.needs_poll(hosted))
+        || here.sleeper.is_called()
 }
 
 #[cfg(test)]
@@ -770,7 +786,7 @@ mod tests {
             reactor.turn();
             assert!(!task.is_finished());
             reactor.turn();
-            let written = reactor.shared().wake.read();
+            let written = reactor.shared().wake.as_ref().unwrap().read();
             reactor.turn();
             assert!(task.is_finished());
             written

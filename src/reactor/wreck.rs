@@ -5,6 +5,7 @@
 //! go on relying on this reactor: it takes nothing more, the app stops, and its
 //! threads are ended, so that who waits for something of theirs is told.
 
+use super::ground::Ground;
 use super::group::{Event, Group, Shared};
 use super::turn::Reactor;
 use crate::thread::ThreadRunner;
@@ -45,10 +46,12 @@ impl Reactor {
         group.drop_contained(here, self);
         ended
     }
+}
 
+impl<G: Ground> Reactor<G> {
     /// Ends the threads that are here, or were sent here, and drops the calls
     /// that were not run. The reactor takes nothing new.
-    fn fail_threads(&mut self, group: &Group, here: &Shared) {
+    pub(super) fn fail_threads(&mut self, group: &Group, here: &Shared) {
         let dormant = self.dormant.wake_all(group.library.clock().now(), |_| true);
         for hosted in self.threads.drain(..).chain(dormant) {
             end_thread(group, here, hosted.runner);

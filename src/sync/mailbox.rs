@@ -83,6 +83,8 @@ struct Stash<T> {
     weight: usize,
     /// Ring messages to hand out before the first of `queue`.
     ring_first: usize,
+    /// How many of `queue` were handed out, ever.
+    taken: usize,
 }
 
 /// What senders look at, away from what the consumer writes for each message.
@@ -122,6 +124,7 @@ impl<T> Mailbox<T> {
                 queue: VecDeque::new(),
                 weight: 0,
                 ring_first: 0,
+                taken: 0,
             }),
             uncounted: AtomicUsize::new(0),
         }
@@ -268,6 +271,7 @@ impl<T> Mailbox<T> {
                 return Some(value);
             }
             let Spilled { value, weight } = stash.queue.pop_front()?;
+            stash.taken += 1;
             if stash.queue.is_empty() {
                 // First, so that a sender does not take these off twice.
                 self.uncounted.store(0, Ordering::Relaxed);
@@ -289,6 +293,33 @@ impl<T> Mailbox<T> {
     #[inline]
     pub(crate) unsafe fn has_messages(&self) -> bool {
         self.ring.is_ready() || self.counts.spilled.load(Ordering::Acquire) & COUNT_MASK != 0
+    }
+
+    /// How many messages were popped, ever.
+    ///
+    /// # Safety
+    ///
+    /// The caller is the only consumer.
+    pub(crate) unsafe fn taken(&self) -> usize {
+        // SAFETY: the stash belongs to the one consumer, which is not in `pop`.
+        let stashed = self.stash.with_mut(|stash| unsafe { (*stash).taken });
+        self.ring.head() + stashed
+    }
+
+    /// How many messages were pushed, ever; exact if no sender is under way.
+    ///
+    /// # Safety
+    ///
+    /// The caller is the only consumer.
+    pub(crate) unsafe fn sent(&self) -> usize {
+        // SAFETY: as in `taken`.
+        let counted = self.stash.with_mut(|stash| unsafe {
+            // Those of the stash that are handed out and still counted.
+            ((*stash).weight & COUNT_MASK) - (*stash).queue.len()
+        });
+        let spilled = self.counts.spilled.load(Ordering::Acquire) & COUNT_MASK;
+        // SAFETY: by this function's contract.
+        unsafe { self.taken() + self.ring.len() + (spilled - counted) }
     }
 
     /// Whether nothing waits: no position is claimed, and nothing is spilled. What

@@ -159,11 +159,17 @@ impl<T: OwnEntry> OwnQueue<T> {
         entries.push_back(task);
     }
 
-    /// Begins a poll, which may run what is queued now.
+    /// Begins a poll, which may run what is queued now, and so many of the mailbox's
+    /// messages.
     #[inline]
-    pub(crate) fn begin(&self) {
+    pub(crate) fn begin(&self, mailbox_open: usize) {
         self.open.set(self.entries.borrow().len());
-        self.mailbox_open.set(usize::MAX);
+        self.mailbox_open.set(mailbox_open);
+    }
+
+    /// Says whose turn it is, when both this and the mailbox have some.
+    pub(crate) fn set_mailbox_next(&self, mailbox: bool) {
+        self.mailbox_next.set(mailbox);
     }
 
     #[inline]

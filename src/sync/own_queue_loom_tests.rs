@@ -56,7 +56,7 @@ impl Owner {
 
     /// Polls once; `most` messages.
     fn poll(&mut self, most: usize) {
-        self.own.begin();
+        self.own.begin(usize::MAX);
         for _ in 0..most {
             // SAFETY: as above.
             match unsafe { self.own.next(&self.mailbox) } {

@@ -19,6 +19,24 @@ impl ThreadRunner {
         self.local.shared.id
     }
 
+    /// Whether the next poll would find something to run if only so many messages of
+    /// its mailbox had arrived.
+    pub(crate) fn needs_poll_of(&self, arrived: usize) -> bool {
+        arrived > 0 || self.local.has_own_work() || self.local.has_more_to_do()
+    }
+
+    /// How many messages of its mailbox the thread has run.
+    pub(crate) fn messages_taken(&self) -> usize {
+        // SAFETY: who has the right to poll is the mailbox's only consumer.
+        unsafe { self.local.shared.mailbox.taken() }
+    }
+
+    /// How many messages its mailbox has taken.
+    pub(crate) fn messages_sent(&self) -> usize {
+        // SAFETY: as above.
+        unsafe { self.local.shared.mailbox.sent() }
+    }
+
     /// The end of the thread here and now, as when this is dropped. May be called
     /// again if it has unwound.
     pub(crate) fn abandon(&mut self) {

@@ -22,7 +22,7 @@ use super::post_poller::PostPollers;
 use super::ready::ReadyQueue;
 use super::shared::Shared;
 use super::spinlock::HeldLocks;
-use super::time_share::Slice;
+use super::time_share::TimeSlice;
 use super::timer_queue::{TimerKey, TimerQueue};
 use crate::sync::budget;
 
@@ -83,7 +83,7 @@ pub(crate) struct Local {
     /// Ticks after which a callback has held the thread too long; 0 for never.
     pub(super) stall_limit: u64,
     pub(super) batch: usize,
-    pub(super) slice: Slice,
+    pub(super) slice: TimeSlice,
     pub(super) exit_phase: Cell<ExitPhase>,
     pub(super) exit_deadline: Cell<u64>,
     pub(super) exit_timeout: Duration,
@@ -205,7 +205,7 @@ impl Local {
             anchor: Anchor::default(),
             task_ids: Cell::new(0),
             batch,
-            slice: Slice::unlimited(),
+            slice: TimeSlice::unlimited(),
             exit_phase: Cell::new(ExitPhase::None),
             exit_deadline: Cell::new(0),
             exit_timeout,
@@ -324,6 +324,12 @@ impl Local {
         !self.ready.is_empty()
             || unsafe { self.shared.mailbox.has_messages() }
             || self.shared.critical.is_posted()
+    }
+
+    /// Whether a poll now would find something to run, apart from timers and from what
+    /// is in the mailbox.
+    pub(super) fn has_own_work(&self) -> bool {
+        !self.ready.is_empty() || self.shared.critical.is_posted()
     }
 
     /// Drops user content; a panic of its destructor is reported, not passed on.

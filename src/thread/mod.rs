@@ -66,6 +66,7 @@ pub use panic::{ContainedPanic, PanicSource};
 pub use placement::SetCpumaskError;
 pub use poller::{Polled, Poller, PollerBuilder, PollerError, PollerState, PollerStats};
 pub use post_poller::{PostPollerError, register_post_poller_handler};
+pub(crate) use runner::Slice;
 pub use runner::{ParkedThread, ThreadRunner};
 pub use spinlock::{SpinMutex, SpinMutexGuard, Spinlock, SpinlockError, SpinlockMisuse};
 pub use stall::{OsThread, OsThreadState, Stall, StallSource};

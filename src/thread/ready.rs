@@ -68,8 +68,13 @@ impl Local {
     }
 
     #[inline]
-    pub(super) fn begin_messages(&self) {
-        self.ready.0.begin();
+    pub(super) fn begin_messages(&self, mailbox_open: usize) {
+        self.ready.0.begin(mailbox_open);
+    }
+
+    /// Says whether the mailbox's messages go before the thread's own tasks.
+    pub(super) fn set_mailbox_next(&self, mailbox: bool) {
+        self.ready.0.set_mailbox_next(mailbox);
     }
 
     /// The next message or task that the poll under way may run.

@@ -18,6 +18,26 @@ use super::stall::Occupant;
 use crate::cpu::CpuSet;
 use crate::notify::Sleeper;
 
+/// How much of what waits for a thread one poll of it may run.
+#[derive(Clone, Copy)]
+pub(crate) struct Slice {
+    /// Messages and tasks at most; 0 for the thread's batch.
+    pub(crate) max_msgs: usize,
+    /// How many messages of the mailbox have arrived: the rest is on its way.
+    pub(crate) arrived: usize,
+    /// Whether the mailbox goes before the thread's own tasks, if it matters.
+    pub(crate) mailbox_next: Option<bool>,
+}
+
+impl Slice {
+    /// All that a poll takes.
+    pub(crate) const WHOLE: Slice = Slice {
+        max_msgs: 0,
+        arrived: usize::MAX,
+        mailbox_next: None,
+    };
+}
+
 /// The right to poll a SpdkThread, on this OS thread.
 ///
 /// There is one per thread, it is not `Send`, and polling borrows it: a thread
@@ -79,6 +99,16 @@ impl ThreadRunner {
     /// # Ok::<(), corespun::thread::CreateError>(())
     /// ```
     pub fn poll(&mut self, max_msgs: usize, now: u64) -> Activity {
+        let all = Slice {
+            max_msgs,
+            ..Slice::WHOLE
+        };
+        self.poll_slice(all, now)
+    }
+
+    /// [`ThreadRunner::poll`] of so much of what waits.
+    #[inline(always)]
+    pub(crate) fn poll_slice(&mut self, slice: Slice, now: u64) -> Activity {
         let local = &*self.local;
         let _entered = Entered::new(&self.local);
         let now = if now == 0 {
@@ -90,7 +120,7 @@ impl ThreadRunner {
         local.watch_poll();
         let mut activity = local
             .run_critical_message()
-            .max(local.run_messages(max_msgs))
+            .max(local.run_messages(slice))
             .max(local.run_active_pollers())
             .max(local.run_timers(now))
             .max(local.run_interrupts())
@@ -680,8 +710,13 @@ impl fmt::Debug for ParkedThread {
 /// The steps of one poll, and the questions about the next.
 impl Local {
     pub(super) fn needs_poll(&self) -> bool {
-        self.has_ready_work()
-            || self.pollers.active_count() > 0
+        self.has_ready_work() || self.has_more_to_do()
+    }
+
+    /// Whether the next poll has something to run apart from messages, tasks and
+    /// timers.
+    pub(super) fn has_more_to_do(&self) -> bool {
+        self.pollers.active_count() > 0
             || self.has_unwatched_interrupts()
             || match self.exit_phase.get() {
                 ExitPhase::None | ExitPhase::Done => false,
@@ -719,12 +754,16 @@ impl Local {
 
     /// Messages in the order sent, and tasks, as far as the batch goes, or one if the poll is cut. What they
     /// send here waits for the next poll; tasks that they wake may run in this one.
-    fn run_messages(&self, max_msgs: usize) -> Activity {
-        let limit = match max_msgs {
+    #[inline]
+    fn run_messages(&self, slice: Slice) -> Activity {
+        let limit = match slice.max_msgs {
             0 => self.batch,
             max => max.min(self.batch),
         };
-        self.begin_messages();
+        if let Some(mailbox) = slice.mailbox_next {
+            self.set_mailbox_next(mailbox);
+        }
+        self.begin_messages(slice.arrived);
         let mut ran = 0;
         while ran < limit
             && let Some(message) = self.next_message()

@@ -17,7 +17,7 @@ use super::stall::StallRecord;
 use super::time_share::{TimeShare, ToldMisses};
 use super::{SendError, ThreadState};
 use crate::cpu::CpuSet;
-use crate::notify::{Host, Sleeper};
+use crate::notify::{Host, Recipient, Sleeper};
 use crate::sync::{CriticalSlot, Mailbox, PushError};
 
 pub(crate) const RUNNING: u8 = 0;
@@ -75,6 +75,17 @@ const _: () = assert!(
     offset_of!(Shared, _written) - offset_of!(Shared, host) == 128
         && offset_of!(Shared, remote_task_ids) - offset_of!(Shared, busy_ticks) >= 128
 );
+
+impl Recipient for Shared {
+    fn id(&self) -> u64 {
+        self.id
+    }
+
+    unsafe fn messages_sent(&self) -> usize {
+        // SAFETY: who polls the thread is its mailbox's only consumer.
+        unsafe { self.mailbox.sent() }
+    }
+}
 
 /// The last that holds it may be a task's waker, and async-task lets no
 /// destructor unwind.
@@ -231,7 +242,7 @@ impl Shared {
     /// Wakes the host if it sleeps; call it after publishing something.
     #[inline]
     pub(crate) fn notify_host(&self) {
-        self.host.notify();
+        self.host.notify(self);
     }
 
     /// [`Shared::notify_host`] for a critical message, perhaps by a signal handler.

@@ -101,16 +101,16 @@ impl ToldMisses {
 }
 
 /// How far the poll under way may go. The reactor says, before each.
-pub(super) struct Slice {
+pub(super) struct TimeSlice {
     /// From this tick on [`should_yield`](crate::task::should_yield) says yes.
     end: Cell<u64>,
     /// From this tick on no further callback begins.
     cut: Cell<u64>,
 }
 
-impl Slice {
+impl TimeSlice {
     pub(super) const fn unlimited() -> Self {
-        Slice {
+        TimeSlice {
             end: Cell::new(u64::MAX),
             cut: Cell::new(u64::MAX),
         }

@@ -1,0 +1,219 @@
+//! A reactor that somebody else turns, on whatever OS thread: how a simulation has many
+//! of them on one. It is the real one on another ground, where a [`Director`] says what
+//! has arrived and how much of it a poll may run, and where nobody blocks.
+
+use std::cell::Cell;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::ground::Ground;
+use super::group::{Event, Group};
+use super::hosted::{self, Hosted};
+use super::idle::Spin;
+use super::turn::Reactor;
+use crate::clock::Clock;
+use crate::notify::Sleeper;
+use crate::sync::Mailbox;
+use crate::thread::{ParkedThread, Slice, ThreadRunner};
+
+/// Decides what one reactor sees.
+pub(crate) trait Director {
+    /// How many of the `sent` events of the reactor have arrived by now.
+    fn events_arrived(&self, sent: usize) -> usize;
+
+    /// How many of the `sent` messages of a thread have arrived by now.
+    fn messages_arrived(&self, thread: u64, sent: usize) -> usize;
+
+    /// When the next message of a thread arrives.
+    fn next_arrival(&self, thread: u64) -> Option<u64>;
+
+    /// How the thread is polled that comes next, if it is; so many messages of its
+    /// mailbox have arrived.
+    fn slice(&mut self, thread: &ThreadRunner, arrived: usize) -> Option<Slice>;
+
+    /// That poll has ended.
+    fn polled(&mut self, thread: u64, busy: bool);
+}
+
+/// How a turn has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Rest {
+    /// It did something.
+    Worked,
+    /// It found nothing, and the next one will.
+    HasWork,
+    /// It found nothing, and nothing will change before something arrives or is due.
+    Idle,
+    /// It spins before it sleeps.
+    Spins,
+    /// It sleeps, and is to be [woken](Stepped::wake).
+    Asleep,
+}
+
+pub(crate) struct Stepped<D: Director>(Reactor<Stage<D>>);
+
+pub(super) struct Stage<D> {
+    director: D,
+    events: Arc<Mailbox<Event>>,
+    rest: Cell<Rest>,
+}
+
+impl<D: Director> Stage<D> {
+    fn arrived(&self, runner: &ThreadRunner) -> usize {
+        let arrived = self
+            .director
+            .messages_arrived(runner.id(), runner.messages_sent());
+        arrived.saturating_sub(runner.messages_taken())
+    }
+}
+
+impl<D: Director> Ground for Stage<D> {
+    fn next_event_arrived(&mut self) -> bool {
+        self.has_event_arrived()
+    }
+
+    fn has_event_arrived(&self) -> bool {
+        // SAFETY: this belongs to the reactor, the only consumer of its events.
+        let (sent, taken) = unsafe { (self.events.sent(), self.events.taken()) };
+        sent > taken && self.director.events_arrived(sent) > taken
+    }
+
+    fn slice(&mut self, runner: &ThreadRunner) -> Option<Slice> {
+        let arrived = self.arrived(runner);
+        self.director.slice(runner, arrived)
+    }
+
+    fn polled(&mut self, runner: &ThreadRunner, busy: bool) {
+        self.director.polled(runner.id(), busy);
+    }
+
+    fn needs_poll(&self, hosted: &Hosted) -> bool {
+        hosted.runner.needs_poll_of(self.arrived(&hosted.runner)) || hosted.can_leave()
+    }
+
+    fn run_io(&self) -> bool {
+        false
+    }
+
+    fn failure(&self) -> Option<io::Error> {
+        None
+    }
+
+    fn pause(&mut self, _waiting: bool, has_work: bool) {
+        self.rest.set(match has_work {
+            true => Rest::HasWork,
+            false => Rest::Idle,
+        });
+    }
+
+    fn give_way(&mut self, _spin: &mut Spin, _clock: &Clock) {
+        self.rest.set(Rest::Spins);
+    }
+
+    fn sleep<R>(
+        &self,
+        sleeper: &Sleeper,
+        _timeout: Option<Duration>,
+        has_work: impl FnOnce() -> bool,
+        _around: impl FnOnce() -> R,
+    ) -> bool {
+        sleeper.announce();
+        let over = has_work();
+        if over {
+            sleeper.retract();
+        }
+        self.rest.set(match over {
+            true => Rest::HasWork,
+            false => Rest::Asleep,
+        });
+        over
+    }
+}
+
+impl<D: Director> Stepped<D> {
+    pub(crate) fn new(director: D, group: &Arc<Group>, index: usize) -> Self {
+        let stage = Stage {
+            director,
+            events: group.reactors[index].events.clone(),
+            rest: Cell::new(Rest::Worked),
+        };
+        Stepped(Reactor::on(stage, group.clone(), index))
+    }
+
+    /// One turn. Not while it sleeps.
+    pub(crate) fn turn(&mut self) -> Rest {
+        self.0.ground.rest.set(Rest::Worked);
+        self.0.turn();
+        self.0.ground.rest.get()
+    }
+
+    /// Ends a sleep.
+    pub(crate) fn wake(&mut self) {
+        self.0.shared().sleeper.retract();
+        self.0.awake();
+    }
+
+    /// Whether it has been stopped, and all that was sent here has been run.
+    pub(crate) fn is_done(&self) -> bool {
+        self.0.is_done()
+    }
+
+    /// When it has something to do although nothing more is sent: a timer, or what is on
+    /// its way. Events apart.
+    pub(crate) fn next(&self) -> Option<u64> {
+        let director = &self.0.ground.director;
+        let threads = self.0.threads.iter();
+        let arrivals = threads.filter_map(|one| director.next_arrival(one.runner.id()));
+        arrivals.chain(self.0.next_deadline()).min()
+    }
+
+    /// Takes a thread in, without an event.
+    pub(crate) fn arrive(&mut self, thread: ParkedThread) {
+        self.0.arrive(thread);
+    }
+
+    /// Makes one of the threads here current while `f` runs; `None` if it is not here.
+    pub(crate) fn enter<R>(&mut self, thread: u64, f: impl FnOnce() -> R) -> Option<R> {
+        let awake = |reactor: &Reactor<_>| {
+            let mut threads = reactor.threads.iter();
+            threads.position(|hosted| hosted.runner.id() == thread)
+        };
+        let place = awake(&self.0).or_else(|| {
+            let (tick, asked) = (self.0.tick, |one: &Hosted| one.runner.id() == thread);
+            let woken = self.0.dormant.wake_all(tick, asked);
+            self.0.threads.extend(woken);
+            awake(&self.0)
+        })?;
+        let hosted = &mut self.0.threads[place];
+        let result = hosted.runner.enter(f);
+        hosted.moves |= hosted::take_rescheduled();
+        Some(result)
+    }
+
+    /// The threads that the next turn polls, in whose order.
+    pub(crate) fn awake(&self) -> usize {
+        self.0.threads.len()
+    }
+
+    /// Exchanges the turns of two threads.
+    pub(crate) fn swap(&mut self, one: usize, other: usize) {
+        self.0.threads.swap(one, other);
+    }
+
+    /// Every thread here.
+    pub(crate) fn threads(&self) -> impl Iterator<Item = &ThreadRunner> {
+        let awake = self.0.threads.iter();
+        awake
+            .chain(self.0.dormant.iter())
+            .map(|hosted| &hosted.runner)
+    }
+
+    /// Ends it here and now: its threads are cancelled, and what waits is dropped.
+    pub(crate) fn end(&mut self) {
+        let group = self.0.group.clone();
+        let here = &group.reactors[self.0.index];
+        here.events.close();
+        self.0.fail_threads(&group, here);
+    }
+}
