@@ -55,8 +55,8 @@ pub enum TaskState {
 ///         task::yield_now().await;
 ///     }
 /// }));
-/// runner.poll(0, 0);
-/// runner.poll(0, 0);
+/// runner.poll(1, 0);
+/// runner.poll(1, 0);
 /// let info = &runner.tasks()[0];
 /// assert_eq!((info.polls, info.total), (2, Duration::from_micros(6)));
 /// assert_eq!(info.longest, Duration::from_micros(3));

@@ -174,9 +174,9 @@ pub fn metadata<T: Any + Send + Sync>() -> Option<Arc<T>> {
 ///     task::yield_now().await;
 ///     lines.borrow_mut().push("two");
 /// }));
-/// runner.poll(0, 0);
+/// runner.poll(1, 0);
 /// assert_eq!(*log.borrow(), ["one"]);
-/// runner.poll(0, 0);
+/// runner.poll(1, 0);
 /// assert_eq!(*log.borrow(), ["one", "two"]);
 /// # drop(writer);
 /// # Ok::<(), corespun::thread::CreateError>(())

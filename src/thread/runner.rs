@@ -793,6 +793,7 @@ impl Local {
         // The last tick is never: what is re-armed is later than `now`.
         let now = now.min(u64::MAX - 1);
         let mut activity = Activity::Idle;
+        self.timers.borrow_mut().gather_due(now);
         loop {
             let mut timers = self.timers.borrow_mut();
             if timers.next_deadline().is_none_or(|deadline| deadline > now) {

@@ -150,7 +150,7 @@ impl<T> JoinHandle<T> {
     /// let flush = runner.enter(|| task::spawn_local(task::yield_now()));
     /// let mut polls = 0;
     /// while !flush.is_finished() {
-    ///     runner.poll(0, 0);
+    ///     runner.poll(1, 0);
     ///     polls += 1;
     /// }
     /// assert_eq!(polls, 2);
