@@ -9,7 +9,7 @@ use std::task::{Context, Poll, Waker};
 use corespun::mpsc::{self, SendError, TryRecvError, TrySendError};
 use corespun::sharded::{ShardError, Sharded};
 use corespun::task::{block_on, spawn_local};
-use corespun::thread::{SpdkThread, ThreadLib};
+use corespun::thread::{SpdkThread, ThreadLib, ThreadState};
 use futures::{FutureExt, Stream, StreamExt};
 use harness::threads::*;
 
@@ -338,7 +338,10 @@ fn a_stopped_or_exited_shard_refuses_and_a_failed_start_drops_the_others() {
                 .await
                 .unwrap();
             drop(threads[1].exit());
-            corespun::task::yield_now().await;
+            // One yield need not give way to another thread.
+            while threads[1].state() == ThreadState::Running {
+                corespun::task::yield_now().await;
+            }
             let exited = counters.invoke_on(1, |_| ()).await.is_err();
             counters.stop().await;
             (exited, counters.invoke_on(0, |_| ()).await.is_err())

@@ -43,7 +43,7 @@ fn a_yield_loop_lets_pollers_and_timers_run() {
     threads.free();
 }
 
-/// One run of each per poll, whichever way the task gives way.
+/// One run of each before the next of any, whichever way the task gives way.
 #[test]
 fn tasks_that_wake_themselves_take_turns() {
     let mut threads = Threads::allocate(1);
@@ -58,7 +58,7 @@ fn tasks_that_wake_themselves_take_turns() {
     };
     threads.on(0, || ['a', 'b', 'c'].into_iter().for_each(spawn));
     for _ in 0..2 {
-        threads.runner(0).poll(0, 0);
+        threads.runner(0).poll(3, 0);
     }
     assert_eq!(log.take(), ['a', 'b', 'c', 'a', 'b', 'c']);
     threads.free();
@@ -121,6 +121,53 @@ fn a_flood_of_messages_lets_pollers_run_every_batch() {
     threads.free();
 }
 
+/// Where nothing is there to give way to, and the poll before was short, a task that
+/// yields goes on within the same poll, as far as the batch goes.
+#[test]
+fn a_task_that_yields_goes_on_while_nothing_else_waits() {
+    let mut threads = Threads::allocate(1);
+    let yields = Runs::default();
+    let count = yields.clone();
+    threads.on(0, || {
+        drop(task::spawn_local(async move {
+            loop {
+                count.add();
+                task::yield_now().await;
+            }
+        }));
+    });
+    let mut before = 0;
+    let mut in_a_poll = |threads: &mut Threads| {
+        threads.runner(0).poll(0, 0);
+        yields.get() - std::mem::replace(&mut before, yields.get())
+    };
+    // How long polls are is not known yet.
+    assert_eq!(in_a_poll(&mut threads), 1);
+    assert_eq!(in_a_poll(&mut threads), 8);
+    let active = threads.on(0, || Poller::active(|| false).unwrap());
+    assert_eq!(in_a_poll(&mut threads), 1);
+    threads.on(0, || drop(active));
+    assert_eq!(in_a_poll(&mut threads), 8);
+    // A timer that is far, then near.
+    let nap = threads.on(0, || task::spawn_local(time::sleep(us(10))));
+    assert_eq!(in_a_poll(&mut threads), 7);
+    assert_eq!(in_a_poll(&mut threads), 8);
+    threads.delay_us(9);
+    assert_eq!(in_a_poll(&mut threads), 1);
+    threads.delay_us(1);
+    assert_eq!(in_a_poll(&mut threads), 1);
+    in_a_poll(&mut threads);
+    assert!(nap.is_finished());
+    // After a poll that was not short it is one again.
+    let time = threads.time.clone();
+    let long = move || _ = time.advance(10);
+    threads.handle(0).send_msg(long).unwrap();
+    in_a_poll(&mut threads);
+    assert_eq!(in_a_poll(&mut threads), 1);
+    assert_eq!(in_a_poll(&mut threads), 8);
+    threads.free();
+}
+
 #[test]
 fn a_million_yields_leave_a_timed_poller_its_ticks() {
     let mut threads = Threads::allocate(1);
@@ -136,7 +183,9 @@ fn a_million_yields_leave_a_timed_poller_its_ticks() {
     });
     let mut polls = 0;
     while !yields.is_finished() {
-        threads.runner(0).poll(0, 0);
+        // A yield is the end of a poll's messages only where something else waits:
+        // hence the 1.
+        threads.runner(0).poll(1, 0);
         threads.delay_us(1);
         polls += 1;
     }

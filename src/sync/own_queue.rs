@@ -21,7 +21,9 @@
 //! A poll runs what was queued when it began. A task that another one spawns or
 //! wakes meanwhile is run by the same poll, as far as its batch goes, if only such
 //! tasks are before it, which saves a poll per hand-over; messages and tasks that
-//! woke themselves wait for the next, behind a round of pollers and timers.
+//! woke themselves wait for the next, behind a round of pollers and timers. Where there
+//! is nothing that such tasks could give way to, whoever polls may
+//! [reopen](OwnQueue::reopen) the queue for them.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -170,6 +172,18 @@ impl<T: OwnEntry> OwnQueue<T> {
     /// Says whose turn it is, when both this and the mailbox have some.
     pub(crate) fn set_mailbox_next(&self, mailbox: bool) {
         self.mailbox_next.set(mailbox);
+    }
+
+    /// Lets the poll under way, which has run all that it may, run those tasks too
+    /// that gave way. False where something else waits, or nothing.
+    #[inline]
+    pub(crate) fn reopen(&self, mailbox: &Mailbox<T::Message>) -> bool {
+        let waiting = self.entries.borrow().len();
+        if waiting == 0 || self.messages.get() > 0 || !mailbox.is_empty() {
+            return false;
+        }
+        self.open.set(waiting);
+        true
     }
 
     #[inline]

@@ -5,6 +5,7 @@ use std::panic::Location;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::raw::{TaskMeta, with_running};
 use super::{Call, TaskId};
 use crate::thread::local::Local;
 use crate::thread::{SpdkThread, ThreadRunner};
@@ -54,8 +55,8 @@ pub enum TaskState {
 ///         task::yield_now().await;
 ///     }
 /// }));
-/// runner.poll(0, 0);
-/// runner.poll(0, 0);
+/// runner.poll(1, 0);
+/// runner.poll(1, 0);
 /// let info = &runner.tasks()[0];
 /// assert_eq!((info.polls, info.total), (2, Duration::from_micros(6)));
 /// assert_eq!(info.longest, Duration::from_micros(3));
@@ -89,19 +90,22 @@ impl Local {
         let clock = &self.shared.library.clock;
         let mut tasks = Vec::with_capacity(self.live.len());
         self.live.for_each(|node| {
-            let counts = node.poll_counts();
-            let state = if self.is_running(node) {
+            // SAFETY: a listed node is that of a task, and the list does not change.
+            let task = unsafe { TaskMeta::of(node) };
+            let counts = task.poll_counts();
+            let is_running = |running: &TaskMeta| std::ptr::eq(running, task);
+            let state = if with_running(is_running) == Some(true) {
                 TaskState::Running
-            } else if node.scheduled.load(std::sync::atomic::Ordering::Relaxed) {
+            } else if task.state.is_scheduled() {
                 TaskState::Scheduled
             } else {
                 TaskState::Idle
             };
             tasks.push(TaskInfo {
-                id: node.id.into(),
-                name: node.name().map(str::to_owned),
-                metadata: node.metadata(),
-                location: node.location,
+                id: task.id(),
+                name: task.name().map(str::to_owned),
+                metadata: task.metadata(),
+                location: task.location(),
                 state,
                 polls: counts.polls,
                 total: clock.duration_from(counts.total_ticks),
@@ -111,8 +115,12 @@ impl Local {
         tasks
     }
 
-    fn is_running(&self, node: &crate::thread::live::LiveNode) -> bool {
-        super::raw::with_running(|task| task.id() == TaskId::from(node.id)).unwrap_or(false)
+    fn wake_tasks(&self) {
+        self.live.for_each(|node| {
+            // SAFETY: as above: wakes of our own tasks run no foreign code, and change
+            // no list. A listed task is alive.
+            unsafe { TaskMeta::of(node).waker() }.wake_by_ref();
+        });
     }
 }
 
@@ -190,6 +198,6 @@ impl ThreadRunner {
     /// # Ok::<(), corespun::thread::CreateError>(())
     /// ```
     pub fn wake_tasks(&mut self) {
-        self.enter(|| Local::with_current(|local| local.live.wake_all()));
+        self.enter(|| Local::with_current(Local::wake_tasks));
     }
 }

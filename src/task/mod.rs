@@ -42,13 +42,12 @@ pub use join::{AbortHandle, JoinError, JoinHandle};
 pub use join_set::JoinSet;
 pub use list::{TaskInfo, TaskState};
 pub use movable::{MoveError, MoveTo, move_to, spawn_movable};
-use raw::{FirstPoll, Origin, TaskKind, TaskMeta};
+use raw::{Birth, FirstPoll, Label, Origin, TaskKind, TaskMeta};
 pub use scope::{Scope, ScopeCancelled, ScopedHandle, scope, try_scope};
 pub use set_cpumask::SetCpumask;
 pub use spawner::LocalSpawner;
 pub use yield_now::{YieldNow, should_yield, yield_now};
 
-use crate::thread::live::Label;
 use crate::thread::local::Local;
 use crate::thread::message::Message;
 use crate::thread::shared::Shared;
@@ -92,18 +91,6 @@ impl TaskId {
             thread: shared.id,
             serial: shared.remote_task_ids.fetch_add(2, Ordering::Relaxed) + 1,
         }
-    }
-}
-
-impl From<TaskId> for [u64; 2] {
-    fn from(id: TaskId) -> Self {
-        [id.thread, id.serial]
-    }
-}
-
-impl From<[u64; 2]> for TaskId {
-    fn from([thread, serial]: [u64; 2]) -> Self {
-        TaskId { thread, serial }
     }
 }
 
@@ -159,7 +146,7 @@ pub fn id() -> Option<TaskId> {
 /// # Ok::<(), corespun::thread::CreateError>(())
 /// ```
 pub fn metadata<T: Any + Send + Sync>() -> Option<Arc<T>> {
-    let metadata = raw::with_running(|task| task.node.metadata())??;
+    let metadata = raw::with_running(TaskMeta::metadata)??;
     metadata.downcast().ok()
 }
 
@@ -187,9 +174,9 @@ pub fn metadata<T: Any + Send + Sync>() -> Option<Arc<T>> {
 ///     task::yield_now().await;
 ///     lines.borrow_mut().push("two");
 /// }));
-/// runner.poll(0, 0);
+/// runner.poll(1, 0);
 /// assert_eq!(*log.borrow(), ["one"]);
-/// runner.poll(0, 0);
+/// runner.poll(1, 0);
 /// assert_eq!(*log.borrow(), ["one", "two"]);
 /// # drop(writer);
 /// # Ok::<(), corespun::thread::CreateError>(())
@@ -495,14 +482,48 @@ impl TaskBuilder {
         F::Output: 'static,
     {
         Local::with_current(|local| {
-            let id = TaskId::local(local);
-            let name = self.name_given();
-            let future = span::traced(future, &local.shared, id, name, location);
-            let meta = TaskMeta::new(local.lend_shared(), id, location, self.label, kind);
+            let origin = Origin::Local(local, first_poll);
             // SAFETY: the current thread's owner is the caller, and the bounds
             // ask for `'static`.
-            unsafe { raw::spawn(Origin::Local(local, first_poll), meta, future) }
+            unsafe { self.make(origin, local.lend_shared(), future, kind, location) }
         })
+    }
+
+    /// What every way to spawn comes to.
+    ///
+    /// # Safety
+    ///
+    /// With `Origin::Local` the caller is the owner of `thread`. With `Origin::Remote`,
+    /// what `future` holds before its first poll is `Send`, and so is its output.
+    #[inline(always)]
+    unsafe fn make<F>(
+        self,
+        origin: Origin<'_>,
+        thread: Arc<Shared>,
+        future: F,
+        kind: TaskKind,
+        location: &'static Location<'static>,
+    ) -> JoinHandle<F::Output>
+    where
+        F: Future + 'static,
+        F::Output: 'static,
+    {
+        let id = match origin {
+            Origin::Local(local, _) => TaskId::local(local),
+            Origin::Remote => TaskId::remote(&thread),
+        };
+        let name = self.name_given();
+        let future = span::traced(future, &thread, id, name, location);
+        let label = self.label;
+        let birth = Birth {
+            thread,
+            id,
+            location,
+            label,
+            kind,
+        };
+        // SAFETY: passed on.
+        unsafe { raw::spawn(origin, birth, future) }
     }
 
     /// As [`SpdkThread::spawn`].
@@ -569,19 +590,14 @@ impl TaskBuilder {
         F::Output: Send + 'static,
     {
         if let Some(local) = thread.current_local() {
-            let id = TaskId::local(local);
-            let future = span::traced(future, thread, id, self.name_given(), location);
-            let meta = TaskMeta::new(local.lend_shared(), id, location, self.label, kind);
+            let origin = Origin::Local(local, FirstPoll::Queued);
             // SAFETY: the target is the current thread, so its owner is the
             // caller.
-            return unsafe { raw::spawn(Origin::Local(local, FirstPoll::Queued), meta, future) };
+            return unsafe { self.make(origin, local.lend_shared(), future, kind, location) };
         }
-        let id = TaskId::remote(thread);
-        let future = span::traced(future, thread, id, self.name_given(), location);
-        let meta = TaskMeta::new(thread.clone(), id, location, self.label, kind);
         // SAFETY: the two callers see to it that what the future holds before
         // its first poll is `Send`; the output is, by the bound.
-        unsafe { raw::spawn(Origin::Remote, meta, future) }
+        unsafe { self.make(Origin::Remote, thread.clone(), future, kind, location) }
     }
 }
 

@@ -16,53 +16,6 @@ use crate::sync::budget::poll_budget;
 use crate::thread::SpdkThread;
 use crate::thread::shared::Shared;
 
-/// Where a movable task wants to go, and where it came from. For the task's own
-/// poll and for who has its `Runnable`.
-pub(super) struct Hop(Option<Box<Movable>>);
-
-/// What only a movable task pays for.
-#[derive(Default)]
-struct Movable {
-    wanted: Cell<Option<Arc<Shared>>>,
-    /// Set between the request and its arrival in a queue.
-    came_from: Cell<Option<Arc<Shared>>>,
-    /// The thread that a hop was to, but that takes no more.
-    refused: Cell<Option<Arc<Shared>>>,
-}
-
-impl Hop {
-    pub(super) fn new(movable: bool) -> Self {
-        Hop(movable.then(Box::default))
-    }
-
-    #[inline]
-    pub(super) fn is_movable(&self) -> bool {
-        self.0.is_some()
-    }
-
-    #[inline]
-    pub(super) fn take_wanted(&self) -> Option<Arc<Shared>> {
-        self.0.as_ref()?.wanted.take()
-    }
-
-    pub(super) fn set_came_from(&self, from: Arc<Shared>) {
-        if let Some(hop) = &self.0 {
-            hop.came_from.set(Some(from));
-        }
-    }
-
-    #[inline]
-    pub(super) fn take_came_from(&self) -> Option<Arc<Shared>> {
-        self.0.as_ref()?.came_from.take()
-    }
-
-    pub(super) fn set_refused(&self, by: Arc<Shared>) {
-        if let Some(hop) = &self.0 {
-            hop.refused.set(Some(by));
-        }
-    }
-}
-
 /// Empties `place` if `thread` is in it; says whether it was.
 fn take_if_same(place: &Cell<Option<Arc<Shared>>>, thread: &Arc<Shared>) -> bool {
     match place.take() {
@@ -198,7 +151,7 @@ impl Future for MoveTo {
         }
         let target = &self.target.shared;
         let asked = with_running(|task| {
-            let Some(hop) = &task.hop.0 else {
+            let Some(hop) = task.hop() else {
                 return Err(MoveError::NotMovable);
             };
             // A hop that failed was to a thread that had closed its mailbox.
@@ -230,7 +183,7 @@ impl Drop for MoveTo {
     fn drop(&mut self) {
         if self.asked {
             with_running(|task| {
-                if let Some(hop) = &task.hop.0 {
+                if let Some(hop) = task.hop() {
                     take_if_same(&hop.wanted, &self.target.shared);
                 }
             });

@@ -6,8 +6,8 @@ use std::rc::Rc;
 
 use futures::task::{FutureObj, LocalFutureObj, LocalSpawn, Spawn, SpawnError};
 
-use super::raw::{self, FirstPoll, Origin, TaskKind, TaskMeta};
-use super::{JoinHandle, TaskId, span};
+use super::raw::{FirstPoll, Origin, TaskKind};
+use super::{JoinHandle, TaskBuilder};
 use crate::thread::SpdkThread;
 use crate::thread::local::Local;
 
@@ -109,14 +109,13 @@ impl LocalSpawner {
         F::Output: 'static,
     {
         let local = &*self.local;
-        let id = TaskId::local(local);
-        let location = Location::caller();
-        let future = span::traced(future, &local.shared, id, None, location);
+        let origin = Origin::Local(local, FirstPoll::Queued);
         let thread = local.shared.clone();
-        let meta = TaskMeta::new(thread, id, location, None, TaskKind::Bound);
         // SAFETY: who has an `Rc` of a thread's owner part is on the OS thread
         // that owns it; the bounds ask for `'static`.
-        let handle = unsafe { raw::spawn(Origin::Local(local, FirstPoll::Queued), meta, future) };
+        let handle = unsafe {
+            TaskBuilder::new().make(origin, thread, future, TaskKind::Bound, Location::caller())
+        };
         local.begun_outside();
         handle
     }

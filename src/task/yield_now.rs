@@ -5,8 +5,9 @@ use std::task::{Context, Poll};
 
 use crate::thread::local::Local;
 
-/// Lets everything else on the thread have its turn: the task goes behind those
-/// that are ready, and at least one round of pollers and due timers passes.
+/// Lets everything else on the thread have its turn: the task goes behind the messages
+/// and tasks that wait, and active pollers, and timers that are due, run before it.
+/// Where there is nothing of these, it goes on within the same poll of the thread.
 ///
 /// # Examples
 ///
@@ -15,9 +16,9 @@ use crate::thread::local::Local;
 /// let handle = runner.enter(|| corespun::task::spawn_local(async {
 ///     corespun::task::yield_now().await;
 /// }));
-/// runner.poll(0, 0);
+/// runner.poll(1, 0);
 /// assert!(!handle.is_finished());
-/// runner.poll(0, 0);
+/// runner.poll(1, 0);
 /// assert!(handle.is_finished());
 /// # Ok::<(), corespun::thread::CreateError>(())
 /// ```

@@ -27,6 +27,24 @@ impl Anchor {
         }
     }
 
+    /// As [`stay`](Anchor::stay), without a value: for who knows by other means for how
+    /// long.
+    #[inline]
+    pub(crate) fn hold(&self) {
+        std::mem::forget(self.stay());
+    }
+
+    /// Undoes one [`hold`](Anchor::hold).
+    ///
+    /// # Safety
+    ///
+    /// Called at most once for each.
+    #[inline]
+    pub(crate) unsafe fn let_go(&self) {
+        // SAFETY: the count of a `Stay` that was forgotten.
+        unsafe { Rc::decrement_strong_count(Rc::as_ptr(&self.0)) }
+    }
+
     /// Whether a [`Stay`] lives.
     #[inline]
     pub(super) fn holds(&self) -> bool {

@@ -140,7 +140,7 @@ impl Local {
             }
         }
         self.live
-            .for_each(|node| holders.push(ExitHolder::Task(node.describe())));
+            .describe_each(|name| holders.push(ExitHolder::Task(name)));
         if let Some(channels) = self.channels.get() {
             channels.holders(&mut holders);
         }

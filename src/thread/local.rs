@@ -38,6 +38,10 @@ pub(crate) enum TimerTarget {
 /// gives each back by itself.
 const SPARE_LIMIT: usize = 16_384;
 
+/// How long a poll is at most that is short: what the lone task that yields without end
+/// can delay by, whoever it cannot see that waits.
+const SHORT_POLL: Duration = Duration::from_micros(2);
+
 /// How far the exit of a thread has come.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum ExitPhase {
@@ -84,6 +88,11 @@ pub(crate) struct Local {
     pub(super) stall_limit: u64,
     pub(super) batch: usize,
     pub(super) slice: TimeSlice,
+    /// How long a poll may be, in ticks, for the next to run tasks that give way more
+    /// than once.
+    pub(super) short: u64,
+    /// Whether the last poll was that short.
+    pub(super) was_short: Cell<bool>,
     pub(super) exit_phase: Cell<ExitPhase>,
     pub(super) exit_deadline: Cell<u64>,
     pub(super) exit_timeout: Duration,
@@ -188,6 +197,7 @@ impl Drop for Local {
 impl Local {
     pub(super) fn new(shared: Arc<Shared>, batch: usize, exit_timeout: Duration) -> Rc<Self> {
         let stall_limit = shared.library.stall_ticks;
+        let short = shared.library.clock.ticks_from(SHORT_POLL);
         Rc::new(Local {
             times_tasks: shared.library.times_tasks || stall_limit > 0,
             stall_limit,
@@ -206,6 +216,8 @@ impl Local {
             task_ids: Cell::new(0),
             batch,
             slice: TimeSlice::unlimited(),
+            short,
+            was_short: Cell::new(false),
             exit_phase: Cell::new(ExitPhase::None),
             exit_deadline: Cell::new(0),
             exit_timeout,

@@ -77,6 +77,13 @@ impl Local {
         self.ready.0.set_mailbox_next(mailbox);
     }
 
+    /// Lets the poll under way go on with the tasks that gave way; see
+    /// [`OwnQueue::reopen`].
+    #[inline]
+    pub(super) fn reopen_messages(&self) -> bool {
+        self.ready.0.reopen(&self.shared.mailbox)
+    }
+
     /// The next message or task that the poll under way may run.
     #[inline]
     pub(super) fn next_message(&self) -> Option<Message> {

@@ -4,8 +4,10 @@
 //! [`ParkedThread`] it may be sent to another one, which is possible only while
 //! the thread holds nothing that must stay.
 
+use std::cell::Cell;
 use std::fmt;
 use std::os::fd::BorrowedFd;
+use std::panic::resume_unwind;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -120,7 +122,7 @@ impl ThreadRunner {
         local.watch_poll();
         let mut activity = local
             .run_critical_message()
-            .max(local.run_messages(slice))
+            .max(local.run_messages(slice, now))
             .max(local.run_active_pollers())
             .max(local.run_timers(now))
             .max(local.run_interrupts())
@@ -752,10 +754,11 @@ impl Local {
         Activity::Busy
     }
 
-    /// Messages in the order sent, and tasks, as far as the batch goes, or one if the poll is cut. What they
-    /// send here waits for the next poll; tasks that they wake may run in this one.
+    /// Messages in the order sent, and tasks, as far as the batch goes, or one if the
+    /// poll is cut. What they send here waits for the next poll; tasks that they wake may run in this one, and
+    /// so do tasks that give way where nothing waits that they could give way to.
     #[inline]
-    fn run_messages(&self, slice: Slice) -> Activity {
+    fn run_messages(&self, slice: Slice, now: u64) -> Activity {
         let limit = match slice.max_msgs {
             0 => self.batch,
             max => max.min(self.batch),
@@ -764,34 +767,67 @@ impl Local {
             self.set_mailbox_next(mailbox);
         }
         self.begin_messages(slice.arrived);
-        let mut ran = 0;
-        while ran < limit
-            && let Some(message) = self.next_message()
-        {
-            self.run_message(message);
-            ran += 1;
-            if self.is_cut() {
-                break;
+        let ran = Cell::new(0);
+        loop {
+            // Contained as a whole, which costs once: after a panic it goes on with the
+            // next message.
+            if let Err(payload) = contain(|| self.run_batch(limit, &ran)) {
+                self.report_panic(PanicSource::Message, None, payload);
+                self.check_held_locks();
+                continue;
+            }
+            let ran = ran.get();
+            if ran == 0 || ran == limit || self.is_cut() || !self.nothing_else_waits(now) {
+                return Activity::from(ran > 0);
             }
         }
-        Activity::from(ran > 0)
     }
 
-    #[inline(always)]
-    fn run_message(&self, message: super::message::Message) {
-        // A task measures itself.
-        let watched = self.stall_limit > 0 && !message.is_task();
-        let watch = watched.then(|| {
-            let callback = Occupant::Message(message.vtable());
-            (callback, self.callback_begins(callback))
-        });
-        if let Err(payload) = message.run_contained() {
-            self.report_panic(PanicSource::Message, None, payload);
+    #[inline]
+    fn run_batch(&self, limit: usize, ran: &Cell<usize>) {
+        while ran.get() < limit
+            && let Some(message) = self.next_message()
+        {
+            ran.set(ran.get() + 1);
+            if self.stall_limit > 0 && !message.is_task() {
+                self.run_watched(message);
+            } else {
+                message.run();
+            }
+            self.check_held_locks();
+            if self.is_cut() {
+                return;
+            }
         }
-        self.check_held_locks();
-        if let Some((callback, start)) = watch {
-            self.callback_ends(callback, start);
+    }
+
+    /// Runs a message that may hold up the thread. A task measures itself.
+    #[cold]
+    fn run_watched(&self, message: super::message::Message) {
+        let callback = Occupant::Message(message.vtable());
+        let start = self.callback_begins(callback);
+        let ran = message.run_contained();
+        self.callback_ends(callback, start);
+        if let Err(payload) = ran {
+            resume_unwind(payload);
         }
+    }
+
+    /// Whether a poll that has run its messages may go on with the tasks among them that
+    /// gave way, as there is nothing else: that saves them a poll each. Who waits outside
+    /// of the thread (another thread, the completions of I/O) cannot be seen from here:
+    /// so only if the last poll was short, and no timer is due as soon.
+    #[inline]
+    fn nothing_else_waits(&self, now: u64) -> bool {
+        self.reopen_messages()
+            && self.was_short.get()
+            && self.pollers.active_count() == 0
+            && self.exit_phase.get() == ExitPhase::None
+            && self.interrupts.get().is_none()
+            && !self.shared.critical.is_posted()
+            && self
+                .next_deadline()
+                .is_none_or(|due| due > now.saturating_add(self.short))
     }
 
     /// Everything due at `now`, earliest first, each once; one at least if the poll is cut.
@@ -799,6 +835,7 @@ impl Local {
         // The last tick is never: what is re-armed is later than `now`.
         let now = now.min(u64::MAX - 1);
         let mut activity = Activity::Idle;
+        self.timers.borrow_mut().gather_due(now);
         loop {
             let mut timers = self.timers.borrow_mut();
             if timers.next_deadline().is_none_or(|deadline| deadline > now) {
@@ -850,5 +887,6 @@ impl Local {
             shared.idle_ticks.add(spent);
         }
         shared.last_tick.store(end, Ordering::Relaxed);
+        self.was_short.set(spent <= self.short);
     }
 }

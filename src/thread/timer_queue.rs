@@ -3,8 +3,15 @@
 //! A 4-ary heap of 16-byte entries, so that the children of an entry share a
 //! cache line, over a table of slots that knows where in the heap each timer
 //! is: insert, cancel and re-arm are O(log n), cancelling a far timer hardly
-//! moves anything, and nothing is allocated per timer once the two vectors have
-//! grown.
+//! moves anything, and nothing is allocated per timer once the vectors have grown.
+//!
+//! Where a good part of all timers is due at once, they are not taken out of the heap
+//! one by one, each of which moves another down its whole height, but together, and
+//! sorted: the *run*, which is then read from its begin. What is re-armed meanwhile goes
+//! into the heap, where it is later than most and so hardly moves either. While a run is
+//! there, the earliest timer is the earlier of its first and the heap's.
+
+use std::cmp::Ordering;
 
 /// A timer's place in the queue; stale once the timer fired or was removed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,18 +41,25 @@ impl Entry {
 
 struct Slot<T> {
     generation: u32,
-    /// Index in the heap, or the next free slot.
+    /// Index in the heap, or with `IN_RUN` in the run; or the next free slot.
     position: u32,
     target: Option<T>,
 }
 
 const NONE: u32 = u32::MAX;
+const IN_RUN: u32 = 1 << 31;
 const ARITY: usize = 4;
+
+/// So many timers have to be due for a run, and this part of all.
+const RUN_AT_LEAST: usize = 16;
+const RUN_PART: usize = 4;
 
 /// Timers with a target each, earliest deadline first, equal ones in the order
 /// inserted.
 pub(crate) struct TimerQueue<T> {
     heap: Vec<Entry>,
+    /// Due timers, the next one last; without a slot where one was cancelled.
+    run: Vec<Entry>,
     slots: Vec<Slot<T>>,
     free: u32,
     order: u32,
@@ -61,6 +75,7 @@ impl<T> TimerQueue<T> {
     pub(crate) fn new() -> Self {
         TimerQueue {
             heap: Vec::new(),
+            run: Vec::new(),
             slots: Vec::new(),
             free: NONE,
             order: 0,
@@ -69,31 +84,92 @@ impl<T> TimerQueue<T> {
 
     #[cfg(test)]
     pub(crate) fn len(&self) -> usize {
-        self.heap.len()
+        let run = self.run.iter().filter(|entry| entry.slot != NONE);
+        self.heap.len() + run.count()
+    }
+
+    /// The earliest timer, and whether it is in the run.
+    #[inline]
+    fn earliest(&self) -> Option<(Entry, bool)> {
+        match (self.heap.first(), self.run.last()) {
+            (Some(heap), None) => Some((*heap, false)),
+            (Some(heap), Some(run)) if heap.before(run) => Some((*heap, false)),
+            (_, Some(run)) => Some((*run, true)),
+            (None, None) => None,
+        }
     }
 
     /// The earliest deadline.
     #[inline]
     pub(crate) fn next_deadline(&self) -> Option<u64> {
-        self.heap.first().map(|entry| entry.deadline)
+        self.earliest().map(|(entry, _)| entry.deadline)
     }
 
     /// The earliest timer's target.
+    #[inline]
     pub(crate) fn first(&self) -> Option<&T> {
-        let entry = self.heap.first()?;
+        let (entry, _) = self.earliest()?;
         self.slots[entry.slot as usize].target.as_ref()
+    }
+
+    /// Makes what is due at `now` the run, if that is enough for one. For who is about to
+    /// take it out.
+    #[inline]
+    pub(crate) fn gather_due(&mut self, now: u64) {
+        let waiting = self.heap.len();
+        if waiting >= RUN_AT_LEAST && self.run.is_empty() && self.heap[0].deadline <= now {
+            self.gather_run(now);
+        }
+    }
+
+    #[cold]
+    fn gather_run(&mut self, now: u64) {
+        let enough = (self.heap.len() / RUN_PART).max(RUN_AT_LEAST);
+        // Whose parent is not due is not due either.
+        let mut due: Vec<u32> = vec![0];
+        let mut looked_at = 0;
+        while looked_at < due.len() && due.len() < enough {
+            let first_child = due[looked_at] as usize * ARITY + 1;
+            let end = (first_child + ARITY).min(self.heap.len());
+            for child in first_child..end {
+                if self.heap[child].deadline <= now {
+                    due.push(child as u32);
+                }
+            }
+            looked_at += 1;
+        }
+        if due.len() < enough {
+            return;
+        }
+        let run = &mut self.run;
+        self.heap.retain(|entry| {
+            let is_due = entry.deadline <= now;
+            if is_due {
+                run.push(*entry);
+            }
+            !is_due
+        });
+        self.run
+            .sort_unstable_by(|one, other| match one.before(other) {
+                true => Ordering::Greater,
+                false => Ordering::Less,
+            });
+        for (position, entry) in self.run.iter().enumerate() {
+            self.slots[entry.slot as usize].position = position as u32 | IN_RUN;
+        }
+        for position in (0..self.heap.len()).rev() {
+            self.sift_down(position);
+        }
     }
 
     pub(crate) fn insert(&mut self, deadline: u64, target: T) -> TimerKey {
         let slot = self.take_slot(target);
         let order = self.next_order();
-        let position = self.heap.len();
-        self.heap.push(Entry {
+        self.push(Entry {
             deadline,
             order,
             slot,
         });
-        self.sift_up(position);
         TimerKey {
             slot,
             generation: self.slots[slot as usize].generation,
@@ -106,7 +182,7 @@ impl<T> TimerQueue<T> {
         if slot.generation != key.generation {
             return None;
         }
-        let position = slot.position as usize;
+        let position = slot.position;
         self.remove_entry(position);
         self.release_slot(key.slot)
     }
@@ -114,7 +190,11 @@ impl<T> TimerQueue<T> {
     /// When a timer that has not fired is due.
     pub(crate) fn deadline(&self, key: TimerKey) -> Option<u64> {
         let slot = self.slots.get(key.slot as usize)?;
-        (slot.generation == key.generation).then(|| self.heap[slot.position as usize].deadline)
+        let entry = || match slot.position & IN_RUN {
+            0 => self.heap[slot.position as usize],
+            _ => self.run[(slot.position & !IN_RUN) as usize],
+        };
+        (slot.generation == key.generation).then(|| entry().deadline)
     }
 
     /// The target of a timer that has not fired.
@@ -129,23 +209,52 @@ impl<T> TimerQueue<T> {
     /// Removes and returns the earliest timer if it is due.
     #[inline]
     pub(crate) fn pop_due(&mut self, now: u64) -> Option<T> {
-        let first = self.heap.first()?;
+        let (first, in_run) = self.earliest()?;
         if first.deadline > now {
             return None;
         }
-        let slot = first.slot;
-        self.remove_entry(0);
-        self.release_slot(slot)
+        match in_run {
+            true => self.pop_run(),
+            false => self.remove_entry(0),
+        }
+        self.release_slot(first.slot)
     }
 
     /// Gives the earliest timer a later deadline, behind its equals.
+    #[inline]
     pub(crate) fn rearm_first(&mut self, deadline: u64) {
+        let Some((first, in_run)) = self.earliest() else {
+            return;
+        };
         let order = self.next_order();
-        if let Some(first) = self.heap.first_mut() {
-            first.deadline = deadline;
-            first.order = order;
+        let entry = Entry {
+            deadline,
+            order,
+            slot: first.slot,
+        };
+        if in_run {
+            self.pop_run();
+            self.push(entry);
+        } else {
+            self.heap[0] = entry;
             self.sift_down(0);
         }
+    }
+
+    /// Takes the first of the run out, and what was cancelled behind it.
+    #[inline]
+    fn pop_run(&mut self) {
+        self.run.pop();
+        while self.run.last().is_some_and(|entry| entry.slot == NONE) {
+            self.run.pop();
+        }
+    }
+
+    #[inline]
+    fn push(&mut self, entry: Entry) {
+        let position = self.heap.len();
+        self.heap.push(entry);
+        self.sift_up(position);
     }
 
     /// How often a timer was inserted or re-armed, modulo 2^32.
@@ -162,18 +271,26 @@ impl<T> TimerQueue<T> {
         if slot.generation != key.generation {
             return;
         }
-        let position = slot.position as usize;
-        self.heap[position].order = self.next_order();
-        self.sift_down(position);
+        let position = slot.position;
+        let order = self.next_order();
+        if position & IN_RUN == 0 {
+            self.heap[position as usize].order = order;
+            self.sift_down(position as usize);
+        } else {
+            let entry = self.run[(position & !IN_RUN) as usize];
+            self.remove_entry(position);
+            self.push(Entry { order, ..entry });
+        }
     }
 
     /// Takes every target out, in no order.
     pub(crate) fn drain(&mut self) -> Vec<T> {
-        let mut targets = Vec::with_capacity(self.heap.len());
-        while let Some(entry) = self.heap.pop() {
-            targets.extend(self.release_slot(entry.slot));
-        }
-        targets
+        let mut entries = std::mem::take(&mut self.heap);
+        entries.extend(self.run.drain(..).filter(|entry| entry.slot != NONE));
+        entries
+            .into_iter()
+            .filter_map(|entry| self.release_slot(entry.slot))
+            .collect()
     }
 
     /// Every target, in no order.
@@ -194,7 +311,8 @@ impl<T> TimerQueue<T> {
             slot.target = Some(target);
             return index;
         }
-        let index = u32::try_from(self.slots.len()).expect("fewer than 2^32 timers on a thread");
+        let index = u32::try_from(self.slots.len()).expect("fewer than 2^31 timers on a thread");
+        assert!(index < IN_RUN, "fewer than 2^31 timers on a thread");
         self.slots.push(Slot {
             generation: 0,
             position: NONE,
@@ -211,7 +329,16 @@ impl<T> TimerQueue<T> {
         slot.target.take()
     }
 
-    fn remove_entry(&mut self, position: usize) {
+    fn remove_entry(&mut self, position: u32) {
+        let position = position as usize;
+        if position & IN_RUN as usize != 0 {
+            let position = position & !IN_RUN as usize;
+            self.run[position].slot = NONE;
+            if position + 1 == self.run.len() {
+                self.pop_run();
+            }
+            return;
+        }
         let last = self.heap.len() - 1;
         self.heap.swap_remove(position);
         if position < last {
@@ -280,6 +407,7 @@ mod tests {
         Pop(u64),
         Rearm(u64),
         Behind(usize),
+        Gather(u64),
     }
 
     fn op() -> impl Strategy<Value = Op> {
@@ -289,13 +417,14 @@ mod tests {
             1 => (0u64..60).prop_map(Op::Pop),
             1 => (0u64..60).prop_map(Op::Rearm),
             1 => any::<usize>().prop_map(Op::Behind),
+            1 => (0u64..60).prop_map(Op::Gather),
         ]
     }
 
     proptest! {
         /// Against a sorted list: deadline first, insertion order among equals.
         #[test]
-        fn behaves_like_a_sorted_list(ops in proptest::collection::vec(op(), 1..200)) {
+        fn behaves_like_a_sorted_list(ops in proptest::collection::vec(op(), 1..400)) {
             let mut queue = TimerQueue::new();
             let mut model: Vec<(u64, u64, u64)> = Vec::new(); // deadline, order, name
             let mut keys = Vec::new();
@@ -335,12 +464,17 @@ mod tests {
                             entry.1 = order;
                         }
                     }
+                    Op::Gather(now) => queue.gather_due(now),
                     _ => {}
                 }
                 model.sort();
                 prop_assert_eq!(queue.len(), model.len());
                 prop_assert_eq!(queue.next_deadline(), model.first().map(|entry| entry.0));
                 prop_assert_eq!(queue.first().copied(), model.first().map(|entry| entry.2));
+                for (key, name) in &keys {
+                    let known = model.iter().find(|entry| entry.2 == *name);
+                    prop_assert_eq!(queue.deadline(*key), known.map(|entry| entry.0));
+                }
             }
         }
     }

@@ -57,7 +57,7 @@ pub(crate) const SOURCES: &[Source] = &[
     ),
     // Tasks.
     source!(
-        ["task/join.rs Future for JoinHandle"],
+        ["task/join/handle.rs Future for JoinHandle"],
         {
             let mut tasks = ended().await;
         },

@@ -6,12 +6,13 @@ use std::marker::PhantomPinned;
 use std::pin::Pin;
 use std::ptr::{self, NonNull};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, Waker};
 
 use super::meta::TaskMeta;
+use super::state::Stage;
 use crate::sync::budget;
 use crate::task::join::{JoinError, Outcome};
+use crate::thread::live::{LiveNode, Member};
 use crate::thread::local::Local;
 use crate::thread::panic::{PanicSource, Payload, contain, payload_text};
 use crate::thread::shared::Shared;
@@ -41,6 +42,12 @@ impl<F: Future> TaskFuture<F> {
         unsafe { self.meta.as_ref() }
     }
 
+    /// What the thread's list may do to the task.
+    pub(super) const MEMBER: Member = Member {
+        cancel: cancel::<F>,
+        describe,
+    };
+
     /// Drops the future, if it is there. Owner only, not while it is being polled.
     fn drop_future(&self) -> Result<(), Payload> {
         // SAFETY: the owner runs this outside of the future's poll, so nothing
@@ -52,79 +59,54 @@ impl<F: Future> TaskFuture<F> {
         }
         // The assignment stores `None` also when the old value's destructor
         // unwinds; the drop is not tried again.
-        let dropped = contain(|| *future = None);
-        self.meta().finish();
-        dropped
+        contain(|| *future = None)
     }
 
     /// Drops the future and all that made the thread remember the task; gives
     /// back the waker set aside for it. Owner only, not while the future is
     /// being polled.
+    #[inline]
     fn release(&self, local: &Local) -> Option<Waker> {
         let meta = self.meta();
         if let Err(payload) = self.drop_future() {
-            local.report_panic(PanicSource::Drop, Some(&meta.node.describe()), payload);
+            local.report_panic(PanicSource::Drop, Some(&meta.describe()), payload);
         }
-        // SAFETY: the caller is the owner, and a task is only ever listed on its
-        // own thread.
-        unsafe { local.live.remove(&meta.node) };
-        meta.unbind();
-        meta.take_kept()
-    }
-
-    /// The first poll: from here on the future stays where it is, and the exit
-    /// can reach it. Says whether the thread still takes tasks.
-    fn place(&self, local: &Local) -> bool {
-        let meta = self.meta();
-        meta.placed.set(true);
-        let subject = ptr::from_ref(self).cast::<()>();
-        if meta.node.is_listed() {
-            // SAFETY: listed by `list`; `self` is pinned until dropped, and
-            // `drop` and `release` take the node off the list.
-            unsafe { local.live.set_cancel(&meta.node, cancel::<F>, subject) };
-            return true;
-        }
-        if local.refuses_work() {
-            return false;
-        }
-        // SAFETY: as above; the task is on no list, and by R1 this is the owner.
-        unsafe { local.live.insert(&meta.node, cancel::<F>, subject) };
-        meta.bind(local);
-        true
+        meta.end(Some(local))
     }
 }
 
-/// Cancels a task whose future is in place: the exit's way.
+/// The task's name.
 ///
 /// # Safety
 ///
-/// `subject` is a pinned, live `TaskFuture<F>` whose task is listed on the
-/// current thread, and its future is not being polled.
-unsafe fn cancel<F: Future>(subject: *const ()) {
+/// `node` is that of a task listed on the current thread.
+unsafe fn describe(node: *const LiveNode) -> String {
     // SAFETY: by this function's contract.
-    let task = unsafe { &*subject.cast::<TaskFuture<F>>() };
-    let kept = Local::with_current(|local| task.release(local));
-    // Lets the task end, so that whoever joins it hears of it.
-    if let Some(waker) = kept.flatten() {
-        waker.wake();
-    }
+    unsafe { TaskMeta::of(node) }.describe()
 }
 
-/// Cancels a listed task that was never polled: its `Runnable` waits in the
-/// thread's queue, and the poll that it leads to drops the future. Until then
-/// the task binds its thread.
+/// Cancels a task: the exit's way. One that was never polled has its `Runnable` in the
+/// thread's queue, and the poll that it leads to drops the future.
 ///
 /// # Safety
 ///
-/// `subject` is the metadata of a task listed on the current thread.
-pub(super) unsafe fn cancel_unpolled(subject: *const ()) {
-    // SAFETY: by this function's contract.
-    let meta = unsafe { &*subject.cast::<TaskMeta>() };
-    meta.node.doomed.set(true);
-    meta.aborted.store(true, Ordering::Release);
+/// `node` is that of a task with the future `F` that is listed on the current thread,
+/// and not being polled.
+unsafe fn cancel<F: Future>(node: *const LiveNode) {
     Local::with_current(|local| {
-        // SAFETY: the current thread is the owner.
-        unsafe { local.live.remove(&meta.node) };
+        // SAFETY: by this function's contract.
+        let meta = unsafe { TaskMeta::of(node) };
+        if meta.state.stage() == Stage::Queued {
+            // SAFETY: the current thread is the owner.
+            return unsafe { meta.doom(local) };
+        }
+        // SAFETY: `begin` put it there, the future is pinned, and the task is listed, so
+        // that it is alive.
+        let task = unsafe { &*meta.subject.get().cast::<TaskFuture<F>>() };
+        // Lets the task end, so that whoever joins it hears of it.
+        if let Some(waker) = task.release(local) {
+            waker.wake();
+        }
     });
 }
 
@@ -139,43 +121,29 @@ impl<F: Future> Future for TaskFuture<F> {
 }
 
 impl<F: Future> TaskFuture<F> {
+    #[inline]
     fn poll_on(&self, local: &Local, cx: &mut Context<'_>) -> Poll<Outcome<F::Output>> {
         let meta = self.meta();
-        meta.node.scheduled.store(false, Ordering::Relaxed);
+        meta.state.set_scheduled(false);
         // Before the task is placed: one that is cancelled is not listed again.
-        if meta.aborted.load(Ordering::Acquire) {
-            // Of an abort and the exit, the exit is what ended it: that dooms a task
-            // before it comes to it.
-            let dooms = meta.node.is_listed() && local.live.dooms(&meta.node);
-            // SAFETY: by R1 only the owner gets here, and nothing else refers to it.
-            let taken = unsafe { (*self.future.get()).is_none() };
-            let cause = if meta.node.doomed.get() || dooms || taken {
-                JoinError::exited(meta.id())
-            } else {
-                JoinError::cancelled(meta.id())
-            };
-            let dropped = self.drop_future();
-            drop(self.release(local));
-            return Poll::Ready(match dropped {
-                Ok(()) => Outcome::failed(cause),
-                // A panic of the task like any other.
-                Err(payload) => self.panicked(payload),
-            });
+        if meta.state.is_aborted() {
+            return Poll::Ready(self.aborted(local));
         }
-        if !meta.placed.get() && !self.place(local) {
-            drop(self.release(local));
-            return Poll::Ready(Outcome::failed(JoinError::exited(meta.id())));
+        if meta.state.stage() != Stage::Waiting {
+            let subject = ptr::from_ref(self).cast();
+            // SAFETY: this is the task's poll, so it is pinned.
+            if meta.state.is_gone() || !unsafe { meta.begin(local, subject) } {
+                return Poll::Ready(self.exited(local));
+            }
         }
-        if local.live.dooms(&meta.node) {
+        if meta.is_doomed(local) {
             // The exit comes to it in a later poll.
-            drop(self.release(local));
-            return Poll::Ready(Outcome::failed(JoinError::exited(meta.id())));
+            return Poll::Ready(self.exited(local));
         }
         // SAFETY: by R1 only the owner gets here, and never from inside this
         // poll; `release` is not called while this reference is in use.
         let Some(future) = (unsafe { &mut *self.future.get() }) else {
-            // The exit was here.
-            return Poll::Ready(Outcome::failed(JoinError::exited(meta.id())));
+            return Poll::Ready(self.exited(local));
         };
         // SAFETY: the task is pinned, and the future is dropped in its place.
         let future = unsafe { Pin::new_unchecked(future) };
@@ -185,7 +153,10 @@ impl<F: Future> TaskFuture<F> {
         };
         let outcome = match polled {
             Ok(Poll::Pending) => {
-                if let Some(target) = meta.hop.take_wanted() {
+                meta.was_pending();
+                if let Some(hop) = meta.hop()
+                    && let Some(target) = hop.wanted.take()
+                {
                     self.leave(local, target);
                 }
                 return Poll::Pending;
@@ -198,6 +169,33 @@ impl<F: Future> TaskFuture<F> {
         Poll::Ready(outcome)
     }
 
+    /// The exit was here, or is about to be.
+    #[cold]
+    fn exited(&self, local: &Local) -> Outcome<F::Output> {
+        drop(self.release(local));
+        Outcome::failed(JoinError::exited(self.meta().id()))
+    }
+
+    /// The end of a task that was told to.
+    #[cold]
+    fn aborted(&self, local: &Local) -> Outcome<F::Output> {
+        let meta = self.meta();
+        // Of an abort and the exit, the exit is what ended it: that dooms a task
+        // before it comes to it.
+        let exited = match meta.state.stage() {
+            Stage::Doomed | Stage::Gone => true,
+            _ => meta.is_doomed(local),
+        };
+        let dropped = self.drop_future();
+        drop(meta.end(Some(local)));
+        match dropped {
+            Ok(()) if exited => Outcome::failed(JoinError::exited(meta.id())),
+            Ok(()) => Outcome::failed(JoinError::cancelled(meta.id())),
+            // A panic of the task like any other.
+            Err(payload) => self.panicked(payload),
+        }
+    }
+
     #[cold]
     fn panicked(&self, payload: Payload) -> Outcome<F::Output> {
         let meta = self.meta();
@@ -207,11 +205,11 @@ impl<F: Future> TaskFuture<F> {
             thread.library.report_panic_text(
                 thread.name(),
                 PanicSource::Task,
-                Some(&meta.node.describe()),
+                Some(&meta.describe()),
                 payload_text(&*payload),
             );
         }
-        Outcome::panicked(meta.id(), payload, thread.clone(), meta.node.describe())
+        Outcome::panicked(meta.id(), payload, thread.clone(), meta.describe())
     }
 
     /// Sends a movable task on to `target`: takes it off this thread's list, and
@@ -219,13 +217,14 @@ impl<F: Future> TaskFuture<F> {
     #[cold]
     fn leave(&self, local: &Local, target: Arc<Shared>) {
         let meta = self.meta();
-        // SAFETY: the caller is the owner, and the task is listed here.
-        unsafe { local.live.remove(&meta.node) };
-        meta.placed.set(false);
+        // SAFETY: the caller is the owner, and this the end of the task's poll.
+        unsafe { meta.depart(local) };
         // SAFETY: this is the task's poll, and no reference to the thread is in
-        // use. The future is `Send` (`Hop` accepts no other), so that it may go.
+        // use. The future is `Send` (`Hop` is that of no other), so that it may go.
         let from = unsafe { meta.set_thread(target) };
-        meta.hop.set_came_from(from);
+        if let Some(hop) = meta.hop() {
+            hop.came_from.set(Some(from));
+        }
         // SAFETY: the future is in the allocation, so that is alive.
         unsafe { meta.waker() }.wake_by_ref();
     }
@@ -262,7 +261,7 @@ impl<'a> Running<'a> {
         if local.eager_depth.get() > 0 {
             return local.shared.library.clock.now();
         }
-        local.callback_begins(meta.node.occupant())
+        local.callback_begins(meta.occupant())
     }
 
     /// Returns for how long it was, in ticks.
@@ -270,7 +269,7 @@ impl<'a> Running<'a> {
         if local.eager_depth.get() > 0 {
             return local.shared.library.clock.now().saturating_sub(start);
         }
-        local.callback_ends(meta.node.occupant(), start)
+        local.callback_ends(meta.occupant(), start)
     }
 }
 
@@ -284,7 +283,7 @@ impl Drop for Running<'_> {
             true => Self::ends(local, meta, self.start),
             false => 0,
         };
-        meta.node.count_poll(ticks);
+        meta.count_poll(ticks);
     }
 }
 
@@ -307,23 +306,16 @@ impl<F> Drop for TaskFuture<F> {
         }
         // SAFETY: the metadata outlives the future.
         let meta = unsafe { self.meta.as_ref() };
-        if let Err(payload) = contain(|| *future = None) {
-            // SAFETY: the future is dropped by who has the `Runnable`.
-            let thread = unsafe { meta.thread() };
-            let name = meta.node.describe();
+        let dropped = contain(|| *future = None);
+        // SAFETY: the future is dropped by who has the `Runnable`.
+        let thread = unsafe { meta.thread() };
+        if let Err(payload) = dropped {
+            let name = meta.describe();
             let library = &thread.library;
             library.report_panic(thread.name(), PanicSource::Drop, Some(&name), payload);
         }
-        meta.finish();
-        // What is listed or binds is dropped by the owner (R2, R3).
-        if meta.node.is_listed() {
-            Local::with_current(|local| {
-                // SAFETY: the caller is the owner.
-                unsafe { local.live.remove(&meta.node) };
-            });
-        }
-        meta.unbind();
-        // Not the last reference: a `Runnable` is being dropped.
-        drop(meta.take_kept());
+        // What is listed or binds is dropped by the owner (R2, R3). Not the last
+        // reference: a `Runnable` is being dropped.
+        drop(meta.end(thread.current_local()));
     }
 }

@@ -21,8 +21,9 @@
 //! - **R4** The future is dropped in place, by the owner, as soon as it is
 //!   finished, aborted or cancelled by the exit; what async-task drops later is
 //!   an empty shell.
-//! - **R5** While a task has its future, one counted waker of it is set aside,
-//!   so that nobody else's reference is the last. async-task frees a detached
+//! - **R5** From the end of its first poll on, while a task has its future, one counted
+//!   waker of it is set aside, so that nobody else's reference is the last (before, its
+//!   `Runnable` is). async-task frees a detached
 //!   task that returned from a poll without leaving a waker anywhere, and does
 //!   not drop its future: the live list would point at nothing, and pinned
 //!   memory would go without a destructor. A task that nobody can wake any more
@@ -43,10 +44,14 @@ mod future;
 #[cfg(all(test, corespun_loom))]
 mod loom_tests;
 mod meta;
+mod rare;
 mod schedule;
+mod state;
+mod waker_table;
 
 pub(super) use future::with_running;
-pub(super) use meta::{TaskKind, TaskMeta};
+pub(super) use meta::{Birth, TaskKind, TaskMeta};
+pub(super) use rare::Label;
 pub(super) use schedule::{FirstPoll, Origin, spawn};
 
 use super::join::Outcome;

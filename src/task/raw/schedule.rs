@@ -2,12 +2,12 @@
 //! woken.
 
 use std::mem::MaybeUninit;
-use std::ptr::{self, NonNull};
+use std::ptr::NonNull;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
-use super::future::{TaskFuture, cancel_unpolled};
-use super::meta::TaskMeta;
+use super::future::TaskFuture;
+use super::meta::{Birth, TaskMeta};
+use super::waker_table::with_waker;
 use crate::sync::async_task::{self, Runnable, ScheduleInfo, WithInfo};
 use crate::task::join::JoinHandle;
 use crate::thread::local::Local;
@@ -38,14 +38,16 @@ const EAGER_DEPTH: u8 = 16;
 ///
 /// # Safety
 ///
-/// With `Origin::Local` the caller is the owner of `meta.thread`. With
+/// With `Origin::Local` the caller is the owner of `birth.thread`. With
 /// `Origin::Remote`, what `future` holds before its first poll is `Send`, and
 /// so is its output. In both cases future and output are `'static`.
-pub(in crate::task) unsafe fn spawn<F: Future>(
+#[inline(always)]
+pub(in crate::task) unsafe fn spawn<F: Future + 'static>(
     origin: Origin<'_>,
-    meta: TaskMeta,
+    birth: Birth,
     future: F,
 ) -> JoinHandle<F::Output> {
+    let meta = TaskMeta::new(&TaskFuture::<F>::MEMBER, birth);
     let wrap = |meta: &TaskMeta| TaskFuture::new(meta, future);
     // SAFETY: what async-task asks for: the future is `'static`; it is polled
     // and dropped by one thread, or holds only `Send` content where it is not
@@ -56,9 +58,9 @@ pub(in crate::task) unsafe fn spawn<F: Future>(
             .metadata(meta)
             .spawn_unchecked(wrap, WithInfo(schedule_with_info))
     };
+    let runnable = with_waker::<F>(runnable);
     let meta = runnable.metadata();
     let meta_pointer = NonNull::from(meta);
-    meta.keep(runnable.waker());
     match origin {
         Origin::Local(local, _) if local.refuses_work() => {
             // Too late: the task never runs; joining it says so.
@@ -71,13 +73,9 @@ pub(in crate::task) unsafe fn spawn<F: Future>(
             local.eager_depth.set(depth);
         }
         Origin::Local(local, _) => {
-            let subject = ptr::from_ref(meta).cast::<()>();
-            // SAFETY: by this function's contract the caller is the owner; the
-            // metadata is pinned in the allocation and leaves the list before
-            // that is freed, as the future does (R2).
-            unsafe { local.live.insert(&meta.node, cancel_unpolled, subject) };
-            meta.bind(local);
-            meta.node.scheduled.store(true, Ordering::Relaxed);
+            // SAFETY: by this function's contract the caller is the owner.
+            unsafe { meta.queue(local) };
+            meta.state.set_scheduled(true);
             local.queue_task(message(runnable), false);
         }
         Origin::Remote => schedule(runnable, true),
@@ -93,16 +91,15 @@ fn schedule_with_info(runnable: Runnable<TaskMeta>, info: ScheduleInfo) {
 /// Puts a task into its thread's queue. Any OS thread; never runs the task. One
 /// that woke itself, or is new, lets a round of pollers and timers pass first.
 fn schedule(runnable: Runnable<TaskMeta>, gives_way: bool) {
-    let meta = runnable.metadata();
-    meta.node.scheduled.store(true, Ordering::Relaxed);
-    let came_from = meta.hop.take_came_from();
+    // SAFETY: the metadata is in the task's allocation, which the `Runnable` keeps alive for
+    // as long as `meta` is used.
+    let meta = unsafe { NonNull::from(runnable.metadata()).as_ref() };
+    meta.state.set_scheduled(true);
+    let came_from = meta.hop().and_then(|hop| hop.came_from.take());
     // SAFETY: this has the `Runnable`.
     let thread = unsafe { meta.thread() };
-    if thread.is_current() {
-        Local::with_current(|local| {
-            local.queue_task(message(runnable), gives_way);
-        });
-        return;
+    if let Some(local) = thread.current_local() {
+        return local.queue_task(message(runnable), gives_way);
     }
     // The task may run and be freed before the sleeper is notified.
     let thread = Arc::clone(thread);
@@ -129,7 +126,9 @@ fn bounce(refused: Message, came_from: Option<Arc<Shared>>) {
     let meta = runnable.metadata();
     // SAFETY: this has the `Runnable`.
     let refused_by = unsafe { meta.set_thread(came_from.clone()) };
-    meta.hop.set_refused(refused_by);
+    if let Some(hop) = meta.hop() {
+        hop.refused.set(Some(refused_by));
+    }
     local.queue_task(message(runnable), true);
 }
 

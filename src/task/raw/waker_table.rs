@@ -1,0 +1,74 @@
+//! The parts of a task's waker, without counting one.
+//!
+//! async-task gives a waker's table away only with a counted waker: two atomic
+//! operations, for what is the same for all tasks with the same type of future. So the
+//! tables of a few types are remembered. They are constants of the program: which
+//! library, or which thread, made the task makes no difference.
+
+use std::any::TypeId;
+use std::cell::Cell;
+use std::hash::{Hash, Hasher};
+use std::task::RawWakerVTable;
+
+use super::meta::TaskMeta;
+use crate::sync::async_task::Runnable;
+
+/// How many are remembered; a power of two.
+const PLACES: usize = 16;
+
+/// The table of the wakers of tasks with this type of future.
+type Known = Option<(TypeId, &'static RawWakerVTable)>;
+
+thread_local! {
+    static KNOWN: [Cell<Known>; PLACES] = const { [const { Cell::new(None) }; PLACES] };
+}
+
+/// Has a new task with the future `F` know the parts of its waker.
+#[inline]
+pub(super) fn with_waker<F: 'static>(runnable: Runnable<TaskMeta>) -> Runnable<TaskMeta> {
+    let of = TypeId::of::<F>();
+    let known = KNOWN.with(|known| known[place(of)].get());
+    let vtable = match known {
+        Some((known, vtable)) if known == of => vtable,
+        _ => learn(of, &runnable),
+    };
+    let data = runnable.into_raw();
+    // SAFETY: made of the same `Runnable`, which is not used any more.
+    let runnable = unsafe { Runnable::<TaskMeta>::from_raw(data) };
+    runnable.metadata().set_waker(data.as_ptr(), vtable);
+    runnable
+}
+
+#[cold]
+fn learn(of: TypeId, runnable: &Runnable<TaskMeta>) -> &'static RawWakerVTable {
+    let waker = runnable.waker();
+    let vtable = waker.vtable();
+    KNOWN.with(|known| known[place(of)].set(Some((of, vtable))));
+    vtable
+}
+
+#[inline]
+fn place(of: TypeId) -> usize {
+    let mut hash = Folded(0);
+    of.hash(&mut hash);
+    hash.0 as usize % PLACES
+}
+
+/// A `TypeId` is a hash already.
+struct Folded(u64);
+
+impl Hasher for Folded {
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.0 = self.0.rotate_left(8) ^ u64::from(*byte);
+        }
+    }
+
+    fn write_u64(&mut self, part: u64) {
+        self.0 ^= part;
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
+    }
+}
