@@ -26,9 +26,14 @@
 mod measure;
 
 mod bare;
+mod bare_sockets;
 mod cores;
+mod files;
+mod io_rows;
 mod neighbours;
+mod neighbours_sockets;
 mod reactor;
+mod sockets;
 
 use std::time::Duration;
 
@@ -105,8 +110,12 @@ fn main() {
         .iter()
         .collect();
     let mut rows = on_one_core(available[0]);
+    rows.extend(io_rows::on_one_core(available[0]));
     match available[..] {
-        [here, there, ..] => rows.extend(between(here, there)),
+        [here, there, ..] => {
+            rows.extend(between(here, there));
+            rows.extend(io_rows::between(here, there));
+        }
         _ => eprintln!("one core only: the rows that need two are left out"),
     }
     let wanted = |row: &Row| {
@@ -117,6 +126,7 @@ fn main() {
     for row in rows.iter().filter(|row| wanted(row)) {
         row.measure(&options);
     }
+    files::clean_up();
 }
 
 impl Row {
