@@ -1,5 +1,6 @@
 //! `File`: positional reads and writes, durability, and space.
 
+use std::future::poll_fn;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
@@ -8,6 +9,7 @@ use std::rc::Rc;
 use super::metadata::{Asking, Metadata};
 use super::open::{OpenOptions, must_be_seekable};
 use crate::io::driver::Driver;
+use crate::io::fixed::OpenFile;
 use crate::io::op::{Payload, Request, transfer_len};
 use crate::io::state::Core;
 use crate::io::{IoBuf, IoBufMut, Lent};
@@ -48,8 +50,7 @@ use crate::sync::budget;
 /// ```
 #[derive(Clone)]
 pub struct File {
-    core: Rc<Core>,
-    fd: Rc<OwnedFd>,
+    fd: Rc<OpenFile>,
     direct: bool,
 }
 
@@ -172,15 +173,14 @@ impl File {
     /// ```
     pub fn into_std(self) -> io::Result<std::fs::File> {
         match Rc::try_unwrap(self.fd) {
-            Ok(fd) => Ok(fd.into()),
-            Err(shared) => shared.try_clone().map(Into::into),
+            Ok(file) => Ok(file.into_fd().into()),
+            Err(shared) => shared.as_fd().try_clone_to_owned().map(Into::into),
         }
     }
 
     pub(crate) fn on(core: Rc<Core>, fd: OwnedFd, direct: bool) -> File {
         File {
-            core,
-            fd: Rc::new(fd),
+            fd: Rc::new(OpenFile::new(core, fd, direct)),
             direct,
         }
     }
@@ -231,23 +231,29 @@ impl File {
     /// # })??;
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
-    pub async fn read_at<B: IoBufMut>(&self, buf: B, offset: u64) -> (io::Result<usize>, B) {
+    pub async fn read_at<B: IoBufMut>(&self, mut buf: B, offset: u64) -> (io::Result<usize>, B) {
         let len = transfer_len(buf.bytes_total());
-        if let Err(error) = check_range(offset, len.into()).await {
-            return (Err(error), buf);
+        if !is_in_range(offset, len.into()) {
+            return (Err(refused(offset, len.into()).await), buf);
         }
-        let (fd, direct) = (self.fd.clone(), self.direct);
-        let (result, read) = self
-            .run(Reading {
-                fd,
-                buf: Lent::new(buf),
-                offset,
-                len,
-                direct,
-            })
-            .await;
-        let mut buf = read.buf.into_inner();
-        let result = result.map(|count| count as usize);
+        let cached = poll_fn(|cx| self.fd.poll_read_cached(&mut buf, offset, cx)).await;
+        let result = match cached {
+            Some(count) => Ok(count),
+            None => {
+                let (fd, direct) = (self.fd.clone(), self.direct);
+                let (result, read) = self
+                    .run(Reading {
+                        fd,
+                        buf: Lent::new(buf),
+                        offset,
+                        len,
+                        direct,
+                    })
+                    .await;
+                buf = read.buf.into_inner();
+                result.map(|count| count as usize)
+            }
+        };
         if let Ok(count) = result {
             // SAFETY: the kernel has filled that many bytes, and was asked for no more than fit.
             unsafe { buf.set_init(count) };
@@ -689,10 +695,10 @@ impl File {
 
     /// Runs an operation to its end, again if it is interrupted.
     pub(super) async fn run<P: Payload>(&self, payload: P) -> (io::Result<u32>, P) {
-        run(&self.core, payload).await
+        run(self.fd.core(), payload).await
     }
 
-    pub(super) fn fd(&self) -> &Rc<OwnedFd> {
+    pub(super) fn fd(&self) -> &Rc<OpenFile> {
         &self.fd
     }
 }
@@ -721,17 +727,27 @@ nix::ioctl_read! {
 }
 
 /// io_uring takes offset -1 for "the file's cursor", so what no `off_t` holds is refused here.
+#[inline]
+fn is_in_range(offset: u64, len: u64) -> bool {
+    offset
+        .checked_add(len)
+        .is_some_and(|end| i64::try_from(end).is_ok())
+}
+
+/// Refused without a turn of the driver: a loop over it has to give way too.
+#[cold]
+async fn refused(offset: u64, len: u64) -> io::Error {
+    budget::take().await;
+    io::Error::new(
+        io::ErrorKind::InvalidInput,
+        format!("{len} bytes at offset {offset} are past the greatest file offset"),
+    )
+}
+
 pub(super) async fn check_range(offset: u64, len: u64) -> io::Result<()> {
-    match offset.checked_add(len) {
-        Some(end) if i64::try_from(end).is_ok() => Ok(()),
-        _ => {
-            // Refused without a turn of the driver: a loop over it has to give way too.
-            budget::take().await;
-            Err(io::Error::new(
-                io::ErrorKind::InvalidInput,
-                format!("{len} bytes at offset {offset} are past the greatest file offset"),
-            ))
-        }
+    match is_in_range(offset, len) {
+        true => Ok(()),
+        false => Err(refused(offset, len).await),
     }
 }
 
@@ -751,7 +767,7 @@ impl std::fmt::Debug for File {
 }
 
 struct Reading<B> {
-    fd: Rc<OwnedFd>,
+    fd: Rc<OpenFile>,
     buf: Lent<B>,
     offset: u64,
     len: u32,
@@ -761,18 +777,20 @@ struct Reading<B> {
 // SAFETY: IoBufMut keeps `len` (<= bytes_total) writable bytes in place; the descriptor is shared.
 unsafe impl<B: IoBufMut> Payload for Reading<B> {
     fn request(&mut self) -> Request {
+        let buf = self.buf.get_mut();
         Request::Read {
             fd: self.fd.as_raw_fd(),
-            ptr: self.buf.get_mut().stable_mut_ptr(),
+            ptr: buf.stable_mut_ptr(),
             len: self.len,
             offset: self.offset,
             direct: self.direct,
+            known: self.fd.known(buf),
         }
     }
 }
 
 struct Writing<B> {
-    fd: Rc<OwnedFd>,
+    fd: Rc<OpenFile>,
     buf: Lent<B>,
     offset: u64,
     len: u32,
@@ -782,18 +800,20 @@ struct Writing<B> {
 // SAFETY: IoBuf keeps `len` (= bytes_init) readable bytes in place; the descriptor is shared.
 unsafe impl<B: IoBuf> Payload for Writing<B> {
     fn request(&mut self) -> Request {
+        let buf = self.buf.get_mut();
         Request::Write {
             fd: self.fd.as_raw_fd(),
-            ptr: self.buf.get_mut().stable_ptr(),
+            ptr: buf.stable_ptr(),
             len: self.len,
             offset: self.offset,
             direct: self.direct,
+            known: self.fd.known(buf),
         }
     }
 }
 
 struct Control {
-    fd: Rc<OwnedFd>,
+    fd: Rc<OpenFile>,
     request: Request,
 }
 

@@ -3,12 +3,13 @@
 use std::ffi::CString;
 use std::fs::Permissions;
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::PermissionsExt;
 use std::rc::Rc;
 use std::time::{Duration, SystemTime};
 
 use crate::io::Lent;
+use crate::io::fixed::OpenFile;
 use crate::io::op::{Payload, Request};
 
 /// Facts about a file, as of the moment it was asked. A plain value.
@@ -274,12 +275,12 @@ pub(crate) struct Asking {
 }
 
 enum Of {
-    Fd(Rc<OwnedFd>),
+    Fd(Rc<OpenFile>),
     Path(Lent<CString>, i32),
 }
 
 impl Asking {
-    pub(crate) fn about(fd: Rc<OwnedFd>) -> Self {
+    pub(crate) fn about(fd: Rc<OpenFile>) -> Self {
         Asking {
             of: Of::Fd(fd),
             answer: Vec::with_capacity(1),

@@ -1,10 +1,11 @@
 //! Reads and writes of several buffers in one operation.
 
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::AsRawFd;
 use std::rc::Rc;
 
 use super::file::{File, check_range};
+use crate::io::fixed::OpenFile;
 use crate::io::op::{Payload, Request, transfer_len};
 use crate::io::{IoBuf, IoBufMut};
 
@@ -120,7 +121,7 @@ fn parts<B>(bufs: &mut [B], of: impl Fn(&mut B) -> (*mut u8, usize)) -> Vec<libc
 }
 
 struct Vectored<B> {
-    fd: Rc<OwnedFd>,
+    fd: Rc<OpenFile>,
     read: bool,
     parts: Vec<libc::iovec>,
     offset: u64,

@@ -4,13 +4,14 @@
 //! bytes). The pool belongs to one OS thread, so taking and returning a buffer touches no atomic.
 
 use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::mem::ManuallyDrop;
 use std::ops::{Deref, DerefMut};
 use std::ptr::NonNull;
 use std::rc::Rc;
 
 use super::buf::{IoBuf, IoBufMut};
+use super::fixed::KnownBuf;
 
 /// The alignment pooled buffers have: the page, which satisfies every device met so far.
 pub const POOL_ALIGN: usize = 4096;
@@ -139,13 +140,25 @@ unsafe impl IoBufMut for AlignedBuf {
 /// Idle buffers of one driver, by size class: 4 KiB, 8 KiB, … 1 MiB.
 #[derive(Debug)]
 pub(crate) struct BufPool {
-    classes: RefCell<[Vec<AlignedBuf>; CLASSES]>,
-    idle_bytes: std::cell::Cell<usize>,
+    classes: RefCell<[Vec<Pooled>; CLASSES]>,
+    /// Of those that the ring does not know.
+    idle_bytes: Cell<usize>,
     max_idle_bytes: usize,
+    /// What the ring may yet be told of.
+    unregistered_bytes: Cell<usize>,
+    registered_bytes: usize,
+}
+
+/// A buffer, and its number if the ring knows it: then it stays in the pool for good, because the
+/// ring does not forget it.
+#[derive(Debug)]
+struct Pooled {
+    buf: AlignedBuf,
+    number: Option<u16>,
 }
 
 const CLASSES: usize = 9;
-const SMALLEST: usize = 4096;
+pub(super) const SMALLEST: usize = 4096;
 
 /// The class that holds `len` bytes, or None when it is too large to be pooled.
 fn class_of(len: usize) -> Option<usize> {
@@ -155,28 +168,46 @@ fn class_of(len: usize) -> Option<usize> {
 }
 
 impl BufPool {
-    pub(crate) fn new(max_idle_bytes: usize) -> Rc<Self> {
+    /// Of the bytes that are kept, so many may be registered with the ring.
+    pub(crate) fn new(max_idle_bytes: usize, registered_bytes: usize) -> Rc<Self> {
+        let registered_bytes = registered_bytes.min(max_idle_bytes);
         Rc::new(BufPool {
             classes: RefCell::default(),
-            idle_bytes: std::cell::Cell::new(0),
-            max_idle_bytes,
+            idle_bytes: Cell::new(0),
+            max_idle_bytes: max_idle_bytes - registered_bytes,
+            unregistered_bytes: Cell::new(registered_bytes),
+            registered_bytes,
         })
     }
 
+    /// `register` tells the ring of a new buffer, of which there are so many bytes at most, and gives
+    /// its number.
     #[track_caller]
-    pub(crate) fn take(self: &Rc<Self>, len: usize) -> PooledBuf {
+    pub(crate) fn take(
+        self: &Rc<Self>,
+        len: usize,
+        register: impl FnOnce(&AlignedBuf, usize) -> Option<u16>,
+    ) -> PooledBuf {
         let class = class_of(len);
         let recycled = class.and_then(|class| self.classes.borrow_mut()[class].pop());
         let buf = match (recycled, class) {
-            (Some(buf), _) => {
-                self.idle_bytes.set(self.idle_bytes.get() - buf.len());
-                buf
-            }
-            (None, Some(class)) => AlignedBuf::zeroed(SMALLEST << class, POOL_ALIGN),
-            (None, None) => match len.checked_next_multiple_of(POOL_ALIGN) {
-                Some(whole) if isize::try_from(whole).is_ok() => {
-                    AlignedBuf::zeroed(whole, POOL_ALIGN)
+            (Some(pooled), _) => {
+                if pooled.number.is_none() {
+                    self.idle_bytes
+                        .set(self.idle_bytes.get() - pooled.buf.len());
                 }
+                pooled
+            }
+            (None, Some(class)) => {
+                let buf = AlignedBuf::zeroed(SMALLEST << class, POOL_ALIGN);
+                let number = self.register(&buf, register);
+                Pooled { buf, number }
+            }
+            (None, None) => match len.checked_next_multiple_of(POOL_ALIGN) {
+                Some(whole) if isize::try_from(whole).is_ok() => Pooled {
+                    buf: AlignedBuf::zeroed(whole, POOL_ALIGN),
+                    number: None,
+                },
                 _ => too_long(len, POOL_ALIGN),
             },
         };
@@ -187,13 +218,30 @@ impl BufPool {
         }
     }
 
-    fn give_back(&self, buf: AlignedBuf) {
-        let idle = self.idle_bytes.get() + buf.len();
-        let Some(class) = class_of(buf.len()).filter(|_| idle <= self.max_idle_bytes) else {
-            return;
-        };
-        self.idle_bytes.set(idle);
-        self.classes.borrow_mut()[class].push(buf);
+    fn register(
+        &self,
+        buf: &AlignedBuf,
+        register: impl FnOnce(&AlignedBuf, usize) -> Option<u16>,
+    ) -> Option<u16> {
+        let left = self.unregistered_bytes.get().checked_sub(buf.len())?;
+        let number = register(buf, self.registered_bytes);
+        // A refusal lasts.
+        let left = number.map_or(0, |_| left);
+        self.unregistered_bytes.set(left);
+        number
+    }
+
+    fn give_back(&self, pooled: Pooled) {
+        let len = pooled.buf.len();
+        if pooled.number.is_none() {
+            let idle = self.idle_bytes.get() + len;
+            if class_of(len).is_none() || idle > self.max_idle_bytes {
+                return;
+            }
+            self.idle_bytes.set(idle);
+        }
+        let class = class_of(len).expect("a registered buffer has a class");
+        self.classes.borrow_mut()[class].push(pooled);
     }
 }
 
@@ -219,7 +267,7 @@ impl BufPool {
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub struct PooledBuf {
-    buf: ManuallyDrop<AlignedBuf>,
+    buf: ManuallyDrop<Pooled>,
     len: usize,
     pool: Rc<BufPool>,
 }
@@ -235,36 +283,41 @@ impl Drop for PooledBuf {
 impl Deref for PooledBuf {
     type Target = [u8];
     fn deref(&self) -> &[u8] {
-        &self.buf[..self.len]
+        &self.buf.buf[..self.len]
     }
 }
 
 impl DerefMut for PooledBuf {
     fn deref_mut(&mut self) -> &mut [u8] {
-        &mut self.buf[..self.len]
+        &mut self.buf.buf[..self.len]
     }
 }
 
 impl std::fmt::Debug for PooledBuf {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "PooledBuf({} of {} bytes)", self.len, self.buf.len())
+        write!(f, "PooledBuf({} of {} bytes)", self.len, self.buf.buf.len())
     }
 }
 
 // SAFETY: the bytes are AlignedBuf's; the pool gets them back only on drop.
 unsafe impl IoBuf for PooledBuf {
     fn stable_ptr(&self) -> *const u8 {
-        self.buf.stable_ptr()
+        self.buf.buf.stable_ptr()
     }
     fn bytes_init(&self) -> usize {
         self.len
+    }
+    fn known(&self) -> Option<KnownBuf> {
+        let number = self.buf.number?;
+        let pool = Rc::as_ptr(&self.pool);
+        Some(KnownBuf { pool, number })
     }
 }
 
 // SAFETY: as above; `len` never exceeds the allocation (`take` chose it so).
 unsafe impl IoBufMut for PooledBuf {
     fn stable_mut_ptr(&mut self) -> *mut u8 {
-        self.buf.stable_mut_ptr()
+        self.buf.buf.stable_mut_ptr()
     }
     fn bytes_total(&self) -> usize {
         self.len
@@ -276,21 +329,65 @@ unsafe impl IoBufMut for PooledBuf {
 mod tests {
     use super::*;
 
+    fn unasked(_: &AlignedBuf, _: usize) -> Option<u16> {
+        unreachable!("nothing may be registered")
+    }
+
+    #[test]
+    fn registered_buffers_stay_in_the_pool_and_no_more_than_permitted() {
+        let pool = BufPool::new(16384, 8192);
+        let numbers = Cell::new(0);
+        let take = |len| {
+            pool.take(len, |_, limit| {
+                assert_eq!(limit, 8192);
+                numbers.set(numbers.get() + 1);
+                Some(numbers.get())
+            })
+        };
+        let bufs = [(); 4].map(|()| take(4096));
+        let known = bufs.iter().filter(|buf| buf.known().is_some()).count();
+        assert_eq!((known, numbers.get()), (2, 2));
+        drop(bufs);
+        assert_eq!(pool.idle_bytes.get(), 8192);
+        let again = [(); 4].map(|()| take(4096));
+        assert_eq!(again.iter().filter(|buf| buf.known().is_some()).count(), 2);
+        assert_eq!(numbers.get(), 2);
+    }
+
+    #[test]
+    fn a_refusal_is_asked_for_once() {
+        let pool = BufPool::new(16384, 16384);
+        let asked = Cell::new(0);
+        let take = || {
+            pool.take(4096, |_, _| {
+                asked.set(asked.get() + 1);
+                None
+            })
+        };
+        let bufs = (take(), take());
+        assert!(bufs.0.known().is_none() && bufs.1.known().is_none());
+        assert_eq!(asked.get(), 1);
+    }
+
     #[test]
     fn a_returned_buffer_is_handed_out_again() {
-        let pool = BufPool::new(1 << 20);
-        let first = pool.take(5000);
+        let pool = BufPool::new(1 << 20, 0);
+        let first = pool.take(5000, unasked);
         let address = first.as_ptr();
         assert_eq!((first.len(), address.addr() % POOL_ALIGN), (5000, 0));
         drop(first);
         assert_eq!(pool.idle_bytes.get(), 8192);
-        assert_eq!(pool.take(8192).as_ptr(), address);
+        assert_eq!(pool.take(8192, unasked).as_ptr(), address);
     }
 
     #[test]
     fn idle_bytes_stay_under_the_limit() {
-        let pool = BufPool::new(8192);
-        let (a, b, huge) = (pool.take(4096), pool.take(8192), pool.take(3 << 20));
+        let pool = BufPool::new(8192, 0);
+        let (a, b, huge) = (
+            pool.take(4096, unasked),
+            pool.take(8192, unasked),
+            pool.take(3 << 20, unasked),
+        );
         drop((a, b, huge));
         assert_eq!(pool.idle_bytes.get(), 4096);
     }

@@ -9,6 +9,8 @@ use std::mem::{ManuallyDrop, MaybeUninit};
 use std::ops::{Bound, Deref, DerefMut, RangeBounds};
 use std::sync::Arc;
 
+use super::fixed::KnownBuf;
+
 /// A buffer the kernel may read from while an operation owns it.
 ///
 /// # Safety
@@ -75,6 +77,12 @@ pub unsafe trait IoBuf: 'static {
     /// assert_eq!(buf.bytes_init(), 3);
     /// ```
     fn bytes_init(&self) -> usize;
+
+    /// What the buffer is to a ring that knows it.
+    #[doc(hidden)]
+    fn known(&self) -> Option<KnownBuf> {
+        None
+    }
 
     /// Restricts an operation to a part of the buffer; [`Slice::into_inner`] gives the whole back.
     ///
@@ -415,6 +423,9 @@ unsafe impl<B: IoBuf> IoBuf for Slice<B> {
         self.end
             .min(self.buf.bytes_init())
             .saturating_sub(self.begin)
+    }
+    fn known(&self) -> Option<KnownBuf> {
+        self.buf.known()
     }
 }
 

@@ -15,6 +15,7 @@ use futures::task::AtomicWaker;
 
 use super::config::Backend;
 use super::driver::Driver;
+use super::fixed::Known;
 use super::op::{Payload, Request, transfer_len};
 
 /// The position that the open file has, and moves.
@@ -90,6 +91,7 @@ unsafe impl Payload for Running {
                 len: transfer_len(self.buf.len()),
                 offset: CURRENT,
                 direct: false,
+                known: Known::default(),
             },
             FileAction::Write => Request::Write {
                 fd,
@@ -97,6 +99,7 @@ unsafe impl Payload for Running {
                 len: transfer_len(self.buf.len()),
                 offset: CURRENT,
                 direct: false,
+                known: Known::default(),
             },
             FileAction::SyncAll | FileAction::SyncData => Request::Sync {
                 fd,

@@ -108,6 +108,7 @@ impl Epoll {
                     len,
                     offset,
                     direct: false,
+                    ..
                 },
                 _,
             ) => match read_cached(fd, ptr, len, offset) {
@@ -242,7 +243,7 @@ impl Epoll {
 }
 
 /// Reads what the page cache holds; None if that is nothing, or the file system cannot tell.
-fn read_cached(fd: RawFd, ptr: *mut u8, len: u32, offset: u64) -> Option<i32> {
+pub(super) fn read_cached(fd: RawFd, ptr: *mut u8, len: u32, offset: u64) -> Option<i32> {
     let part = libc::iovec {
         iov_base: ptr.cast(),
         iov_len: len as usize,

@@ -20,6 +20,7 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
+use super::fixed::Known;
 use super::readiness::{Direction, Sources};
 use super::state::Core;
 use super::table::{Key, Table};
@@ -36,6 +37,7 @@ pub(crate) enum Request {
         len: u32,
         offset: u64,
         direct: bool,
+        known: Known,
     },
     Write {
         fd: RawFd,
@@ -43,6 +45,7 @@ pub(crate) enum Request {
         len: u32,
         offset: u64,
         direct: bool,
+        known: Known,
     },
     Sync {
         fd: RawFd,

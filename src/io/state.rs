@@ -43,7 +43,9 @@ pub(crate) struct Core {
     /// Operations and waits in flight: when zero, `poll` has nothing to look at.
     in_flight: Cell<usize>,
     waiters: Cell<u64>,
-    state: RefCell<State>,
+    /// Who read a file last: the address of a waker's data.
+    pub(super) reader: Cell<usize>,
+    pub(super) state: RefCell<State>,
     /// Kept between turns for its allocation.
     effects: Cell<Vec<Effect>>,
     buffers: Rc<BufPool>,
@@ -116,6 +118,7 @@ impl Core {
             wake: wake.clone(),
             in_flight: Cell::new(0),
             waiters: Cell::new(0),
+            reader: Cell::new(0),
             shared: OnceCell::new(),
             apart: Cell::new(false),
             state: RefCell::new(State {
@@ -125,7 +128,7 @@ impl Core {
                 engine,
             }),
             effects: Cell::default(),
-            buffers: BufPool::new(config.pooled_bytes),
+            buffers: BufPool::new(config.pooled_bytes, config.registered_bytes),
             delays: Delays::default(),
         };
         Ok((core, backend))
@@ -179,7 +182,12 @@ impl Core {
 
     #[track_caller]
     pub(crate) fn buffer(&self, len: usize) -> PooledBuf {
-        self.buffers.take(len)
+        self.buffers
+            .take(len, |buf, limit| self.fix_buffer(buf, limit))
+    }
+
+    pub(super) fn pool(&self) -> *const BufPool {
+        Rc::as_ptr(&self.buffers)
     }
 
     /// Starts an operation. The payload comes back if it cannot be started.

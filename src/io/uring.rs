@@ -11,12 +11,13 @@ use std::os::fd::{AsRawFd, RawFd};
 use std::sync::Arc;
 use std::time::Duration;
 
-use io_uring::types::{Fd, FsyncFlags, SubmitArgs, Timespec};
+use io_uring::types::{Fd, Fixed, FsyncFlags, SubmitArgs, Timespec};
 use io_uring::{EnterFlags, IoUring, Probe, Submitter, cqueue, opcode, squeue};
 use nix::sys::eventfd::EventFd;
 
 use super::blocking::BlockingOps;
 use super::config::{DriverConfig, DriverError};
+use super::fixed::Tables;
 use super::op::{Completion, Ending, Request, Sink, Slot};
 use super::raw::is_linked;
 use super::table::Key;
@@ -31,11 +32,19 @@ const TRIAL: u64 = u64::MAX - 2;
 /// The place that no key has, with another generation than `WAKE`.
 const SHARED: u64 = u64::MAX - (1 << 32);
 
+/// So many entries of one turn are taken for a part of a batch,
+const MANY: usize = 4;
+/// which is whole when there are so many: a system call is a small part of their cost then.
+const FULL: usize = 32;
+
 pub(crate) struct Uring {
-    ring: IoUring,
+    pub(super) ring: IoUring,
+    pub(super) fixed: Tables,
     backlog: VecDeque<squeue::Entry>,
     /// The user data of the entries in the submission ring that the kernel has not taken.
     unsubmitted: VecDeque<u64>,
+    /// How many entries were in the submission ring at the last turn.
+    seen: usize,
     probe: Probe,
     wake: Arc<EventFd>,
     wake_armed: bool,
@@ -66,8 +75,10 @@ impl Uring {
             .map_err(DriverError::IoUringRefused)?;
         let mut uring = Uring {
             ring,
+            fixed: Tables::default(),
             backlog: VecDeque::new(),
             unsubmitted: VecDeque::new(),
+            seen: 0,
             probe,
             wake,
             wake_armed: false,
@@ -282,9 +293,10 @@ impl Uring {
     pub(crate) fn poll(&mut self, sink: &mut Sink<'_>) -> io::Result<()> {
         loop {
             let queue = self.ring.submission();
-            let call = !queue.is_empty() || queue.taskrun() || queue.cq_overflow();
+            let wanted = queue.taskrun() || queue.cq_overflow();
+            let length = queue.len();
             drop(queue);
-            if call {
+            if wanted || length > 0 && !self.is_filling(length) {
                 self.enter(|submitter| submitter.submit())?;
             }
             if self.backlog.is_empty() {
@@ -298,6 +310,15 @@ impl Uring {
         }
         self.reap(sink);
         Ok(())
+    }
+
+    /// Whether the submission ring is being filled by tasks that one turn has not run all of: then
+    /// the next turn's entries go to the kernel by the same system call.
+    fn is_filling(&mut self, length: usize) -> bool {
+        let more = length.saturating_sub(self.seen);
+        let filling = more >= MANY && length < FULL && self.backlog.is_empty();
+        self.seen = if filling { length } else { 0 };
+        filling
     }
 
     pub(crate) fn park(
@@ -455,6 +476,22 @@ fn build(entries: u32) -> io::Result<IoUring> {
     Err(refusal)
 }
 
+/// An entry for a file by its place in the ring's table, if it has one, or by its descriptor.
+macro_rules! on_file {
+    ($fd:expr, $place:expr, |$at:ident| $entry:expr) => {
+        match $place {
+            Some(place) => {
+                let $at = Fixed(place);
+                $entry
+            }
+            None => {
+                let $at = Fd($fd);
+                $entry
+            }
+        }
+    };
+}
+
 fn entry_of(request: &Request) -> squeue::Entry {
     match *request {
         Request::Read {
@@ -462,15 +499,35 @@ fn entry_of(request: &Request) -> squeue::Entry {
             ptr,
             len,
             offset,
+            known,
             ..
-        } => opcode::Read::new(Fd(fd), ptr, len).offset(offset).build(),
+        } => match known.buf {
+            None => on_file!(fd, known.file, |at| {
+                opcode::Read::new(at, ptr, len).offset(offset).build()
+            }),
+            Some(buf) => on_file!(fd, known.file, |at| {
+                opcode::ReadFixed::new(at, ptr, len, buf)
+                    .offset(offset)
+                    .build()
+            }),
+        },
         Request::Write {
             fd,
             ptr,
             len,
             offset,
+            known,
             ..
-        } => opcode::Write::new(Fd(fd), ptr, len).offset(offset).build(),
+        } => match known.buf {
+            None => on_file!(fd, known.file, |at| {
+                opcode::Write::new(at, ptr, len).offset(offset).build()
+            }),
+            Some(buf) => on_file!(fd, known.file, |at| {
+                opcode::WriteFixed::new(at, ptr, len, buf)
+                    .offset(offset)
+                    .build()
+            }),
+        },
         Request::Sync { fd, data_only } => {
             let flags = if data_only {
                 FsyncFlags::DATASYNC

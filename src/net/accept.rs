@@ -7,12 +7,12 @@
 use std::cell::Cell;
 use std::future::Future;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
-use socket2::{SockAddr, SockRef};
+use socket2::{SockAddr, SockAddrStorage};
 
 use super::socket::Socket;
 use crate::io::delay::Delay;
@@ -51,12 +51,18 @@ impl Listener {
 
     /// A connection, on this OS thread's driver.
     pub(crate) async fn accept(&self) -> io::Result<(Socket, SockAddr)> {
-        let (fd, peer) = self.accept_fd().await?;
-        Ok((self.note(Socket::from_std(fd))?, peer))
+        let (fd, peer) = self.accept_nonblocking().await?;
+        Ok((self.note(Socket::nonblocking(fd))?, peer))
     }
 
-    /// A connection, still blocking.
+    /// A connection, blocking.
     pub(crate) async fn accept_fd(&self) -> io::Result<(socket2::Socket, SockAddr)> {
+        let (fd, peer) = self.accept_nonblocking().await?;
+        fd.set_nonblocking(false)?;
+        Ok((fd, peer))
+    }
+
+    async fn accept_nonblocking(&self) -> io::Result<(socket2::Socket, SockAddr)> {
         loop {
             while let Some(wait) = self.wait() {
                 wait.await?;
@@ -86,7 +92,7 @@ impl Listener {
             }
             let accepted = ready!(self.socket.pollable().poll_read_with(cx, accept_once));
             if !is_aborted(&accepted) {
-                let socket = accepted.and_then(|(fd, _)| Socket::from_std(fd));
+                let socket = accepted.and_then(|(fd, _)| Socket::nonblocking(fd));
                 return Poll::Ready(self.note(socket));
             }
         }
@@ -117,8 +123,21 @@ impl AsFd for Listener {
     }
 }
 
-fn accept_once(fd: &OwnedFd) -> io::Result<(socket2::Socket, SockAddr)> {
-    SockRef::from(fd).accept()
+/// Takes a connection that is non-blocking from the start: two system calls less.
+fn accept_once(listener: &OwnedFd) -> io::Result<(socket2::Socket, SockAddr)> {
+    let accept = |address: *mut SockAddrStorage, len: *mut libc::socklen_t| {
+        let flags = libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
+        // SAFETY: `address` and `len` are of a place for any address, which lives until this returns.
+        let fd = unsafe { libc::accept4(listener.as_raw_fd(), address.cast(), len, flags) };
+        match fd {
+            -1 => Err(io::Error::last_os_error()),
+            // SAFETY: the kernel has just made it, for nobody else.
+            fd => Ok(unsafe { OwnedFd::from_raw_fd(fd) }),
+        }
+    };
+    // SAFETY: a successful `accept4` sets the address and its length.
+    let (fd, peer) = unsafe { SockAddr::try_init(accept) }?;
+    Ok((fd.into(), peer))
 }
 
 /// A connection that broke while it waited is passed over.

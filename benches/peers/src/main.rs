@@ -2,7 +2,7 @@
 //! and half the spread of the runs in percent.
 //!
 //! ```text
-//! cargo run --release --manifest-path benches/peers/Cargo.toml -- [PART OF A ROW'S NAME...] [--rounds N] [--columns A,B...]
+//! cargo run --release --manifest-path benches/peers/Cargo.toml -- [PART OF A ROW'S NAME...] [--rounds N] [--columns A,B...] [--markdown]
 //! ```
 //!
 //! In each round every runtime is measured once, in turn, on a fresh OS thread
@@ -26,9 +26,15 @@
 mod measure;
 
 mod bare;
+mod bare_sockets;
 mod cores;
+mod files;
+mod io_rows;
 mod neighbours;
+mod neighbours_sockets;
 mod reactor;
+mod sockets;
+mod table;
 
 use std::time::Duration;
 
@@ -40,6 +46,7 @@ use neighbours::{
     Compio, CompioSpinning, Glommio, GlommioSpinning, Monoio, Smol, SmolSpinning, Tokio,
 };
 use reactor::Reactor;
+use table::Form;
 
 /// Measures corespun beside other runtimes.
 #[derive(Parser)]
@@ -52,6 +59,18 @@ struct Options {
     /// Columns to measure, comma-separated, as for a profile; all without this.
     #[arg(long, value_delimiter = ',', value_parser = COLUMNS)]
     columns: Vec<String>,
+    /// Prints the table as Markdown, with the date and the machine above it.
+    #[arg(long)]
+    markdown: bool,
+}
+
+impl Options {
+    fn form(&self) -> Form {
+        match self.markdown {
+            true => Form::Markdown,
+            false => Form::Plain,
+        }
+    }
 }
 
 /// What one runtime does for one row; `None` for what it cannot do.
@@ -105,18 +124,22 @@ fn main() {
         .iter()
         .collect();
     let mut rows = on_one_core(available[0]);
+    rows.extend(io_rows::on_one_core(available[0]));
     match available[..] {
-        [here, there, ..] => rows.extend(between(here, there)),
+        [here, there, ..] => {
+            rows.extend(between(here, there));
+            rows.extend(io_rows::between(here, there));
+        }
         _ => eprintln!("one core only: the rows that need two are left out"),
     }
     let wanted = |row: &Row| {
         options.rows.is_empty() || options.rows.iter().any(|part| row.name.contains(part))
     };
-    let columns = COLUMNS.map(|column| format!("{column:>15}")).concat();
-    println!("{:<48}{columns}{:>9}", "ns (medians)", "× bare");
+    options.form().print_head();
     for row in rows.iter().filter(|row| wanted(row)) {
         row.measure(&options);
     }
+    files::clean_up();
 }
 
 impl Row {
@@ -133,19 +156,14 @@ impl Row {
                 }
             }
         }
-        let text = figures.each_mut().map(|figures| {
+        let cells = figures.each_mut().map(|figures| {
             figures.sort_by(f64::total_cmp);
-            match median(figures) {
-                Some(figure) => format!("{:>15}", spread(figure, figures)),
-                None => format!("{:>15}", "–"),
-            }
+            median(figures).map(|figure| (figure, spread(figure, figures)))
         });
-        let times_bare = median(&figures[0])
-            .zip(median(&figures[1]))
-            .map_or("–".to_owned(), |(bare, ours)| {
-                format!("{:.2}", ours / bare)
-            });
-        println!("{:<48}{}{times_bare:>9}", self.name, text.concat());
+        let times_bare = cells[0]
+            .zip(cells[1])
+            .map(|((bare, _), (ours, _))| ours / bare);
+        options.form().print_row(self.name, &cells, times_bare);
     }
 }
 
@@ -169,10 +187,10 @@ fn median(sorted: &[f64]) -> Option<f64> {
     sorted.get(sorted.len() / 2).copied()
 }
 
-fn spread(median: f64, sorted: &[f64]) -> String {
+/// Half of it, in percent of the median.
+fn spread(median: f64, sorted: &[f64]) -> f64 {
     let half = (sorted[sorted.len() - 1] - sorted[0]) / 2.0;
-    let digits = if median < 1000.0 { 1 } else { 0 };
-    format!("{median:.digits$} ±{:.0}%", half / median * 100.0)
+    half / median * 100.0
 }
 
 fn on_fresh_thread(measure: &(dyn Fn() -> f64 + Sync)) -> f64 {

@@ -13,6 +13,7 @@ use nix::sched::sched_getcpu;
 use crate::cores::{self, Court};
 use crate::measure::per_op;
 use crate::measure::tasks::{self, Ended, Executor, Timers};
+use crate::sockets::{self, Sockets};
 
 fn app(mode: ReactorMode, cores: impl IntoIterator<Item = usize>) -> AppBuilder {
     App::builder()
@@ -50,6 +51,24 @@ impl Executor for Reactor {
 
     async fn give_way() {
         task::yield_now().await
+    }
+}
+
+/// The same in interrupt mode.
+pub struct SleepingReactor;
+
+impl Executor for SleepingReactor {
+    type Handle<T: 'static> = Ended<task::JoinHandle<T>>;
+
+    fn run<T: 'static>(main: impl Future<Output = T> + 'static) -> T {
+        let core = sched_getcpu().expect("the current core");
+        block_on(app(ReactorMode::Interrupt, [core]), async move |_| {
+            main.await
+        })
+    }
+
+    fn spawn<T: 'static>(future: impl Future<Output = T> + 'static) -> Self::Handle<T> {
+        Reactor::spawn(future)
     }
 }
 
@@ -127,5 +146,23 @@ pub fn calls(here: usize, there: usize, rounds: usize) -> f64 {
         let start = Instant::now();
         calls(rounds).await;
         per_op(start, rounds)
+    })
+}
+
+/// TCP connections made on one reactor and accepted on the other.
+pub fn connections(here: usize, there: usize, count: usize) -> f64 {
+    with_thread(ReactorMode::Poll, here, there, async move |thread| {
+        let (listener, address) = sockets::bind();
+        let warm_up = count / 10;
+        let server = thread.spawn_with(async move || {
+            let listener = Reactor::listener(listener);
+            sockets::accept_all::<Reactor>(&listener, warm_up + count).await;
+        });
+        sockets::connect_all::<Reactor>(address, warm_up).await;
+        let start = Instant::now();
+        sockets::connect_all::<Reactor>(address, count).await;
+        let figure = per_op(start, count);
+        server.await.expect("it ends");
+        figure
     })
 }
