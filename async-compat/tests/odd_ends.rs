@@ -489,3 +489,46 @@ fn at_the_descriptor_limit_a_runtime_is_refused_or_works() {
     }
     assert!((1..24).contains(&refused), "{refused}");
 }
+
+/// What an abandoned call has of a file is waited for.
+#[test]
+fn into_std_waits_for_what_was_given_up() {
+    let runtime = workers(1);
+    runtime.block_on(async {
+        let file = tokio::fs::File::from_std(tempfile::tempfile().unwrap());
+        for _ in 0..200 {
+            let mut given_up = pin!(file.metadata());
+            let _ = futures::poll!(given_up.as_mut());
+            let mut given_up = pin!(file.sync_all());
+            let _ = futures::poll!(given_up.as_mut());
+        }
+        let std = file.into_std().await;
+        assert!(std.metadata().unwrap().is_file());
+    });
+}
+
+/// The one that ends leaves the set to the other.
+#[test]
+fn two_run_untils_of_a_set_do_not_miss_each_others_wakes() {
+    let runtime = current_thread();
+    let set = Rc::new(LocalSet::new());
+    let (tell, told) = oneshot::channel::<()>();
+    let (begin, begun) = oneshot::channel::<()>();
+    let ended = set.spawn_local(async move {
+        begun.await.unwrap();
+        told.await.unwrap();
+    });
+    let outer = LocalSet::new();
+    let first = set.clone();
+    outer.spawn_local(async move { first.run_until(ended).await.unwrap() });
+    let second = set.clone();
+    outer.spawn_local(async move {
+        // Polled last, and the first to end.
+        second.run_until(sleep(Duration::from_millis(2))).await;
+        begin.send(()).unwrap();
+        sleep(Duration::from_millis(2)).await;
+        tell.send(()).unwrap();
+    });
+    let ends = async { tokio::time::timeout(Duration::from_secs(20), outer).await };
+    runtime.block_on(ends).expect("the task of the set goes on");
+}

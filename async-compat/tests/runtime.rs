@@ -62,8 +62,46 @@ fn what_block_on_spawns_goes_to_all_workers() {
 #[test]
 fn a_worker_gives_away_lasting_tasks_when_it_has_more_than_another() {
     let runtime = workers(2);
-    let spread = runtime.block_on(async { tokio::spawn(spread(32)).await.unwrap() });
+    let spread = runtime.block_on(async { tokio::spawn(spread(300)).await.unwrap() });
     assert_eq!(spread, HashSet::from([0, 1]));
+}
+
+#[test]
+fn what_a_task_spawns_stays_beside_it() {
+    let runtime = workers(2);
+    let tasks = runtime.block_on(async { tokio::spawn(spread(16)).await.unwrap() });
+    assert_eq!(tasks.len(), 1);
+}
+
+/// One loop accepts for all workers, also where it is a task itself.
+#[test]
+fn a_task_that_accepts_connections_spreads_what_it_spawns() {
+    let runtime = workers(2);
+    let served = runtime.block_on(async {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let accepts = tokio::spawn(async move {
+            let mut connections = JoinSet::new();
+            for _ in 0..8 {
+                let (socket, _) = listener.accept().await.unwrap();
+                connections.spawn(async move {
+                    // Until the client leaves; so they are all there together.
+                    socket.readable().await.unwrap();
+                    worker_index().unwrap()
+                });
+            }
+            connections.join_all().await
+        });
+        let mut clients = Vec::new();
+        for _ in 0..8 {
+            clients.push(tokio::net::TcpStream::connect(address).await.unwrap());
+        }
+        sleep(Duration::from_millis(5)).await;
+        drop(clients);
+        accepts.await.unwrap()
+    });
+    let first = served.iter().filter(|&&worker| worker == 0).count();
+    assert!((2..=6).contains(&first), "{served:?}");
 }
 
 #[test]
@@ -489,4 +527,32 @@ fn many_tasks_come_and_go() {
     while runtime.metrics().num_alive_tasks() > 0 {
         thread::yield_now();
     }
+}
+
+/// Each runtime counts in its own way: TSC ticks, or nanoseconds of a clock that can be stopped.
+#[test]
+fn a_sleep_goes_on_in_a_runtime_with_another_clock() {
+    let (many, one) = (workers(1), current_thread());
+    for (first, then) in [(&many, &one), (&one, &many)] {
+        let entered = first.enter();
+        let mut nap = Box::pin(sleep(Duration::from_millis(20)));
+        drop(entered);
+        first.block_on(async { assert!(futures::poll!(nap.as_mut()).is_pending()) });
+        let ended = then.block_on(async move { timeout(Duration::from_secs(20), nap).await });
+        ended.expect("it ends in time");
+    }
+}
+
+#[cfg(feature = "test-util")]
+#[test]
+fn a_sleep_of_a_clock_that_was_put_forward_ends_by_that_of_another_runtime() {
+    let mut builder = Builder::new_current_thread();
+    let ahead = builder.enable_all().start_paused(true).build().unwrap();
+    ahead.block_on(async { tokio::time::advance(Duration::from_secs(86_400)).await });
+    let entered = ahead.enter();
+    let nap = sleep(Duration::from_millis(5));
+    drop(entered);
+    let here = current_thread();
+    let ended = here.block_on(async { timeout(Duration::from_secs(20), nap).await });
+    ended.expect("it has 5 ms left");
 }

@@ -15,7 +15,7 @@ use std::thread;
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream, UnixStream};
+use tokio::net::{TcpListener, UnixStream};
 use tokio::runtime::{Builder, Handle, LocalRuntime, Runtime};
 use tokio::task::{LocalSet, spawn_local, yield_now};
 use tokio::time::{sleep, timeout};
@@ -150,14 +150,40 @@ fn a_socket_used_after_its_runtime_says_so() {
     let mut buf = [0; 1];
     let error = futures::executor::block_on(ours.read(&mut buf)).unwrap_err();
     assert!(tokio::runtime::is_rt_shutdown_err(&error), "{error}");
-    // Another runtime takes it on.
-    let read = current_thread().block_on(async {
-        let mut theirs = theirs;
-        let (read, written) = tokio::join!(ours.read(&mut buf), theirs.write_all(b"!"));
+    // In another runtime too: it belongs to the one it was made in.
+    let next = current_thread();
+    let refused = next.block_on(async { timeout(LONG, ours.read(&mut buf)).await.unwrap() });
+    let error = refused.unwrap_err();
+    assert!(tokio::runtime::is_rt_shutdown_err(&error), "{error}");
+    // Taken out, it can be given to the other runtime.
+    let read = next.block_on(async {
+        let mut ours = UnixStream::from_std(ours.into_std().unwrap()).unwrap();
+        let mut theirs = UnixStream::from_std(theirs.into_std().unwrap()).unwrap();
+        let (read, written) = tokio::join!(ours.read(&mut buf), theirs.write_all(b"?"));
         written.unwrap();
         read.unwrap()
     });
-    assert_eq!((read, &buf), (1, b"!"));
+    assert_eq!((read, &buf), (1, b"?"));
+}
+
+/// A runtime that has ended takes nothing new.
+#[test]
+fn a_socket_made_after_the_end_of_the_runtime_is_refused() {
+    for runtime in [current_thread(), workers(1)] {
+        let _entered = runtime.enter();
+        let ours = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        ours.set_nonblocking(true).unwrap();
+        runtime.shutdown_background();
+        let refusals = [
+            UnixStream::pair().map(drop),
+            tokio::net::UdpSocket::from_std(ours).map(drop),
+            Handle::current().block_on(async { TcpListener::bind("127.0.0.1:0").await.map(drop) }),
+        ];
+        for refusal in refusals {
+            let error = refusal.unwrap_err();
+            assert!(tokio::runtime::is_rt_shutdown_err(&error), "{error}");
+        }
+    }
 }
 
 /// Futures that are not `Send` stay where they are, whoever ends what they wait for.
@@ -298,10 +324,14 @@ fn a_listener_is_accepted_from_by_two_runtimes() {
     let address = listener.local_addr().unwrap();
     let listener = Arc::new(listener);
     let (told, tells) = mpsc::channel();
-    for runtime in [&one, &other] {
+    let accepts = [&one, &other].map(|runtime| {
         let (listener, told) = (listener.clone(), told.clone());
         runtime.spawn(async move {
-            while let Ok((mut socket, _)) = listener.accept().await {
+            loop {
+                let mut socket = match listener.accept().await {
+                    Ok((socket, _)) => socket,
+                    Err(error) => return error,
+                };
                 let told = told.clone();
                 tokio::spawn(async move {
                     let mut buf = [0; 4];
@@ -310,8 +340,8 @@ fn a_listener_is_accepted_from_by_two_runtimes() {
                     told.send(()).unwrap();
                 });
             }
-        });
-    }
+        })
+    });
     for _ in 0..100 {
         let mut client = std::net::TcpStream::connect(address).unwrap();
         client.set_read_timeout(Some(LONG)).unwrap();
@@ -322,16 +352,12 @@ fn a_listener_is_accepted_from_by_two_runtimes() {
     for _ in 0..100 {
         tells.recv_timeout(LONG).unwrap();
     }
+    // It belongs to the one it was made in, and so is of no use after that.
     drop(one);
-    let client = other.block_on(async {
-        let mut client = TcpStream::connect(address).await.unwrap();
-        client.write_all(b"ping").await.unwrap();
-        let mut buf = [0; 4];
-        timeout(LONG, client.read_exact(&mut buf))
-            .await
-            .expect("it hangs")
-            .unwrap();
-        buf
-    });
-    assert_eq!(&client, b"ping");
+    let _client = std::net::TcpStream::connect(address).unwrap();
+    let [first, second] = accepts;
+    assert!(other.block_on(first).unwrap_err().is_cancelled());
+    let ended = other.block_on(async { timeout(LONG, second).await });
+    let error = ended.expect("it hangs").unwrap();
+    assert!(tokio::runtime::is_rt_shutdown_err(&error), "{error}");
 }

@@ -292,7 +292,14 @@ impl Sleep {
             if std::ptr::eq(&*armed.thread, &*local.shared) {
                 return self.poll_armed(local, armed.key, cx);
             }
-            // The task moved to another thread.
+            // The task moved to another thread, perhaps of a library that counts otherwise.
+            let (old, new) = (&armed.thread.library, &local.shared.library);
+            if let When::At(tick) = self.when
+                && !Arc::ptr_eq(old, new)
+            {
+                let left = tick.saturating_sub(old.clock.now());
+                self.when = When::After(old.clock.duration_from(left));
+            }
             self.disarm();
         }
         let deadline = match self.when {

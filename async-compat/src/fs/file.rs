@@ -20,6 +20,7 @@ use corespun::io::{FileAction, FileOp};
 use tokio::io::{AsyncRead, AsyncSeek, AsyncWrite, ReadBuf};
 use tokio::sync::Mutex;
 
+use super::abandoned::Abandoned;
 use super::{FileTimes, OpenOptions, asyncify};
 use crate::task::{JoinHandle, spawn_blocking};
 
@@ -57,6 +58,7 @@ const MAX_BUF: usize = 2 * 1024 * 1024;
 pub struct File {
     std: Arc<StdFile>,
     inner: Mutex<Inner>,
+    abandoned: Abandoned,
     max_buf_size: usize,
     /// A regular file, whose operations end by themselves.
     regular: bool,
@@ -145,6 +147,7 @@ impl File {
         let regular = std.metadata().is_ok_and(|metadata| metadata.is_file());
         File {
             std: Arc::new(std),
+            abandoned: Abandoned::default(),
             inner: Mutex::new(Inner {
                 state: State::Idle(Buf::default()),
                 failed: None,
@@ -183,10 +186,9 @@ impl File {
     async fn sync(&self, action: FileAction) -> io::Result<()> {
         let _inner = self.settled().await;
         if let Ok(sync) = FileOp::start(action, &self.std, Vec::new()) {
-            return sync.await.0.map(drop);
+            return self.abandoned.unless_done(sync).await.0.map(drop);
         }
-        let std = self.std.clone();
-        asyncify(move || match action {
+        self.call(move |std| match action {
             FileAction::SyncAll => std.sync_all(),
             _ => std.sync_data(),
         })
@@ -201,8 +203,7 @@ impl File {
     pub async fn set_len(&self, size: u64) -> io::Result<()> {
         let mut inner = self.settled().await;
         inner.put_back(&self.std)?;
-        let std = self.std.clone();
-        asyncify(move || std.set_len(size)).await
+        self.call(move |std| std.set_len(size)).await
     }
 
     /// What is known of the file.
@@ -211,8 +212,7 @@ impl File {
     ///
     /// As [`std::fs::File::metadata`].
     pub async fn metadata(&self) -> io::Result<Metadata> {
-        let std = self.std.clone();
-        asyncify(move || std.metadata()).await
+        self.call(StdFile::metadata).await
     }
 
     /// Another one for the same file, with the same position.
@@ -222,18 +222,38 @@ impl File {
     /// As [`std::fs::File::try_clone`].
     pub async fn try_clone(&self) -> io::Result<File> {
         drop(self.settled().await);
-        let std = self.std.clone();
-        let mut clone = File::from_std(asyncify(move || std.try_clone()).await?);
+        let mut clone = File::from_std(self.call(StdFile::try_clone).await?);
         clone.max_buf_size = self.max_buf_size;
         Ok(clone)
     }
 
-    /// Gives the file of `std`'s, once the operation that is under way has ended.
+    /// Gives the file of `std`'s, once the operation that is under way has ended, and with it those
+    /// whose futures were dropped.
     pub async fn into_std(self) -> StdFile {
         drop(self.settled().await);
-        let File { std, inner, .. } = self;
+        let File {
+            std,
+            inner,
+            abandoned,
+            ..
+        } = self;
         drop(inner);
+        abandoned.ended().await;
         Arc::into_inner(std).expect("only an operation under way has another share")
+    }
+
+    /// Runs `f` on a helper thread.
+    async fn call<T: Send + 'static>(
+        &self,
+        f: impl FnOnce(&StdFile) -> io::Result<T> + Send + 'static,
+    ) -> io::Result<T> {
+        let std = self.std.clone();
+        // The share is gone before the call has ended.
+        let call = spawn_blocking(move || f(&std));
+        match self.abandoned.unless_done(call).await {
+            Ok(done) => done,
+            Err(_) => Err(io::Error::other("background task failed")),
+        }
     }
 
     /// Gives the file of `std`'s, if no operation is under way.
@@ -261,8 +281,7 @@ impl File {
     ///
     /// As [`std::fs::File::set_permissions`].
     pub async fn set_permissions(&self, perm: Permissions) -> io::Result<()> {
-        let std = self.std.clone();
-        asyncify(move || std.set_permissions(perm)).await
+        self.call(move |std| std.set_permissions(perm)).await
     }
 
     /// Sets times of the file.
@@ -272,8 +291,7 @@ impl File {
     /// As [`std::fs::File::set_times`].
     pub async fn set_times(&self, times: FileTimes) -> io::Result<()> {
         drop(self.settled().await);
-        let std = self.std.clone();
-        asyncify(move || std.set_times(times.0)).await
+        self.call(move |std| std.set_times(times.0)).await
     }
 
     /// Sets when the file was written last.

@@ -4,6 +4,7 @@
 //! that is on io_uring and the file is a regular one; everything else runs on helper threads, as all of
 //! tokio's does.
 
+mod abandoned;
 mod dir_builder;
 mod file;
 mod file_times;

@@ -8,6 +8,7 @@ use std::task::{Context, Poll, ready};
 use corespun::io::{FdWatch, Interest, Ready, ReadyEvent, SharedFd};
 
 use super::context;
+use crate::runtime::shutdown_error;
 
 const BOTH: Interest = Interest::READABLE.add(Interest::WRITABLE);
 
@@ -123,7 +124,13 @@ impl<T: AsRawFd> AsyncFd<T> {
             let cause = io::Error::last_os_error();
             return Err(AsyncFdRegisterError { inner, cause });
         }
-        let fd = context::share(Owner(inner), interest);
+        let fd = match context::share(Owner(inner), interest) {
+            Ok(fd) => fd,
+            Err(Owner(inner)) => {
+                let cause = shutdown_error();
+                return Err(AsyncFdRegisterError { inner, cause });
+            }
+        };
         match corespun::io::Driver::current().map(|_| fd.watch()) {
             Some(Err(cause)) => Err(AsyncFdRegisterError {
                 inner: fd.into_inner().0,

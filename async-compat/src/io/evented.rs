@@ -18,6 +18,7 @@ use tokio::io::ReadBuf;
 use tokio::task::coop::poll_proceed;
 
 use super::context;
+use crate::runtime::shutdown_error;
 
 const BOTH: Interest = Interest::READABLE.add(Interest::WRITABLE);
 
@@ -26,20 +27,31 @@ pub(crate) struct Evented<T: AsFd>(SharedFd<T>);
 impl<T: AsFd> Evented<T> {
     /// Takes a non-blocking descriptor, to be read and written.
     ///
+    /// # Errors
+    ///
+    /// If the runtime is shut down.
+    ///
     /// # Panics
     ///
     /// Outside of a runtime.
     #[track_caller]
-    pub(crate) fn new(io: T) -> Self {
+    pub(crate) fn new(io: T) -> io::Result<Self> {
         Self::with_interest(io, BOTH)
     }
 
+    /// As [`new`](Self::new), for `interest` alone.
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    ///
     /// # Panics
     ///
-    /// Outside of a runtime.
+    /// As there.
     #[track_caller]
-    pub(crate) fn with_interest(io: T, interest: Interest) -> Self {
-        Evented(context::share(io, interest))
+    pub(crate) fn with_interest(io: T, interest: Interest) -> io::Result<Self> {
+        let fd = context::share(io, interest);
+        fd.map(Evented).map_err(|_| shutdown_error())
     }
 
     /// As [`with_interest`](Self::with_interest), of what is not tried before a driver has seen an
@@ -47,14 +59,15 @@ impl<T: AsFd> Evented<T> {
     ///
     /// # Errors
     ///
-    /// If the kernel refuses to watch it.
+    /// If the kernel refuses to watch it, or the runtime is shut down.
     ///
     /// # Panics
     ///
     /// Outside of a runtime.
     #[track_caller]
     pub(crate) fn watched(io: T, interest: Interest) -> io::Result<Self> {
-        let fd = context::share(io, interest).after_event();
+        let fd = context::share(io, interest).map_err(|_| shutdown_error())?;
+        let fd = fd.after_event();
         if corespun::io::Driver::current().is_some() {
             fd.watch()?;
         }

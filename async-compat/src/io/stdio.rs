@@ -12,7 +12,7 @@ use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use crate::runtime::shutdown_error;
+use crate::runtime::{Handle, shutdown_error};
 use crate::task::{JoinHandle, spawn_blocking};
 
 /// The most that one call on a helper thread reads or writes.
@@ -123,6 +123,9 @@ impl<T: Read + Send + 'static> Blocking<T> {
 impl<T: Write + Send + 'static> Blocking<T> {
     fn poll_write(&mut self, cx: &mut Context<'_>, src: &[u8]) -> Poll<io::Result<usize>> {
         let idle = ready!(self.poll_idle(cx))?;
+        if Handle::current().is_shut_down() {
+            return Poll::Ready(Err(shutdown_error()));
+        }
         let count = src.len().min(MOST);
         idle.buf.clear();
         idle.buf.extend_from_slice(&src[..count]);

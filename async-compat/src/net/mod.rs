@@ -6,7 +6,10 @@
 //! another costs the first one nothing.
 //!
 //! What differs from tokio: an operation may succeed before a driver has reported readiness, as it is
-//! tried first; and a socket outlives its runtime, if it is polled on another one.
+//! tried first. A socket belongs to the runtime it was made in: after the end of that, whatever would
+//! wait is refused, wherever it is polled ([`is_rt_shutdown_err`](crate::runtime::is_rt_shutdown_err)),
+//! and a wait that had begun on another runtime ends with its next event at the latest. To take a socket
+//! along, turn it into `std`'s type and wrap that again.
 
 mod addr;
 mod lookup_host;

@@ -189,12 +189,12 @@ macro_rules! stream_methods {
             ///
             /// # Errors
             ///
-            /// None today.
+            /// If the runtime is shut down.
             #[track_caller]
             pub fn from_std(stream: $std) -> io::Result<$stream> {
                 crate::io::context::check_nonblocking(&stream);
                 Ok($stream {
-                    io: Evented::new(stream),
+                    io: Evented::new(stream)?,
                 })
             }
 

@@ -259,7 +259,7 @@ impl TcpSocket {
     #[track_caller]
     pub fn listen(self, backlog: u32) -> io::Result<TcpListener> {
         self.inner.listen(backlog.min(i32::MAX as u32) as i32)?;
-        Ok(TcpListener::new(self.inner.into()))
+        TcpListener::new(self.inner.into())
     }
 
     /// Takes a socket that is not connected yet, in the type of one that is.

@@ -103,12 +103,12 @@ impl UdpSocket {
     ///
     /// # Errors
     ///
-    /// None today.
+    /// If the runtime is shut down.
     #[track_caller]
     pub fn from_std(socket: std::net::UdpSocket) -> io::Result<UdpSocket> {
         crate::io::context::check_nonblocking(&socket);
         Ok(UdpSocket {
-            io: Evented::new(socket),
+            io: Evented::new(socket)?,
         })
     }
 

@@ -69,7 +69,7 @@ impl Waited {
     #[track_caller]
     fn new(child: StdChild) -> io::Result<Self> {
         let end = match pidfd(child.id()) {
-            Ok(fd) => End::Pidfd(Evented::with_interest(fd, Interest::READABLE)),
+            Ok(fd) => End::Pidfd(Evented::with_interest(fd, Interest::READABLE)?),
             Err(error) => {
                 tracing::debug!(%error, "no pidfd: SIGCHLD tells of the end of a child");
                 let kind = crate::signal::unix::SignalKind::child();

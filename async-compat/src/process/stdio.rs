@@ -31,7 +31,7 @@ macro_rules! pipe {
             ///
             /// # Errors
             ///
-            /// Those of `fcntl(2)`.
+            /// Those of `fcntl(2)`; if the runtime is shut down.
             ///
             /// # Panics
             ///
@@ -40,10 +40,8 @@ macro_rules! pipe {
             pub fn from_std(inner: $std) -> io::Result<Self> {
                 let fd = OwnedFd::from(inner);
                 set_nonblocking(&fd, true)?;
-                Ok($pipe(Evented::with_interest(
-                    fd.into(),
-                    Interest::$interest,
-                )))
+                let pipe = Evented::with_interest(fd.into(), Interest::$interest)?;
+                Ok($pipe(pipe))
             }
 
             /// Gives the descriptor, made blocking.

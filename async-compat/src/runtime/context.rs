@@ -39,6 +39,8 @@ struct Context {
     outer: RefCell<Vec<Option<Rc<Handle>>>>,
     entered: Cell<Entered>,
     task: Cell<Option<Id>>,
+    /// That task has accepted a connection.
+    accepts: Cell<bool>,
     worker: Cell<Option<usize>>,
     /// The current `LocalSet`.
     local_set: RefCell<Option<Rc<Tasks>>>,
@@ -57,6 +59,7 @@ thread_local! {
             outer: RefCell::new(Vec::new()),
             entered: Cell::new(Entered::No),
             task: Cell::new(None),
+            accepts: Cell::new(false),
             worker: Cell::new(None),
             local_set: RefCell::new(None),
             local_runtimes: RefCell::new(Vec::new()),
@@ -302,6 +305,24 @@ impl Drop for InTask {
 /// The task that is polled, or dropped.
 pub(crate) fn current_task() -> Option<Id> {
     with(|context| context.task.get()).flatten()
+}
+
+/// The task that is polled has accepted a connection: what it spawns from now on is one of many
+/// that it will spawn, and is to be spread.
+#[cfg(feature = "net")]
+pub(crate) fn note_accept() {
+    with(|context| context.accepts.set(true));
+}
+
+/// Whether the task that is polled accepts connections.
+pub(crate) fn accepts() -> bool {
+    with(|context| context.accepts.get()).unwrap_or(false)
+}
+
+/// Says whether the task that is polled next does.
+#[inline]
+pub(crate) fn set_accepts(accepts: bool) {
+    with(|context| context.accepts.set(accepts));
 }
 
 /// Which worker of its runtime the OS thread is.

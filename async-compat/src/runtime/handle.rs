@@ -54,6 +54,7 @@ pub(crate) struct Inner {
     /// Who watches sockets for OS threads that have no I/O driver.
     pub(crate) home: corespun::io::Home,
     #[cfg(feature = "time")]
+    #[cfg_attr(not(feature = "test-util"), allow(dead_code))]
     pub(crate) clock: Clock,
 }
 

@@ -29,6 +29,16 @@ struct Worker {
     load: Arc<Load>,
 }
 
+/// Shared by the workers: the last of them ends what sockets of the runtime wait for, when
+/// no task is left that could take that for an error of its peer's.
+struct EndOfIo(corespun::io::Home);
+
+impl Drop for EndOfIo {
+    fn drop(&mut self) {
+        self.0.end();
+    }
+}
+
 /// The workers that have not ended.
 #[derive(Default)]
 struct Running {
@@ -36,8 +46,9 @@ struct Running {
 }
 
 /// How many tasks more than another a worker may have before it gives away what it
-/// spawns: short-lived helpers of a task stay beside it.
-const SLACK: usize = 4;
+/// spawns: the helpers of a task stay beside it, and talk with it without a message between
+/// cores. What accepts connections gives them away from the first one on.
+const SLACK: usize = 128;
 
 /// The seats of workers that do not run yet.
 pub(super) struct Seats(Vec<ReactorSeat>);
@@ -105,11 +116,13 @@ impl Workers {
             });
         }
         let (tell, told) = mpsc::channel();
+        let io = Arc::new(EndOfIo(handle.inner.home.clone()));
         let mut result = Ok(());
         for seat in seats.0 {
-            let (of_worker, tell) = (handle.clone(), tell.clone());
+            let (of_worker, tell, io) = (handle.clone(), tell.clone(), io.clone());
             let os_thread = handle.inner.config.os_thread();
             let started = os_thread.spawn(move || {
+                let _io = io;
                 let index = seat.core();
                 let started = match seat.start() {
                     Ok(seat) => {
@@ -160,7 +173,8 @@ impl Workers {
             (Placement::LeastLoaded, Some(here)) => {
                 let other = self.another(here);
                 let load = |index: usize| self.workers[index].load.alive();
-                match load(here) > load(other) + SLACK {
+                let slack = if context::accepts() { 0 } else { SLACK };
+                match load(here) > load(other) + slack {
                     true => other,
                     false => here,
                 }

@@ -159,7 +159,6 @@ pub(super) fn shut_down(handle: &Handle, wait: Wait) {
     if !handle.inner.blocking.close() {
         return;
     }
-    handle.inner.home.end();
     match &handle.inner.scheduler {
         Scheduler::CurrentThread(thread) => {
             // What tasks drop may spawn.
@@ -173,6 +172,7 @@ pub(super) fn shut_down(handle: &Handle, wait: Wait) {
                 ),
             }
             thread.close();
+            handle.inner.home.end();
         }
         #[cfg(feature = "rt-multi-thread")]
         Scheduler::MultiThread(workers) => workers.stop(),

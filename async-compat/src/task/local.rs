@@ -7,13 +7,12 @@ use std::future::poll_fn;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::{Pin, pin};
 use std::rc::Rc;
-use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Wake, Waker};
 
 use corespun::task::LocalSpawner;
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
-use futures::task::AtomicWaker;
 use pin_project::{pin_project, pinned_drop};
 use tokio::task::coop::unconstrained;
 
@@ -112,9 +111,88 @@ pub(crate) struct Tasks {
     running: RefCell<FuturesUnordered<BoxedTask>>,
     /// Those that were spawned since, also by those that run.
     spawned: RefCell<VecDeque<BoxedTask>>,
-    /// Who polls the set, to be told of those.
-    waker: AtomicWaker,
+    /// Who polls the set, to be told of those, and of tasks that are woken.
+    pollers: Arc<Pollers>,
+    waker: Waker,
+    /// The number of the last `run_until`.
+    last_poller: Cell<u64>,
     closed: Cell<bool>,
+}
+
+/// Who polls a set: it as a future, and each of its [`run_until`](LocalSet::run_until)s. When
+/// one of them ends, the others must hear of what the tasks wait for.
+#[derive(Default)]
+struct Pollers {
+    /// By number; without a waker from one wake to the next poll.
+    wakers: Mutex<Vec<(u64, Option<Waker>)>>,
+}
+
+/// The number of the set itself among its pollers.
+const WHOLE_SET: u64 = 0;
+
+impl Pollers {
+    fn lock(&self) -> MutexGuard<'_, Vec<(u64, Option<Waker>)>> {
+        // No user code runs under the lock but a waker's clone; a poisoned one is whole.
+        self.wakers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn register(&self, poller: u64, waker: &Waker) {
+        let waker = Some(waker.clone());
+        let mut wakers = self.lock();
+        let gone = match wakers.iter_mut().find(|known| known.0 == poller) {
+            Some(known) => std::mem::replace(&mut known.1, waker),
+            None => {
+                wakers.push((poller, waker));
+                None
+            }
+        };
+        drop(wakers);
+        drop(gone);
+    }
+
+    fn forget(&self, poller: u64) {
+        let mut wakers = self.lock();
+        let place = wakers.iter().position(|known| known.0 == poller);
+        let gone = place.map(|place| wakers.swap_remove(place));
+        drop(wakers);
+        drop(gone);
+    }
+
+    fn wake_all(&self) {
+        // Not for ever, should a waker poll the set on the spot.
+        let most = self.lock().len();
+        for _ in 0..most {
+            let next = self.lock().iter_mut().find_map(|known| known.1.take());
+            match next {
+                Some(waker) => waker.wake(),
+                None => return,
+            }
+        }
+    }
+}
+
+impl Wake for Pollers {
+    fn wake(self: Arc<Self>) {
+        self.wake_all();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        self.wake_all();
+    }
+}
+
+/// One `run_until`, among the pollers until it ends.
+struct Poller<'a> {
+    tasks: &'a Tasks,
+    number: u64,
+}
+
+impl Drop for Poller<'_> {
+    fn drop(&mut self) {
+        self.tasks.pollers.forget(self.number);
+        // It may have been woken for what the others are to do now.
+        self.tasks.pollers.wake_all();
+    }
 }
 
 /// How many tasks end in one poll of the set.
@@ -138,7 +216,7 @@ impl Tasks {
             drop(task);
         } else {
             self.spawned.borrow_mut().push_back(task);
-            self.waker.wake();
+            self.pollers.wake_all();
         }
         join
     }
@@ -148,12 +226,15 @@ impl Tasks {
         self.running.try_borrow_mut().is_err()
     }
 
-    /// Polls the tasks that are ready. Ready itself when there is none at all.
-    fn poll(&self, cx: &mut Context<'_>) -> Poll<()> {
+    /// Polls the tasks that are ready, for the poller of that number. Ready itself when there
+    /// is none at all.
+    fn poll(&self, poller: u64, cx: &mut Context<'_>) -> Poll<()> {
         if self.is_polled() {
             return Poll::Pending;
         }
-        self.waker.register(cx.waker());
+        self.pollers.register(poller, cx.waker());
+        // The tasks wake whoever polls the set then.
+        let cx = &mut Context::from_waker(&self.waker);
         let tasks = poll_fn(|cx| self.poll_ready(cx));
         // The budgets of the tasks are their own, and not that of who polls the set.
         pin!(unconstrained(tasks)).poll(cx)
@@ -179,11 +260,14 @@ impl LocalSet {
     /// A set without tasks.
     #[must_use]
     pub fn new() -> LocalSet {
+        let pollers = Arc::new(Pollers::default());
         LocalSet {
             tasks: Rc::new(Tasks {
                 running: RefCell::default(),
                 spawned: RefCell::default(),
-                waker: AtomicWaker::new(),
+                waker: Waker::from(pollers.clone()),
+                pollers,
+                last_poller: Cell::new(WHOLE_SET),
                 closed: Cell::new(false),
             }),
         }
@@ -227,17 +311,23 @@ impl LocalSet {
     /// Cancel safe if `future` is: the tasks stay.
     pub async fn run_until<F: Future>(&self, future: F) -> F::Output {
         let mut future = pin!(future);
+        let number = self.tasks.last_poller.get() + 1;
+        self.tasks.last_poller.set(number);
+        let poller = Poller {
+            tasks: &self.tasks,
+            number,
+        };
         poll_fn(|cx| {
             let _local = self.set_current();
             let _no_blocking = context::disallow_block_in_place();
             // Before the future: what it spawns wakes this.
             if !self.tasks.is_polled() {
-                self.tasks.waker.register(cx.waker());
+                self.tasks.pollers.register(poller.number, cx.waker());
             }
             if let Poll::Ready(output) = future.as_mut().poll(cx) {
                 return Poll::Ready(output);
             }
-            let _ = self.tasks.poll(cx);
+            let _ = self.tasks.poll(poller.number, cx);
             Poll::Pending
         })
         .await
@@ -257,7 +347,7 @@ impl Future for LocalSet {
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let _local = self.set_current();
         let _no_blocking = context::disallow_block_in_place();
-        self.tasks.poll(cx)
+        self.tasks.poll(WHOLE_SET, cx)
     }
 }
 

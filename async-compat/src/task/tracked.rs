@@ -23,6 +23,8 @@ pub(crate) struct Tracked<F> {
     load: Arc<Load>,
     /// Spawned by another thread, and not polled yet.
     injected: bool,
+    /// It has accepted a connection.
+    accepts: bool,
 }
 
 impl<F: Future> Tracked<F> {
@@ -36,6 +38,7 @@ impl<F: Future> Tracked<F> {
             id,
             load: load.clone(),
             injected,
+            accepts: false,
         }
     }
 }
@@ -50,7 +53,10 @@ impl<F: Future> Future for Tracked<F> {
         }
         let _in_task = context::enter_task(Some(*this.id));
         context::fresh_budget();
-        let value = ready!(poll_or_drop(this.future, cx));
+        context::set_accepts(*this.accepts);
+        let polled = poll_or_drop(this.future, cx);
+        *this.accepts = context::accepts();
+        let value = ready!(polled);
         Poll::Ready(Output {
             value: Some(value),
             id: *this.id,

@@ -90,7 +90,7 @@ mod stoppable {
             }
         }
 
-        fn now(&self) -> Instant {
+        pub(in super::super) fn now(&self) -> Instant {
             match &self.stoppable {
                 Some(stoppable) if stoppable.stood.load(Ordering::Acquire) => {
                     let (tick, instant) = stoppable.base;

@@ -12,6 +12,8 @@ use tokio::task::coop::poll_proceed;
 
 use super::Instant;
 use crate::runtime::Handle;
+#[cfg(feature = "test-util")]
+use crate::runtime::context;
 use crate::task::JoinHandle;
 
 /// Waits until `deadline`.
@@ -136,12 +138,32 @@ impl Sleep {
         self.reset(deadline);
     }
 
+    /// Polled in another runtime it goes on there, with the time it has left by the clock of
+    /// the one before: either may have stood.
+    #[cfg(feature = "test-util")]
+    fn settled(mut self: Pin<&mut Self>) -> Pin<&mut Self> {
+        let this = self.as_mut().project();
+        let id = this.handle.id();
+        let moved = context::with_current(|current| (current.id() != id).then(|| current.clone()));
+        if let Ok(Some(current)) = moved {
+            let then = Instant::from_std(this.handle.inner.clock.now());
+            let left = this.deadline.saturating_duration_since(then);
+            let deadline = Instant::now().checked_add(left);
+            *this.deadline = deadline.unwrap_or_else(Instant::far_future);
+            *this.handle = current;
+        }
+        self
+    }
+
     /// Polls without taking of the budget.
     pub(super) fn poll_elapsed(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        let this = self.project();
-        if !*this.elapsed && this.handle.is_shut_down() {
+        if !self.elapsed && self.handle.is_shut_down() {
             panic!("A Tokio 1.x context was found, but it is being shutdown.");
         }
+        #[cfg(feature = "test-util")]
+        let this = self.settled().project();
+        #[cfg(not(feature = "test-util"))]
+        let this = self.project();
         while !*this.elapsed {
             let now = Instant::now();
             let left = this.deadline.saturating_duration_since(now);

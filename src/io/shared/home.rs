@@ -2,6 +2,7 @@
 //! are.
 
 use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::Waker;
 
@@ -36,7 +37,14 @@ use crate::io::readiness::Direction;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Clone, Default)]
-pub struct Home(Arc<Mutex<State>>);
+pub struct Home(Arc<Shared>);
+
+#[derive(Default)]
+struct Shared {
+    state: Mutex<State>,
+    /// Set under the lock; looked at without it.
+    ended: AtomicBool,
+}
 
 #[derive(Default)]
 struct State {
@@ -46,7 +54,6 @@ struct State {
     sources: Vec<(Weak<Source>, bool)>,
     /// The sources are looked through when they are as many.
     many: usize,
-    ended: bool,
 }
 
 impl Home {
@@ -57,13 +64,19 @@ impl Home {
 
     fn lock(&self) -> MutexGuard<'_, State> {
         // No foreign code runs under the lock, so a poisoned one is whole.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether it has [`end`](Self::end)ed.
+    #[inline]
+    pub fn is_ended(&self) -> bool {
+        self.0.ended.load(Ordering::Acquire)
     }
 
     /// Has a driver serve it from now on, as the first choice, until that ends.
     pub fn serve(&self, driver: &DriverHandle) {
         let mut state = self.lock();
-        if state.ended || state.drivers.last().is_some_and(|last| last.is(driver)) {
+        if self.is_ended() || state.drivers.last().is_some_and(|last| last.is(driver)) {
             return;
         }
         state
@@ -115,10 +128,11 @@ impl Home {
         sources.iter().for_each(|source| source.wake_all());
     }
 
-    /// Ends it: what waits through it is woken, and told so.
+    /// Ends it: what waits through it is woken, and told so. So is what is bound to it
+    /// ([`SharedFd::bound_to`](super::SharedFd::bound_to)) and waits from now on.
     pub fn end(&self) {
         let mut state = self.lock();
-        state.ended = true;
+        self.0.ended.store(true, Ordering::Release);
         state.drivers.clear();
         let sources = std::mem::take(&mut state.sources);
         drop(state);
@@ -131,7 +145,7 @@ impl Home {
     pub(super) fn watch(&self, source: &Arc<Source>, direction: Direction) -> io::Result<()> {
         loop {
             let mut state = self.lock();
-            if state.ended {
+            if self.is_ended() {
                 return Err(NotWatched::Ended.into());
             }
             state.drivers.retain(|driver| !driver.is_ended());
@@ -186,14 +200,22 @@ pub(super) fn wake(woken: Vec<Waker>) {
 pub(super) enum Fallback {
     Driver(DriverHandle),
     Home(Home),
+    /// As `Home`, and nothing waits anywhere once that has ended.
+    Bound(Home),
 }
 
 impl Fallback {
     pub(super) fn watch(&self, source: &Arc<Source>, direction: Direction) -> io::Result<()> {
         match self {
             Fallback::Driver(driver) => driver.watch(source, direction),
-            Fallback::Home(home) => home.watch(source, direction),
+            Fallback::Home(home) | Fallback::Bound(home) => home.watch(source, direction),
         }
+    }
+
+    /// Whether nothing may wait any more.
+    #[inline]
+    pub(super) fn forbids_waits(&self) -> bool {
+        matches!(self, Fallback::Bound(home) if home.is_ended())
     }
 }
 

@@ -99,6 +99,12 @@ impl<T: AsFd> SharedFd<T> {
         Self::make(io, interest, Some(Fallback::Home(home)))
     }
 
+    /// As [`with_home`](Self::with_home), for what belongs to that home: once it has ended, a wait that
+    /// begins is refused on every OS thread, also on one whose driver would watch.
+    pub fn bound_to(io: T, interest: Interest, home: Home) -> Self {
+        Self::make(io, interest, Some(Fallback::Bound(home)))
+    }
+
     /// Takes it for ready before any driver has looked: for what was made to be, as a new connection
     /// is to be written to.
     #[must_use]
@@ -295,6 +301,11 @@ impl FdWatch {
     /// Makes sure that the driver of this OS thread, or the home, watches.
     #[inline]
     fn here(&self, direction: Direction) -> io::Result<()> {
+        if let Some(fallback) = &self.fallback
+            && fallback.forbids_waits()
+        {
+            return Err(NotWatched::Ended.into());
+        }
         let here = current_id();
         if here != 0 && self.source.is_here(direction, here) && current_is_usable() {
             return Ok(());
@@ -319,8 +330,8 @@ impl FdWatch {
     ///
     /// # Errors
     ///
-    /// [`NotWatched`] if there is no driver on this OS thread, and no home or that has ended; those of
-    /// the kernel if it refuses to watch the descriptor.
+    /// [`NotWatched`] if there is no driver on this OS thread, and no home or that has ended, or if it is
+    /// bound to one that has; those of the kernel if it refuses to watch the descriptor.
     #[inline]
     pub fn poll_ready(
         &self,

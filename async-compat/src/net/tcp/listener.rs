@@ -3,7 +3,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::AsFd;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use super::stream::TcpStream;
 use crate::io::Interest;
@@ -36,10 +36,10 @@ socket_traits!(TcpListener);
 
 impl TcpListener {
     #[track_caller]
-    pub(crate) fn new(listener: std::net::TcpListener) -> TcpListener {
-        TcpListener {
-            io: Evented::new(listener),
-        }
+    pub(crate) fn new(listener: std::net::TcpListener) -> io::Result<TcpListener> {
+        Ok(TcpListener {
+            io: Evented::new(listener)?,
+        })
     }
 
     /// Listens on the first of the addresses that can be had, with `SO_REUSEADDR` and a backlog of
@@ -90,7 +90,7 @@ impl TcpListener {
     /// Safe: a dropped future has accepted nothing.
     pub async fn accept(&self) -> io::Result<(TcpStream, SocketAddr)> {
         let (socket, address) = self.io.async_io(Interest::READABLE, accept).await?;
-        Ok((TcpStream::accepted(socket), address))
+        Ok((TcpStream::accepted(socket)?, address))
     }
 
     /// As [`accept`](Self::accept), in a `poll` function, one task at a time.
@@ -99,9 +99,8 @@ impl TcpListener {
     ///
     /// As there.
     pub fn poll_accept(&self, cx: &mut Context<'_>) -> Poll<io::Result<(TcpStream, SocketAddr)>> {
-        self.io
-            .poll_io(cx, Interest::READABLE, accept)
-            .map_ok(|(socket, address)| (TcpStream::accepted(socket), address))
+        let (socket, address) = ready!(self.io.poll_io(cx, Interest::READABLE, accept))?;
+        Poll::Ready(TcpStream::accepted(socket).map(|stream| (stream, address)))
     }
 
     /// Wraps a listener that is non-blocking already.
@@ -112,11 +111,11 @@ impl TcpListener {
     ///
     /// # Errors
     ///
-    /// None today.
+    /// If the runtime is shut down.
     #[track_caller]
     pub fn from_std(listener: std::net::TcpListener) -> io::Result<TcpListener> {
         crate::io::context::check_nonblocking(&listener);
-        Ok(Self::new(listener))
+        Self::new(listener)
     }
 
     /// Gives the listener back, still non-blocking.
@@ -159,6 +158,7 @@ impl TcpListener {
 /// Takes one connection, non-blocking and closed on exec.
 fn accept(listener: &std::net::TcpListener) -> io::Result<(std::net::TcpStream, SocketAddr)> {
     let (socket, address) = crate::io::evented::accept(listener.as_fd())?;
+    crate::runtime::context::note_accept();
     let address = address
         .as_socket()
         .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "not an internet address"))?;

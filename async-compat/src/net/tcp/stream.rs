@@ -45,16 +45,16 @@ ready_methods!(TcpStream);
 stream_methods!(TcpStream, std::net::TcpStream);
 
 impl TcpStream {
-    pub(crate) fn new(stream: std::net::TcpStream) -> TcpStream {
-        TcpStream {
-            io: Evented::new(stream),
-        }
+    pub(crate) fn new(stream: std::net::TcpStream) -> io::Result<TcpStream> {
+        Ok(TcpStream {
+            io: Evented::new(stream)?,
+        })
     }
 
     /// A connection that was made: it may be written, and perhaps read.
-    pub(crate) fn accepted(stream: std::net::TcpStream) -> TcpStream {
-        let io = Evented::new(stream).assume(Ready::READABLE | Ready::WRITABLE);
-        TcpStream { io }
+    pub(crate) fn accepted(stream: std::net::TcpStream) -> io::Result<TcpStream> {
+        let io = Evented::new(stream)?.assume(Ready::READABLE | Ready::WRITABLE);
+        Ok(TcpStream { io })
     }
 
     /// Connects to the first of the addresses that answers.
@@ -97,7 +97,7 @@ impl TcpStream {
 
     /// Waits until a connection that was begun is made.
     pub(crate) async fn connected(socket: std::net::TcpStream) -> io::Result<TcpStream> {
-        let stream = Self::new(socket);
+        let stream = Self::new(socket)?;
         stream.writable().await?;
         match stream.take_error()? {
             None => Ok(stream),

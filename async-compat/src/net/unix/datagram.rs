@@ -105,12 +105,12 @@ impl UnixDatagram {
     ///
     /// # Errors
     ///
-    /// None today.
+    /// If the runtime is shut down.
     #[track_caller]
     pub fn from_std(datagram: std::os::unix::net::UnixDatagram) -> io::Result<UnixDatagram> {
         crate::io::context::check_nonblocking(&datagram);
         Ok(UnixDatagram {
-            io: Evented::new(datagram),
+            io: Evented::new(datagram)?,
         })
     }
 

@@ -3,7 +3,7 @@
 use std::io;
 use std::os::fd::AsFd;
 use std::path::Path;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use super::SocketAddr;
 use super::stream::UnixStream;
@@ -37,10 +37,10 @@ socket_traits!(UnixListener);
 
 impl UnixListener {
     #[track_caller]
-    pub(crate) fn new(listener: std::os::unix::net::UnixListener) -> UnixListener {
-        UnixListener {
-            io: Evented::new(listener),
-        }
+    pub(crate) fn new(listener: std::os::unix::net::UnixListener) -> io::Result<UnixListener> {
+        Ok(UnixListener {
+            io: Evented::new(listener)?,
+        })
     }
 
     /// Listens at `path`; one that begins with a NUL byte is an abstract name.
@@ -77,7 +77,7 @@ impl UnixListener {
         let socket = socket2::Socket::new_raw(socket2::Domain::UNIX, kind, None)?;
         socket.bind(address)?;
         socket.listen(1024)?;
-        Ok(Self::new(socket.into()))
+        Self::new(socket.into())
     }
 
     /// Wraps a listener that is non-blocking already.
@@ -88,11 +88,11 @@ impl UnixListener {
     ///
     /// # Errors
     ///
-    /// None today.
+    /// If the runtime is shut down.
     #[track_caller]
     pub fn from_std(listener: std::os::unix::net::UnixListener) -> io::Result<UnixListener> {
         crate::io::context::check_nonblocking(&listener);
-        Ok(Self::new(listener))
+        Self::new(listener)
     }
 
     /// Gives the listener back, still non-blocking.
@@ -133,7 +133,7 @@ impl UnixListener {
     /// Safe: a dropped future has accepted nothing.
     pub async fn accept(&self) -> io::Result<(UnixStream, SocketAddr)> {
         let (stream, address) = self.io.async_io(Interest::READABLE, accept).await?;
-        Ok((UnixStream::accepted(stream), address))
+        Ok((UnixStream::accepted(stream)?, address))
     }
 
     /// As [`accept`](Self::accept), in a `poll` function, one task at a time.
@@ -142,9 +142,8 @@ impl UnixListener {
     ///
     /// As there.
     pub fn poll_accept(&self, cx: &mut Context<'_>) -> Poll<io::Result<(UnixStream, SocketAddr)>> {
-        self.io
-            .poll_io(cx, Interest::READABLE, accept)
-            .map_ok(|(stream, address)| (UnixStream::accepted(stream), address))
+        let (socket, address) = ready!(self.io.poll_io(cx, Interest::READABLE, accept))?;
+        Poll::Ready(UnixStream::accepted(socket).map(|stream| (stream, address)))
     }
 }
 
@@ -152,6 +151,7 @@ fn accept(
     listener: &std::os::unix::net::UnixListener,
 ) -> io::Result<(std::os::unix::net::UnixStream, SocketAddr)> {
     let (socket, address) = crate::io::evented::accept(listener.as_fd())?;
+    crate::runtime::context::note_accept();
     Ok((socket.into(), SocketAddr::of(address)?))
 }
 

@@ -90,7 +90,7 @@ impl UnixSocket {
             return refuse("listen cannot be called on a datagram socket");
         }
         self.inner.listen(backlog.min(i32::MAX as u32) as i32)?;
-        Ok(UnixListener::new(self.inner.into()))
+        UnixListener::new(self.inner.into())
     }
 
     /// Connects it.

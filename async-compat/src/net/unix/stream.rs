@@ -44,16 +44,16 @@ ready_methods!(UnixStream);
 stream_methods!(UnixStream, std::os::unix::net::UnixStream);
 
 impl UnixStream {
-    pub(crate) fn new(stream: std::os::unix::net::UnixStream) -> UnixStream {
-        UnixStream {
-            io: Evented::new(stream),
-        }
+    pub(crate) fn new(stream: std::os::unix::net::UnixStream) -> io::Result<UnixStream> {
+        Ok(UnixStream {
+            io: Evented::new(stream)?,
+        })
     }
 
     /// A connection that was made: it may be written, and perhaps read.
-    pub(crate) fn accepted(stream: std::os::unix::net::UnixStream) -> UnixStream {
-        let io = Evented::new(stream).assume(Ready::READABLE | Ready::WRITABLE);
-        UnixStream { io }
+    pub(crate) fn accepted(stream: std::os::unix::net::UnixStream) -> io::Result<UnixStream> {
+        let io = Evented::new(stream)?.assume(Ready::READABLE | Ready::WRITABLE);
+        Ok(UnixStream { io })
     }
 
     /// Connects to the socket at `path`; one that begins with a NUL byte is an abstract name.
@@ -96,7 +96,7 @@ impl UnixStream {
             Err(error) if error.raw_os_error() != Some(libc::EINPROGRESS) => return Err(error),
             _ => {}
         }
-        let stream = Self::new(socket.into());
+        let stream = Self::new(socket.into())?;
         stream.writable().await?;
         match stream.take_error()? {
             None => Ok(stream),
@@ -108,7 +108,7 @@ impl UnixStream {
     ///
     /// # Errors
     ///
-    /// Those of `socketpair(2)`.
+    /// Those of `socketpair(2)`; if the runtime is shut down.
     ///
     /// # Panics
     ///
@@ -117,10 +117,11 @@ impl UnixStream {
     pub fn pair() -> io::Result<(UnixStream, UnixStream)> {
         let kind = Type::STREAM.nonblocking().cloexec();
         let (one, other) = Socket::pair_raw(Domain::UNIX, kind, None)?;
-        let end = |socket: Socket| UnixStream {
-            io: Evented::new(socket.into()).assume(Ready::WRITABLE),
+        let end = |socket: Socket| {
+            let io = Evented::new(socket.into())?.assume(Ready::WRITABLE);
+            Ok::<_, io::Error>(UnixStream { io })
         };
-        Ok((end(one), end(other)))
+        Ok((end(one)?, end(other)?))
     }
 
     /// This end's address.

@@ -1,0 +1,1 @@
+//! Nothing but its benches, which run corespun-compat and tokio in turns.
