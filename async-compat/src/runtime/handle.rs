@@ -54,6 +54,10 @@ pub(crate) struct Inner {
     /// Who watches sockets for OS threads that have no I/O driver.
     pub(crate) home: corespun::io::Home,
     #[cfg(feature = "time")]
+    #[cfg_attr(
+        not(feature = "test-util"),
+        expect(dead_code, reason = "it never stands still")
+    )]
     pub(crate) clock: Clock,
 }
 
