@@ -186,6 +186,18 @@ mod tests {
 
     use super::*;
 
+    struct Nobody;
+
+    impl Recipient for Nobody {
+        fn id(&self) -> u64 {
+            0
+        }
+
+        unsafe fn messages_sent(&self) -> usize {
+            0
+        }
+    }
+
     /// A sleeper whose dormant threads are noted when they are roused.
     fn sleeper() -> (Sleeper, Arc<Mutex<Vec<usize>>>) {
         let roused = Arc::<Mutex<Vec<usize>>>::default();
@@ -202,14 +214,14 @@ mod tests {
         unsafe { host.set(&sleeper) };
         let taken = || std::mem::take(&mut *roused.lock().unwrap());
         assert!(host.doze_unless(3, || false));
-        host.notify();
-        host.notify();
+        host.notify(&Nobody);
+        host.notify(&Nobody);
         assert_eq!(taken(), [3]);
         assert!(host.doze_unless(4, || false));
         host.wake();
-        host.notify();
+        host.notify(&Nobody);
         assert!(!host.doze_unless(5, || true), "it has work");
-        host.notify();
+        host.notify(&Nobody);
         assert_eq!(taken(), [0; 0]);
     }
 
