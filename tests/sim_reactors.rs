@@ -1,0 +1,261 @@
+//! Scenarios of the reference's reactor tests, which simulates its cores: here they are
+//! simulated too, and turned by hand.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use corespun::cpu::CpuSet;
+use corespun::reactor::{EventError, ReactorMode};
+use corespun::sim::{Sim, SimBuilder};
+use corespun::thread::{Activity, Poller, SpdkThread};
+
+/// A tick is a microsecond, and passes when it is spent.
+fn exact(cores: usize) -> SimBuilder {
+    Sim::builder().cores(cores).exact().hz(1_000_000)
+}
+
+fn us(us: u64) -> Duration {
+    Duration::from_micros(us)
+}
+
+fn thread_on(sim: &Sim, core: usize) -> SpdkThread {
+    let thread = sim.thread().cpumask(CpuSet::single(core));
+    thread.create().unwrap()
+}
+
+/// How many threads each reactor has.
+fn threads(sim: &Sim) -> Vec<usize> {
+    let stats = sim.reactors().stats();
+    stats.iter().map(|reactor| reactor.threads).collect()
+}
+
+fn asleep(sim: &Sim) -> Vec<bool> {
+    let stats = sim.reactors().stats();
+    stats.iter().map(|reactor| reactor.asleep).collect()
+}
+
+/// T-RE-01 and T-RE-02: three cores, three reactors; none on a fourth.
+#[test]
+fn each_core_has_its_reactor() {
+    let sim = exact(3).build();
+    let reactors = sim.reactors();
+    assert_eq!(reactors.count(), 3);
+    assert_eq!(reactors.cores(), (0..3).collect::<CpuSet>());
+    assert_eq!(reactors.mode(2), Some(ReactorMode::Poll));
+    let refused = reactors.send_event(3, || ()).unwrap_err();
+    assert!(matches!(refused, EventError::NoReactor { core: 3, .. }));
+}
+
+/// T-RE-03: an event with two values, to the core's own reactor.
+#[test]
+fn an_event_runs_in_the_next_turn_of_its_core() {
+    let mut sim = exact(1).build();
+    let written = Arc::new([AtomicU64::new(0), AtomicU64::new(0)]);
+    let (values, current) = (written.clone(), Arc::new(AtomicUsize::new(9)));
+    let seen = current.clone();
+    let event = move || {
+        values[0].store(0xa, Ordering::Relaxed);
+        values[1].store(0xb, Ordering::Relaxed);
+        seen.store(usize::from(SpdkThread::has_current()), Ordering::Relaxed);
+    };
+    sim.reactors().send_event(0, event).unwrap();
+    assert_eq!(written[0].load(Ordering::Relaxed), 0);
+    assert!(sim.turn(0));
+    let written = written
+        .each_ref()
+        .map(|value| value.load(Ordering::Relaxed));
+    assert_eq!((written, current.load(Ordering::Relaxed)), ([0xa, 0xb], 0));
+    assert!(!sim.turn(0), "once");
+}
+
+/// T-RE-04: five cores, a mask of core 3, and the search begins behind it.
+#[test]
+fn a_new_thread_comes_to_the_core_of_its_mask_by_one_event() {
+    let mut sim = exact(5).build();
+    thread_on(&sim, 3);
+    let thread = thread_on(&sim, 3);
+    for core in [0, 1, 2, 4] {
+        assert!(!sim.turn(core), "core {core} has an event");
+    }
+    assert_eq!(threads(&sim), [0; 5]);
+    assert!(sim.turn(3));
+    assert_eq!(threads(&sim), [0, 0, 0, 2, 0]);
+    assert_eq!(
+        sim.enter(&thread, SpdkThread::current).unwrap(),
+        Some(thread)
+    );
+}
+
+/// T-RE-05: two masks in one context; only the last counts.
+#[test]
+fn a_thread_that_changes_its_mask_twice_moves_once() {
+    let mut sim = exact(3).build();
+    let thread = thread_on(&sim, 1);
+    assert!(sim.turn(1));
+    let moved = thread.clone();
+    let moves = move || {
+        for core in [0, 2] {
+            moved.set_cpumask(&CpuSet::single(core)).unwrap();
+        }
+    };
+    thread.send_msg(moves).unwrap();
+    assert!(sim.turn(1));
+    assert_eq!(threads(&sim), [0; 3]);
+    assert!(!sim.turn(0), "core 0 has an event");
+    assert!(sim.turn(2));
+    assert_eq!(threads(&sim), [0, 0, 1]);
+}
+
+/// Registers a poller on the thread that spends so many ticks in each of its runs.
+fn plan(sim: &mut Sim, thread: &SpdkThread, plan: &'static [(u64, Activity)]) -> Poller {
+    let handle = sim.handle();
+    let mut runs = plan.iter();
+    let run = move || match runs.next() {
+        Some(&(ticks, activity)) => {
+            handle.spend(us(ticks));
+            activity
+        }
+        None => Activity::Ignored,
+    };
+    sim.enter(thread, || Poller::active(run).unwrap()).unwrap()
+}
+
+/// T-RE-08: one turn after the other, to the tick. (The reference begins at 100.)
+#[test]
+fn every_tick_of_a_simulated_core_is_somebodys() {
+    let mut sim = exact(1).build();
+    let spent = |thread: &SpdkThread| {
+        let stats = thread.stats();
+        (thread.last_tick(), stats.busy_ticks, stats.idle_ticks)
+    };
+    let total = |sim: &Sim| {
+        let stats = &sim.reactors().stats()[0];
+        (stats.busy_ticks, stats.idle_ticks)
+    };
+    let (first, second) = (thread_on(&sim, 0), thread_on(&sim, 0));
+    let pollers = [
+        plan(
+            &mut sim,
+            &first,
+            &[(100, Activity::Busy), (200, Activity::Idle)],
+        ),
+        plan(
+            &mut sim,
+            &second,
+            &[(300, Activity::Idle), (400, Activity::Busy)],
+        ),
+    ];
+    sim.turn(0);
+    assert_eq!(spent(&first), (100, 100, 0));
+    assert_eq!(spent(&second), (400, 0, 300));
+    assert_eq!(total(&sim), (100, 300));
+    sim.turn(0);
+    assert_eq!(spent(&first), (600, 100, 200));
+    assert_eq!(spent(&second), (1000, 400, 300));
+    assert_eq!(total(&sim), (500, 500));
+    let _ = sim.enter(&first, || drop(pollers));
+    drop((first.exit(), second.exit()));
+    sim.run_until(|| first.is_exited() && second.is_exited())
+        .unwrap();
+    sim.run_until_idle().unwrap();
+    assert_eq!(total(&sim), (500, 500), "their exits took no time");
+    sim.advance(us(900));
+    sim.turn(0);
+    assert_eq!(total(&sim), (500, 1400));
+    let third = thread_on(&sim, 0);
+    let poller = plan(&mut sim, &third, &[(100, Activity::Busy)]);
+    sim.turn(0);
+    assert_eq!(spent(&third), (2000, 100, 0));
+    assert_eq!(total(&sim), (600, 1400));
+    let _ = sim.enter(&third, || drop(poller));
+}
+
+/// T-RE-09: busy for the first 200 of each 1000 ticks.
+#[test]
+fn a_mixed_workload_is_accounted_for_poll_by_poll() {
+    let mut sim = exact(1).build();
+    let thread = thread_on(&sim, 0);
+    let handle = sim.handle();
+    let begin = handle.now();
+    let work = move || {
+        let busy = ((handle.now() - begin).as_micros()) % 1000 < 200;
+        handle.spend(us(if busy { 10 } else { 1 }));
+        busy
+    };
+    let poller = sim
+        .enter(&thread, || Poller::active(work).unwrap())
+        .unwrap();
+    for period in 1..=3 {
+        let before = thread.stats();
+        let (mut busy, mut idle) = (0, 0);
+        for _ in 0..820 {
+            match sim.turn(0) {
+                true => busy += 1,
+                false => idle += 1,
+            }
+        }
+        let stats = thread.stats();
+        assert_eq!((busy, idle), (20, 800));
+        assert_eq!(stats.busy_ticks - before.busy_ticks, 200);
+        assert_eq!(stats.idle_ticks - before.idle_ticks, 800);
+        assert_eq!(thread.last_tick(), period * 1000);
+    }
+    let _ = sim.enter(&thread, || drop(poller));
+}
+
+/// T-IN-01: sleeping reactors that are set to poll, and back, with threads on them.
+#[test]
+fn reactors_follow_their_mode_and_keep_their_threads() {
+    let runs = Sim::builder().cores(3).mode(ReactorMode::Interrupt);
+    let runs = runs.explore(0..50, |sim| {
+        let placed: Vec<_> = (0..3).map(|core| thread_on(sim, core)).collect();
+        sim.run_until_idle().unwrap();
+        assert_eq!(asleep(sim), [true; 3]);
+        for core in [0, 2] {
+            assert!(sim.reactors().set_mode(core, ReactorMode::Poll));
+        }
+        sim.run_until_idle().unwrap();
+        assert_eq!(asleep(sim), [false, true, false]);
+        for core in [0, 2] {
+            sim.reactors().set_mode(core, ReactorMode::Interrupt);
+        }
+        sim.run_until_idle().unwrap();
+        assert_eq!(asleep(sim), [true; 3]);
+        assert_eq!(threads(sim), [1; 3]);
+        for thread in placed {
+            sim.block_on(thread.call(|| ())).unwrap();
+        }
+    });
+    assert_eq!(runs.unwrap(), 50);
+}
+
+/// T-IN-02: the same while all threads are on reactor 1, where they go by their masks.
+#[test]
+fn reactors_follow_their_mode_while_their_threads_are_away() {
+    let runs = Sim::builder().cores(3).mode(ReactorMode::Interrupt);
+    let runs = runs.explore(0..50, |sim| {
+        let placed: Vec<_> = (0..3).map(|core| thread_on(sim, core)).collect();
+        sim.run_until_idle().unwrap();
+        let send_to = |sim: &mut Sim, cores: [usize; 3]| {
+            for (thread, core) in placed.iter().zip(cores) {
+                let mask = CpuSet::single(core);
+                let go = move || SpdkThread::current().unwrap().set_cpumask(&mask).unwrap();
+                thread.send_msg(go).unwrap();
+            }
+            sim.run_until_idle().unwrap();
+        };
+        send_to(sim, [1; 3]);
+        assert_eq!((threads(sim), asleep(sim)), (vec![0, 3, 0], vec![true; 3]));
+        for (mode, sleeps) in [(ReactorMode::Poll, false), (ReactorMode::Interrupt, true)] {
+            for core in [0, 2] {
+                sim.reactors().set_mode(core, mode);
+            }
+            sim.run_until_idle().unwrap();
+            assert_eq!(asleep(sim), [sleeps, true, sleeps]);
+        }
+        send_to(sim, [0, 1, 2]);
+        assert_eq!((threads(sim), asleep(sim)), (vec![1; 3], vec![true; 3]));
+    });
+    assert_eq!(runs.unwrap(), 50);
+}
