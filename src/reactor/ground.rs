@@ -10,9 +10,12 @@ use super::idle::Spin;
 use crate::clock::Clock;
 use crate::io::EnterGuard;
 use crate::notify::Sleeper;
-use crate::thread::{Slice, ThreadRunner};
+use crate::thread::{Slice, ThreadRunner, Whole};
 
 pub(crate) trait Ground {
+    /// How much of what waits a poll runs.
+    type Slice: Slice;
+
     /// Whether the next event, if there is one, has arrived; then it is taken.
     fn next_event_arrived(&mut self) -> bool;
 
@@ -20,7 +23,7 @@ pub(crate) trait Ground {
     fn has_event_arrived(&self) -> bool;
 
     /// How much the poll of a thread that comes next may run; `None` to pass it over.
-    fn slice(&mut self, runner: &ThreadRunner) -> Option<Slice>;
+    fn slice(&mut self, runner: &ThreadRunner) -> Option<Self::Slice>;
 
     /// That poll has ended.
     fn polled(&mut self, runner: &ThreadRunner, busy: bool);
@@ -55,6 +58,8 @@ pub(crate) trait Ground {
 /// An OS thread that has entered its driver: all that was sent has arrived, and nothing
 /// is cut short.
 impl Ground for EnterGuard {
+    type Slice = Whole;
+
     #[inline(always)]
     fn next_event_arrived(&mut self) -> bool {
         true
@@ -66,8 +71,8 @@ impl Ground for EnterGuard {
     }
 
     #[inline(always)]
-    fn slice(&mut self, _runner: &ThreadRunner) -> Option<Slice> {
-        Some(Slice::WHOLE)
+    fn slice(&mut self, _runner: &ThreadRunner) -> Option<Whole> {
+        Some(Whole(0))
     }
 
     #[inline(always)]

@@ -30,7 +30,7 @@ pub(crate) use group::{Event, Group, Place, Placement};
 pub use handle::{EventError, Reactors};
 pub use seat::{ReactorSeat, ReactorsBuilder, SeatError, StartedSeat};
 pub use stats::{KeptAwake, ReactorStats};
-pub(crate) use stepped::{Director, Rest, Stepped};
+pub(crate) use stepped::{Director, Part, Rest, Stepped};
 pub(crate) use turn::Reactor;
 pub(crate) use watcher::Watcher;
 pub(crate) use wreck::ReactorPanicked;

@@ -30,10 +30,35 @@ pub(crate) trait Director {
 
     /// How the thread is polled that comes next, if it is; so many messages of its
     /// mailbox have arrived.
-    fn slice(&mut self, thread: &ThreadRunner, arrived: usize) -> Option<Slice>;
+    fn slice(&mut self, thread: &ThreadRunner, arrived: usize) -> Option<Part>;
 
     /// That poll has ended.
     fn polled(&mut self, thread: u64, busy: bool);
+}
+
+/// A part of what waits for a thread.
+#[derive(Clone, Copy)]
+pub(crate) struct Part {
+    /// Messages and tasks at most; 0 for the thread's batch.
+    pub(crate) max_msgs: usize,
+    /// How many messages of the mailbox have arrived.
+    pub(crate) arrived: usize,
+    /// Whether the mailbox goes before the thread's own tasks, if it matters.
+    pub(crate) mailbox_next: Option<bool>,
+}
+
+impl Slice for Part {
+    fn max_msgs(&self) -> usize {
+        self.max_msgs
+    }
+
+    fn arrived(&self) -> usize {
+        self.arrived
+    }
+
+    fn mailbox_next(&self) -> Option<bool> {
+        self.mailbox_next
+    }
 }
 
 /// How a turn has ended.
@@ -69,6 +94,8 @@ impl<D: Director> Stage<D> {
 }
 
 impl<D: Director> Ground for Stage<D> {
+    type Slice = Part;
+
     fn next_event_arrived(&mut self) -> bool {
         self.has_event_arrived()
     }
@@ -79,7 +106,7 @@ impl<D: Director> Ground for Stage<D> {
         sent > taken && self.director.events_arrived(sent) > taken
     }
 
-    fn slice(&mut self, runner: &ThreadRunner) -> Option<Slice> {
+    fn slice(&mut self, runner: &ThreadRunner) -> Option<Part> {
         let arrived = self.arrived(runner);
         self.director.slice(runner, arrived)
     }

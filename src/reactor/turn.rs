@@ -288,14 +288,14 @@ impl<G: Ground> Reactor<G> {
     fn poll_thread(&mut self, index: usize, turn: &mut Polled) {
         let (start, alone) = (self.tick, self.threads.len() == 1);
         let hosted = &mut self.threads[index];
+        let Some(slice) = self.ground.slice(&hosted.runner) else {
+            return;
+        };
         let miss = self.fair.begin_poll(hosted, start, alone);
         let runner = &mut hosted.runner;
         if let Some(watched) = &self.group.reactors[self.index].watched {
             watched.polls(runner.id());
         }
-        let Some(slice) = self.ground.slice(runner) else {
-            return;
-        };
         let busy = runner.poll_slice(slice, start).is_busy();
         self.ground.polled(runner, busy);
         let end = runner.last_tick();

@@ -21,9 +21,9 @@ use super::chance::{Chance, Dice};
 use super::trace::{Recorder, What};
 use crate::clock::{Clock, VirtualClock};
 use crate::notify::{Observer, Recipient};
-use crate::reactor::{Director, Event};
+use crate::reactor::{Director, Event, Part};
 use crate::sync::Mailbox;
-use crate::thread::{Slice, ThreadRunner};
+use crate::thread::ThreadRunner;
 
 /// No tick at all.
 pub(super) const NEVER: u64 = u64::MAX;
@@ -375,15 +375,14 @@ impl Director for View {
         self.world.state().gate(thread).next()
     }
 
-    fn slice(&mut self, thread: &ThreadRunner, arrived: usize) -> Option<Slice> {
+    fn slice(&mut self, thread: &ThreadRunner, arrived: usize) -> Option<Part> {
         let mut state = self.world.state();
         let between = state.between;
         state.polls += 1;
         state.trace.name(thread.id(), thread.name());
         if between {
-            let max_msgs = 0;
-            return Some(Slice {
-                max_msgs,
+            return Some(Part {
+                max_msgs: 0,
                 arrived,
                 mailbox_next: None,
             });
@@ -394,7 +393,7 @@ impl Director for View {
             self.world.hand.advance(time);
         }
         let cut = cut?;
-        Some(Slice {
+        Some(Part {
             max_msgs: cut.max_msgs,
             arrived,
             mailbox_next: cut.mailbox_next,

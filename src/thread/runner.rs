@@ -21,23 +21,36 @@ use crate::cpu::CpuSet;
 use crate::notify::Sleeper;
 
 /// How much of what waits for a thread one poll of it may run.
-#[derive(Clone, Copy)]
-pub(crate) struct Slice {
+pub(crate) trait Slice {
     /// Messages and tasks at most; 0 for the thread's batch.
-    pub(crate) max_msgs: usize,
+    fn max_msgs(&self) -> usize;
+
     /// How many messages of the mailbox have arrived: the rest is on its way.
-    pub(crate) arrived: usize,
+    fn arrived(&self) -> usize;
+
     /// Whether the mailbox goes before the thread's own tasks, if it matters.
-    pub(crate) mailbox_next: Option<bool>,
+    fn mailbox_next(&self) -> Option<bool>;
 }
 
-impl Slice {
-    /// All that a poll takes.
-    pub(crate) const WHOLE: Slice = Slice {
-        max_msgs: 0,
-        arrived: usize::MAX,
-        mailbox_next: None,
-    };
+/// All that waits, and so many messages and tasks at most.
+#[derive(Clone, Copy)]
+pub(crate) struct Whole(pub(crate) usize);
+
+impl Slice for Whole {
+    #[inline(always)]
+    fn max_msgs(&self) -> usize {
+        self.0
+    }
+
+    #[inline(always)]
+    fn arrived(&self) -> usize {
+        usize::MAX
+    }
+
+    #[inline(always)]
+    fn mailbox_next(&self) -> Option<bool> {
+        None
+    }
 }
 
 /// The right to poll a SpdkThread, on this OS thread.
@@ -100,17 +113,13 @@ impl ThreadRunner {
     /// assert_eq!(round(), Some(Activity::Idle));
     /// # Ok::<(), corespun::thread::CreateError>(())
     /// ```
+    #[inline]
     pub fn poll(&mut self, max_msgs: usize, now: u64) -> Activity {
-        let all = Slice {
-            max_msgs,
-            ..Slice::WHOLE
-        };
-        self.poll_slice(all, now)
+        self.poll_slice(Whole(max_msgs), now)
     }
 
     /// [`ThreadRunner::poll`] of so much of what waits.
-    #[inline(always)]
-    pub(crate) fn poll_slice(&mut self, slice: Slice, now: u64) -> Activity {
+    pub(crate) fn poll_slice(&mut self, slice: impl Slice, now: u64) -> Activity {
         let local = &*self.local;
         let _entered = Entered::new(&self.local);
         let now = if now == 0 {
@@ -755,18 +764,19 @@ impl Local {
     }
 
     /// Messages in the order sent, and tasks, as far as the batch goes, or one if the
-    /// poll is cut. What they send here waits for the next poll; tasks that they wake may run in this one, and
-    /// so do tasks that give way where nothing waits that they could give way to.
+    /// poll is cut. What they send here waits for the next poll; tasks that they wake may
+    /// run in this one, and so do tasks that give way where nothing waits that they could
+    /// give way to.
     #[inline]
-    fn run_messages(&self, slice: Slice, now: u64) -> Activity {
-        let limit = match slice.max_msgs {
+    fn run_messages(&self, slice: impl Slice, now: u64) -> Activity {
+        let limit = match slice.max_msgs() {
             0 => self.batch,
             max => max.min(self.batch),
         };
-        if let Some(mailbox) = slice.mailbox_next {
+        if let Some(mailbox) = slice.mailbox_next() {
             self.set_mailbox_next(mailbox);
         }
-        self.begin_messages(slice.arrived);
+        self.begin_messages(slice.arrived());
         let ran = Cell::new(0);
         loop {
             // Contained as a whole, which costs once: after a panic it goes on with the
