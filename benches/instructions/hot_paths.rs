@@ -7,8 +7,11 @@ use std::rc::Rc;
 use std::task::{Poll, Waker};
 use std::time::Duration;
 
+use corespun::app::{App, AppHandle};
 use corespun::channel::IoDevice;
 use corespun::clock::VirtualClock;
+use corespun::cpu::{self, CpuSet};
+use corespun::reactor::ReactorMode;
 use corespun::task::{JoinHandle, spawn_local, yield_now};
 use corespun::thread::{Poller, SpdkThread, ThreadLib, ThreadRunner};
 use corespun::time::sleep;
@@ -215,4 +218,76 @@ pub fn channel_get_put(mut with: WithDevice) -> WithDevice {
         }
     });
     with
+}
+
+/// Channels made and destroyed, with the poll that this takes.
+pub fn channel_create_destroy(mut with: WithDevice) -> WithDevice {
+    let WithDevice { device, bench } = &mut with;
+    for _ in 0..ROUNDS {
+        bench.runner.enter(|| {
+            drop(black_box(device.channel().expect("it is registered")));
+        });
+        bench.poll();
+    }
+    with
+}
+
+/// A thread that knows a device.
+pub fn with_device() -> WithDevice {
+    let mut bench = Bench::new();
+    let device = bench
+        .runner
+        .enter(|| IoDevice::builder().register(|| Ok::<_, std::io::Error>(7)));
+    let device = device.expect("a free key");
+    bench.poll();
+    WithDevice { device, bench }
+}
+
+/// A poll in which all timed pollers are due, and armed again.
+pub fn timers_expire(mut bench: Bench) -> Bench {
+    bench.clock.advance_by(Duration::from_millis(1_100));
+    bench.poll();
+    bench
+}
+
+/// A thread with 1,000 timed pollers of different periods, which have all run once.
+pub fn with_timed_pollers() -> Bench {
+    let mut bench = Bench::new();
+    for n in 0..ROUNDS as u64 {
+        let period = Duration::from_micros(1_000_000 + n * 7919 % 100_000);
+        let poller = bench
+            .runner
+            .enter(|| Poller::timed(period, move || _ = black_box(n)));
+        poller.expect("a running thread").detach();
+    }
+    timers_expire(bench)
+}
+
+/// A call to a thread that is dormant, which wakes it, and the turns until it is so again:
+/// with the start and the end of an app.
+pub fn dormancy(clock: VirtualClock) {
+    let core = cpu::available().expect("the cores of this process").first();
+    let app = App::builder()
+        .cores(CpuSet::single(core.expect("a core")))
+        .mode(ReactorMode::Poll)
+        .clock(clock.clock())
+        .handle_signals(false);
+    let main = async move |app: AppHandle| {
+        let thread = app.thread().create().expect("room for it");
+        for _ in 0..ROUNDS {
+            thread.call(|| ()).await.expect("it runs");
+            // After so many idle polls in so long a time it is dormant; what gives way
+            // when a poll was as long does so for a turn of the reactor.
+            for _ in 0..6 {
+                clock.advance_by(Duration::from_micros(10));
+                yield_now().await;
+            }
+        }
+    };
+    app.block_on(main).expect("only its end stops it");
+}
+
+/// A clock for an app.
+pub fn app_clock() -> VirtualClock {
+    VirtualClock::new(1_000_000_000)
 }

@@ -25,6 +25,11 @@ pub trait Executor: 'static {
     /// Spawns on the executor that the caller runs on.
     fn spawn<T: 'static>(future: impl Future<Output = T> + 'static) -> Self::Handle<T>;
 
+    /// Lets a task run on by itself.
+    fn detach<T: 'static>(handle: Self::Handle<T>) {
+        drop(handle);
+    }
+
     /// Lets the other tasks run: the executor's own way, where it has one.
     fn give_way() -> impl Future<Output = ()> {
         wake_and_wait()

@@ -510,7 +510,7 @@ impl TaskBuilder {
     {
         let id = match origin {
             Origin::Local(local, _) => TaskId::local(local),
-            Origin::Remote => TaskId::remote(&thread),
+            Origin::Remote(thread) => TaskId::remote(thread),
         };
         let name = self.name_given();
         let future = span::traced(future, &thread, id, name, location);
@@ -597,7 +597,15 @@ impl TaskBuilder {
         }
         // SAFETY: the two callers see to it that what the future holds before
         // its first poll is `Send`; the output is, by the bound.
-        unsafe { self.make(Origin::Remote, thread.clone(), future, kind, location) }
+        unsafe {
+            self.make(
+                Origin::Remote(thread),
+                thread.clone(),
+                future,
+                kind,
+                location,
+            )
+        }
     }
 }
 

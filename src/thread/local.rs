@@ -253,11 +253,24 @@ impl Local {
     /// Takes a reference back for the next task, if its thread is the current one.
     #[inline]
     pub(crate) fn give_back_shared(shared: Arc<Shared>) {
-        if let Some(local) = shared.current_local()
-            && local.spare_shared.get() < SPARE_LIMIT
-        {
+        if !shared.is_current() {
+            return;
+        }
+        std::mem::forget(shared);
+        Local::with_current(|local| {
             local.spare_shared.set(local.spare_shared.get() + 1);
-            std::mem::forget(shared);
+            if local.spare_shared.get() > SPARE_LIMIT {
+                local.drop_spare();
+            }
+        });
+    }
+
+    /// Gives half of the spare references up: all at once, for who counts them in
+    /// elsewhere (a sender of tasks) loses the line of the count to this.
+    #[cold]
+    fn drop_spare(&self) {
+        while self.spare_shared.get() > SPARE_LIMIT / 2 {
+            drop(self.lend_shared());
         }
     }
 

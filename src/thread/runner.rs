@@ -829,8 +829,7 @@ impl Local {
     /// so only if the last poll was short, and no timer is due as soon.
     #[inline]
     fn nothing_else_waits(&self, now: u64) -> bool {
-        self.reopen_messages()
-            && self.was_short.get()
+        self.was_short.get()
             && self.pollers.active_count() == 0
             && self.exit_phase.get() == ExitPhase::None
             && self.interrupts.get().is_none()
@@ -838,6 +837,7 @@ impl Local {
             && self
                 .next_deadline()
                 .is_none_or(|due| due > now.saturating_add(self.short))
+            && self.reopen_messages()
     }
 
     /// Everything due at `now`, earliest first, each once; one at least if the poll is cut.
@@ -845,13 +845,18 @@ impl Local {
         // The last tick is never: what is re-armed is later than `now`.
         let now = now.min(u64::MAX - 1);
         let mut activity = Activity::Idle;
-        self.timers.borrow_mut().gather_due(now);
+        let mut timers = self.timers.borrow_mut();
+        if !timers.is_due(now) {
+            return activity;
+        }
+        timers.gather_due(now);
+        drop(timers);
         loop {
             let mut timers = self.timers.borrow_mut();
-            if timers.next_deadline().is_none_or(|deadline| deadline > now) {
+            let Some(target) = timers.first_due(now) else {
                 return activity;
-            }
-            let Some(TimerTarget::Poller(poller)) = timers.first() else {
+            };
+            let TimerTarget::Poller(poller) = target else {
                 let target = timers.pop_due(now);
                 drop(timers);
                 if let Some(TimerTarget::Waker(waker)) = target {

@@ -60,6 +60,8 @@ pub(crate) struct TimerQueue<T> {
     heap: Vec<Entry>,
     /// Due timers, the next one last; without a slot where one was cancelled.
     run: Vec<Entry>,
+    /// Where in the heap due timers were found; kept for its memory.
+    found: Vec<u32>,
     slots: Vec<Slot<T>>,
     free: u32,
     order: u32,
@@ -76,6 +78,7 @@ impl<T> TimerQueue<T> {
         TimerQueue {
             heap: Vec::new(),
             run: Vec::new(),
+            found: Vec::new(),
             slots: Vec::new(),
             free: NONE,
             order: 0,
@@ -106,19 +109,36 @@ impl<T> TimerQueue<T> {
     }
 
     /// The earliest timer's target.
-    #[inline]
+    #[cfg(test)]
     pub(crate) fn first(&self) -> Option<&T> {
-        let (entry, _) = self.earliest()?;
+        self.first_due(u64::MAX)
+    }
+
+    /// The earliest timer's target, if it is due at `now`.
+    #[inline]
+    pub(crate) fn first_due(&self, now: u64) -> Option<&T> {
+        let (entry, _) = self.earliest().filter(|(entry, _)| entry.deadline <= now)?;
         self.slots[entry.slot as usize].target.as_ref()
+    }
+
+    /// Whether a timer is due at `now`.
+    #[inline]
+    pub(crate) fn is_due(&self, now: u64) -> bool {
+        let is_first_due = |entry: &Entry| entry.deadline <= now;
+        self.heap.first().is_some_and(is_first_due) || !self.run.is_empty()
     }
 
     /// Makes what is due at `now` the run, if that is enough for one. For who is about to
     /// take it out.
     #[inline]
     pub(crate) fn gather_due(&mut self, now: u64) {
-        let waiting = self.heap.len();
-        if waiting >= RUN_AT_LEAST && self.run.is_empty() && self.heap[0].deadline <= now {
-            self.gather_run(now);
+        if self.heap.len() >= RUN_AT_LEAST && self.run.is_empty() {
+            let at_the_top = self.heap[..=ARITY].iter();
+            let due = at_the_top.filter(|entry| entry.deadline <= now).count();
+            // Where so many are due, these are not far apart.
+            if due > 2 {
+                self.gather_run(now);
+            }
         }
     }
 
@@ -126,19 +146,20 @@ impl<T> TimerQueue<T> {
     fn gather_run(&mut self, now: u64) {
         let enough = (self.heap.len() / RUN_PART).max(RUN_AT_LEAST);
         // Whose parent is not due is not due either.
-        let mut due: Vec<u32> = vec![0];
+        self.found.clear();
+        self.found.push(0);
         let mut looked_at = 0;
-        while looked_at < due.len() && due.len() < enough {
-            let first_child = due[looked_at] as usize * ARITY + 1;
+        while looked_at < self.found.len() && self.found.len() < enough {
+            let first_child = self.found[looked_at] as usize * ARITY + 1;
             let end = (first_child + ARITY).min(self.heap.len());
             for child in first_child..end {
                 if self.heap[child].deadline <= now {
-                    due.push(child as u32);
+                    self.found.push(child as u32);
                 }
             }
             looked_at += 1;
         }
-        if due.len() < enough {
+        if self.found.len() < enough {
             return;
         }
         let run = &mut self.run;

@@ -9,6 +9,7 @@
 
 #![allow(missing_docs)]
 
+use corespun::clock::VirtualClock;
 use gungraun::prelude::*;
 use gungraun::{Callgrind, EventKind, main};
 use instructions::{Bench, WithDevice};
@@ -28,7 +29,7 @@ macro_rules! counted {
         $(
             #[library_benchmark(config = at_most($instructions))]
             #[bench::rounds(args = (), setup = instructions::$start)]
-            fn $path(begin: $begin) -> $begin {
+            fn $path(begin: $begin) -> impl Sized {
                 instructions::$path(begin)
             }
         )*
@@ -46,6 +47,9 @@ counted! {
     local_wake(idle: Bench) took 767_158;
     timer_insert_fire(with_sleepers: Bench) took 1_717_061;
     channel_get_put(with_channel: WithDevice) took 105_049;
+    channel_create_destroy(with_device: WithDevice) took 1;
+    timers_expire(with_timed_pollers: Bench) took 1;
+    dormancy(app_clock: VirtualClock) took 1;
 }
 
 main!(library_benchmark_groups = [paths]);

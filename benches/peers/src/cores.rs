@@ -3,7 +3,7 @@
 
 use std::collections::HashSet;
 use std::future::poll_fn;
-use std::hint::spin_loop;
+use std::hint::{black_box, spin_loop};
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -221,4 +221,153 @@ pub fn compio_spawns(here: usize, there: usize, tasks: usize) -> f64 {
     });
     futures::executor::block_on(dispatcher.join()).expect("a worker that ends well");
     figure
+}
+
+/// Sends `count` times what `next` makes through `sender`, a tenth of them first to warm
+/// up: the time that takes for each.
+pub async fn send_all<T>(
+    sender: async_channel::Sender<T>,
+    count: usize,
+    mut next: impl FnMut(u64) -> T,
+) -> f64 {
+    let mut figure = 0.0;
+    for batch in [count / 10, count] {
+        let start = Instant::now();
+        for number in 0..batch as u64 {
+            let sent = sender.send(next(number)).await;
+            assert!(sent.is_ok(), "it receives");
+        }
+        figure = per_op(start, batch);
+    }
+    figure
+}
+
+/// Takes numbers until the channel is closed.
+pub async fn take_numbers(receiver: async_channel::Receiver<u64>) {
+    while let Ok(number) = receiver.recv().await {
+        black_box(number);
+    }
+}
+
+/// What is sent to another core to be run there.
+pub type Job = Box<dyn FnOnce() + Send>;
+
+/// A job that captures two words.
+pub fn job(ran: &'static Line, number: u64) -> Job {
+    Box::new(move || {
+        black_box(number);
+        count(ran);
+    })
+}
+
+/// Spawns a task for each job until the channel is closed.
+pub async fn run_jobs<E: Executor>(receiver: async_channel::Receiver<Job>) {
+    while let Ok(job) = receiver.recv().await {
+        E::detach(E::spawn(async move { job() }));
+    }
+}
+
+/// How many messages wait at most in the channels that are measured.
+pub const BOUND: usize = 1024;
+
+/// Numbers through a bounded channel, between two OS threads that run an executor each.
+pub fn numbers<E: Executor>(here: usize, there: usize, count: usize) -> f64 {
+    let (sender, receiver) = async_channel::bounded(BOUND);
+    between::<E, _>(here, there, take_numbers(receiver), || {
+        send_all(sender, count, |number| number)
+    })
+}
+
+/// The same for boxed closures, each of which the receiver makes a task of.
+pub fn jobs<E: Executor>(here: usize, there: usize, count: usize) -> f64 {
+    let (sender, receiver) = async_channel::bounded(BOUND);
+    let ran = Line::leaked();
+    between::<E, _>(here, there, run_jobs::<E>(receiver), move || {
+        send_all(sender, count, move |number| job(ran, number))
+    })
+}
+
+fn between<E: Executor, S: Future<Output = f64> + 'static>(
+    here: usize,
+    there: usize,
+    receives: impl Future<Output = ()> + Send + 'static,
+    sends: impl FnOnce() -> S,
+) -> f64 {
+    let os_thread = std::thread::spawn(move || {
+        cpu::pin_current_thread(there).expect("pinning");
+        E::run(receives);
+    });
+    cpu::pin_current_thread(here).expect("pinning");
+    let figure = E::run(sends());
+    os_thread.join().expect("the other core");
+    figure
+}
+
+/// Two shared values, as a request has that carries its device and its answer's place.
+pub type Carried = (Arc<Line>, Arc<Line>);
+
+/// Tasks spawned by an OS thread that runs no executor, each with two shared values that
+/// were counted before: the time that takes for each.
+pub fn carrying_spawns(count: usize, mut spawn: impl FnMut(&'static Line, Carried)) -> f64 {
+    let carried = (
+        Arc::new(Line(AtomicU64::new(0))),
+        Arc::new(Line(AtomicU64::new(0))),
+    );
+    let ran = Line::leaked();
+    let mut figure = 0.0;
+    let mut before = 0;
+    for batch in [count / 10, count] {
+        let all = vec![carried.clone(); batch];
+        let start = Instant::now();
+        for carried in all {
+            spawn(ran, carried);
+        }
+        before += batch as u64;
+        while ran.0.load(Ordering::Relaxed) < before {
+            spin_loop();
+        }
+        figure = per_op(start, batch);
+    }
+    figure
+}
+
+/// What a task does that carries something.
+pub fn count_carried(ran: &Line, carried: Carried) {
+    drop(carried);
+    count(ran);
+}
+
+/// As [`tokio_spawns`].
+pub fn tokio_carrying(here: usize, there: usize, tasks: usize) -> f64 {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .expect("a runtime");
+    let handle = runtime.handle().clone();
+    while_blocked(
+        there,
+        move |stopped| _ = runtime.block_on(stopped),
+        || {
+            cpu::pin_current_thread(here).expect("pinning");
+            carrying_spawns(tasks, |ran, carried| {
+                drop(handle.spawn(async move { count_carried(ran, carried) }));
+            })
+        },
+    )
+}
+
+/// As [`smol_spawns`].
+pub fn smol_carrying(here: usize, there: usize, tasks: usize) -> f64 {
+    let executor = SendExecutor::new().leak();
+    while_blocked(
+        there,
+        |stopped| _ = async_io::block_on(executor.run(stopped)),
+        || {
+            cpu::pin_current_thread(here).expect("pinning");
+            carrying_spawns(tasks, |ran, carried| {
+                let task = executor.spawn(async move { count_carried(ran, carried) });
+                task.detach();
+            })
+        },
+    )
 }

@@ -321,6 +321,54 @@ fn between(here: usize, there: usize) -> Vec<Row> {
             ],
         },
         Row {
+            name: "remote spawn by a foreign OS thread, two Arcs, each",
+            cells: [
+                None,
+                cell(move || reactor::carrying_spawns(here, there, 1_000_000)),
+                cell(move || cores::tokio_carrying(here, there, 1_000_000)),
+                cell(move || cores::smol_carrying(here, there, 1_000_000)),
+                None,
+                None,
+                None,
+            ],
+        },
+        Row {
+            name: "u64s through a bounded async-channel, poll, each",
+            cells: [
+                None,
+                cell(move || reactor::numbers(ReactorMode::Poll, here, there, 1_000_000)),
+                cell(move || cores::numbers::<Tokio>(here, there, 1_000_000)),
+                cell(move || cores::numbers::<Smol>(here, there, 1_000_000)),
+                cell(move || cores::numbers::<Glommio>(here, there, 1_000_000)),
+                cell(move || cores::numbers::<Monoio>(here, there, 1_000_000)),
+                cell(move || cores::numbers::<Compio>(here, there, 1_000_000)),
+            ],
+        },
+        Row {
+            name: "the same, interrupt mode",
+            cells: [
+                None,
+                cell(move || reactor::numbers(ReactorMode::Interrupt, here, there, 1_000_000)),
+                None,
+                None,
+                None,
+                None,
+                None,
+            ],
+        },
+        Row {
+            name: "boxed jobs through a bounded async-channel, each",
+            cells: [
+                None,
+                cell(move || reactor::jobs(here, there, 1_000_000)),
+                cell(move || cores::jobs::<Tokio>(here, there, 1_000_000)),
+                cell(move || cores::jobs::<Smol>(here, there, 1_000_000)),
+                cell(move || cores::jobs::<Glommio>(here, there, 1_000_000)),
+                cell(move || cores::jobs::<Monoio>(here, there, 1_000_000)),
+                cell(move || cores::jobs::<Compio>(here, there, 1_000_000)),
+            ],
+        },
+        Row {
             name: "call to another core and back",
             cells: [
                 line(),

@@ -84,6 +84,10 @@ impl Executor for Smol {
     fn spawn<T: 'static>(future: impl Future<Output = T> + 'static) -> Self::Handle<T> {
         SMOL.with(|executor| executor.spawn(future))
     }
+
+    fn detach<T: 'static>(handle: Self::Handle<T>) {
+        handle.detach();
+    }
 }
 
 impl Timers for Smol {
@@ -112,6 +116,10 @@ impl Executor for SmolSpinning {
     fn spawn<T: 'static>(future: impl Future<Output = T> + 'static) -> Self::Handle<T> {
         Smol::spawn(future)
     }
+
+    fn detach<T: 'static>(handle: Self::Handle<T>) {
+        handle.detach();
+    }
 }
 
 /// glommio, on the core that the caller is pinned to.
@@ -130,6 +138,10 @@ impl Executor for Glommio {
 
     fn spawn<T: 'static>(future: impl Future<Output = T> + 'static) -> Self::Handle<T> {
         glommio::spawn_local(future)
+    }
+
+    fn detach<T: 'static>(handle: Self::Handle<T>) {
+        handle.detach();
     }
 }
 
@@ -155,6 +167,10 @@ impl Executor for GlommioSpinning {
 
     fn spawn<T: 'static>(future: impl Future<Output = T> + 'static) -> Self::Handle<T> {
         Glommio::spawn(future)
+    }
+
+    fn detach<T: 'static>(handle: Self::Handle<T>) {
+        handle.detach();
     }
 }
 
@@ -198,6 +214,10 @@ impl Executor for Compio {
     fn spawn<T: 'static>(future: impl Future<Output = T> + 'static) -> Self::Handle<T> {
         Ended(compio::runtime::spawn(future))
     }
+
+    fn detach<T: 'static>(handle: Self::Handle<T>) {
+        handle.0.detach();
+    }
 }
 
 impl Timers for Compio {
@@ -230,5 +250,9 @@ impl Executor for CompioSpinning {
 
     fn spawn<T: 'static>(future: impl Future<Output = T> + 'static) -> Self::Handle<T> {
         Compio::spawn(future)
+    }
+
+    fn detach<T: 'static>(handle: Self::Handle<T>) {
+        Compio::detach(handle);
     }
 }

@@ -4,15 +4,15 @@ use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 use corespun::app::{App, AppBuilder, AppHandle};
-use corespun::cpu::CpuSet;
+use corespun::cpu::{self, CpuSet};
 use corespun::reactor::ReactorMode;
 use corespun::task;
 use corespun::thread::SpdkThread;
 use nix::sched::sched_getcpu;
 
 use crate::cores::{self, Court};
-use crate::measure::per_op;
 use crate::measure::tasks::{self, Ended, Executor, Timers};
+use crate::measure::{Line, per_op};
 use crate::sockets::{self, Sockets};
 
 fn app(mode: ReactorMode, cores: impl IntoIterator<Item = usize>) -> AppBuilder {
@@ -163,6 +163,48 @@ pub fn connections(here: usize, there: usize, count: usize) -> f64 {
         sockets::connect_all::<Reactor>(address, count).await;
         let figure = per_op(start, count);
         server.await.expect("it ends");
+        figure
+    })
+}
+
+/// Numbers through a bounded channel, from a task here to one on the other reactor.
+pub fn numbers(mode: ReactorMode, here: usize, there: usize, count: usize) -> f64 {
+    with_thread(mode, here, there, async move |thread| {
+        let (sender, receiver) = async_channel::bounded(cores::BOUND);
+        let takes = thread.spawn(cores::take_numbers(receiver));
+        let figure = cores::send_all(sender, count, |number| number).await;
+        takes.await.expect("it ends");
+        figure
+    })
+}
+
+/// Boxed closures through a bounded channel, each made a task by the receiver.
+pub fn jobs(here: usize, there: usize, count: usize) -> f64 {
+    with_thread(ReactorMode::Poll, here, there, async move |thread| {
+        let (sender, receiver) = async_channel::bounded(cores::BOUND);
+        let runs = thread.spawn(cores::run_jobs::<Reactor>(receiver));
+        let ran = Line::leaked();
+        let figure = cores::send_all(sender, count, move |number| cores::job(ran, number)).await;
+        runs.await.expect("it ends");
+        figure
+    })
+}
+
+/// Tasks with two shared values each, spawned on a reactor by an OS thread that is none.
+pub fn carrying_spawns(here: usize, there: usize, count: usize) -> f64 {
+    block_on(app(ReactorMode::Poll, [there]), async move |app| {
+        let thread = app.thread().create().expect("a thread on that core");
+        let (sender, figure) = futures::channel::oneshot::channel();
+        let foreign = std::thread::spawn(move || {
+            cpu::pin_current_thread(here).expect("pinning");
+            let measured = cores::carrying_spawns(count, |ran, carried| {
+                let task = async move || cores::count_carried(ran, carried);
+                thread.spawn_detached(task).expect("the thread takes it");
+            });
+            sender.send(measured).expect("somebody waits");
+        });
+        let figure = figure.await.expect("it measures");
+        foreign.join().expect("it has ended");
         figure
     })
 }

@@ -18,8 +18,8 @@ use crate::thread::shared::Shared;
 pub(in crate::task) enum Origin<'a> {
     /// Spawned by its own thread.
     Local(&'a Local, FirstPoll),
-    /// Spawned from elsewhere.
-    Remote,
+    /// Spawned from elsewhere, on this thread.
+    Remote(&'a Arc<Shared>),
 }
 
 /// When a task that its own thread spawns is polled first.
@@ -78,7 +78,10 @@ pub(in crate::task) unsafe fn spawn<F: Future + 'static>(
             meta.state.set_scheduled(true);
             local.queue_task(message(runnable), false);
         }
-        Origin::Remote => schedule(runnable, true),
+        Origin::Remote(thread) => {
+            meta.state.set_scheduled(true);
+            send(thread, runnable, None);
+        }
     }
     // SAFETY: the pointer is to the metadata of this very task.
     unsafe { JoinHandle::new(task.fallible(), meta_pointer) }
@@ -103,6 +106,13 @@ fn schedule(runnable: Runnable<TaskMeta>, gives_way: bool) {
     }
     // The task may run and be freed before the sleeper is notified.
     let thread = Arc::clone(thread);
+    send(&thread, runnable, came_from);
+}
+
+/// Puts a task into the mailbox of another thread. The caller keeps `thread`, whatever
+/// becomes of the task.
+#[inline]
+fn send(thread: &Shared, runnable: Runnable<TaskMeta>, came_from: Option<Arc<Shared>>) {
     match thread.mailbox.push(message(runnable)) {
         Ok(()) => thread.notify_host(),
         Err(refused) => bounce(refused, came_from),

@@ -8,6 +8,7 @@
 use std::any::TypeId;
 use std::cell::Cell;
 use std::hash::{Hash, Hasher};
+use std::ptr::{self, NonNull};
 use std::task::RawWakerVTable;
 
 use super::meta::TaskMeta;
@@ -27,21 +28,23 @@ thread_local! {
 #[inline]
 pub(super) fn with_waker<F: 'static>(runnable: Runnable<TaskMeta>) -> Runnable<TaskMeta> {
     let of = TypeId::of::<F>();
-    let known = KNOWN.with(|known| known[place(of)].get());
-    let vtable = match known {
-        Some((known, vtable)) if known == of => vtable,
-        _ => learn(of, &runnable),
-    };
     let data = runnable.into_raw();
     // SAFETY: made of the same `Runnable`, which is not used any more.
     let runnable = unsafe { Runnable::<TaskMeta>::from_raw(data) };
+    let known = KNOWN.with(|known| known[place(of)].get());
+    let vtable = match known {
+        Some((known, vtable)) if known == of => vtable,
+        _ => learn(of, &runnable, data),
+    };
     runnable.metadata().set_waker(data.as_ptr(), vtable);
     runnable
 }
 
 #[cold]
-fn learn(of: TypeId, runnable: &Runnable<TaskMeta>) -> &'static RawWakerVTable {
+fn learn(of: TypeId, runnable: &Runnable<TaskMeta>, data: NonNull<()>) -> &'static RawWakerVTable {
     let waker = runnable.waker();
+    // async-task does not say so, and it might change.
+    assert!(ptr::eq(waker.data(), data.as_ptr()), "a waker is its task");
     let vtable = waker.vtable();
     KNOWN.with(|known| known[place(of)].set(Some((of, vtable))));
     vtable
