@@ -11,7 +11,7 @@
 
 use gungraun::prelude::*;
 use gungraun::{Callgrind, EventKind, main};
-use instructions::{Bench, WithDevice};
+use instructions::{Bench, WithDevice, WithSockets};
 
 /// A benchmark that fails when it takes 3 % more instructions than `taken`.
 fn at_most(taken: u64) -> LibraryBenchmarkConfig {
@@ -46,6 +46,7 @@ counted! {
     local_wake(idle: Bench) took 767_158;
     timer_insert_fire(with_sleepers: Bench) took 1_717_061;
     channel_get_put(with_channel: WithDevice) took 105_049;
+    socket_round_trip(with_sockets: WithSockets) took 4_985_918;
 }
 
 main!(library_benchmark_groups = [paths]);
