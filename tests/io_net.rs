@@ -301,6 +301,40 @@ fn a_reader_and_a_writer_wait_on_one_socket() {
     });
 }
 
+/// After many messages of one length, one at a time, a read waits first: for several at once, too, and
+/// for the end.
+#[test]
+fn a_burst_after_many_lone_messages_is_read_to_its_end() {
+    on_every_backend(|choice| {
+        let io = Loop::new(choice);
+        let (mut peer, ours) = std::os::unix::net::UnixStream::pair().unwrap();
+        let ours = UnixStream::from_std(ours).unwrap();
+        for burst in [1, 3, 1, 7] {
+            for _ in 0..50 {
+                for message in 0..burst {
+                    peer.write_all(&[message; 16]).unwrap();
+                }
+                for message in 0..burst {
+                    let (read, buf) = io.must_end("a message", ours.recv_exact(vec![99; 16]));
+                    read.unwrap();
+                    assert_eq!(buf, [message; 16]);
+                }
+            }
+        }
+        let waiting = async {
+            let (read, buf) = ours.recv_exact(vec![0; 16]).await;
+            read.unwrap();
+            assert_eq!(buf, [5; 16]);
+            ours.recv(buf).await.0.unwrap()
+        };
+        let mut waiting = pin!(waiting);
+        assert!(poll_once(waiting.as_mut()).is_pending());
+        peer.write_all(&[5; 16]).unwrap();
+        drop(peer);
+        assert_eq!(io.must_end("the end", waiting), 0);
+    });
+}
+
 #[test]
 fn the_end_after_a_short_read_is_seen() {
     on_every_backend(|choice| {

@@ -1,6 +1,8 @@
 //! The hot paths that are counted: each does its operation [`ROUNDS`] times on threads that were
 //! made, and warmed up, before. One OS thread and a virtual clock, so that a count repeats.
 
+mod io;
+
 use std::cell::{Cell, RefCell};
 use std::hint::black_box;
 use std::rc::Rc;
@@ -15,6 +17,8 @@ use corespun::reactor::ReactorMode;
 use corespun::task::{JoinHandle, spawn_local, yield_now};
 use corespun::thread::{Poller, SpdkThread, ThreadLib, ThreadRunner};
 use corespun::time::sleep;
+
+pub use io::{WithSockets, socket_round_trip, with_sockets};
 
 /// How often a counted path is gone.
 pub const ROUNDS: usize = 1_000;

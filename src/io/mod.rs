@@ -39,6 +39,7 @@ mod detached;
 pub(crate) mod driver;
 mod epoll;
 pub(crate) mod fixed;
+mod guess;
 pub(crate) mod helpers;
 mod interest;
 mod mark;

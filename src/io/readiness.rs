@@ -13,6 +13,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll, Waker, ready};
 
 use super::driver::Driver;
+use super::guess::Guess;
 use super::op::Effect;
 use super::state::Core;
 use super::table::{Key, Table};
@@ -52,6 +53,7 @@ pub(crate) struct Wait {
     /// A poll on the ring would end at once, for what is not about this direction: the next one
     /// lasts, and tells of edges.
     pub(crate) lasting: bool,
+    pub(crate) guess: Guess,
     /// The ring operation that waits, on io_uring.
     pub(crate) watch: Option<Key>,
     /// The task that used a `poll_` method last.
@@ -247,7 +249,7 @@ pub(crate) enum Waiter {
 /// ```
 pub struct PollFd<T: AsFd + 'static> {
     core: Rc<Core>,
-    source: Key,
+    pub(super) source: Key,
     io: Rc<T>,
 }
 
@@ -494,12 +496,6 @@ impl<T: AsFd + 'static> PollFd<T> {
         self.poll_op(Direction::Write, Waiter::Last, cx, op)
     }
 
-    /// The last read or write moved less than it was asked to, so the next would most likely block:
-    /// lets it wait at once instead of trying, where that cannot lose an event.
-    pub(crate) fn hint_drained(&self, direction: Direction) {
-        self.core.hint_drained(self.source, direction);
-    }
-
     pub(crate) fn owner(&self) -> Rc<T> {
         self.io.clone()
     }
@@ -548,7 +544,10 @@ impl<T: AsFd + 'static> PollFd<T> {
             };
             match ready.and_then(|()| op(&self.io)) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    self.core.with_wait(self.source, direction, Wait::clear);
+                    self.core.with_wait(self.source, direction, |wait| {
+                        wait.guess.nothing();
+                        wait.clear();
+                    });
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => budget.progressed(),
                 done => {

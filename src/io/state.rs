@@ -498,21 +498,6 @@ impl Core {
         change(self.state.borrow_mut().sources.wait(source, direction))
     }
 
-    /// A transfer that moved less than it was asked to has most likely drained the source. Each wait
-    /// on the ring looks at the level, so that being wrong costs it nothing. An edge does not come
-    /// back, and a read also ends early with more behind it (at TCP's urgent mark, after a Unix
-    /// message that carries descriptors): there only `EAGAIN` says that the source is drained.
-    pub(crate) fn hint_drained(&self, source: Key, direction: Direction) {
-        let state = &mut *self.state.borrow_mut();
-        if let Engine::Uring(_) = state.engine {
-            let wait = state.sources.wait(source, direction);
-            // One that lasts tells of edges too.
-            if !wait.lasting {
-                wait.clear();
-            }
-        }
-    }
-
     /// A number no other waiter of this driver has.
     pub(crate) fn next_waiter(&self) -> u64 {
         self.waiters.replace(self.waiters.get() + 1)

@@ -2,7 +2,8 @@
 //!
 //! A transfer that moves less than it was asked to has most likely emptied (or filled) the socket's
 //! buffer. On the ring, whose waits look at the level, the next one therefore waits at once instead
-//! of spending a system call on `EAGAIN`; with edges that would lose what is left.
+//! of spending a system call on `EAGAIN`; with edges that would lose what is left. So does a read after
+//! one that got all it asked for, if that has been in vain lately.
 
 use std::io::{self, IoSlice, IoSliceMut, Read};
 use std::mem::MaybeUninit;
@@ -58,11 +59,17 @@ impl Socket {
             Err(error) => return Err(error),
         }
         let socket = Self::nonblocking(fd)?;
-        socket.fd.writable().await?;
-        match socket.get().take_error()? {
-            None => Ok(socket),
-            Some(error) => Err(error),
-        }
+        // Asked again, the kernel says whether it is connected by now, or why not.
+        let connect = |fd: &OwnedFd| match SockRef::from(fd).connect(address) {
+            Err(error) => match error.raw_os_error() {
+                Some(libc::EALREADY | libc::EINPROGRESS) => Err(io::ErrorKind::WouldBlock.into()),
+                Some(libc::EISCONN) => Ok(()),
+                _ => Err(error),
+            },
+            connected => connected,
+        };
+        socket.fd.write_with(connect).await?;
+        Ok(socket)
     }
 
     pub(crate) fn pollable(&self) -> &PollFd<OwnedFd> {
@@ -220,9 +227,12 @@ impl Socket {
     }
 
     fn hint(&self, direction: Direction, wanted: usize, moved: &io::Result<usize>) {
-        // 0 is the end of the stream, which nothing follows.
-        if matches!(moved, Ok(count) if 0 < *count && *count < wanted) {
-            self.fd.hint_drained(direction);
+        match *moved {
+            // The end of the stream, which nothing follows, or nothing that was asked for.
+            Ok(0) | Err(_) => {}
+            Ok(count) if count < wanted => self.fd.hint_drained(direction),
+            Ok(_) if direction == Direction::Read => self.fd.hint_full(),
+            Ok(_) => {}
         }
     }
 }

@@ -12,7 +12,7 @@
 use corespun::clock::VirtualClock;
 use gungraun::prelude::*;
 use gungraun::{Callgrind, EventKind, main};
-use instructions::{Bench, WithDevice};
+use instructions::{Bench, WithDevice, WithSockets};
 
 /// A benchmark that fails when it takes 3 % more instructions than `taken`.
 fn at_most(taken: u64) -> LibraryBenchmarkConfig {
@@ -50,6 +50,7 @@ counted! {
     channel_create_destroy(with_device: WithDevice) took 1;
     timers_expire(with_timed_pollers: Bench) took 1;
     dormancy(app_clock: VirtualClock) took 1;
+    socket_round_trip(with_sockets: WithSockets) took 4_985_918;
 }
 
 main!(library_benchmark_groups = [paths]);

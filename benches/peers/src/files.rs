@@ -4,7 +4,7 @@ use std::cell::Cell;
 use std::fs;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
@@ -21,21 +21,19 @@ use crate::reactor::Reactor;
 const BLOCK: usize = 4096;
 const BLOCKS: u64 = 16_384;
 
-/// The file that all read, in the page cache.
+/// The file that all read, in the page cache. It has no name but that of its descriptor, so that
+/// nothing is left of it.
 fn path() -> &'static Path {
-    static FILE: OnceLock<tempfile::TempPath> = OnceLock::new();
-    FILE.get_or_init(|| {
-        let file = tempfile::NamedTempFile::new_in(env!("CARGO_MANIFEST_DIR"));
-        let path = file.expect("a file").into_temp_path();
+    static FILE: OnceLock<(fs::File, PathBuf)> = OnceLock::new();
+    let make = || {
+        // Not a file system in memory, which is read in other ways.
+        let file = tempfile::tempfile_in(env!("CARGO_MANIFEST_DIR")).expect("a file");
         let contents = vec![7; BLOCK * BLOCKS as usize];
-        fs::write(&path, contents).expect("room for the file");
-        path
-    })
-}
-
-/// Removes the file.
-pub fn clean_up() {
-    let _ = fs::remove_file(path());
+        file.write_all_at(&contents, 0).expect("room for the file");
+        let path = format!("/proc/self/fd/{}", file.as_raw_fd());
+        (file, path.into())
+    };
+    &FILE.get_or_init(make).1
 }
 
 /// Random places in the file.

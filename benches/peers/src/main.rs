@@ -139,7 +139,6 @@ fn main() {
     for row in rows.iter().filter(|row| wanted(row)) {
         row.measure(&options);
     }
-    files::clean_up();
 }
 
 impl Row {
