@@ -34,6 +34,8 @@ mod native;
 #[allow(clippy::module_inception, reason = "the file of `Runtime`")]
 mod runtime;
 mod scheduler;
+#[cfg(feature = "rt-multi-thread")]
+mod spare;
 
 use std::fmt;
 use std::num::NonZeroU64;
