@@ -44,3 +44,38 @@ fn every_function_of_spdk_event_h_has_a_row() {
     );
     assert!(missing.is_empty(), "{missing:?}");
 }
+
+/// A name in the table stands for what is beneath it. The list is made by `async-compat/tokio-items`.
+#[test]
+fn every_public_item_of_tokio_has_a_row() {
+    let rows = rows("### Every public item of tokio");
+    let items = include_str!("../async-compat/tests/tokio_items.txt");
+    assert!(items.lines().count() > 1000, "the list is whole");
+    let is_beneath = |item: &str, row: &str| {
+        let rest = item.strip_prefix(row);
+        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with("::"))
+    };
+    let missing: Vec<&str> = items
+        .lines()
+        .filter(|item| !rows.iter().any(|row| is_beneath(item, row)))
+        .collect();
+    assert!(missing.is_empty(), "{missing:?}");
+    // And no row of the first table names what tokio has not.
+    let table = MIGRATION
+        .split("### Every public item of tokio")
+        .nth(1)
+        .expect("it is there");
+    let table = table
+        .split("Behind tokio's unstable")
+        .next()
+        .expect("it has a first part");
+    let first_column = table
+        .lines()
+        .filter_map(|line| line.strip_prefix("| `")?.split(" | ").next());
+    for row in first_column.flat_map(|cell| cell.trim_end_matches('`').split("`, `")) {
+        assert!(
+            items.lines().any(|item| is_beneath(item, row)),
+            "{row} is not tokio's"
+        );
+    }
+}

@@ -1,1 +1,1 @@
-//! Nothing but its benches, which run corespun-compat and tokio in turns.
+//! Nothing but its benches and tests, which run corespun-compat and tokio from one source.

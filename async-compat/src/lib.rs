@@ -14,6 +14,18 @@
 //!
 //! What is different, and what it costs, is said by each module.
 
+#[cfg(not(target_os = "linux"))]
+compile_error!("corespun-compat runs on Linux alone: depend on tokio itself elsewhere");
+#[cfg(all(tokio_unstable, feature = "schedule-latency"))]
+compile_error!(
+    "corespun-compat has no histogram of schedule latencies: \
+     corespun::thread::ThreadLibBuilder::task_times measures how long tasks wait and run"
+);
+#[cfg(all(tokio_unstable, feature = "tracing"))]
+compile_error!(
+    "corespun-compat has no spans of tokio's: the feature `tracing-spans` of corespun gives each \
+     task a span"
+);
 #[cfg(all(tokio_unstable, feature = "taskdump"))]
 compile_error!(
     "corespun-compat has no task dumps: list the tasks of a SpdkThread with \

@@ -556,3 +556,59 @@ fn a_sleep_of_a_clock_that_was_put_forward_ends_by_that_of_another_runtime() {
     let ended = here.block_on(async { timeout(Duration::from_secs(20), nap).await });
     ended.expect("it has 5 ms left");
 }
+
+/// Blocked are all workers, and then the spare one too.
+#[test]
+fn what_is_spawned_while_all_workers_block_in_place_runs() {
+    let runtime = workers(1);
+    let (end, ends) = mpsc::channel::<()>();
+    let (told, tells) = mpsc::channel();
+    let ends = Arc::new(Mutex::new(ends));
+    for index in [Some(0), None, None] {
+        let (ends, told) = (ends.clone(), told.clone());
+        runtime.spawn(async move {
+            assert_eq!(worker_index(), index);
+            let inside = tokio::task::block_in_place(|| {
+                let inside = tokio::spawn(async { sleep(Duration::from_millis(1)).await });
+                told.send(()).unwrap();
+                let _ = ends.lock().unwrap().recv();
+                inside
+            });
+            inside.await.unwrap();
+            told.send(()).unwrap();
+        });
+        tells.recv_timeout(Duration::from_secs(20)).unwrap();
+    }
+    assert_eq!(runtime.metrics().num_workers(), 1);
+    let free = runtime.spawn(async { worker_index() });
+    assert_eq!(runtime.block_on(free).unwrap(), None);
+    drop(end);
+    for _ in 0..3 {
+        tells.recv_timeout(Duration::from_secs(20)).unwrap();
+    }
+    // They are as before, and the spare ones end with the runtime.
+    let back = runtime.spawn(async { worker_index() });
+    assert_eq!(runtime.block_on(back).unwrap(), Some(0));
+    let spared = runtime.handle().clone();
+    let held = Arc::new(());
+    let kept = Arc::downgrade(&held);
+    spared.spawn(async move {
+        tokio::task::block_in_place(|| {
+            drop(tokio::spawn(async move {
+                let _held = held;
+                std::future::pending::<()>().await;
+            }))
+        });
+    });
+    sleep_until_spared(&runtime);
+    drop(runtime);
+    assert_eq!(kept.strong_count(), 0);
+}
+
+fn sleep_until_spared(runtime: &Runtime) {
+    runtime.block_on(async {
+        while runtime.metrics().num_alive_tasks() > 1 {
+            sleep(Duration::from_millis(1)).await;
+        }
+    });
+}

@@ -10,7 +10,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, ppoll};
@@ -268,11 +268,21 @@ pub(super) fn wait(
     events: &mut [EpollEvent],
     limit: Option<Duration>,
 ) -> Result<usize, Errno> {
-    let Some(limit) = limit else {
+    let Some(mut limit) = limit else {
         return set.wait(events, EpollTimeout::NONE);
     };
     if limit.is_zero() {
         return set.wait(events, EpollTimeout::ZERO);
+    }
+    // Whole milliseconds are the set's own affair, and most sleeps end within them: one system call.
+    let whole = u16::try_from(limit.as_millis()).unwrap_or(u16::MAX);
+    if whole > 0 {
+        let begin = Instant::now();
+        let count = set.wait(events, EpollTimeout::from(whole))?;
+        limit = limit.saturating_sub(begin.elapsed());
+        if count > 0 || limit.is_zero() {
+            return Ok(count);
+        }
     }
     // An epoll set is itself pollable, and ppoll counts nanoseconds on every kernel.
     let fd = set.0.as_fd();

@@ -69,7 +69,7 @@ impl BlockingPool {
     }
 
     /// Where helpers may run.
-    #[cfg(feature = "compat")]
+    #[cfg(any(feature = "compat", feature = "rt-multi-thread"))]
     pub(super) fn cpus(&self) -> Option<CpuSet> {
         self.shared.cpus
     }

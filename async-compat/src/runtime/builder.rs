@@ -2,8 +2,7 @@
 
 use std::fmt;
 use std::io;
-use std::num::NonZeroU64;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -440,13 +439,11 @@ impl Builder {
         time: Time,
         is_local: bool,
     ) -> Handle {
-        static NEXT: AtomicU64 = AtomicU64::new(1);
-        let id = NEXT.fetch_add(1, Ordering::Relaxed);
         #[cfg(not(feature = "time"))]
         let () = time;
         Handle {
             inner: Arc::new(Inner {
-                id: NonZeroU64::new(id).expect("2⁶⁴ runtimes take centuries"),
+                id: super::Id::next().0,
                 blocking: BlockingPool::new(&self.config),
                 home: corespun::io::Home::new(),
                 config: Config {

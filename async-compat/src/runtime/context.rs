@@ -13,6 +13,8 @@ use std::future::poll_fn;
 use std::marker::PhantomData;
 use std::num::NonZeroU64;
 use std::rc::Rc;
+#[cfg(feature = "rt-multi-thread")]
+use std::sync::Arc;
 use std::sync::{MutexGuard, OnceLock};
 use std::task::{Context as TaskContext, Poll, Waker};
 
@@ -20,6 +22,8 @@ use tokio::task::coop::{RestoreOnPending, poll_proceed};
 
 use super::handle::{Handle, TryCurrentError};
 use super::native;
+#[cfg(feature = "rt-multi-thread")]
+use super::scheduler::Load;
 use crate::task::Id;
 use crate::task::local::{LocalContext, Tasks};
 
@@ -42,6 +46,9 @@ struct Context {
     /// That task has accepted a connection.
     accepts: Cell<bool>,
     worker: Cell<Option<usize>>,
+    /// What is counted of the spare worker that the OS thread is.
+    #[cfg(feature = "rt-multi-thread")]
+    spare: RefCell<Option<Arc<Load>>>,
     /// The current `LocalSet`.
     local_set: RefCell<Option<Rc<Tasks>>>,
     /// The `LocalRuntime`s of this OS thread, by number.
@@ -61,6 +68,8 @@ thread_local! {
             task: Cell::new(None),
             accepts: Cell::new(false),
             worker: Cell::new(None),
+            #[cfg(feature = "rt-multi-thread")]
+            spare: RefCell::new(None),
             local_set: RefCell::new(None),
             local_runtimes: RefCell::new(Vec::new()),
             budget: Cell::new(None),
@@ -237,8 +246,62 @@ pub(crate) fn block_in_place<R>(f: impl FnOnce() -> R) -> R {
         } => {}
     }
     let _budget = FreshBudget;
+    let _blocked = Blocked::of(current_load());
     let _entered = replace_entered(Entered::No);
     tokio::task::block_in_place(f)
+}
+
+/// What is counted of the worker that the OS thread is.
+#[cfg(feature = "rt-multi-thread")]
+fn current_load() -> Option<Arc<Load>> {
+    let spare = with(|context| context.spare.borrow().clone()).flatten();
+    spare.or_else(|| {
+        let index = worker_index()?;
+        let load = with_current(|handle| {
+            let workers = handle.inner.scheduler.workers();
+            // The index may be one of another runtime.
+            let worker = workers.get(index).filter(|worker| worker.0.is_current());
+            worker.map(|worker| worker.1.clone())
+        });
+        load.ok().flatten()
+    })
+}
+
+/// Keeps what is spawned from a worker that blocks.
+#[cfg(feature = "rt-multi-thread")]
+struct Blocked(Option<Arc<Load>>);
+
+#[cfg(feature = "rt-multi-thread")]
+impl Blocked {
+    fn of(load: Option<Arc<Load>>) -> Self {
+        load.iter().for_each(|load| load.blocks());
+        Blocked(load)
+    }
+}
+
+#[cfg(feature = "rt-multi-thread")]
+impl Drop for Blocked {
+    fn drop(&mut self) {
+        self.0.iter().for_each(|load| load.goes_on());
+    }
+}
+
+/// Keeps the OS thread named as a spare worker.
+#[cfg(feature = "rt-multi-thread")]
+pub(super) struct InSpare(());
+
+/// Names the OS thread as a spare worker, which has no index.
+#[cfg(feature = "rt-multi-thread")]
+pub(super) fn enter_spare(load: Arc<Load>) -> InSpare {
+    with(|context| context.spare.replace(Some(load)));
+    InSpare(())
+}
+
+#[cfg(feature = "rt-multi-thread")]
+impl Drop for InSpare {
+    fn drop(&mut self) {
+        with(|context| context.spare.take());
+    }
 }
 
 /// What goes on after it has blocked has a budget again: tokio takes it away.

@@ -128,7 +128,7 @@ impl Handle {
         F::Output: Send + 'static,
     {
         let id = Id::next();
-        let (thread, load) = self.inner.scheduler.place();
+        let (thread, load) = self.inner.scheduler.place_task(self);
         let task = builder.spawn_on(thread, Tracked::new(future, id, load, !thread.is_current()));
         JoinHandle::of_task(task, id)
     }

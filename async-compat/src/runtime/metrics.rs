@@ -45,16 +45,16 @@ impl RuntimeMetrics {
     /// How many tasks have begun and not ended.
     #[must_use]
     pub fn num_alive_tasks(&self) -> usize {
-        let workers = self.handle.inner.scheduler.workers();
-        workers.iter().map(|(_, load)| load.alive()).sum()
+        let loads = self.handle.inner.scheduler.loads();
+        loads.iter().map(|load| load.alive()).sum()
     }
 
     /// How many tasks were spawned by other threads than their worker, and wait for their
     /// first poll. No queue is shared: a task is placed when it is spawned.
     #[must_use]
     pub fn global_queue_depth(&self) -> usize {
-        let workers = self.handle.inner.scheduler.workers();
-        workers.iter().map(|(_, load)| load.injected()).sum()
+        let loads = self.handle.inner.scheduler.loads();
+        loads.iter().map(|load| load.injected()).sum()
     }
 
     /// How long a worker was busy.

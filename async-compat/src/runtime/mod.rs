@@ -34,9 +34,12 @@ mod native;
 #[allow(clippy::module_inception, reason = "the file of `Runtime`")]
 mod runtime;
 mod scheduler;
+#[cfg(feature = "rt-multi-thread")]
+mod spare;
 
 use std::fmt;
 use std::num::NonZeroU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 pub use builder::{Builder, Placement};
 pub use handle::{EnterGuard, Handle, TryCurrentError};
@@ -47,9 +50,17 @@ pub(crate) use runtime::shutdown_error;
 pub use runtime::{Runtime, RuntimeFlavor, is_rt_shutdown_err};
 pub(crate) use scheduler::Load;
 
-/// A number that names a runtime, unique in the process.
+/// A number that names a runtime or a `LocalSet`, unique in the process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Id(NonZeroU64);
+
+impl Id {
+    pub(crate) fn next() -> Id {
+        static NEXT: AtomicU64 = AtomicU64::new(1);
+        let id = NEXT.fetch_add(1, Ordering::Relaxed);
+        Id(NonZeroU64::new(id).expect("2⁶⁴ runtimes take centuries"))
+    }
+}
 
 impl fmt::Display for Id {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

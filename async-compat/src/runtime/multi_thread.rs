@@ -9,11 +9,14 @@ use corespun::cpu::{self, CpuSet};
 use corespun::reactor::{ReactorMode, ReactorSeat, Reactors, SeatError, StartError, StartedSeat};
 use corespun::thread::{SpdkThread, ThreadLib};
 
+use tokio::sync::watch;
+
 use super::Placement;
 use super::config::{Config, call};
 use super::context;
 use super::handle::Handle;
 use super::scheduler::Load;
+use super::spare::{self, Spares};
 
 pub(super) struct Workers {
     reactors: Reactors,
@@ -21,17 +24,18 @@ pub(super) struct Workers {
     placement: Placement,
     /// Where the search for a place begins.
     next: AtomicUsize,
+    spares: Spares,
     running: Mutex<Running>,
 }
 
-struct Worker {
-    thread: SpdkThread,
-    load: Arc<Load>,
+pub(super) struct Worker {
+    pub(super) thread: SpdkThread,
+    pub(super) load: Arc<Load>,
 }
 
 /// Shared by the workers: the last of them ends what sockets of the runtime wait for, when
 /// no task is left that could take that for an error of its peer's.
-struct EndOfIo(corespun::io::Home);
+pub(super) struct EndOfIo(corespun::io::Home);
 
 impl Drop for EndOfIo {
     fn drop(&mut self) {
@@ -43,6 +47,8 @@ impl Drop for EndOfIo {
 #[derive(Default)]
 struct Running {
     os_threads: Vec<std::thread::JoinHandle<()>>,
+    /// While they run: what spare ones need.
+    for_spares: Option<(watch::Sender<bool>, Arc<EndOfIo>)>,
 }
 
 /// How many tasks more than another a worker may have before it gives away what it
@@ -92,6 +98,7 @@ impl Workers {
             reactors,
             placement: config.placement,
             next: AtomicUsize::new(0),
+            spares: Spares::default(),
             running: Mutex::default(),
         };
         Ok((workers, Seats(seats)))
@@ -152,6 +159,7 @@ impl Workers {
         let mut place = self.running.lock().unwrap_or_else(PoisonError::into_inner);
         // In any case: the runtime waits for them when it is dropped.
         place.os_threads = running;
+        place.for_spares = result.is_ok().then(|| (watch::Sender::new(false), io));
         result
     }
 
@@ -193,6 +201,42 @@ impl Workers {
         (&worker.thread, &worker.load)
     }
 
+    /// The place of a task that is spawned now, when the worker it was meant for is in
+    /// `block_in_place`.
+    pub(super) fn place_beside(&self, handle: &Handle) -> Option<(&SpdkThread, &Arc<Load>)> {
+        let first = self.next_worker();
+        let in_turn = self.workers.iter().cycle().skip(first);
+        let free = in_turn
+            .take(self.workers.len())
+            .find(|one| !one.load.is_blocked());
+        let free = free.or_else(|| {
+            let most = handle.inner.config.max_blocking_threads;
+            self.spares.one(most, || self.start_spare(handle))
+        });
+        free.map(|worker| (&worker.thread, &worker.load))
+    }
+
+    fn start_spare(&self, handle: &Handle) -> Option<Worker> {
+        let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        let (stop, io) = running.for_spares.as_ref()?;
+        match spare::start(handle, stop.subscribe(), io.clone()) {
+            Ok((worker, os_thread)) => {
+                running.os_threads.push(os_thread);
+                Some(worker)
+            }
+            Err(error) => {
+                tracing::warn!("no spare worker while all others block: {error}");
+                None
+            }
+        }
+    }
+
+    pub(super) fn loads(&self) -> Vec<&Arc<Load>> {
+        let mut loads = self.spares.loads();
+        loads.extend(self.workers.iter().map(|one| &one.load));
+        loads
+    }
+
     fn next_worker(&self) -> usize {
         self.next.fetch_add(1, Ordering::Relaxed) % self.workers.len()
     }
@@ -210,6 +254,12 @@ impl Workers {
     }
 
     pub(super) fn stop(&self) {
+        let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        let for_spares = running.for_spares.take();
+        drop(running);
+        if let Some((stop, _)) = for_spares {
+            stop.send_replace(true);
+        }
         self.reactors.stop();
     }
 

@@ -8,6 +8,7 @@ use std::thread::ThreadId;
 use corespun::thread::{ParkedThread, SpdkThread, ThreadRunner};
 
 use super::RuntimeFlavor;
+use super::handle::Handle;
 #[cfg(feature = "rt-multi-thread")]
 use super::multi_thread::Workers;
 
@@ -21,6 +22,8 @@ pub(crate) struct Load {
     injected: AtomicUsize,
     /// How often the worker went to sleep, and woke.
     parks: AtomicU64,
+    /// How often, one in the other, it is in `block_in_place`.
+    blocked: AtomicUsize,
 }
 
 impl Load {
@@ -42,6 +45,24 @@ impl Load {
 
     pub(super) fn injected(&self) -> usize {
         self.injected.load(Ordering::Relaxed)
+    }
+
+    /// The worker goes into `block_in_place`.
+    #[cfg(feature = "rt-multi-thread")]
+    pub(super) fn blocks(&self) {
+        self.blocked.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// It comes back.
+    #[cfg(feature = "rt-multi-thread")]
+    pub(super) fn goes_on(&self) {
+        self.blocked.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// What is given to it now would wait for long.
+    #[cfg(feature = "rt-multi-thread")]
+    pub(super) fn is_blocked(&self) -> bool {
+        self.blocked.load(Ordering::Relaxed) > 0
     }
 
     pub(super) fn alive(&self) -> usize {
@@ -77,11 +98,34 @@ impl Scheduler {
         }
     }
 
+    /// As [`place`](Self::place), for a task of `handle`'s runtime: not on a worker that is in
+    /// `block_in_place`.
+    pub(super) fn place_task<'a>(&'a self, handle: &Handle) -> (&'a SpdkThread, &'a Arc<Load>) {
+        let place = self.place();
+        #[cfg(feature = "rt-multi-thread")]
+        if let Scheduler::MultiThread(workers) = self
+            && place.1.is_blocked()
+        {
+            return workers.place_beside(handle).unwrap_or(place);
+        }
+        let _ = handle;
+        place
+    }
+
     pub(super) fn flavor(&self) -> RuntimeFlavor {
         match self {
             Scheduler::CurrentThread(_) => RuntimeFlavor::CurrentThread,
             #[cfg(feature = "rt-multi-thread")]
             Scheduler::MultiThread(_) => RuntimeFlavor::MultiThread,
+        }
+    }
+
+    /// What is counted, of all that run tasks.
+    pub(super) fn loads(&self) -> Vec<&Arc<Load>> {
+        match self {
+            Scheduler::CurrentThread(one) => vec![&one.load],
+            #[cfg(feature = "rt-multi-thread")]
+            Scheduler::MultiThread(workers) => workers.loads(),
         }
     }
 

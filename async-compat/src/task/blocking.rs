@@ -34,7 +34,8 @@ where
 /// Runs `f`, which may block, here.
 ///
 /// tokio gives the worker's other tasks to another worker meanwhile. Here they stay, and
-/// wait until `f` returns: prefer [`spawn_blocking`].
+/// wait until `f` returns: prefer [`spawn_blocking`]. What is spawned meanwhile goes to other
+/// workers; when all of them block, to a spare one.
 ///
 /// # Panics
 ///

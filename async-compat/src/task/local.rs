@@ -91,6 +91,7 @@ where
 /// ```
 pub struct LocalSet {
     tasks: Rc<Tasks>,
+    id: crate::runtime::Id,
 }
 
 /// Keeps a set current; see [`LocalSet::enter`].
@@ -262,6 +263,7 @@ impl LocalSet {
     pub fn new() -> LocalSet {
         let pollers = Arc::new(Pollers::default());
         LocalSet {
+            id: crate::runtime::Id::next(),
             tasks: Rc::new(Tasks {
                 running: RefCell::default(),
                 spawned: RefCell::default(),
@@ -271,6 +273,12 @@ impl LocalSet {
                 closed: Cell::new(false),
             }),
         }
+    }
+
+    /// A number that no other set, and no runtime, of the process has.
+    #[must_use]
+    pub fn id(&self) -> crate::runtime::Id {
+        self.id
     }
 
     /// Makes the set the place where [`spawn_local`] goes, until the guard is dropped.
