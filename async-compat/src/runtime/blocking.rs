@@ -56,22 +56,17 @@ enum Run {
 }
 
 impl BlockingPool {
-    pub(super) fn new(config: &Config) -> Self {
+    /// A pool whose helpers run on `cpus`. Starts none yet.
+    pub(super) fn new(config: &Config, cpus: Option<CpuSet>) -> Self {
         BlockingPool {
             shared: Arc::new(Shared {
                 config: config.clone(),
-                cpus: cpu::current_affinity().ok(),
+                cpus,
                 queue: Mutex::default(),
                 work: Condvar::new(),
                 ended: Condvar::new(),
             }),
         }
-    }
-
-    /// Where helpers may run.
-    #[cfg(feature = "compat")]
-    pub(super) fn cpus(&self) -> Option<CpuSet> {
-        self.shared.cpus
     }
 
     /// How many helpers there are, and how many of them have nothing to do.

@@ -71,7 +71,7 @@ enum Kind {
 }
 
 /// The clock of this machine, measured once: that takes 2 ms.
-fn system_clock() -> corespun::clock::Clock {
+pub(crate) fn system_clock() -> corespun::clock::Clock {
     static CLOCK: OnceLock<corespun::clock::Clock> = OnceLock::new();
     CLOCK.get_or_init(corespun::clock::Clock::system).clone()
 }
@@ -447,7 +447,7 @@ impl Builder {
         Handle {
             inner: Arc::new(Inner {
                 id: NonZeroU64::new(id).expect("2⁶⁴ runtimes take centuries"),
-                blocking: BlockingPool::new(&self.config),
+                blocking: BlockingPool::new(&self.config, library.helper_cpus()),
                 home: corespun::io::Home::new(),
                 config: Config {
                     is_local,

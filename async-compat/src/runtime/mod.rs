@@ -38,6 +38,8 @@ mod scheduler;
 use std::fmt;
 use std::num::NonZeroU64;
 
+#[cfg(feature = "compat")]
+pub(crate) use builder::system_clock;
 pub use builder::{Builder, Placement};
 pub use handle::{EnterGuard, Handle, TryCurrentError};
 pub use local_runtime::{LocalOptions, LocalRuntime};
