@@ -1,7 +1,7 @@
 //! What a wait costs through `Compat`, beside a native one, in each mode of the reactor:
 //!
 //! ```text
-//! cargo bench -p corespun-compat --features full,compat --bench compat
+//! cargo bench -p corespun-compat-benches --bench compat
 //! ```
 //!
 //! How late a timer of 1 ms is, and how long one byte takes to an OS thread that blocks and back.
