@@ -12,7 +12,44 @@
 //! tasks, timers, sockets and files belong to the SpdkThread that polls them and to the
 //! I/O driver of its OS thread.
 //!
-//! What is different, and what it costs, is said by each module.
+//! # Three ways in
+//!
+//! | what you have | what to do | what it costs |
+//! |---|---|---|
+//! | a program or a library of your own, written against tokio | the line above | tasks stay where they were placed when they were spawned: [`runtime`] says how, and what that changes |
+//! | a crate that is bound to tokio itself (`reqwest`, `sqlx`, `tonic`, axum's `serve`): such a one panics in tokio's words, "there is no reactor running", or says that a timer or I/O is disabled | wrap its futures and I/O objects in `compat::Compat` (feature `compat`) | a runtime of tokio's beside each reactor, turned by it in poll mode and by a helper OS thread in the others: see `compat` |
+//! | a crate that asks for traits instead (`hyper`, `opendal`, `openraft`, whatever takes `futures::AsyncRead` or `Spawn`) | the adapters of [`adapters`] (features `hyper`, `opendal`), `openraft::CorespunRuntime` (features `openraft`, `openraft-single-threaded`) | nothing: they keep no bytes and start no threads |
+//!
+//! All three go together in one program, and with corespun's own API: a `multi_thread` runtime's
+//! workers are SpdkThreads, and on the SpdkThreads of an [`App`](corespun::app::App) this crate
+//! works without a runtime of its own.
+//!
+//! What else is different is said by each module, and item by item in `MIGRATION.md`.
+//!
+//! # Examples
+//!
+//! No line of this knows that it is not tokio:
+//!
+//! ```
+//! # use corespun_compat as tokio;
+//! use tokio::io::{AsyncReadExt, AsyncWriteExt};
+//! use tokio::net::{TcpListener, TcpStream};
+//!
+//! # tokio::runtime::Runtime::new()?.block_on(async {
+//! let listener = TcpListener::bind("127.0.0.1:0").await?;
+//! let address = listener.local_addr()?;
+//! tokio::spawn(async move {
+//!     while let Ok((mut socket, _)) = listener.accept().await {
+//!         tokio::spawn(async move { socket.write_all(b"hello").await });
+//!     }
+//! });
+//! let mut text = String::new();
+//! TcpStream::connect(address).await?.read_to_string(&mut text).await?;
+//! assert_eq!(text, "hello");
+//! # std::io::Result::Ok(())
+//! # })?;
+//! # std::io::Result::Ok(())
+//! ```
 
 #[cfg(not(target_os = "linux"))]
 compile_error!("corespun-compat runs on Linux alone: depend on tokio itself elsewhere");

@@ -1,6 +1,6 @@
 //! hyper on this crate's sockets, tasks and timers: the server of the example, with curl as client.
 //!
-//! Without curl they are skipped with a message; `CORESPUN_REQUIRE_CURL` makes that a failure.
+//! Without curl they are skipped with a message; `CORESPUN_REQUIRE_CLIENTS` makes that a failure.
 
 #[path = "../examples/hyper_server/serve.rs"]
 mod serve;
@@ -36,7 +36,7 @@ fn has_curl() -> bool {
     if found.is_ok() {
         return true;
     }
-    let required = std::env::var_os("CORESPUN_REQUIRE_CURL").is_some();
+    let required = std::env::var_os("CORESPUN_REQUIRE_CLIENTS").is_some();
     assert!(!required, "curl is required here");
     eprintln!("skipped: there is no curl");
     false

@@ -190,25 +190,27 @@ fn a_peer_that_never_reads_holds_up_its_own_writer_alone() {
     }
 }
 
+/// Nothing in the program says so; the statistics of the workers do.
 #[test]
-fn a_server_with_one_accept_loop_uses_both_workers() {
-    use std::collections::HashSet;
+fn a_server_with_one_accept_loop_serves_from_both_workers() {
+    use std::collections::HashMap;
     use std::sync::{Arc, Mutex};
 
     let runtime = two_workers();
-    let places = Arc::new(Mutex::new(HashSet::new()));
+    let served = Arc::new(Mutex::new(HashMap::new()));
     runtime.block_on(async {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let seen = places.clone();
+        let counts = served.clone();
         let server = tokio::spawn(async move {
             loop {
                 let (mut stream, _) = listener.accept().await.unwrap();
-                let seen = seen.clone();
+                let counts = counts.clone();
                 tokio::spawn(async move {
                     let mut buf = [0; 4];
                     while stream.read_exact(&mut buf).await.is_ok() {
-                        seen.lock().unwrap().insert(std::thread::current().id());
+                        let worker = tokio::runtime::worker_index();
+                        *counts.lock().unwrap().entry(worker).or_insert(0) += 1;
                         stream.write_all(&buf).await.unwrap();
                     }
                 });
@@ -218,14 +220,33 @@ fn a_server_with_one_accept_loop_uses_both_workers() {
         for _ in 0..16 {
             clients.push(TcpStream::connect(address).await.unwrap());
         }
-        for client in &mut clients {
-            let mut buf = [0; 4];
-            client.write_all(b"ping").await.unwrap();
-            client.read_exact(&mut buf).await.unwrap();
+        let busy = || {
+            let metrics = tokio::runtime::Handle::current().metrics();
+            [0, 1].map(|worker| metrics.worker_total_busy_duration(worker))
+        };
+        let (mut buf, mut before) = ([0; 4], busy());
+        for round in 0..10 {
+            for client in &mut clients {
+                client.write_all(b"ping").await.unwrap();
+                client.read_exact(&mut buf).await.unwrap();
+            }
+            if round == 0 {
+                // All of them are accepted.
+                before = busy();
+            }
         }
+        let after = busy();
+        assert!(
+            (0..2).all(|worker| after[worker] > before[worker]),
+            "{before:?} {after:?}"
+        );
         server.abort();
     });
-    assert_eq!(places.lock().unwrap().len(), 2);
+    let served = served.lock().unwrap();
+    let by_worker = [0, 1].map(|worker| served.get(&Some(worker)).copied().unwrap_or(0));
+    assert_eq!(by_worker.iter().sum::<u32>(), 160);
+    // The connections are spread evenly but for a few.
+    assert!(by_worker.iter().all(|&count| count >= 40), "{by_worker:?}");
 }
 
 #[test]

@@ -393,6 +393,12 @@ impl ThreadLib {
         &self.inner.clock
     }
 
+    /// The cores that helper threads run on ([`ThreadLibBuilder::helper_cpus`]), for whoever
+    /// starts some from a reactor, which is pinned. `None` if the kernel did not say.
+    pub fn helper_cpus(&self) -> Option<CpuSet> {
+        self.inner.helpers.cpus()
+    }
+
     /// Names who places threads made by [`ThreadBuilder::create`].
     ///
     /// # Errors

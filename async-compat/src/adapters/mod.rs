@@ -7,7 +7,11 @@
 //! | tokio's I/O traits | hyper's | [`TokioAsHyper`] (feature `hyper`) |
 //! | hyper's I/O traits | tokio's | [`HyperAsTokio`] (feature `hyper`) |
 //! | a runtime | hyper's `Executor` and `Timer` | [`HyperExecutor`], [`HyperLocalExecutor`], [`HyperTimer`] (feature `hyper`) |
+//! | futures' I/O traits | hyper's, and back | two of those: `TokioAsHyper<FuturesAsTokio<T>>`, `TokioAsFutures<HyperAsTokio<T>>` |
+//! | tokio's I/O traits | those of `embedded-io-async` | `FromTokio` of the crate `embedded-io-adapters` |
 //! | a runtime | futures' `Spawn` and `LocalSpawn` | [`Handle`](crate::runtime::Handle), [`LocalSpawner`] |
+//! | a runtime | opendal's `Execute` | [`Handle`](crate::runtime::Handle) (feature `opendal`) |
+//! | a runtime | an `async_executor::Executor` | a task that runs it: `spawn(async move { executor.run(pending::<()>()).await })` |
 //!
 //! The I/O adapters are transparent: they keep no bytes, so that one can be taken off at any time, and
 //! vectored writes stay vectored.

@@ -1,4 +1,4 @@
-//! Tasks, as futures asks for them.
+//! Tasks, as futures and opendal ask for them.
 
 use futures::task::{FutureObj, LocalFutureObj, LocalSpawn, Spawn, SpawnError};
 
@@ -9,6 +9,15 @@ impl Spawn for Handle {
     fn spawn_obj(&self, future: FutureObj<'static, ()>) -> Result<(), SpawnError> {
         drop(self.spawn(future));
         Ok(())
+    }
+}
+
+/// Spawns on the runtime, for [`Executor::with`](opendal_core::Executor::with). As long as that
+/// lives; afterwards the task is dropped.
+#[cfg(feature = "opendal")]
+impl opendal_core::Execute for Handle {
+    fn execute(&self, f: opendal_core::raw::BoxedStaticFuture<()>) {
+        drop(self.spawn(f));
     }
 }
 

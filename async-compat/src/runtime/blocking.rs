@@ -56,11 +56,12 @@ enum Run {
 }
 
 impl BlockingPool {
-    pub(super) fn new(config: &Config) -> Self {
+    /// A pool whose helpers run on `cpus`. Starts none yet.
+    pub(super) fn new(config: &Config, cpus: Option<CpuSet>) -> Self {
         BlockingPool {
             shared: Arc::new(Shared {
                 config: config.clone(),
-                cpus: cpu::current_affinity().ok(),
+                cpus,
                 queue: Mutex::default(),
                 work: Condvar::new(),
                 ended: Condvar::new(),
@@ -69,7 +70,7 @@ impl BlockingPool {
     }
 
     /// Where helpers may run.
-    #[cfg(any(feature = "compat", feature = "rt-multi-thread"))]
+    #[cfg(feature = "rt-multi-thread")]
     pub(super) fn cpus(&self) -> Option<CpuSet> {
         self.shared.cpus
     }

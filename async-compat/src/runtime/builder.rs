@@ -70,7 +70,7 @@ enum Kind {
 }
 
 /// The clock of this machine, measured once: that takes 2 ms.
-fn system_clock() -> corespun::clock::Clock {
+pub(crate) fn system_clock() -> corespun::clock::Clock {
     static CLOCK: OnceLock<corespun::clock::Clock> = OnceLock::new();
     CLOCK.get_or_init(corespun::clock::Clock::system).clone()
 }
@@ -444,7 +444,7 @@ impl Builder {
         Handle {
             inner: Arc::new(Inner {
                 id: super::Id::next().0,
-                blocking: BlockingPool::new(&self.config),
+                blocking: BlockingPool::new(&self.config, library.helper_cpus()),
                 home: corespun::io::Home::new(),
                 config: Config {
                     is_local,

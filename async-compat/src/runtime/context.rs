@@ -304,11 +304,18 @@ impl Drop for InSpare {
     }
 }
 
+/// Runs `f` where another runtime of real tokio's may be entered, and does not block.
+#[cfg(feature = "compat")]
+pub(crate) fn beside_marks<R>(f: impl FnOnce() -> R) -> R {
+    let _budget = FreshBudget;
+    tokio::task::block_in_place(f)
+}
+
 /// What goes on after it has blocked has a budget again: tokio takes it away.
-#[cfg(feature = "rt-multi-thread")]
+#[cfg(any(feature = "rt-multi-thread", feature = "compat"))]
 struct FreshBudget;
 
-#[cfg(feature = "rt-multi-thread")]
+#[cfg(any(feature = "rt-multi-thread", feature = "compat"))]
 impl Drop for FreshBudget {
     fn drop(&mut self) {
         with(|context| context.budget_is_whole.set(false));

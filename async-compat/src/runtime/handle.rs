@@ -199,7 +199,7 @@ impl Handle {
     /// The processors that helper threads of the runtime may use.
     #[cfg(feature = "compat")]
     pub(crate) fn free_cpus(&self) -> Option<corespun::cpu::CpuSet> {
-        self.inner.blocking.cpus()
+        self.inner.library.helper_cpus()
     }
 
     /// Panics as tokio does when a timer is made where none works.

@@ -41,6 +41,8 @@ use std::fmt;
 use std::num::NonZeroU64;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+#[cfg(feature = "compat")]
+pub(crate) use builder::system_clock;
 pub use builder::{Builder, Placement};
 pub use handle::{EnterGuard, Handle, TryCurrentError};
 pub use local_runtime::{LocalOptions, LocalRuntime};

@@ -1,23 +1,40 @@
 //! For crates that are bound to real tokio: [`Compat`] gives a future or an I/O object of
 //! theirs a real tokio context beside the SpdkThread.
 //!
-//! `reqwest`, `sqlx`, `tonic` and their like look for tokio's own reactor, which a runtime
-//! of this crate is not. Wrapped, they find one: tokio's context is entered whenever the
-//! wrapped value is polled, and when it is dropped.
+//! `reqwest`, `sqlx`, `tonic`, axum's `serve` and their like look for tokio's own reactor, which
+//! a runtime of this crate is not. Wrapped, they find one: tokio's context is entered whenever
+//! the wrapped value is polled, and when it is dropped. It is a runtime of tokio's of one thread,
+//! one for each OS thread that uses [`Compat`]. Who turns it depends on the mode of the reactor:
 //!
-//! # What it costs
+//! | mode | who turns it | what a wait costs |
+//! |---|---|---|
+//! | [`Poll`](corespun::reactor::ReactorMode::Poll) | a poller of the SpdkThread, named `tokio`, every 20 µs, and at once after a wrapped value was polled that has begun tasks of tokio's | no OS thread is woken; a turn is a system call and takes 1 to 2 µs, so 5 to 10 % of the core as long as something is wrapped |
+//! | [`Adaptive`](corespun::reactor::ReactorMode::Adaptive), [`Interrupt`](corespun::reactor::ReactorMode::Interrupt); a `block_on` | a helper OS thread, which sleeps in it: tokio gives no descriptor of its runtime that a reactor could wait for | two wake-ups between OS threads, where a native wait costs none |
 //!
-//! - One helper OS thread for each OS thread that uses [`Compat`], from the first use on:
-//!   tokio gives no descriptor of its runtime that a reactor could wait for, so somebody has
-//!   to sleep in it. It ends with the last wrapped value of its OS thread, or with that.
-//! - Each readiness and each timer that the wrapped value waits for goes over that thread:
-//!   two wake-ups between OS threads where a native one costs none.
-//! - What the wrapped value spawns with `tokio::spawn` of the real tokio runs on the helper
-//!   thread, all of it on that one.
-//! - A SpdkThread that is to move to another core cannot take the helper along: what is
-//!   wrapped goes on, and is woken across cores.
+//! Measured by `benches/compat.rs` on a virtual machine of two cores shared with others, so for
+//! comparison only (medians, the native operation before the slash): a byte to an OS thread and
+//! back takes 14 / 14 µs in poll mode, 32 / 33 µs in adaptive mode and 15 / 44 µs in interrupt
+//! mode. A timer of tokio's is up to 1 ms late by itself, being rounded up to milliseconds; the
+//! poller adds its 20 µs at most and one turn of the reactor, the helper 0.1 to 0.2 ms (0.99 and
+//! 1.17 ms late altogether, where a native one is 1 µs late in poll mode and 90 µs in the others).
+//!
+//! # What else it costs
+//!
+//! - The helper OS thread is there in each mode, from the first use on until its OS thread has
+//!   ended and the last value that was wrapped there is gone; in poll mode it sleeps. A mode that
+//!   changes, changes who turns the runtime. A poller that has found nothing wrapped and no task of
+//!   tokio's for 100 ms leaves it to the helper, until something is wrapped again.
+//! - What the wrapped value spawns with `tokio::spawn` of the real tokio runs where the runtime
+//!   is turned, all of it: in poll mode in the poller, at most 122 polls of tasks in one turn.
+//!   There it holds up the reactor if it blocks. While the reactor is held up (in
+//!   [`block_in_place`](crate::task::block_in_place), say), it stands still.
+//! - A SpdkThread of a reactor that has polled a wrapped value stays on its OS thread from then
+//!   on: it [is bound](corespun::thread::ThreadRunner::is_bound). The thread of a `block_on` goes
+//!   where that goes; what it has wrapped is woken across cores from then on.
 
-use std::cell::RefCell;
+mod foreign;
+mod seat;
+
 use std::fmt;
 use std::io;
 use std::io::IoSlice;
@@ -25,64 +42,11 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use corespun::cpu;
 use futures::Stream;
 use pin_project::{pin_project, pinned_drop};
 use tokio::io::{AsyncBufRead, AsyncRead, AsyncSeek, AsyncWrite, ReadBuf};
 
-use crate::runtime::context;
-
-/// tokio's runtime of an OS thread, with the helper that sleeps in it.
-struct Helper {
-    handle: tokio::runtime::Handle,
-    /// Dropped, it ends the helper.
-    _stop: tokio::sync::oneshot::Sender<()>,
-}
-
-thread_local! {
-    static HELPER: RefCell<Option<Arc<Helper>>> = const { RefCell::new(None) };
-}
-
-impl Helper {
-    /// The one of this OS thread.
-    fn current() -> io::Result<Arc<Helper>> {
-        let known = HELPER.try_with(|helper| helper.borrow().clone());
-        if let Ok(Some(helper)) = known {
-            return Ok(helper);
-        }
-        let helper = Arc::new(Helper::start()?);
-        // Not while the OS thread ends.
-        let _ = HELPER.try_with(|place| place.replace(Some(helper.clone())));
-        Ok(helper)
-    }
-
-    fn start() -> io::Result<Helper> {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()?;
-        let handle = runtime.handle().clone();
-        let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
-        let cpus = context::with_current(|handle| handle.free_cpus())
-            .ok()
-            .flatten();
-        std::thread::Builder::new()
-            .name("corespun-compat".to_owned())
-            .spawn(move || {
-                // A worker is pinned, and so would be what it starts.
-                if let Some(cpus) = cpus
-                    && let Err(error) = cpu::set_current_affinity(&cpus)
-                {
-                    tracing::warn!("a helper thread stays on its starter's core: {error}");
-                }
-                // Until the sender is dropped.
-                let _ = runtime.block_on(stopped);
-            })?;
-        Ok(Helper {
-            handle,
-            _stop: stop,
-        })
-    }
-}
+use foreign::Foreign;
 
 /// A value that has a real tokio context whenever it is polled, and when it is dropped.
 ///
@@ -107,11 +71,14 @@ impl Helper {
 pub struct Compat<T> {
     #[pin]
     inner: Option<T>,
-    helper: Arc<Helper>,
+    foreign: Arc<Foreign>,
+    /// It may have kept something of this context, and stays in it.
+    settled: bool,
 }
 
 impl<T> Compat<T> {
-    /// Wraps a value, with the tokio context of the calling OS thread.
+    /// Wraps a value. Its context is that of the OS thread that polls it first; until then, that
+    /// of the calling one.
     ///
     /// # Panics
     ///
@@ -130,14 +97,16 @@ impl<T> Compat<T> {
     ///
     /// The system's, when it refuses an OS thread or an epoll.
     pub fn try_new(inner: T) -> io::Result<Self> {
-        let helper = Helper::current()?;
+        let foreign = Foreign::current()?;
         Ok(Compat {
             inner: Some(inner),
-            helper,
+            foreign,
+            settled: false,
         })
     }
 
-    /// Makes a value in the context, and wraps it: a socket of real tokio's, say.
+    /// Makes a value in the context of the calling OS thread, and wraps it: a socket of real
+    /// tokio's, say.
     ///
     /// # Panics
     ///
@@ -156,15 +125,19 @@ impl<T> Compat<T> {
     /// ```
     #[track_caller]
     pub fn with(make: impl FnOnce() -> T) -> Self {
-        let helper = match Helper::current() {
-            Ok(helper) => helper,
+        let foreign = match Foreign::current() {
+            Ok(foreign) => foreign,
             Err(error) => panic!("there is no tokio context to be had: {error}"),
         };
         let inner = {
-            let _entered = helper.handle.enter();
+            let _entered = foreign.enter();
             Some(make())
         };
-        Compat { inner, helper }
+        Compat {
+            inner,
+            foreign,
+            settled: true,
+        }
     }
 
     /// The value.
@@ -183,9 +156,16 @@ impl<T> Compat<T> {
     }
 
     /// Calls `f` with the value, in the context.
-    fn entered<R>(self: Pin<&mut Self>, f: impl FnOnce(Pin<&mut T>) -> R) -> R {
+    fn entered<'a, R>(self: Pin<&'a mut Self>, f: impl FnOnce(Pin<&'a mut T>) -> R) -> R {
         let this = self.project();
-        let _entered = this.helper.handle.enter();
+        if !*this.settled {
+            *this.settled = true;
+            // It was made with one that does as well.
+            if let Ok(here) = Foreign::current() {
+                *this.foreign = here;
+            }
+        }
+        let _entered = this.foreign.enter();
         f(this.inner.as_pin_mut().expect("it is there until the end"))
     }
 }
@@ -194,7 +174,7 @@ impl<T> Compat<T> {
 impl<T> PinnedDrop for Compat<T> {
     fn drop(self: Pin<&mut Self>) {
         let mut this = self.project();
-        let _entered = this.helper.handle.enter();
+        let _entered = this.foreign.enter();
         this.inner.set(None);
     }
 }
@@ -231,10 +211,7 @@ impl<T: AsyncRead> AsyncRead for Compat<T> {
 
 impl<T: AsyncBufRead> AsyncBufRead for Compat<T> {
     fn poll_fill_buf(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<&[u8]>> {
-        let this = self.project();
-        let _entered = this.helper.handle.enter();
-        let inner = this.inner.as_pin_mut().expect("it is there until the end");
-        inner.poll_fill_buf(cx)
+        self.entered(|inner| inner.poll_fill_buf(cx))
     }
 
     fn consume(self: Pin<&mut Self>, amt: usize) {
