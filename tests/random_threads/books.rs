@@ -9,11 +9,14 @@ use std::time::Duration;
 use corespun::app::AppHandle;
 use corespun::clock::VirtualClock;
 use corespun::iobuf::{Iobuf, IobufBuf};
-use corespun::thread::{ParkedThread, SpdkThread, Spinlock, ThreadLib};
+use corespun::thread::{ParkedThread, SpdkThread, SpinMutex, Spinlock, ThreadLib};
 use nix::sys::eventfd::EventFd;
 
-use crate::perform::{perform_all, site, take_refused};
+use crate::here::site;
+use crate::messages::take_refused;
+use crate::perform::perform_all;
 use crate::random_harness::{ON_PURPOSE, Panics};
+use crate::within::Shelf;
 use crate::{Kind, Step};
 
 /// The OS thread that polls a SpdkThread, when none does.
@@ -98,12 +101,13 @@ pub struct World {
     pub libraries: [Library; 2],
     pub parked: Pile<(Arc<Record>, ParkedThread)>,
     pub buffers: Pile<Buffer>,
-    pub senders: Pile<crate::perform::MpscSender>,
+    pub senders: Pile<crate::queues::MpscSender>,
     pub wakers: Pile<std::task::Waker>,
     pub aborts: Pile<corespun::task::AbortHandle>,
     pub joins: Pile<corespun::task::JoinHandle<Value>>,
     pub bells: Vec<Arc<EventFd>>,
     pub spinlock: Arc<Spinlock>,
+    pub shelf: SpinMutex<Shelf>,
     pub performed: AtomicUsize,
     /// Threads that have neither exited nor been dropped.
     pub unended: AtomicUsize,
@@ -167,6 +171,7 @@ impl World {
                     .collect(),
                 // Wrong use is an error value.
                 spinlock: Arc::new(Spinlock::with_hook(|_| ())),
+                shelf: SpinMutex::with_hook(Shelf::default(), |_| ()),
                 performed: AtomicUsize::new(0),
                 unended: AtomicUsize::new(0),
                 arrived: AtomicUsize::new(0),

@@ -9,8 +9,11 @@ use corespun::channel;
 
 use crate::Turns;
 use crate::books::World;
-use crate::perform::{self, hosted, poll_hosted, take_hosted};
+use crate::here::{self, hosted, take_hosted};
+use crate::hosting::{self, poll_hosted};
+use crate::perform;
 use crate::random_harness::Subject as _;
+use crate::within;
 
 /// Rounds in which all threads are polled, for messages to arrive.
 const ARRIVING: usize = 60;
@@ -30,22 +33,22 @@ pub fn end(world: &Arc<World>, site: usize, turns: &Turns, begun: usize) {
         n += crate::Threads::SITES;
     };
     round(&mut || {
-        while perform::attach(world, 0) {}
+        while hosting::attach(world, 0) {}
     });
     for _ in 0..ARRIVING {
         round(&mut || poll_all(world));
     }
     if world.exact {
-        round(&mut || perform::check_arrived(world));
+        round(&mut || hosting::check_arrived(world));
     }
-    round(&mut || perform::let_go_and_exit(world));
+    round(&mut || hosting::let_go_and_exit(world));
     world.arrived.fetch_add(1, Ordering::AcqRel);
     let mut over = false;
     for rounds in 0.. {
         round(&mut || {
             // Those that somebody parked meanwhile.
-            while perform::attach(world, 0) {
-                perform::let_go_and_exit(world);
+            while hosting::attach(world, 0) {
+                hosting::let_go_and_exit(world);
             }
             // All sites of one round see the same, since only the first looks.
             let arrived = world.arrived.load(Ordering::Acquire) == crate::Threads::SITES;
@@ -79,14 +82,14 @@ pub fn end(world: &Arc<World>, site: usize, turns: &Turns, begun: usize) {
             world.ended.store(true, Ordering::Release);
         }
     }
-    round(&mut || perform::let_everything_go(world));
+    round(&mut || here::let_everything_go(world));
 }
 
 fn poll_all(world: &Arc<World>) {
     for slot in 0..hosted(|hosted| hosted.len()) {
         if let Some(mut taken) = take_hosted(slot) {
             poll_hosted(world, &mut taken, 0);
-            perform::put_back(taken, slot);
+            here::put_back(taken, slot);
         }
     }
 }
@@ -100,7 +103,7 @@ fn end_of_reactors(world: &Arc<World>) {
     let placed: Vec<_> = placed.into_iter().filter(|record| record.placed).collect();
     for record in &placed {
         let (inside, number) = (world.clone(), record.number);
-        let letter = move || perform::let_go_here(&inside, number);
+        let letter = move || here::let_go_here(&inside, number);
         // Some are held to the end of their patience.
         if record.number.is_multiple_of(3) || record.handle.send_msg(letter).is_err() {
             drop(record.handle.exit());
@@ -120,8 +123,8 @@ fn end_of_reactors(world: &Arc<World>) {
     for core in &cores {
         let (inside, done) = (world.clone(), done.clone());
         let sent = app.reactors().send_event(core, move || {
-            perform::let_everything_go(&inside);
-            drop(perform::leave());
+            here::let_everything_go(&inside);
+            drop(here::leave());
             drop(inside);
             done.fetch_add(1, Ordering::AcqRel);
         });
@@ -157,6 +160,7 @@ pub fn end_of_world(world: &Arc<World>) {
     }
     for (n, library) in world.libraries.iter().enumerate() {
         let mut last = library.library.thread().build().expect("an id").attach();
+        perform::contained(world, || last.enter(|| within::clear_shelf(world)));
         for device in library.devices.take_all() {
             perform::contained(world, || drop(last.enter(|| device.device.unregister())));
             perform::contained(world, || drop(device));
@@ -201,6 +205,6 @@ pub fn end_of_world(world: &Arc<World>) {
             world.fail(format!("threads left: {threads}"));
         }
     }
-    perform::contained(world, || drop(perform::leave()));
+    perform::contained(world, || drop(here::leave()));
     world.check_values();
 }

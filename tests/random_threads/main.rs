@@ -16,11 +16,20 @@
 #![allow(unreachable_pub, reason = "a program of several files")]
 
 mod books;
+mod buffers;
+mod channels;
 mod ending;
+mod here;
+mod hosting;
+mod messages;
 mod perform;
+mod pollers;
+mod queues;
 #[path = "../random_harness/mod.rs"]
 mod random_harness;
 mod tasks;
+mod waits;
+mod within;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
@@ -113,6 +122,21 @@ pub(crate) enum Kind {
     LocalQueue,
     LocalSend,
     DropLocalSender,
+    Shelve,
+    Unshelve,
+
+    LocalNotify,
+    NotifyOne,
+    NotifyAll,
+    Semaphore,
+    TryAcquire,
+    AddPermits,
+    DropPermit,
+    CloseSemaphore,
+    Oneshot,
+    OneshotSend,
+    DropOneshot,
+    PollerStream,
 
     Yield,
     Sleep,
@@ -122,6 +146,8 @@ pub(crate) enum Kind {
     SendAsync,
     GetAsync,
     GetMany,
+    Notified,
+    Acquire,
     JoinSet,
     Scope,
     Call,
@@ -190,6 +216,20 @@ const INSIDE: &[Weighted<Kind>] = {
         (LocalQueue, 1),
         (LocalSend, 2),
         (DropLocalSender, 1),
+        (Shelve, 3),
+        (Unshelve, 3),
+        (LocalNotify, 1),
+        (NotifyOne, 3),
+        (NotifyAll, 1),
+        (Semaphore, 1),
+        (TryAcquire, 1),
+        (AddPermits, 2),
+        (DropPermit, 3),
+        (CloseSemaphore, 1),
+        (Oneshot, 2),
+        (OneshotSend, 3),
+        (DropOneshot, 1),
+        (PollerStream, 2),
         (Yield, 3),
         (Sleep, 3),
         (WaitForWaker, 4),
@@ -198,6 +238,8 @@ const INSIDE: &[Weighted<Kind>] = {
         (SendAsync, 3),
         (GetAsync, 3),
         (GetMany, 2),
+        (Notified, 4),
+        (Acquire, 4),
         (JoinSet, 1),
         (Scope, 1),
         (Call, 2),
@@ -281,7 +323,7 @@ impl Subject for Threads {
                 app.block_on(async move |app: AppHandle| {
                     let (sender, result) = oneshot::channel();
                     let beside = thread::spawn(move || {
-                        perform::begin(Self::SITES);
+                        here::begin(Self::SITES);
                         drop(sender.send(run_in(World::new(false, Some(app)), &steps)));
                     });
                     let result = result.await;
@@ -312,7 +354,7 @@ fn run_in(world: Arc<World>, steps: &Script) -> Result<usize, String> {
             let world = world.clone();
             scope.spawn(move || {
                 let end = AbandonTurns(turns_ref);
-                perform::begin(site);
+                here::begin(site);
                 for (n, step) in steps.iter().enumerate() {
                     if step.site == site && turns_ref.wait(n, site) {
                         perform::top(&world, step);
@@ -330,7 +372,7 @@ fn run_in(world: Arc<World>, steps: &Script) -> Result<usize, String> {
         }
     });
     // Nobody else is left.
-    perform::begin(Threads::SITES);
+    here::begin(Threads::SITES);
     ending::end_of_world(&world);
     let performed = read(&world.performed);
     if let Some(what) = world.failed() {

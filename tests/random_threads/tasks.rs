@@ -11,13 +11,61 @@ use corespun::thread::SpdkThread;
 use corespun::time;
 
 use crate::books::{Buffer, Home, Value, World};
-use crate::perform::{LARGE, choose_thread, current, holdings, perform, take};
+use crate::buffers::LARGE;
+use crate::here::{choose, choose_thread, current, holdings, take};
+use crate::perform::perform;
 use crate::{Kind, Step};
 
 /// Handles that are kept for others.
 const KEPT: usize = 24;
 
-pub fn spawn(world: &Arc<World>, step: &Arc<Step>) {
+/// Tasks, and what they wait for. Whether the step is one of these.
+pub fn act(world: &Arc<World>, step: &Arc<Step>) -> bool {
+    let Step { a, b, .. } = **step;
+    match step.kind {
+        Kind::SpawnLocal
+        | Kind::SpawnEager
+        | Kind::Spawn
+        | Kind::SpawnMovable
+        | Kind::SpawnOn
+        | Kind::SpawnWith => spawn(world, step),
+        Kind::Wake => {
+            if let Some(waker) = world.wakers.take(a) {
+                match b % 4 {
+                    0 => waker.wake_by_ref(),
+                    1 => drop((waker.clone(), waker)),
+                    _ => waker.wake(),
+                }
+            }
+        }
+        Kind::DropWaker => drop(world.wakers.take(a)),
+        Kind::Abort => {
+            if let Some(abort) = world.aborts.choose(a) {
+                abort.abort();
+            }
+        }
+        Kind::DropJoin => drop(world.joins.take(a)),
+        // These are for tasks, to be awaited; elsewhere they are begun and dropped.
+        Kind::Yield
+        | Kind::Sleep
+        | Kind::WaitForWaker
+        | Kind::Join
+        | Kind::Recv
+        | Kind::SendAsync
+        | Kind::GetAsync
+        | Kind::GetMany
+        | Kind::Notified
+        | Kind::Acquire
+        | Kind::JoinSet
+        | Kind::Scope
+        | Kind::Call
+        | Kind::MoveTo => begin_and_drop(world, step),
+        _ => return false,
+    }
+    true
+}
+
+fn spawn(world: &Arc<World>, step: &Arc<Step>) {
     let here = current(world);
     let value = Value::anywhere(world, step);
     let join = match step.kind {
@@ -42,7 +90,7 @@ pub fn spawn(world: &Arc<World>, step: &Arc<Step>) {
     keep(world, join);
 }
 
-fn keep(world: &World, join: JoinHandle<Value>) {
+pub fn keep(world: &World, join: JoinHandle<Value>) {
     if world.aborts.len() < KEPT {
         world.aborts.push(join.abort_handle());
     }
@@ -182,6 +230,18 @@ async fn wait_for(world: &Arc<World>, step: &Arc<Step>) -> bool {
                 }
             }
         }
+        Kind::Notified => {
+            if let Some(bell) = holdings(world, |held| choose(&held.bells, a)).flatten() {
+                bell.wait().await;
+            }
+        }
+        Kind::Acquire => {
+            if let Some(slots) = holdings(world, |held| choose(&held.slots, a)).flatten()
+                && let Some(taken) = slots.acquire(b % 3).await
+            {
+                holdings(world, |held| held.permits.push(taken));
+            }
+        }
         Kind::JoinSet => {
             let mut set = JoinSet::new();
             for _ in 0..b % 3 + 1 {
@@ -226,7 +286,7 @@ async fn wait_for(world: &Arc<World>, step: &Arc<Step>) -> bool {
 }
 
 /// A future that is polled once and dropped.
-pub fn begin_and_drop(world: &Arc<World>, step: &Arc<Step>) {
+fn begin_and_drop(world: &Arc<World>, step: &Arc<Step>) {
     if SpdkThread::current().is_some() {
         let future = pin!(wait_for(world, step));
         let mut cx = Context::from_waker(Waker::noop());
