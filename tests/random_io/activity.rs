@@ -16,6 +16,9 @@ use corespun::io::{IoBuf, IoBufMut};
 pub enum Waits {
     Read(RawFd),
     Write(RawFd),
+    /// As those, of what another OS thread uses too.
+    SharedRead(RawFd),
+    SharedWrite(RawFd),
     /// For what ends by itself.
     Soon,
     Anything,
@@ -36,6 +39,8 @@ pub struct Activity {
     pub uses: Option<(usize, bool)>,
     /// The kernel does it by itself: the connection's bytes go lost with it.
     pub raw: bool,
+    /// It goes on by itself, and opens descriptors: never forgotten.
+    pub unbounded: bool,
     /// Descriptors that are never closed if it is forgotten.
     pub descriptors: usize,
     pub future: Pin<Box<dyn Future<Output = ()>>>,
@@ -53,6 +58,7 @@ impl Activity {
             waits,
             uses: None,
             raw: false,
+            unbounded: false,
             descriptors: 0,
             future: Box::pin(future),
             woken: Arc::new(Flag(AtomicBool::new(true))),

@@ -4,6 +4,8 @@
 //! meanwhile, against peers that answer in pieces, with urgent data and with
 //! descriptors in between, and that go away.
 //!
+//! Some sockets are shared with another OS thread, which has a driver of its own.
+//!
 //! The books: what arrives is what was sent, in order; each buffer comes back once,
 //! untouched beyond what was read; what could be done is not waited for for ever
 //! (whenever all is quiet, each wait is compared with `poll(2)`); what a file was
@@ -13,10 +15,15 @@
 //! How to run for long, and one program again: `tests/random_harness/mod.rs`.
 #![allow(unreachable_pub, reason = "a program of several files")]
 
+mod across;
 mod activity;
+mod files;
+mod peers;
 mod perform;
 #[path = "../random_harness/mod.rs"]
 mod random_harness;
+mod raw;
+mod streams;
 mod things;
 
 use std::process::ExitCode;
@@ -57,10 +64,21 @@ pub(crate) enum Kind {
     RawPoll,
     RawNop,
     RawAccept,
+    RawChain,
+    RawAcceptMany,
     OpenFifo,
     ConnectUnix,
     RecvVectored,
     SendVectored,
+
+    Share,
+    Unshare,
+    SharedRecv,
+    SharedSend,
+    OtherRecv,
+    OtherSend,
+    OtherDrop,
+    PeerShare,
 
     PollAgain,
     Drop,
@@ -110,10 +128,20 @@ const KINDS: &[Weighted<Kind>] = {
         (RawPoll, 2),
         (RawNop, 3),
         (RawAccept, 1),
+        (RawChain, 2),
+        (RawAcceptMany, 2),
         (OpenFifo, 1),
         (ConnectUnix, 2),
         (RecvVectored, 3),
         (SendVectored, 2),
+        (Share, 2),
+        (Unshare, 1),
+        (SharedRecv, 3),
+        (SharedSend, 2),
+        (OtherRecv, 3),
+        (OtherSend, 2),
+        (OtherDrop, 1),
+        (PeerShare, 8),
         (PollAgain, 3),
         (Drop, 6),
         (Forget, 1),

@@ -14,11 +14,15 @@ use corespun::net::{TcpListener, TcpStream, UnixStream};
 use nix::poll::{PollFd as SysPollFd, PollFlags, PollTimeout};
 use socket2::Socket;
 
+use crate::across::Across;
 use crate::activity::{Activity, BufferBook, Waits};
 use harness::io::Loop;
 
 /// How long a wait that could end may last while all else is quiet.
 const PATIENCE: Duration = Duration::from_secs(1);
+
+/// The same where another OS thread has to do its part.
+const LONG_PATIENCE: Duration = Duration::from_secs(20);
 
 /// The byte at `at` of what `from` sends; never one of the urgent ones.
 pub fn pattern(from: usize, at: u64) -> u8 {
@@ -140,6 +144,7 @@ pub struct World {
     /// Sockets of peers that connected.
     pub strangers: Vec<Socket>,
     pub paths: Option<Paths>,
+    pub across: Across,
     pub performed: usize,
     pub next: usize,
     /// Descriptors that forgotten activities keep open.
@@ -160,6 +165,7 @@ impl World {
             completed: Rc::default(),
             strangers: Vec::new(),
             paths: None,
+            across: Across::new(choice),
             performed: 0,
             next: 0,
             forgotten: 0,
@@ -169,6 +175,9 @@ impl World {
     }
 
     pub fn failed(&self) -> Option<String> {
+        if let Some(wrong) = self.across.wrong() {
+            self.shared.wrong(wrong);
+        }
         let wrong = self.shared.wrong.borrow().clone();
         wrong.or_else(|| self.shared.buffers.wrong.borrow().clone())
     }
@@ -198,7 +207,7 @@ impl World {
         ended
     }
 
-    fn ready(fd: RawFd, events: PollFlags) -> bool {
+    pub fn ready(fd: RawFd, events: PollFlags) -> bool {
         // SAFETY: the activity that waits for it keeps it open.
         let fd = unsafe { std::os::fd::BorrowedFd::borrow_raw(fd) };
         let mut fds = [SysPollFd::new(fd, events)];
@@ -212,6 +221,8 @@ impl World {
                 && match activity.waits {
                     Waits::Read(fd) => World::ready(fd, PollFlags::POLLIN),
                     Waits::Write(fd) => World::ready(fd, PollFlags::POLLOUT),
+                    Waits::SharedRead(fd) => World::ready(fd, PollFlags::POLLIN),
+                    Waits::SharedWrite(fd) => World::ready(fd, PollFlags::POLLOUT),
                     Waits::Soon => true,
                     Waits::Anything => false,
                 }
@@ -221,13 +232,13 @@ impl World {
     /// Runs until nothing happens any more, and looks who sleeps though it should
     /// not.
     pub fn settle(&mut self) {
-        let end = Instant::now() + PATIENCE;
+        let begun = Instant::now();
         let mut quiet = 0;
         loop {
             let turned = self.io.driver.park(Some(Duration::ZERO));
             if self.run() || turned > 0 {
                 quiet = 0;
-                if Instant::now() < end + PATIENCE {
+                if begun.elapsed() < 2 * PATIENCE {
                     continue;
                 }
                 return self.shared.wrong("settle: never quiet");
@@ -236,16 +247,18 @@ impl World {
             if quiet < 3 {
                 continue;
             }
-            let Some(sleeper) = self.sleeper() else {
-                return;
+            let (name, wait, patience) = match self.sleeper() {
+                Some(sleeper) => match sleeper.waits {
+                    Waits::Read(_) => (sleeper.name, "reads", PATIENCE),
+                    Waits::Write(_) => (sleeper.name, "writes", PATIENCE),
+                    Waits::SharedRead(_) => (sleeper.name, "reads", LONG_PATIENCE),
+                    Waits::SharedWrite(_) => (sleeper.name, "writes", LONG_PATIENCE),
+                    _ => (sleeper.name, "ends", PATIENCE),
+                },
+                None if self.across.sleeps() => ("the other", "goes on", LONG_PATIENCE),
+                None => return,
             };
-            if Instant::now() > end {
-                let (name, waits) = (sleeper.name, sleeper.waits);
-                let wait = match waits {
-                    Waits::Read(_) => "reads",
-                    Waits::Write(_) => "writes",
-                    _ => "ends",
-                };
+            if begun.elapsed() > patience {
                 return self
                     .shared
                     .wrong(format!("lost wake: {name} sleeps though it {wait}"));
@@ -267,6 +280,10 @@ impl World {
         self.connections.clear();
         self.listeners.clear();
         self.strangers.clear();
+        self.across.end();
+        if let Some(wrong) = self.across.wrong() {
+            self.shared.wrong(wrong);
+        }
         self.paths = None;
         self.shared.arrived.borrow_mut().clear();
         self.io.settle_to(self.forgotten_operations, PATIENCE);

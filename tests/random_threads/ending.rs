@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use corespun::channel;
+use corespun::thread::ThreadRunner;
 
 use crate::Turns;
 use crate::books::World;
@@ -140,9 +141,33 @@ fn end_of_reactors(world: &Arc<World>) {
     }
 }
 
+/// Which nothing is put on any more.
+fn clear_shelf(world: &Arc<World>) {
+    let builder = world.libraries[1].library.thread();
+    let mut last = builder.build().expect("an id").attach();
+    perform::contained(world, || last.enter(|| within::clear_shelf(world)));
+    end_of_last(world, last);
+}
+
+/// A thread that no step knows.
+fn end_of_last(world: &Arc<World>, mut last: ThreadRunner) {
+    for _ in 0..100 {
+        last.poll(0, 0);
+    }
+    drop(last.exit());
+    for _ in 0..1000 {
+        last.poll(0, 0);
+    }
+    if !last.is_exited() {
+        let holders = last.exit_holders();
+        world.fail(format!("exit of the last: held by {holders:?}"));
+    }
+}
+
 /// After all OS threads have ended.
 pub fn end_of_world(world: &Arc<World>) {
     end_of_reactors(world);
+    clear_shelf(world);
     for _ in 0..100 {
         // A destructor of one may put another.
         let contents = (
@@ -160,7 +185,6 @@ pub fn end_of_world(world: &Arc<World>) {
     }
     for (n, library) in world.libraries.iter().enumerate() {
         let mut last = library.library.thread().build().expect("an id").attach();
-        perform::contained(world, || last.enter(|| within::clear_shelf(world)));
         for device in library.devices.take_all() {
             perform::contained(world, || drop(last.enter(|| device.device.unregister())));
             perform::contained(world, || drop(device));
@@ -171,20 +195,7 @@ pub fn end_of_world(world: &Arc<World>) {
             }
             perform::contained(world, || drop(last.enter(|| pool.iobuf.finish())));
         }
-        for _ in 0..100 {
-            last.poll(0, 0);
-        }
-        drop(last.exit());
-        for _ in 0..1000 {
-            last.poll(0, 0);
-        }
-        if !last.is_exited() {
-            world.fail(format!(
-                "exit of the last: held by {:?}",
-                last.exit_holders()
-            ));
-        }
-        drop(last);
+        end_of_last(world, last);
         for record in library.threads.take_all() {
             let waiting = record.waiting.load(Ordering::Acquire);
             if waiting > 0 {

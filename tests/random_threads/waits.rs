@@ -9,7 +9,7 @@ use std::task::Poll;
 
 use corespun::local::{Notify, Permit, Semaphore, oneshot};
 use corespun::stream::PollerStream;
-use corespun::task;
+use corespun::task::{self, JoinHandle};
 use corespun::thread::SpdkThread;
 use futures::StreamExt;
 
@@ -23,16 +23,10 @@ use crate::{Kind, Step};
 pub fn act(world: &Arc<World>, step: &Arc<Step>) -> bool {
     let Step { a, b, .. } = **step;
     match step.kind {
-        Kind::LocalNotify => {
-            let bell = Rc::new(Bell::default());
-            holdings(world, |held| held.bells.push(bell));
-        }
+        Kind::LocalNotify => make_bell(world, step),
         Kind::NotifyOne => with_bell(world, a, Bell::notify_one),
         Kind::NotifyAll => with_bell(world, a, Bell::notify_all),
-        Kind::Semaphore => {
-            let slots = Slots::new(world, a % 4);
-            holdings(world, |held| held.slots.push(slots));
-        }
+        Kind::Semaphore => make_slots(world, step),
         Kind::TryAcquire => {
             if let Some(slots) = holdings(world, |held| choose(&held.slots, a)).flatten() {
                 let permits = b % 3;
@@ -114,6 +108,32 @@ impl Drop for Waits<'_> {
     }
 }
 
+/// And tasks that wait for it, as for the others that this makes.
+fn make_bell(world: &Arc<World>, step: &Arc<Step>) {
+    if SpdkThread::current().is_none() {
+        return;
+    }
+    let bell = Rc::new(Bell::default());
+    holdings(world, |held| held.bells.push(bell.clone()));
+    for times in 1..=step.a % 3 {
+        let (bell, value) = (bell.clone(), Value::anywhere(world, step));
+        keep_task(
+            world,
+            task::spawn_local(async move {
+                for _ in 0..times {
+                    bell.wait().await;
+                }
+                value
+            }),
+        );
+    }
+}
+
+fn keep_task(world: &Arc<World>, join: JoinHandle<Value>) {
+    holdings(world, |held| held.tasks.push(join.abort_handle()));
+    keep(world, join);
+}
+
 fn with_bell(world: &Arc<World>, n: usize, f: impl FnOnce(&Bell)) {
     if let Some(bell) = holdings(world, |held| choose(&held.bells, n)).flatten() {
         f(&bell);
@@ -161,11 +181,13 @@ impl Slots {
         })
     }
 
-    /// When all is quiet: whether the first waits beside what it wants.
+    /// When all is quiet: whether one sleeps that was given its permits, or the first
+    /// beside what it wants.
     pub fn sleeps(&self) -> bool {
         let wanted = self.wanted.borrow().front().map(|(_, permits)| *permits);
         let free = self.semaphore.available_permits();
-        wanted.is_some_and(|wanted| wanted <= free || self.semaphore.is_closed())
+        let given = self.total.get() - self.taken.get() > free;
+        given || wanted.is_some_and(|wanted| wanted <= free || self.semaphore.is_closed())
     }
 }
 
@@ -174,6 +196,27 @@ impl Drop for Slots {
         if self.semaphore.available_permits() != self.total.get() {
             self.world.fail("semaphore: permits did not come back");
         }
+    }
+}
+
+fn make_slots(world: &Arc<World>, step: &Arc<Step>) {
+    if SpdkThread::current().is_none() {
+        return;
+    }
+    let slots = Slots::new(world, step.b % 3);
+    holdings(world, |held| held.slots.push(slots.clone()));
+    for permits in 1..=step.a % 3 {
+        let (slots, value) = (slots.clone(), Value::anywhere(world, step));
+        keep_task(
+            world,
+            task::spawn_local(async move {
+                let taken = slots.clone().acquire(permits).await;
+                task::yield_now().await;
+                drop(taken);
+                drop(slots.acquire(1).await);
+                value
+            }),
+        );
     }
 }
 
@@ -230,10 +273,9 @@ fn make_oneshot(world: &Arc<World>, step: &Arc<Step>) {
         value
     });
     holdings(world, |held| {
-        held.tasks.push(join.abort_handle());
-        held.oneshots.push(OneshotSender { sender, sent });
+        held.oneshots.push(OneshotSender { sender, sent })
     });
-    keep(world, join);
+    keep_task(world, join);
 }
 
 /// A poller as a stream, and the task that takes what it finds.
@@ -279,6 +321,5 @@ fn poller_stream(world: &Arc<World>, step: &Arc<Step>) {
         }
         value
     });
-    holdings(world, |held| held.tasks.push(join.abort_handle()));
-    keep(world, join);
+    keep_task(world, join);
 }

@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use corespun::thread::{SpdkThread, Spinlock, SpinlockMisuse};
 
@@ -110,7 +111,7 @@ pub fn with_shelf<R>(world: &Arc<World>, f: impl FnOnce(&mut Shelf) -> R) -> Opt
 fn shelve(world: &Arc<World>, step: &Arc<Step>) {
     let mut value = Some(Value::anywhere(world, step));
     with_shelf(world, |shelf| {
-        if shelf.values.len() < 8 {
+        if shelf.values.len() < 8 && !world.ended.load(Ordering::Acquire) {
             shelf.values.extend(value.take());
         }
     });
