@@ -10,6 +10,8 @@ use std::rc::Rc;
 
 use corespun::fs::File;
 use corespun::io::{AlignedBuf, BackendChoice, IoBuf, POOL_ALIGN};
+use corespun::iobuf::Iobuf;
+use corespun::thread::ThreadLib;
 use harness::io::{Loop, on_every_backend};
 
 fn panic_of(f: impl FnOnce()) -> String {
@@ -54,6 +56,7 @@ fn a_slice_of_a_buffer_has_no_bounds_that_wrap() {
         let _ = vec![0; 8].slice((Bound::Excluded(usize::MAX), Bound::Unbounded));
     });
     assert!(text.contains("usize::MAX"), "{text}");
+    assert_eq!(vec![7; 8].slice(3..).begin(), 3);
     let whole = vec![7; 8].slice((Bound::Unbounded, Bound::Included(usize::MAX)));
     assert_eq!(whole.len(), 8);
 }
@@ -163,6 +166,30 @@ fn bytes_that_share_an_allocation_are_read_into_apart() {
 }
 
 /// A buffer that is used again is no larger for a slice of it.
+/// Those of a pool of an io_device, which a driver knows nothing of.
+#[test]
+fn a_buffer_of_an_iobuf_pool_is_read_into_and_written_from() {
+    on_every_backend(|choice| {
+        let io = Loop::new(choice);
+        let mut runner = ThreadLib::new().thread().build().unwrap().attach();
+        let builder = Iobuf::builder().small(64, 4096).large(8, 8192);
+        let iobuf = runner.enter(|| builder.build()).unwrap();
+        iobuf.register_module("m").unwrap();
+        let channel = runner.enter(|| iobuf.channel("m", 0, 0)).unwrap();
+        let mut get = || runner.enter(|| channel.try_get(4096)).unwrap().unwrap();
+        let (mut from, into) = (get(), get());
+        from.iter_mut()
+            .enumerate()
+            .for_each(|(n, byte)| *byte = n as u8);
+        let file = File::from_std(tempfile::tempfile().unwrap()).unwrap();
+        let (written, from) = io.must_end("a write", file.write_at(from, 0));
+        assert_eq!(written.unwrap(), 4096);
+        let (read, into) = io.must_end("a read", file.read_at(into, 0));
+        assert_eq!(read.unwrap(), 4096);
+        assert_eq!(into[..], from[..]);
+    });
+}
+
 #[test]
 fn a_slice_bounds_what_is_read() {
     on_every_backend(|choice| {

@@ -650,6 +650,47 @@ fn a_step_holds_the_walk_until_it_proceeds_or_is_dropped() {
     walked.finish();
 }
 
+/// IO-022: the end of one walk is not that of the other.
+#[test]
+fn an_unregistration_waits_for_the_last_of_several_walks() {
+    let mut walked = Walked::new();
+    type Kept = Rc<RefCell<Vec<WalkStep<Context, Infallible>>>>;
+    let kept: [Kept; 2] = Default::default();
+    let (device, gone) = (walked.device.clone(), Runs::default());
+    walked.channels[1] = None;
+    walked.channels[2] = None;
+    walked.threads.poll_threads();
+    for kept in &kept {
+        // Back on the thread it began on: the steps do not leave it.
+        thread_local!(static KEPT: RefCell<Option<Kept>> = const { RefCell::new(None) });
+        KEPT.set(Some(kept.clone()));
+        walked.threads.on(0, || {
+            let keep = |step| {
+                let kept = KEPT.take().expect("one stop");
+                kept.borrow_mut().push(step);
+            };
+            device.for_each_channel_step(keep, |_| ()).unwrap();
+        });
+        walked.threads.poll_threads();
+        assert_eq!(kept.borrow().len(), 1);
+    }
+    let seen = gone.clone();
+    walked
+        .threads
+        .on(0, || device.unregister_with(move || seen.add()).unwrap());
+    walked.channels.clear();
+    walked.threads.poll_threads();
+    kept[1].take().pop().unwrap().proceed(Ok(()));
+    walked.threads.poll_threads();
+    assert!(device.is_registered(), "a walk is under way");
+    assert_eq!(gone.get(), 0);
+    kept[0].take().pop().unwrap().proceed(Ok(()));
+    walked.threads.poll_threads();
+    assert!(!device.is_registered());
+    assert_eq!(gone.get(), 1);
+    walked.threads.free();
+}
+
 /// A walk survives what it meets: a panic ends it with an error, a thread that
 /// is dropped with the message in its queue is passed over.
 #[test]
@@ -779,6 +820,7 @@ fn off_a_thread_every_call_says_what_it_needs() {
     assert!(matches!(refused.unwrap_err(), RegisterError::NotOnThread(name) if name == "x"));
     let mut threads = Threads::allocate(1);
     let device = threads.on(0, plain_device);
+    assert!(device.name().starts_with("io_device "));
     assert!(matches!(
         device.channel(),
         Err(ChannelError::NotOnThread(_))

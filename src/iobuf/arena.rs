@@ -53,11 +53,9 @@ impl Arena {
     /// Asks for memory near `node`. A kernel without NUMA has only one.
     fn prefer_node(&self, node: usize) {
         const MPOL_PREFERRED: libc::c_long = 1;
-        let mut mask = [0u64; 16];
-        let Some(word) = mask.get_mut(node / 64) else {
+        let Some(mask) = mask_of(node) else {
             return;
         };
-        *word = 1 << (node % 64);
         // SAFETY: the range is this arena's mapping, and the mask has as many
         // bits as said.
         let result = unsafe {
@@ -67,7 +65,7 @@ impl Arena {
                 self.size * self.count,
                 MPOL_PREFERRED,
                 mask.as_ptr(),
-                mask.len() * 64,
+                NODES,
                 0,
             )
         };
@@ -89,6 +87,16 @@ impl Arena {
         // SAFETY: the offset is within the mapping.
         unsafe { self.base.add(index * self.size) }
     }
+}
+
+/// As many as `mask_of` has bits for.
+const NODES: usize = 1024;
+
+/// The set of one node, as the kernel takes it.
+pub(super) fn mask_of(node: usize) -> Option<[u64; 16]> {
+    let mut mask = [0; 16];
+    *mask.get_mut(node / 64)? = 1 << (node % 64);
+    Some(mask)
 }
 
 impl Drop for Arena {

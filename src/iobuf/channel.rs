@@ -306,7 +306,7 @@ impl IobufChannel {
         if thread.channel_count() >= MAX_CHANNELS {
             return Err(IobufError::TooManyChannels(MAX_CHANNELS));
         }
-        let home = Home(thread.inner.last_channel.fetch_add(1, Ordering::Relaxed) + 1);
+        let home = Home(thread.inner.next_channel.fetch_add(1, Ordering::Relaxed));
         // From here on dropping it undoes everything.
         let core = Rc::new(ChannelCore {
             module,

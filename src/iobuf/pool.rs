@@ -86,7 +86,7 @@ pub(super) struct Inner {
     pub(super) modules: Mutex<Vec<Arc<str>>>,
     pub(super) device: OnceLock<IoDevice<ThreadState>>,
     /// Of the channels; the first is 1.
-    pub(super) last_channel: AtomicU64,
+    pub(super) next_channel: AtomicU64,
 }
 
 impl Inner {
@@ -97,20 +97,9 @@ impl Inner {
 
     /// The pools' index for the core that the caller runs on.
     pub(super) fn node_here(&self) -> u16 {
-        if self.pools.len() == 1 {
-            return 0;
-        }
-        let mut node: libc::c_uint = 0;
-        // SAFETY: the call writes one integer, and takes null for the other.
-        let result = unsafe {
-            let no_core: *mut libc::c_uint = std::ptr::null_mut();
-            libc::syscall(libc::SYS_getcpu, no_core, &raw mut node, no_core)
-        };
-        let node = node as usize;
-        if result == 0 && node < self.pools.len() {
-            node as u16
-        } else {
-            0
+        match self.pools.len() {
+            1 => 0,
+            pools => pools_near(current_node(), pools),
         }
     }
 
@@ -353,13 +342,12 @@ impl IobufBuilder {
                 .map(|&node| pools(Some(node)))
                 .collect::<Result<Vec<_>, IobufError>>()?,
         };
-        let counts = [small, large].map(|count| count * pools.len());
         let inner = Arc::new(Inner {
             pools,
             sizes,
             modules: Mutex::default(),
             device: OnceLock::new(),
-            last_channel: AtomicU64::new(0),
+            next_channel: AtomicU64::new(1),
         });
         let for_threads = Arc::downgrade(&inner);
         let device = IoDevice::builder().name("iobuf").register(move || {
@@ -369,15 +357,30 @@ impl IobufBuilder {
             Ok::<_, &str>(ThreadState::new(inner, thread))
         })?;
         let _ = inner.device.set(device);
+        let counts = inner.free_counts();
         Ok(Iobuf { inner, counts })
     }
 }
 
-/// The numbers of the machine's memory nodes, one for each index up to the
-/// highest.
 fn whole_pages(size: usize) -> Result<usize, IobufError> {
     let whole = size.checked_next_multiple_of(PAGE);
     whole.ok_or_else(|| no_memory(size))
+}
+
+/// The memory node of the core that the caller runs on.
+fn current_node() -> usize {
+    let mut node: libc::c_uint = 0;
+    // SAFETY: the call writes one integer, if it succeeds, and takes null for the others.
+    unsafe {
+        let no_core: *mut libc::c_uint = std::ptr::null_mut();
+        libc::syscall(libc::SYS_getcpu, no_core, &raw mut node, no_core)
+    };
+    node as usize
+}
+
+/// The index, of so many, of the pools for a node.
+pub(super) fn pools_near(node: usize, pools: usize) -> u16 {
+    if node < pools { node as u16 } else { 0 }
 }
 
 fn no_memory(bytes: usize) -> IobufError {
@@ -388,7 +391,12 @@ fn no_memory(bytes: usize) -> IobufError {
 }
 
 fn memory_nodes() -> Vec<usize> {
-    let online = std::fs::read_to_string("/sys/devices/system/node/online").unwrap_or_default();
+    nodes_up_to(&std::fs::read_to_string("/sys/devices/system/node/online").unwrap_or_default())
+}
+
+/// The numbers of the machine's memory nodes, one for each index up to the
+/// highest of those that are online.
+pub(super) fn nodes_up_to(online: &str) -> Vec<usize> {
     let nodes = format!("[{}]", online.trim()).parse::<CpuSet>();
     let highest = nodes.ok().and_then(|nodes| nodes.iter().last());
     (0..=highest.unwrap_or(0)).collect()

@@ -1,6 +1,8 @@
 //! iobuf against the scenarios of the reference suite, with pools as small as
 //! those use, which the public builder refuses.
 
+mod pools;
+
 use std::cell::{Cell, RefCell};
 use std::ops::ControlFlow;
 use std::rc::Rc;
@@ -487,6 +489,38 @@ fn a_buffer_sent_to_a_thread_that_ends_is_not_lost() {
     drop(b);
 }
 
+/// That the last waiter of one class has gone says nothing of the other class.
+#[test]
+fn a_waiter_of_one_class_is_listed_after_one_of_the_other_has_gone() {
+    let mut bed = Bed::new(2, 1);
+    let (waits, has) = (bed.channel(0, "0", 0), bed.channel(1, "0", 0));
+    let held = bed.on(1, || [take(&has, SMALL), take(&has, LARGE)]);
+    let large = bed.on(0, || {
+        let (_, id) = wait(&waits, SMALL);
+        assert!(waits.abort(&id));
+        wait(&waits, LARGE).0
+    });
+    bed.on(1, || drop(held));
+    bed.poll();
+    assert!(large.is_served());
+    drop(bed.on(0, || large.take()));
+    assert_eq!(bed.iobuf.free_counts(), [1, 1]);
+}
+
+/// A cache may not keep what another thread waits for.
+#[test]
+fn a_waiter_elsewhere_comes_before_a_cache() {
+    let mut bed = Bed::new(2, 2);
+    let (keeps, waits) = (bed.channel(0, "0", 1), bed.channel(1, "0", 0));
+    let other = bed.on(1, || [take(&waits, SMALL), take(&waits, LARGE)]);
+    let held = bed.on(0, || [take(&keeps, SMALL), take(&keeps, LARGE)]);
+    let (small, large) = bed.on(1, || (wait(&waits, SMALL).0, wait(&waits, LARGE).0));
+    bed.on(0, || drop(held));
+    bed.poll();
+    assert!(small.is_served() && large.is_served());
+    drop((other, small, large));
+}
+
 /// Four OS threads take from a pool too small for them: nobody waits for ever,
 /// and no two have one buffer.
 #[test]
@@ -525,90 +559,4 @@ fn os_threads_share_a_pool_too_small_for_them() {
     bed.poll();
     assert_eq!(done.load(Ordering::Relaxed), 4);
     assert_eq!(bed.iobuf.free_counts(), [3, 3]);
-}
-
-/// IO-036: statistics over threads, by module.
-#[test]
-fn statistics_are_summed_over_threads() {
-    let mut bed = Bed::new(2, 4);
-    let (a, b) = (bed.channel(0, "0", 1), bed.channel(1, "0", 1));
-    let other = bed.channel(1, "1", 0);
-    bed.on(0, || drop([take(&a, SMALL), take(&a, SMALL)]));
-    bed.on(1, || {
-        drop(take(&b, LARGE));
-        let held = [(); 2].map(|()| take(&other, SMALL));
-        wait(&other, SMALL);
-        drop(held);
-    });
-    let stats = Rc::new(RefCell::new(Vec::new()));
-    let place = stats.clone();
-    bed.threads[0]
-        .enter(|| bed.iobuf.stats(move |all| *place.borrow_mut() = all))
-        .unwrap();
-    bed.poll();
-    let stats = stats.borrow();
-    let figures = |cache, main, retry, cache_size| PoolStats {
-        cache,
-        main,
-        retry,
-        cache_size,
-    };
-    assert_eq!(stats[0].small, figures(1, 1, 0, 2));
-    assert_eq!(stats[0].large, figures(1, 0, 0, 2));
-    assert_eq!(stats[1].small, figures(0, 2, 1, 0));
-    assert_eq!(stats[1].module, "1");
-}
-
-/// IO-030.
-#[test]
-fn settings_below_the_minimum_are_refused_and_sizes_rounded_up() {
-    let mut runner = ThreadLib::new().thread().build().unwrap().attach();
-    runner.enter(|| {
-        let builder = Iobuf::builder;
-        for refused in [
-            builder().small(63, 4096),
-            builder().small(64, 4095),
-            builder().large(7, 8192),
-            builder().large(8, 8191),
-        ] {
-            let error = refused.build().unwrap_err();
-            assert!(matches!(error, IobufError::TooSmall { .. }), "{error}");
-        }
-        let iobuf = builder()
-            .small(64, 4097)
-            .large(8, 8193)
-            .numa(true)
-            .build()
-            .unwrap();
-        assert_eq!(iobuf.inner.sizes, [8192, 12288]);
-        iobuf.register_module("m").unwrap();
-        let channel = iobuf.channel("m", 0, 0).unwrap();
-        let buffer = channel.try_get(1).unwrap().unwrap();
-        assert_eq!(buffer.as_ptr().addr() % 4096, 0);
-        assert!(buffer.iter().all(|&byte| byte == 0));
-    });
-    let off = Iobuf::builder().build().unwrap_err();
-    assert!(matches!(off, IobufError::Register(_)));
-}
-
-/// No length wraps, and no count is cut to the width of an index.
-#[test]
-fn pools_that_no_memory_could_hold_are_refused() {
-    let mut runner = ThreadLib::new().thread().build().unwrap().attach();
-    let mut build = |small: (usize, usize), large: (usize, usize)| {
-        let builder = Iobuf::builder();
-        let builder = builder.small(small.0, small.1).large(large.0, large.1);
-        runner.enter(|| builder.build()).map(drop).unwrap_err()
-    };
-    let (small, large) = ((64, 4096), (8, 8192));
-    for error in [
-        build((64, usize::MAX), large),
-        build((64, usize::MAX - 4094), large),
-        build(small, (8, usize::MAX - 1)),
-        build((usize::MAX, 4096), large),
-        build((usize::MAX / 4096, 4096), large),
-        build(((1 << 32) + 64, 4096), large),
-    ] {
-        assert!(matches!(error, IobufError::NoMemory { .. }), "{error}");
-    }
 }

@@ -139,3 +139,56 @@ impl Host {
         self.sleeper.store(awake(host), Ordering::Relaxed);
     }
 }
+
+#[cfg(all(test, not(corespun_loom)))]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use super::*;
+
+    /// A sleeper whose dormant threads are noted when they are roused.
+    fn sleeper() -> (Sleeper, Arc<Mutex<Vec<usize>>>) {
+        let roused = Arc::<Mutex<Vec<usize>>>::default();
+        let noted = roused.clone();
+        let rouse = move |place| noted.lock().unwrap().push(place);
+        (Sleeper::with_dormant(|| (), rouse), roused)
+    }
+
+    #[test]
+    fn a_thread_is_roused_once_and_only_if_it_is_dormant() {
+        let (sleeper, roused) = sleeper();
+        let host = Host::new();
+        // SAFETY: it lives longer than `host`.
+        unsafe { host.set(&sleeper) };
+        let taken = || std::mem::take(&mut *roused.lock().unwrap());
+        assert!(host.doze_unless(3, || false));
+        host.notify();
+        host.notify();
+        assert_eq!(taken(), [3]);
+        assert!(host.doze_unless(4, || false));
+        host.wake();
+        host.notify();
+        assert!(!host.doze_unless(5, || true), "it has work");
+        host.notify();
+        assert_eq!(taken(), [0; 0]);
+    }
+
+    #[test]
+    fn a_call_of_all_dormant_threads_is_taken_once() {
+        let (sleeper, roused) = sleeper();
+        let host = Host::new();
+        // SAFETY: it lives longer than `host`.
+        unsafe { host.set(&sleeper) };
+        host.notify_critical();
+        assert!(!sleeper.is_called(), "it is awake");
+        assert!(host.doze_unless(3, || false));
+        host.notify_critical();
+        assert!(sleeper.is_called());
+        assert!(sleeper.take_call());
+        assert!(!sleeper.is_called() && !sleeper.take_call());
+        assert!(
+            roused.lock().unwrap().is_empty(),
+            "its allocations are not a signal handler's"
+        );
+    }
+}

@@ -80,3 +80,21 @@ impl CriticalSlot {
         }
     }
 }
+
+#[cfg(all(test, not(corespun_loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_slot_with_a_message_is_not_closed() {
+        let slot = CriticalSlot::new();
+        slot.post(|| ()).unwrap();
+        assert!(!slot.close());
+        assert!(matches!(slot.post(|| ()), Err(PostError::Pending)));
+        assert!(slot.is_posted() && slot.get().is_some());
+        slot.clear();
+        assert!(slot.close());
+        assert!(matches!(slot.post(|| ()), Err(PostError::Closed)));
+        assert!(slot.close(), "it was closed before");
+    }
+}

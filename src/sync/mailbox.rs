@@ -360,3 +360,27 @@ impl<T> Mailbox<T> {
         self.is_empty()
     }
 }
+
+#[cfg(all(test, not(corespun_loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_has_no_limit_takes_no_room_under_one() {
+        let mailbox = Mailbox::new(2);
+        for n in 0..10 {
+            mailbox.push(n).unwrap();
+        }
+        // The ring may hold explicit ones.
+        for n in 10..12 {
+            assert!(mailbox.push_limited(4, n, |n| n).is_ok());
+        }
+        let refused = mailbox.push_limited(4, 12, |n| n);
+        assert!(matches!(refused, Err(PushError::Full(12))));
+        assert!(mailbox.is_full(4) && !mailbox.is_full(5));
+        // SAFETY: this is the only consumer.
+        let taken: Vec<_> = std::iter::from_fn(|| unsafe { mailbox.pop() }).collect();
+        assert_eq!(taken, (0..12).collect::<Vec<_>>());
+        assert!(mailbox.is_empty());
+    }
+}
