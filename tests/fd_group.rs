@@ -371,3 +371,41 @@ fn a_closed_member_gives_way_to_a_new_one_with_its_number() {
     group.remove(&new).unwrap();
     assert_eq!(group.fd_count(), 0);
 }
+
+/// Events that were fetched together: who has got a removed one's number meanwhile is
+/// not told of that one's.
+#[test]
+fn an_event_of_a_removed_member_is_not_its_successors() {
+    let group = Rc::new(FdGroup::new().unwrap());
+    let fds = [(); 2].map(|()| duplicate(&eventfd(), 750));
+    for fd in &fds {
+        nix::unistd::write(fd, &1u64.to_ne_bytes()).unwrap();
+    }
+    let held = Rc::new(RefCell::new(fds.map(Some)));
+    let (runs, successors) = (Rc::new(Cell::new(0)), Rc::new(RefCell::new(Vec::new())));
+    for n in 0..2 {
+        let (inside, fds) = (Rc::downgrade(&group), held.clone());
+        let (runs, successors) = (runs.clone(), successors.clone());
+        let called = move |_| {
+            runs.set(runs.get() + 1);
+            let group = inside.upgrade().unwrap();
+            // The other one, unless that did the same.
+            let other = fds.borrow_mut()[1 - n].take();
+            if let Some(fd) = other.filter(|_| runs.get() == 1) {
+                let number = fd.as_raw_fd();
+                group.remove(&fd).unwrap();
+                drop(fd);
+                let quiet = duplicate(&eventfd(), number);
+                assert_eq!(quiet.as_raw_fd(), number);
+                let wrong = |_| panic!("the event of another one");
+                group.add(&quiet, FdOptions::default(), wrong).unwrap();
+                successors.borrow_mut().push(quiet);
+            }
+        };
+        let held = held.borrow();
+        let fd = held[n].as_ref().unwrap();
+        group.add(fd, FdOptions::default(), called).unwrap();
+    }
+    group.wait(NOW).unwrap();
+    assert_eq!((runs.get(), group.fd_count()), (1, 2));
+}

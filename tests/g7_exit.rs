@@ -467,3 +467,40 @@ fn a_runner_dropped_without_exit_names_what_it_leaves() {
     drop((channel, poller, device));
     threads.free();
 }
+
+/// By how many: critical ones, its own and those from elsewhere, and no task.
+#[test]
+fn a_runner_dropped_without_exit_counts_the_messages_it_drops() {
+    let (log, _guard) = Log::install();
+    for messages in [0, 3] {
+        let mut threads = Threads::allocate(1);
+        let thread = threads.handle(0);
+        threads.on(0, || drop(task::spawn_local(pending::<()>())));
+        for _ in 0..messages {
+            threads.on(0, || thread.send_msg(|| ()).unwrap());
+        }
+        if messages > 0 {
+            thread.send_critical_msg(|| ()).unwrap();
+        }
+        for _ in 0..messages {
+            thread.send_msg(|| ()).unwrap();
+        }
+        let spawned = thread.spawn(async {});
+        log.take();
+        let other = threads.library.thread().build().unwrap().attach();
+        drop(std::mem::replace(threads.runner(0), other));
+        let lines = log.take();
+        let mut counted = lines.iter().filter(|line| line.contains("unrun="));
+        if messages == 0 {
+            assert_eq!(counted.next(), None);
+        } else {
+            let line = counted.next().unwrap_or_else(|| panic!("{lines:?}"));
+            assert!(
+                line.contains("unrun=7 ") || line.ends_with("unrun=7"),
+                "{line}"
+            );
+        }
+        assert!(is_exited_error(spawned));
+        threads.free();
+    }
+}

@@ -112,6 +112,27 @@ fn blocking_calls_of_tasks_leave_a_reactor_its_files() {
     });
 }
 
+/// One that has nothing to do serves the next call; there is always room for one.
+#[test]
+fn a_helper_thread_that_is_idle_is_used_again() {
+    assert_eq!(
+        DriverConfig::new().blocking_threads(0),
+        DriverConfig::new().blocking_threads(1)
+    );
+    assert_ne!(
+        DriverConfig::new().blocking_threads(2),
+        DriverConfig::new().blocking_threads(3)
+    );
+    on_every_backend(|choice| {
+        let io = Loop::new(choice);
+        let call = || io.must_end("a call", unblock(|| std::thread::current().id()));
+        let first = call().unwrap();
+        for _ in 0..10 {
+            assert_eq!(call().unwrap(), first);
+        }
+    });
+}
+
 /// More operations than a driver may have on helper threads wait their turn.
 #[test]
 fn a_drivers_operations_beyond_its_helper_threads_wait_their_turn() {

@@ -170,6 +170,10 @@ fn a_set_joins_its_tasks_in_the_order_they_end() {
             }
             assert_eq!(set.len(), 3);
             assert!(set.try_join_next().is_none());
+            set.spawn_local(async { 1 });
+            task::yield_now().await;
+            assert!(matches!(set.try_join_next(), Some(Ok(1))));
+            assert!(set.try_join_next().is_none());
             set.join_all().await
         })
     });

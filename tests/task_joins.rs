@@ -650,3 +650,47 @@ fn a_task_that_the_exit_has_cancelled_is_joined_by_what_cleans_up() {
     assert!(heard.get());
     assert!(runner.is_exited());
 }
+
+/// By hand, with the waker of a task like the one that runs: the one named is woken.
+#[test]
+fn a_handle_polled_for_another_task_wakes_that_one() {
+    let (mut runner, _) = two_threads();
+    let (mut child, tell) = told::<u32>(&mut runner);
+    let wakers = Rc::new(RefCell::new(Vec::new()));
+    let polls = Rc::new(Cell::new([0; 2]));
+    // Of one type.
+    let twin = |n: usize| {
+        let (wakers, polls) = (wakers.clone(), polls.clone());
+        poll_fn(move |cx| {
+            let mut counts = polls.get();
+            counts[n] += 1;
+            polls.set(counts);
+            let waker: Waker = cx.waker().clone();
+            wakers.borrow_mut().push(waker.clone());
+            if n == 1 && counts[1] == 1 {
+                let first: Waker = wakers.borrow()[0].clone();
+                let polled = child_poll(&mut Context::from_waker(&first));
+                assert!(polled.is_pending());
+            }
+            Poll::<()>::Pending
+        })
+    };
+    thread_local!(static CHILD: RefCell<Option<JoinHandle<u32>>> = const { RefCell::new(None) });
+    fn child_poll(cx: &mut Context<'_>) -> Poll<Result<u32, task::JoinError>> {
+        CHILD.with_borrow_mut(|child| child.as_mut().unwrap().poll_unpin(cx))
+    }
+    assert!(
+        child
+            .poll_unpin(&mut Context::from_waker(Waker::noop()))
+            .is_pending()
+    );
+    CHILD.set(Some(child));
+    let twins = runner.enter(|| [spawn_local(twin(0)), spawn_local(twin(1))]);
+    settle(&mut runner);
+    assert_eq!(polls.get(), [1, 1]);
+    runner.enter(|| tell.send(5).unwrap());
+    settle(&mut runner);
+    assert_eq!(polls.get(), [2, 1]);
+    runner.enter(|| drop((CHILD.take(), wakers.take())));
+    drop(twins);
+}

@@ -69,14 +69,12 @@ impl<T> Ring<T> {
     pub(crate) fn claim(&self) -> Option<Place<'_, T>> {
         let mut tail = self.tail.load(Ordering::Relaxed);
         loop {
-            if tail & CLOSED != 0 {
-                return None;
-            }
             let slot = &self.slots[tail & self.mask];
+            // No slot has the number of a closed tail.
             if slot.sequence.load(Ordering::Acquire) == tail {
                 match self.tail.compare_exchange_weak(
                     tail,
-                    (tail + 1) & !CLOSED,
+                    tail + 1,
                     Ordering::AcqRel,
                     Ordering::Relaxed,
                 ) {
@@ -89,8 +87,8 @@ impl<T> Ring<T> {
                     Err(now) => tail = now,
                 }
             } else {
-                // The slot still holds the message of the lap before, unless
-                // `tail` is stale.
+                // The slot still holds the message of the lap before, or the ring is
+                // closed, unless `tail` is stale.
                 let now = self.tail.load(Ordering::Relaxed);
                 if now == tail {
                     return None;
@@ -185,5 +183,48 @@ impl<T> Drop for Ring<T> {
         while let Some(value) = unsafe { self.pop() } {
             drop(value);
         }
+    }
+}
+
+#[cfg(all(test, not(corespun_loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_ring_has_room_for_its_capacity_in_every_lap_until_it_is_closed() {
+        let ring = Ring::new(3);
+        assert_eq!(ring.capacity(), 4);
+        // SAFETY: this is the only consumer.
+        let pop = || unsafe { ring.pop() };
+        for lap in 0..3 {
+            for n in 0..4 {
+                assert_eq!(ring.len(), n);
+                ring.claim().expect("there is room").write((lap, n));
+            }
+            assert!(ring.claim().is_none());
+            for n in 0..4 {
+                assert!(ring.is_ready());
+                assert_eq!(pop(), Some((lap, n)));
+            }
+            assert!(!ring.is_ready() && pop().is_none());
+        }
+        ring.claim().expect("there is room").write((3, 0));
+        ring.close();
+        assert!(ring.claim().is_none());
+        assert_eq!((ring.len(), pop(), ring.len()), (1, Some((3, 0)), 0));
+        assert!(ring.claim().is_none());
+    }
+
+    #[test]
+    fn what_nobody_took_is_dropped_with_the_ring() {
+        let value = std::rc::Rc::new(());
+        let ring = Ring::new(4);
+        for _ in 0..3 {
+            ring.claim().expect("there is room").write(value.clone());
+        }
+        // SAFETY: this is the only consumer.
+        drop(unsafe { ring.pop() });
+        drop(ring);
+        assert_eq!(std::rc::Rc::strong_count(&value), 1);
     }
 }

@@ -98,6 +98,20 @@ mod tests {
         }
     }
 
+    #[test]
+    fn a_ring_makes_it_readable_and_says_if_it_could_not() {
+        let bell = eventfd();
+        let other = bell.try_clone().unwrap();
+        let bell = Doorbell::new(bell);
+        bell.ring().unwrap();
+        bell.ring().unwrap();
+        let mut count = [0; 8];
+        assert_eq!(nix::unistd::read(&other, &mut count), Ok(8));
+        assert_eq!(u64::from_ne_bytes(count), 2);
+        nix::unistd::write(&other, &(u64::MAX - 1).to_ne_bytes()).unwrap();
+        assert!(bell.ring().is_err(), "it is full");
+    }
+
     /// While others ring, the owner leaves, and a stranger gets the number: it is
     /// never rung, and the descriptor is closed exactly once.
     #[test]
