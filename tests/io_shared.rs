@@ -147,6 +147,36 @@ fn the_next_turn_looks_if_it_is_asked_to() {
 }
 
 #[test]
+fn readiness_is_added_and_taken_away() {
+    let both = Ready::READABLE | Ready::WRITABLE;
+    assert_eq!(both - Ready::WRITABLE, Ready::READABLE);
+    assert_eq!(Ready::READABLE - Ready::WRITABLE, Ready::READABLE);
+    assert_eq!(both & Ready::WRITABLE, Ready::WRITABLE);
+    assert_eq!(Ready::READABLE & Ready::WRITABLE, Ready::EMPTY);
+}
+
+/// Which otherwise looks in some of its turns only.
+#[test]
+fn the_next_turn_looks_if_it_is_asked_to() {
+    on_every_backend(|choice| {
+        let a = Loop::new(choice);
+        let (mut peer, socket) = pair();
+        for _ in 0..3 {
+            let mut reading = pin!(read(&socket));
+            let woken = Arc::new(Count::default());
+            let waker = Waker::from(woken.clone());
+            let mut cx = Context::from_waker(&waker);
+            assert!(reading.as_mut().poll(&mut cx).is_pending());
+            peer.write_all(b"x").unwrap();
+            a.driver.look_next_turn();
+            a.driver.poll();
+            assert_eq!(woken.0.load(Ordering::SeqCst), 1);
+            assert!(reading.as_mut().poll(&mut cx).is_ready());
+        }
+    });
+}
+
+#[test]
 fn two_halves_on_two_drivers_and_the_drop_on_a_third_thread() {
     on_every_backend(|choice| {
         const LEN: usize = 4 << 20;

@@ -16,12 +16,12 @@ use std::time::Duration;
 
 use corespun::io::{BackendChoice, Interest, SharedFd};
 use crossbeam_queue::SegQueue;
+use harness::io::Loop;
 use nix::poll::PollFlags;
 
 use crate::activity::{Activity, Waits};
 use crate::things::World;
 use crate::{Kind, Step};
-use harness::io::Loop;
 
 /// Sockets at a time, and words that each carries at most.
 const SOCKETS: usize = 2;
