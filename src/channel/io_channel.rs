@@ -15,35 +15,89 @@ use std::sync::Arc;
 
 use super::ChannelError;
 use super::device::{Device, DeviceCore, IoDevice};
+use crate::thread::BoundBy;
 use crate::thread::SpdkThread;
 use crate::thread::bound::Stay;
 use crate::thread::exit::{ExitHolder, ExitPart};
 use crate::thread::local::Local;
 use crate::thread::message::Message;
+use crate::thread::shared::Shared;
 
 pub(super) struct ChannelCell<C: 'static> {
     head: Head,
     device: Arc<Device<C>>,
     pub(super) context: C,
-    _stay: Stay,
+    /// Gone once it is known that the context is `Send`.
+    stay: Cell<Option<Stay>>,
+}
+
+impl<C: 'static> ChannelCell<C> {
+    /// Has a message destroy the channel if it is not used then. After a handle
+    /// went.
+    fn destroy_later(&self, local: &Local) {
+        let head = &self.head;
+        if !head.attached.get() || head.is_used() {
+            return;
+        }
+        head.destroys.set(head.destroys.get() + 1);
+        let device = self.device.core.clone();
+        let message = Message::new(move || destroy_if_unused(&device));
+        local.send_to_itself(message);
+        local.begun_outside();
+    }
+
+    /// Counts a handle that may be anywhere, and lets the channel move.
+    pub(super) fn add_send_ref(&self)
+    where
+        C: Send,
+    {
+        let refs = &self.head.send_refs;
+        refs.set(refs.get() + 1);
+        drop(self.stay.take());
+    }
+
+    /// One of those is gone.
+    pub(super) fn remove_send_ref(&self, local: &Local) {
+        let refs = &self.head.send_refs;
+        refs.set(refs.get() - 1);
+        self.destroy_later(local);
+    }
 }
 
 /// What does not depend on the context's type.
 struct Head {
-    /// Handles.
+    /// Handles that belong to the OS thread.
     refs: Cell<usize>,
+    /// Handles that may be anywhere.
+    send_refs: Cell<usize>,
     /// Destroy messages in the thread's queue.
     destroys: Cell<usize>,
     /// Whether the thread's table has it. A forced exit takes it out under the
     /// handles, which keep it alive from then on.
     attached: Cell<bool>,
-    local: Rc<Local>,
+    thread: Arc<Shared>,
+    /// There while there are `refs`, so that they bind the thread.
+    local: Cell<Option<Rc<Local>>>,
+}
+
+impl Head {
+    /// Before the first handle, on the channel's thread.
+    #[cold]
+    fn hold_thread(&self) {
+        self.local.set(Local::current_rc());
+    }
+
+    fn is_used(&self) -> bool {
+        self.refs.get() + self.send_refs.get() > 0
+    }
 }
 
 /// A cell of any context.
 trait AnyCell: Any {
     fn head(&self) -> &Head;
     fn core(&self) -> &Arc<DeviceCore>;
+    /// Whether the context may not be `Send`, for all that is known.
+    fn stays(&self) -> bool;
 }
 
 impl<C: 'static> AnyCell for ChannelCell<C> {
@@ -53,6 +107,13 @@ impl<C: 'static> AnyCell for ChannelCell<C> {
 
     fn core(&self) -> &Arc<DeviceCore> {
         &self.device.core
+    }
+
+    fn stays(&self) -> bool {
+        let stay = self.stay.take();
+        let stays = stay.is_some();
+        self.stay.set(stay);
+        stays
     }
 }
 
@@ -147,6 +208,18 @@ impl ExitPart for ChannelTable {
         holders.extend(cells.map(|cell| ExitHolder::Channel(cell.core().name())));
     }
 
+    fn binders(&self, by: &mut Vec<BoundBy>) -> usize {
+        let mut handles = 0;
+        for cell in self.entries.borrow().iter().filter_map(|e| e.cell.as_ref()) {
+            let is_held = cell.head().refs.get() > 0;
+            handles += usize::from(is_held);
+            if is_held || cell.stays() {
+                by.push(BoundBy::Channel(cell.core().name()));
+            }
+        }
+        handles
+    }
+
     fn cancel(&self, local: &Local) {
         // Destructors may open and drop channels.
         loop {
@@ -185,7 +258,7 @@ fn destroy_if_unused(device: &DeviceCore) {
             };
             let head = cell.head();
             head.destroys.set(head.destroys.get() - 1);
-            if head.refs.get() > 0 || head.destroys.get() > 0 {
+            if head.is_used() || head.destroys.get() > 0 {
                 return;
             }
             entries.remove(index).cell
@@ -256,13 +329,15 @@ fn create<C>(device: &Arc<Device<C>>) -> Result<IoChannel<C>, ChannelError> {
     let cell = Rc::new(ChannelCell {
         head: Head {
             refs: Cell::new(0),
+            send_refs: Cell::new(0),
             destroys: Cell::new(0),
             attached: Cell::new(true),
-            local: local.clone(),
+            thread: local.shared.clone(),
+            local: Cell::new(None),
         },
         device: device.clone(),
         context,
-        _stay: local.anchor.stay(),
+        stay: Cell::new(Some(local.anchor.stay())),
     });
     table.set(core, cell.clone());
     Ok(IoChannel::new(cell))
@@ -289,7 +364,8 @@ impl Drop for Unfinished<'_> {
 /// back (`spdk_put_io_channel`). The last one dropped does not destroy the
 /// channel there and then: a message to the thread does, unless the channel has
 /// been got again before. While there is a channel, the thread does not exit,
-/// and does not move to another OS thread.
+/// and does not move to another OS thread; [`SendChannel`](super::SendChannel) is the
+/// handle of one that moves.
 ///
 /// # Examples
 ///
@@ -326,9 +402,16 @@ pub struct IoChannel<C: 'static> {
 }
 
 impl<C: 'static> IoChannel<C> {
+    pub(super) fn cell(&self) -> &Rc<ChannelCell<C>> {
+        &self.cell
+    }
+
     #[inline]
     pub(super) fn new(cell: Rc<ChannelCell<C>>) -> Self {
         let refs = &cell.head.refs;
+        if refs.get() == 0 {
+            cell.head.hold_thread();
+        }
         refs.set(refs.get() + 1);
         IoChannel { cell }
     }
@@ -368,7 +451,7 @@ impl<C: 'static> IoChannel<C> {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn thread(&self) -> SpdkThread {
-        SpdkThread::from_shared(self.cell.head.local.shared.clone())
+        SpdkThread::from_shared(self.cell.head.thread.clone())
     }
 
     /// How many handles there are.
@@ -389,7 +472,8 @@ impl<C: 'static> IoChannel<C> {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn ref_count(&self) -> usize {
-        self.cell.head.refs.get()
+        let head = &self.cell.head;
+        head.refs.get() + head.send_refs.get()
     }
 
     /// Whether both are handles of one channel.
@@ -414,15 +498,9 @@ impl<C: 'static> IoChannel<C> {
 
     #[cold]
     fn put_last(&self) {
-        let head = &self.cell.head;
-        if !head.attached.get() {
-            return;
+        if let Some(local) = self.cell.head.local.take() {
+            self.cell.destroy_later(&local);
         }
-        head.destroys.set(head.destroys.get() + 1);
-        let device = self.cell.device.core.clone();
-        let message = Message::new(move || destroy_if_unused(&device));
-        head.local.send_to_itself(message);
-        head.local.begun_outside();
     }
 }
 

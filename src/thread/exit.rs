@@ -23,6 +23,7 @@ use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, ready};
 
 use super::activity::Activity;
+use super::bound::BoundBy;
 use super::local::{Entered, ExitPhase, Local, TimerTarget};
 use super::shared::{self, Shared};
 use crate::sync::budget::poll_budget;
@@ -107,6 +108,10 @@ pub(crate) trait ExitPart: Any {
 
     /// Names what does.
     fn holders(&self, holders: &mut Vec<ExitHolder>);
+
+    /// Names what keeps the thread on its OS thread. Says by how many references to
+    /// `Local` it does so.
+    fn binders(&self, by: &mut Vec<BoundBy>) -> usize;
 
     /// Lets go of everything: the exit is forced, or over. User content that
     /// is dropped may add more, which is let go of too.

@@ -77,6 +77,9 @@ pub(crate) struct Local {
     /// Knows of the values that must not leave this OS thread, besides those
     /// that hold an `Rc` of this.
     pub(crate) anchor: Anchor,
+    /// By the promise of [`ThreadBuilder::assume_send`](super::ThreadBuilder::assume_send)
+    /// nothing binds the thread.
+    pub(super) assume_send: bool,
     pub(crate) task_ids: Cell<u64>,
     /// How many eager first polls are under way, one inside the other.
     pub(crate) eager_depth: Cell<u8>,
@@ -195,7 +198,12 @@ impl Drop for Local {
 }
 
 impl Local {
-    pub(super) fn new(shared: Arc<Shared>, batch: usize, exit_timeout: Duration) -> Rc<Self> {
+    pub(super) fn new(
+        shared: Arc<Shared>,
+        batch: usize,
+        exit_timeout: Duration,
+        assume_send: bool,
+    ) -> Rc<Self> {
         let stall_limit = shared.library.stall_ticks;
         let short = shared.library.clock.ticks_from(SHORT_POLL);
         Rc::new(Local {
@@ -213,6 +221,7 @@ impl Local {
             interrupts: OnceCell::new(),
             channels: OnceCell::new(),
             anchor: Anchor::default(),
+            assume_send,
             task_ids: Cell::new(0),
             batch,
             slice: TimeSlice::unlimited(),

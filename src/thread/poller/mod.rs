@@ -6,6 +6,9 @@
 //! anything from inside it only flips states that the pass looks at afterwards.
 
 mod handle;
+#[cfg(all(test, corespun_loom))]
+mod loom_tests;
+mod send;
 
 use std::cell::{Cell, OnceCell, RefCell};
 use std::fmt;
@@ -13,8 +16,11 @@ use std::rc::Rc;
 use std::time::Duration;
 
 pub use handle::{Polled, Poller, PollerBuilder};
+pub use send::SendPoller;
+use slab::Slab;
 
 use super::activity::Activity;
+use super::bound::BoundBy;
 use super::local::Local;
 use super::panic::{PanicSource, Payload, contain};
 use super::stall::Occupant;
@@ -110,10 +116,29 @@ pub enum PollerError {
 
 type Callback = Box<dyn FnMut() -> Activity>;
 
+/// Finds a poller again on its thread. Any OS thread may have it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct PollerKey {
+    slot: usize,
+    /// Unique on its thread, starting at 1.
+    id: u64,
+}
+
+impl PollerKey {
+    fn occupant(self, name: Option<&str>) -> Occupant<'_> {
+        Occupant::Poller { name, id: self.id }
+    }
+}
+
 pub(crate) struct PollerCore {
     callback: Cell<Option<Callback>>,
     state: Cell<PollerState>,
-    id: u64,
+    /// Where the thread finds it, and its number.
+    key: PollerKey,
+    /// The callback, and the switch hook, may not be `Send`.
+    stays: bool,
+    /// A [`Poller`] of it is there, which binds.
+    has_handle: Cell<bool>,
     name: Option<String>,
     period: u64,
     timer: Cell<Option<TimerKey>>,
@@ -148,14 +173,18 @@ impl PollerCore {
 
     /// What the thread is occupied with while the callback runs.
     fn occupant(&self) -> Occupant<'_> {
-        Occupant::Poller {
-            name: self.name.as_deref(),
-            id: self.id,
-        }
+        self.key.occupant(self.name.as_deref())
     }
 
     pub(super) fn id(&self) -> u64 {
-        self.id
+        self.key.id
+    }
+
+    fn stats(&self) -> PollerStats {
+        PollerStats {
+            run_count: self.run_count.get(),
+            busy_count: self.busy_count.get(),
+        }
     }
 
     pub(crate) fn is_registered(&self) -> bool {
@@ -181,6 +210,8 @@ impl Listed {
 /// all of them.
 #[derive(Default)]
 pub(crate) struct PollerLists {
+    /// Those that are registered.
+    all: RefCell<Slab<Rc<PollerCore>>>,
     active: Cell<Vec<Listed>>,
     last_place: Cell<u64>,
     /// Some entries of `active` are not good any more.
@@ -190,14 +221,22 @@ pub(crate) struct PollerLists {
     /// All that have an interrupt of their own.
     with_interrupt: RefCell<Vec<Rc<PollerCore>>>,
     next_id: Cell<u64>,
-    registered: Cell<usize>,
     active_count: Cell<usize>,
 }
 
 impl PollerLists {
     /// Pollers that are not unregistered.
     pub(crate) fn registered(&self) -> usize {
-        self.registered.get()
+        self.all.borrow().len()
+    }
+
+    /// The poller of `key`, unless it is unregistered.
+    fn find(&self, key: PollerKey) -> Option<Rc<PollerCore>> {
+        let all = self.all.borrow();
+        // The slot may have another by now.
+        all.get(key.slot)
+            .filter(|poller| poller.key.id == key.id)
+            .cloned()
     }
 
     /// Active pollers that are not paused.
@@ -244,6 +283,18 @@ impl PollerLists {
         let seen = newest.map(|listed| f(&listed.poller));
         self.active.set(active);
         seen
+    }
+
+    /// Names those that bind their thread. Says how many handles do so besides.
+    pub(super) fn binders(&self, by: &mut Vec<BoundBy>) -> usize {
+        let mut handles = 0;
+        for (_, poller) in self.all.borrow().iter() {
+            handles += usize::from(poller.has_handle.get());
+            if poller.stays {
+                by.push(BoundBy::Poller(poller.name()));
+            }
+        }
+        handles
     }
 
     /// Every poller outside the timer queue.
@@ -377,19 +428,31 @@ impl Local {
         self.pollers.paused.borrow_mut().push(poller.clone());
     }
 
-    fn register_poller(
+    /// Registers what `make` makes, given the key that it will have. `stays` says
+    /// that it may not be `Send`.
+    fn register_poller<A, F>(
         &self,
-        name: Option<String>,
-        period: Duration,
-        callback: Callback,
-    ) -> Result<Rc<PollerCore>, PollerError> {
+        settings: PollerBuilder,
+        stays: bool,
+        make: impl FnOnce(PollerKey) -> F,
+    ) -> Result<Rc<PollerCore>, PollerError>
+    where
+        A: Into<Activity>,
+        F: FnMut() -> A + 'static,
+    {
         if self.refuses_work() {
             return Err(PollerError::Exited(self.shared.name().to_owned()));
         }
-        let clock = &self.shared.library.clock;
         let lists = &self.pollers;
-        bump(&lists.registered, 1);
         lists.next_id.set(lists.next_id.get() + 1);
+        let key = PollerKey {
+            slot: lists.all.borrow().vacant_key(),
+            id: lists.next_id.get(),
+        };
+        let mut callback = self.anchor.bind_if(stays, make(key));
+        let callback = Box::new(move || (callback.get_mut())().into());
+        let PollerBuilder { name, period } = settings;
+        let clock = &self.shared.library.clock;
         let period = match period {
             Duration::ZERO => 0,
             // A period shorter than a tick must still move time on.
@@ -398,7 +461,9 @@ impl Local {
         let poller = Rc::new(PollerCore {
             callback: Cell::new(Some(callback)),
             state: Cell::new(PollerState::Waiting),
-            id: lists.next_id.get(),
+            key,
+            stays,
+            has_handle: Cell::new(stays),
             name,
             period,
             timer: Cell::new(None),
@@ -407,6 +472,7 @@ impl Local {
             busy_count: Cell::new(0),
             interrupt: OnceCell::new(),
         });
+        lists.all.borrow_mut().insert(poller.clone());
         self.enlist(&poller);
         Ok(poller)
     }
@@ -541,7 +607,10 @@ impl Local {
         suspended.retain(|other| !Rc::ptr_eq(other, poller));
     }
 
-    fn set_poller_interrupt(&self, poller: &Rc<PollerCore>, hook: SwitchHook) {
+    /// `hook` is `Send` if the callback of the poller is.
+    fn set_poller_interrupt(&self, poller: &Rc<PollerCore>, hook: impl FnMut(bool) + 'static) {
+        let mut hook = self.anchor.bind_if(poller.stays, hook);
+        let hook: SwitchHook = Box::new(move |on| (hook.get_mut())(on));
         if !poller.is_registered() {
             return self.drop_contained(hook);
         }
@@ -595,7 +664,7 @@ impl Local {
             return;
         }
         let lists = &self.pollers;
-        bump(&lists.registered, -1);
+        lists.all.borrow_mut().remove(poller.key.slot);
         if let Some(interrupt) = poller.interrupt.get() {
             let all = &lists.with_interrupt;
             all.borrow_mut().retain(|other| !Rc::ptr_eq(other, poller));
