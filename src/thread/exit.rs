@@ -133,17 +133,7 @@ impl Local {
     /// What an exit would wait for now.
     pub(crate) fn exit_holders(&self) -> Vec<ExitHolder> {
         let mut holders = Vec::new();
-        let mut add_poller = |poller: &super::poller::PollerCore| {
-            if poller.is_registered() {
-                holders.push(ExitHolder::Poller(poller.name()));
-            }
-        };
-        self.pollers.for_each(&mut add_poller);
-        for target in self.timers.borrow().iter() {
-            if let TimerTarget::Poller(poller) = target {
-                add_poller(poller);
-            }
-        }
+        self.pollers.holders(&mut holders);
         self.live
             .describe_each(|name| holders.push(ExitHolder::Task(name)));
         if let Some(channels) = self.channels.get() {

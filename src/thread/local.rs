@@ -17,7 +17,7 @@ use super::live::LiveList;
 use super::local_key::LocalValues;
 use super::panic::{PanicSource, Payload, contain};
 use super::pending::PendingTable;
-use super::poller::{PollerCore, PollerLists};
+use super::poller::{PollerCore, PollerList};
 use super::post_poller::PostPollers;
 use super::ready::ReadyQueue;
 use super::shared::Shared;
@@ -67,7 +67,7 @@ pub(crate) struct Local {
     /// How many counted references to `shared` lie here for tasks to come.
     spare_shared: Cell<usize>,
     pub(super) ready: ReadyQueue,
-    pub(crate) pollers: PollerLists,
+    pub(crate) pollers: PollerList,
     pub(crate) timers: RefCell<TimerQueue<TimerTarget>>,
     pub(crate) live: LiveList,
     rare: OnceCell<Box<Rare>>,
@@ -214,7 +214,7 @@ impl Local {
             ready: ReadyQueue::new(&shared.mailbox, shared.limit),
             shared,
             spare_shared: Cell::new(0),
-            pollers: PollerLists::default(),
+            pollers: PollerList::default(),
             timers: RefCell::new(TimerQueue::new()),
             live: LiveList::new(),
             rare: OnceCell::new(),

@@ -279,7 +279,7 @@ impl Poller {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn state(&self) -> PollerState {
-        self.core.state.get()
+        self.core.state()
     }
 
     /// The name given, or one made of the id.

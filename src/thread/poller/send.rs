@@ -128,7 +128,7 @@ impl SendPoller {
 
     /// Where the poller stands; `None` when its thread is not the current one.
     pub fn state(&self) -> Option<PollerState> {
-        self.here(|poller| poller.map_or(PollerState::Unregistered, |poller| poller.state.get()))
+        self.here(|poller| poller.map_or(PollerState::Unregistered, |poller| poller.state()))
     }
 
     /// How often it ran; `None` when its thread is not the current one, and once it
