@@ -66,8 +66,9 @@ impl<C: 'static> ChannelCell<C> {
 
 /// What does not depend on the context's type.
 struct Head {
-    /// Handles that belong to the OS thread.
-    refs: Cell<usize>,
+    /// Handles that belong to the OS thread, besides the first: -1 while there is
+    /// none. So the sign of the sum tells the first and the last, without a compare.
+    others: Cell<isize>,
     /// Handles that may be anywhere.
     send_refs: Cell<usize>,
     /// Destroy messages in the thread's queue.
@@ -76,19 +77,24 @@ struct Head {
     /// handles, which keep it alive from then on.
     attached: Cell<bool>,
     thread: Arc<Shared>,
-    /// There while there are `refs`, so that they bind the thread.
+    /// There while there are such handles, so that they bind the thread.
     local: Cell<Option<Rc<Local>>>,
 }
 
 impl Head {
-    /// Before the first handle, on the channel's thread.
+    /// There is a first handle, on the channel's thread.
     #[cold]
     fn hold_thread(&self) {
         self.local.set(Local::current_rc());
     }
 
     fn is_used(&self) -> bool {
-        self.refs.get() + self.send_refs.get() > 0
+        self.refs() + self.send_refs.get() > 0
+    }
+
+    /// Handles that belong to the OS thread.
+    fn refs(&self) -> usize {
+        self.others.get().wrapping_add(1) as usize
     }
 }
 
@@ -211,7 +217,7 @@ impl ExitPart for ChannelTable {
     fn binders(&self, by: &mut Vec<BoundBy>) -> usize {
         let mut handles = 0;
         for cell in self.entries.borrow().iter().filter_map(|e| e.cell.as_ref()) {
-            let is_held = cell.head().refs.get() > 0;
+            let is_held = cell.head().refs() > 0;
             handles += usize::from(is_held);
             if is_held || cell.stays() {
                 by.push(BoundBy::Channel(cell.core().name()));
@@ -328,7 +334,7 @@ fn create<C>(device: &Arc<Device<C>>) -> Result<IoChannel<C>, ChannelError> {
     std::mem::forget(unwind);
     let cell = Rc::new(ChannelCell {
         head: Head {
-            refs: Cell::new(0),
+            others: Cell::new(-1),
             send_refs: Cell::new(0),
             destroys: Cell::new(0),
             attached: Cell::new(true),
@@ -408,11 +414,11 @@ impl<C: 'static> IoChannel<C> {
 
     #[inline]
     pub(super) fn new(cell: Rc<ChannelCell<C>>) -> Self {
-        let refs = &cell.head.refs;
-        if refs.get() == 0 {
+        let others = &cell.head.others;
+        others.set(others.get().wrapping_add(1));
+        if others.get() == 0 {
             cell.head.hold_thread();
         }
-        refs.set(refs.get() + 1);
         IoChannel { cell }
     }
 
@@ -473,7 +479,7 @@ impl<C: 'static> IoChannel<C> {
     /// ```
     pub fn ref_count(&self) -> usize {
         let head = &self.cell.head;
-        head.refs.get() + head.send_refs.get()
+        head.refs() + head.send_refs.get()
     }
 
     /// Whether both are handles of one channel.
@@ -514,9 +520,9 @@ impl<C: 'static> Clone for IoChannel<C> {
 impl<C: 'static> Drop for IoChannel<C> {
     #[inline]
     fn drop(&mut self) {
-        let refs = &self.cell.head.refs;
-        refs.set(refs.get() - 1);
-        if refs.get() == 0 {
+        let others = &self.cell.head.others;
+        others.set(others.get().wrapping_sub(1));
+        if others.get() < 0 {
             self.put_last();
         }
     }

@@ -120,6 +120,13 @@ impl PollerList {
         self.active_count.get() > 0 || self.stale.get()
     }
 
+    /// Whether an entry of the active order, of a pass under way included, may not be
+    /// good any more.
+    #[inline]
+    pub(super) fn is_stale(&self) -> bool {
+        self.stale.get()
+    }
+
     /// Makes the poller the newest of those that every poll runs.
     pub(super) fn add_active(&self, poller: &Rc<PollerCore>) {
         bump(&self.active_count, 1);

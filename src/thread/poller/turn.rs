@@ -19,7 +19,7 @@ impl Local {
         let pass = pollers.begin_pass();
         let mut activity = Activity::Idle;
         for listed in pass.iter().rev() {
-            if !listed.is_good() {
+            if pollers.is_stale() && !listed.is_good() {
                 continue;
             }
             let runs = listed.poller.turn.get() == Turn::Runs;
