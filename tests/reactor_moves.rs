@@ -2,15 +2,19 @@
 //! and that nothing of it is lost on the way.
 
 use std::cell::RefCell;
+use std::convert::Infallible;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use corespun::app::AppHandle;
+use corespun::channel::IoDevice;
 use corespun::cpu::CpuSet;
 use corespun::reactor::{ReactorMode, Reactors};
-use corespun::thread::{Poller, SetCpumaskError, SpdkThread};
+use corespun::stream::PollerStream;
+use corespun::thread::{Poller, SendPoller, SetCpumaskError, SpdkThread};
 use corespun::{task, time};
+use futures::StreamExt;
 use harness::reactors::{app, must_end, stats, wait_until};
 
 const MODES: [ReactorMode; 3] = [
@@ -393,3 +397,80 @@ fn a_thread_that_exits_does_not_move_any_more() {
         end.unwrap();
     }
 }
+
+/// Step 9 of the reference's own loop over threads (C.1): a thread whose poller sends it
+/// to the next core each time wanders over all of them, and what it holds goes on
+/// working: its poller, its channel, its tasks and timers, and a poller stream.
+#[test]
+fn a_polled_thread_that_holds_a_channel_wanders_over_all_cores() {
+    const CORES: usize = 3;
+    for mode in MODES {
+        on_app(CORES, mode, async |app: AppHandle| {
+            let device = IoDevice::builder().name("group");
+            let device = device.register(|| Ok::<_, Infallible>(RefCell::new(Vec::new())));
+            let device = device.unwrap();
+            let group = thread_on(&app, 1);
+            let done = group.spawn(wander::<CORES>(device.clone()));
+            let served = app.thread().create().unwrap();
+            // Messages from another thread find it wherever it is.
+            let (asking, asked) = (group.clone(), Arc::new(AtomicUsize::new(0)));
+            let answers = asked.clone();
+            let asks = served.spawn(async move {
+                for number in 0..300 {
+                    let found = answers.clone();
+                    let answer = asking.call(move || found.fetch_add(1, Ordering::Relaxed));
+                    assert_eq!(answer.await.unwrap(), number);
+                }
+            });
+            let steps = done.await.unwrap();
+            asks.await.unwrap();
+            assert_eq!(asked.load(Ordering::Relaxed), 300);
+            // Each core follows the one before, and each is another OS thread.
+            let names: Vec<_> = steps.iter().map(|(_, name)| name.as_str()).collect();
+            for (step, name) in names.iter().enumerate() {
+                assert_eq!(*name, names[step % CORES], "{names:?}");
+            }
+            assert_ne!(names[0], names[1]);
+            assert!(group.bound_by().await.unwrap().is_empty());
+            group.exit().await;
+            device.unregister().unwrap().await.unwrap();
+        });
+    }
+}
+
+/// Lets its thread wander until it has been everywhere three times; says where.
+async fn wander<const CORES: usize>(device: IoDevice<RefCell<Vec<Step>>>) -> Vec<Step> {
+    let thread = SpdkThread::current().unwrap();
+    let group = device.send_channel().unwrap();
+    let (noted, moving) = (group.clone(), thread.clone());
+    let mut core = 1;
+    let poller = SendPoller::timed(Duration::from_micros(100), move || {
+        let here = this_os_thread();
+        let arrived = noted.with(|steps| {
+            let mut steps = steps.borrow_mut();
+            let arrived = steps.last().is_none_or(|(_, before)| *before != here);
+            if arrived {
+                steps.push((core, here));
+            }
+            arrived
+        });
+        if arrived.unwrap() {
+            core = (core + 1) % CORES;
+            moving.set_cpumask(&CpuSet::single(core)).unwrap();
+        }
+    });
+    let _poller = poller.unwrap();
+    let seen = group.clone();
+    let steps = PollerStream::<usize>::builder();
+    let steps = steps.period(Duration::from_micros(50));
+    let mut steps = steps
+        .register_send(move || seen.with(|steps| steps.borrow().len()).ok())
+        .unwrap();
+    while steps.next().await.unwrap() < 3 * CORES {
+        time::sleep(Duration::from_micros(20)).await;
+    }
+    group.with(|steps| steps.take()).unwrap()
+}
+
+/// A core, and the OS thread that was found there.
+type Step = (usize, String);

@@ -160,7 +160,12 @@ impl DeviceCore {
         });
     }
 
-    fn unregister(self: &Arc<Self>, done: Box<dyn FnOnce()>) -> Result<(), UnregisterError> {
+    /// `stays` says that `done` may not be `Send`.
+    fn unregister(
+        self: &Arc<Self>,
+        stays: bool,
+        done: Box<dyn FnOnce()>,
+    ) -> Result<(), UnregisterError> {
         Local::with_current(|local| {
             if !self.belongs_to(local) {
                 return Err(UnregisterError::NotOnThread(self.name()));
@@ -173,7 +178,7 @@ impl DeviceCore {
             }
             let requested = self.lifetime.request(|| {
                 let what = Pending::Unregister(self.name.clone());
-                let key = local.insert_pending(what, true, Box::new(move |_| done()));
+                let key = local.insert_pending(what, stays, Box::new(move |_| done()));
                 Request {
                     origin: local.shared.clone(),
                     key,
@@ -395,10 +400,11 @@ impl<C: 'static> IoDevice<C> {
     /// ```
     pub fn unregister(&self) -> Result<Unregister, UnregisterError> {
         let (sender, receiver) = oneshot::channel();
-        self.unregister_with(move || {
+        let told: Box<dyn FnOnce() + Send> = Box::new(move || {
             // The one who waited may have given up.
             let _ = sender.send(());
-        })?;
+        });
+        self.device.core.unregister(false, told)?;
         Ok(Unregister { receiver })
     }
 
@@ -427,7 +433,7 @@ impl<C: 'static> IoDevice<C> {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn unregister_with(&self, done: impl FnOnce() + 'static) -> Result<(), UnregisterError> {
-        self.device.core.unregister(Box::new(done))
+        self.device.core.unregister(true, Box::new(done))
     }
 
     /// The name given, or one made of a number.

@@ -15,35 +15,95 @@ use std::sync::Arc;
 
 use super::ChannelError;
 use super::device::{Device, DeviceCore, IoDevice};
+use crate::thread::BoundBy;
 use crate::thread::SpdkThread;
 use crate::thread::bound::Stay;
 use crate::thread::exit::{ExitHolder, ExitPart};
 use crate::thread::local::Local;
 use crate::thread::message::Message;
+use crate::thread::shared::Shared;
 
 pub(super) struct ChannelCell<C: 'static> {
     head: Head,
     device: Arc<Device<C>>,
     pub(super) context: C,
-    _stay: Stay,
+    /// Gone once it is known that the context is `Send`.
+    stay: Cell<Option<Stay>>,
+}
+
+impl<C: 'static> ChannelCell<C> {
+    /// Has a message destroy the channel if it is not used then. After a handle
+    /// went.
+    fn destroy_later(&self, local: &Local) {
+        let head = &self.head;
+        if !head.attached.get() || head.is_used() {
+            return;
+        }
+        head.destroys.set(head.destroys.get() + 1);
+        let device = self.device.core.clone();
+        let message = Message::new(move || destroy_if_unused(&device));
+        local.send_to_itself(message);
+        local.begun_outside();
+    }
+
+    /// Counts a handle that may be anywhere, and lets the channel move.
+    pub(super) fn add_send_ref(&self)
+    where
+        C: Send,
+    {
+        let refs = &self.head.send_refs;
+        refs.set(refs.get() + 1);
+        drop(self.stay.take());
+    }
+
+    /// One of those is gone.
+    pub(super) fn remove_send_ref(&self, local: &Local) {
+        let refs = &self.head.send_refs;
+        refs.set(refs.get() - 1);
+        self.destroy_later(local);
+    }
 }
 
 /// What does not depend on the context's type.
 struct Head {
-    /// Handles.
-    refs: Cell<usize>,
+    /// Handles that belong to the OS thread, besides the first: -1 while there is
+    /// none. So the sign of the sum tells the first and the last, without a compare.
+    others: Cell<isize>,
+    /// Handles that may be anywhere.
+    send_refs: Cell<usize>,
     /// Destroy messages in the thread's queue.
     destroys: Cell<usize>,
     /// Whether the thread's table has it. A forced exit takes it out under the
     /// handles, which keep it alive from then on.
     attached: Cell<bool>,
-    local: Rc<Local>,
+    thread: Arc<Shared>,
+    /// There while there are such handles, so that they bind the thread.
+    local: Cell<Option<Rc<Local>>>,
+}
+
+impl Head {
+    /// There is a first handle, on the channel's thread.
+    #[cold]
+    fn hold_thread(&self) {
+        self.local.set(Local::current_rc());
+    }
+
+    fn is_used(&self) -> bool {
+        self.refs() + self.send_refs.get() > 0
+    }
+
+    /// Handles that belong to the OS thread.
+    fn refs(&self) -> usize {
+        self.others.get().wrapping_add(1) as usize
+    }
 }
 
 /// A cell of any context.
 trait AnyCell: Any {
     fn head(&self) -> &Head;
     fn core(&self) -> &Arc<DeviceCore>;
+    /// Whether the context may not be `Send`, for all that is known.
+    fn stays(&self) -> bool;
 }
 
 impl<C: 'static> AnyCell for ChannelCell<C> {
@@ -53,6 +113,13 @@ impl<C: 'static> AnyCell for ChannelCell<C> {
 
     fn core(&self) -> &Arc<DeviceCore> {
         &self.device.core
+    }
+
+    fn stays(&self) -> bool {
+        let stay = self.stay.take();
+        let stays = stay.is_some();
+        self.stay.set(stay);
+        stays
     }
 }
 
@@ -147,6 +214,18 @@ impl ExitPart for ChannelTable {
         holders.extend(cells.map(|cell| ExitHolder::Channel(cell.core().name())));
     }
 
+    fn binders(&self, by: &mut Vec<BoundBy>) -> usize {
+        let mut handles = 0;
+        for cell in self.entries.borrow().iter().filter_map(|e| e.cell.as_ref()) {
+            let is_held = cell.head().refs() > 0;
+            handles += usize::from(is_held);
+            if is_held || cell.stays() {
+                by.push(BoundBy::Channel(cell.core().name()));
+            }
+        }
+        handles
+    }
+
     fn cancel(&self, local: &Local) {
         // Destructors may open and drop channels.
         loop {
@@ -185,7 +264,7 @@ fn destroy_if_unused(device: &DeviceCore) {
             };
             let head = cell.head();
             head.destroys.set(head.destroys.get() - 1);
-            if head.refs.get() > 0 || head.destroys.get() > 0 {
+            if head.is_used() || head.destroys.get() > 0 {
                 return;
             }
             entries.remove(index).cell
@@ -255,14 +334,16 @@ fn create<C>(device: &Arc<Device<C>>) -> Result<IoChannel<C>, ChannelError> {
     std::mem::forget(unwind);
     let cell = Rc::new(ChannelCell {
         head: Head {
-            refs: Cell::new(0),
+            others: Cell::new(-1),
+            send_refs: Cell::new(0),
             destroys: Cell::new(0),
             attached: Cell::new(true),
-            local: local.clone(),
+            thread: local.shared.clone(),
+            local: Cell::new(None),
         },
         device: device.clone(),
         context,
-        _stay: local.anchor.stay(),
+        stay: Cell::new(Some(local.anchor.stay())),
     });
     table.set(core, cell.clone());
     Ok(IoChannel::new(cell))
@@ -289,7 +370,8 @@ impl Drop for Unfinished<'_> {
 /// back (`spdk_put_io_channel`). The last one dropped does not destroy the
 /// channel there and then: a message to the thread does, unless the channel has
 /// been got again before. While there is a channel, the thread does not exit,
-/// and does not move to another OS thread.
+/// and does not move to another OS thread; [`SendChannel`](super::SendChannel) is the
+/// handle of one that moves.
 ///
 /// # Examples
 ///
@@ -326,10 +408,17 @@ pub struct IoChannel<C: 'static> {
 }
 
 impl<C: 'static> IoChannel<C> {
+    pub(super) fn cell(&self) -> &Rc<ChannelCell<C>> {
+        &self.cell
+    }
+
     #[inline]
     pub(super) fn new(cell: Rc<ChannelCell<C>>) -> Self {
-        let refs = &cell.head.refs;
-        refs.set(refs.get() + 1);
+        let others = &cell.head.others;
+        others.set(others.get().wrapping_add(1));
+        if others.get() == 0 {
+            cell.head.hold_thread();
+        }
         IoChannel { cell }
     }
 
@@ -368,7 +457,7 @@ impl<C: 'static> IoChannel<C> {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn thread(&self) -> SpdkThread {
-        SpdkThread::from_shared(self.cell.head.local.shared.clone())
+        SpdkThread::from_shared(self.cell.head.thread.clone())
     }
 
     /// How many handles there are.
@@ -389,7 +478,8 @@ impl<C: 'static> IoChannel<C> {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn ref_count(&self) -> usize {
-        self.cell.head.refs.get()
+        let head = &self.cell.head;
+        head.refs() + head.send_refs.get()
     }
 
     /// Whether both are handles of one channel.
@@ -414,15 +504,9 @@ impl<C: 'static> IoChannel<C> {
 
     #[cold]
     fn put_last(&self) {
-        let head = &self.cell.head;
-        if !head.attached.get() {
-            return;
+        if let Some(local) = self.cell.head.local.take() {
+            self.cell.destroy_later(&local);
         }
-        head.destroys.set(head.destroys.get() + 1);
-        let device = self.cell.device.core.clone();
-        let message = Message::new(move || destroy_if_unused(&device));
-        head.local.send_to_itself(message);
-        head.local.begun_outside();
     }
 }
 
@@ -436,9 +520,9 @@ impl<C: 'static> Clone for IoChannel<C> {
 impl<C: 'static> Drop for IoChannel<C> {
     #[inline]
     fn drop(&mut self) {
-        let refs = &self.cell.head.refs;
-        refs.set(refs.get() - 1);
-        if refs.get() == 0 {
+        let others = &self.cell.head.others;
+        others.set(others.get().wrapping_sub(1));
+        if others.get() < 0 {
             self.put_last();
         }
     }

@@ -36,11 +36,13 @@ mod lifetime;
 #[cfg(all(test, corespun_loom))]
 mod loom_tests;
 mod registry;
+mod send_channel;
 mod walk;
 
 pub use device::{IoDevice, IoDeviceBuilder, Unregister};
 pub use io_channel::IoChannel;
 pub use registry::{DeviceInfo, devices};
+pub use send_channel::SendChannel;
 pub use walk::{ChannelWalk, WalkStep};
 
 /// The error of a channel's constructor, as the one who asked sees it.
@@ -156,6 +158,16 @@ pub enum ChannelError {
     #[error("thread {thread:?} has exited and opens no channel of io_device {device:?}")]
     Exited {
         /// The thread.
+        thread: String,
+        /// The device.
+        device: String,
+    },
+    /// The channel is of another thread than the current one, if there is one.
+    #[error(
+        "the channel of io_device {device:?} belongs to thread {thread:?}: use it in a message, task or poller of that"
+    )]
+    Elsewhere {
+        /// The thread that has the channel.
         thread: String,
         /// The device.
         device: String,

@@ -358,7 +358,7 @@ impl<C: 'static> IoDevice<C> {
         F: FnMut(&C) -> Result<(), E> + Send + 'static,
         D: FnOnce(Result<(), WalkError<E>>) + 'static,
     {
-        self.start_walk(Inline(f), done)
+        self.start_walk(Inline(f), true, done)
     }
 
     /// As [`IoDevice::for_each_channel`], for an `f` that is done later: each
@@ -402,7 +402,7 @@ impl<C: 'static> IoDevice<C> {
         F: Fn(WalkStep<C, E>) + Send + Sync + 'static,
         D: FnOnce(Result<(), WalkError<E>>) + 'static,
     {
-        self.start_walk(Stepwise(Arc::new(f)), done)
+        self.start_walk(Stepwise(Arc::new(f)), true, done)
     }
 
     /// As [`IoDevice::for_each_channel`], asynchronous on both ends: the future
@@ -456,14 +456,16 @@ impl<C: 'static> IoDevice<C> {
                 step.proceed(result);
             }));
         };
-        self.for_each_channel_step(visit, move |result| {
+        let told: Box<dyn FnOnce(_) + Send> = Box::new(move |result| {
             // The one who waited may have given up.
             let _ = sender.send(result);
-        })?;
+        });
+        self.start_walk(Stepwise(Arc::new(visit)), false, told)?;
         Ok(ChannelWalk { receiver })
     }
 
-    fn start_walk<E, V, D>(&self, visit: V, done: D) -> Result<(), WalkStartError>
+    /// `stays` says that `done` may not be `Send`.
+    fn start_walk<E, V, D>(&self, visit: V, stays: bool, done: D) -> Result<(), WalkStartError>
     where
         E: Send + 'static,
         V: Visit<C, E>,
@@ -487,7 +489,7 @@ impl<C: 'static> IoDevice<C> {
                     done(result);
                 }
             });
-            let key = local.insert_pending(what, true, completion);
+            let key = local.insert_pending(what, stays, completion);
             let walk = Walk {
                 device: self.clone(),
                 cursor: 0,

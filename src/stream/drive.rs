@@ -6,7 +6,8 @@ use std::task::{Context, Poll};
 use futures::stream::Stream;
 use futures::task::noop_waker_ref;
 
-use crate::thread::{Activity, Poller, PollerBuilder, PollerError};
+use crate::thread::poller::PollerKey;
+use crate::thread::{Activity, Poller, PollerBuilder, PollerError, SendPoller};
 
 /// Items taken in one poll, as a poll of the thread takes messages.
 const BATCH: usize = 8;
@@ -94,23 +95,48 @@ impl PollerBuilder {
         S: Stream + 'static,
     {
         let mut stream: Pin<Box<S>> = Box::pin(stream);
-        self.register_with(move |poller| {
-            let mut cx = Context::from_waker(noop_waker_ref());
-            let mut activity = Activity::Idle;
-            for _ in 0..BATCH {
-                match stream.as_mut().poll_next(&mut cx) {
-                    Poll::Pending => break,
-                    Poll::Ready(Some(item)) => {
-                        activity = Activity::Busy;
-                        each(item);
-                    }
-                    Poll::Ready(None) => {
-                        poller.unregister();
-                        return Activity::Busy;
-                    }
-                }
-            }
-            activity
-        })
+        self.register_with(move |poller| move || drive(stream.as_mut(), &mut each, poller))
     }
+
+    /// As [`PollerBuilder::register_stream`], for what is `Send`: the stream moves
+    /// with its thread.
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub fn register_stream_send<S>(
+        self,
+        stream: S,
+        mut each: impl FnMut(S::Item) + Send + 'static,
+    ) -> Result<SendPoller, PollerError>
+    where
+        S: Stream + Send + 'static,
+    {
+        let mut stream: Pin<Box<S>> = Box::pin(stream);
+        self.register_send_with(move |poller| move || drive(stream.as_mut(), &mut each, poller))
+    }
+}
+
+/// One turn of the poller that drives `stream`.
+fn drive<S: Stream>(
+    mut stream: Pin<&mut S>,
+    each: &mut impl FnMut(S::Item),
+    poller: PollerKey,
+) -> Activity {
+    let mut cx = Context::from_waker(noop_waker_ref());
+    let mut activity = Activity::Idle;
+    for _ in 0..BATCH {
+        match stream.as_mut().poll_next(&mut cx) {
+            Poll::Pending => break,
+            Poll::Ready(Some(item)) => {
+                activity = Activity::Busy;
+                each(item);
+            }
+            Poll::Ready(None) => {
+                poller.unregister();
+                return Activity::Busy;
+            }
+        }
+    }
+    activity
 }

@@ -8,11 +8,13 @@
 mod drive;
 mod poll_until;
 mod poller_stream;
+mod send_stream;
 
 use std::task::Poll;
 
 pub use poll_until::{PollUntil, poll_until};
 pub use poller_stream::{PollerStream, PollerStreamBuilder};
+pub use send_stream::SendPollerStream;
 
 /// What the closure of a [`PollerStream`] may return: `Poll<Option<T>>`, where
 /// `Pending` is nothing for now and `Ready(None)` the end, or `Option<T>`, where

@@ -134,13 +134,15 @@ where
         });
         let looking = WakeOnDrop(found.clone());
         let poller = Poller::builder().register_with(move |poller| {
-            let Poll::Ready(value) = f() else {
-                return Activity::Idle;
-            };
-            looking.0.value.set(Some(value));
-            // Drops this closure, which wakes the task.
-            poller.unregister();
-            Activity::Busy
+            move || {
+                let Poll::Ready(value) = f() else {
+                    return Activity::Idle;
+                };
+                looking.0.value.set(Some(value));
+                // Drops this closure, which wakes the task.
+                poller.unregister();
+                Activity::Busy
+            }
         });
         match poller {
             Ok(poller) => self.looking = Some((found, poller)),

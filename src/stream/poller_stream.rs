@@ -3,6 +3,7 @@
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::fmt;
+use std::marker::PhantomData;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker, ready};
@@ -12,10 +13,11 @@ use futures::stream::{FusedStream, Stream};
 
 use super::PollerItem;
 use crate::sync::budget::poll_budget;
-use crate::thread::{Activity, Poller, PollerError};
+use crate::thread::poller::PollerKey;
+use crate::thread::{Activity, Poller, PollerBuilder, PollerError};
 
 /// What the poller's closure and the stream share.
-struct Buffer<T> {
+pub(super) struct Buffer<T> {
     items: RefCell<VecDeque<T>>,
     capacity: usize,
     consumer: Cell<Option<Waker>>,
@@ -26,6 +28,70 @@ struct Buffer<T> {
 }
 
 impl<T> Buffer<T> {
+    pub(super) fn new(capacity: usize) -> Self {
+        Buffer {
+            items: RefCell::new(VecDeque::new()),
+            capacity,
+            consumer: Cell::new(None),
+            ended: Cell::new(false),
+            paused: Cell::new(false),
+        }
+    }
+
+    pub(super) fn queued(&self) -> usize {
+        self.items.borrow().len()
+    }
+
+    pub(super) fn has_ended(&self) -> bool {
+        self.ended.get()
+    }
+
+    /// What the closure of `poller` found.
+    fn put(&self, found: Poll<Option<T>>, poller: PollerKey) -> Activity {
+        match found {
+            Poll::Pending => return Activity::Idle,
+            Poll::Ready(Some(item)) => {
+                let mut items = self.items.borrow_mut();
+                items.push_back(item);
+                if items.len() >= self.capacity {
+                    self.paused.set(true);
+                    poller.pause();
+                }
+                drop(items);
+                self.wake();
+            }
+            Poll::Ready(None) => {
+                poller.unregister();
+                self.end();
+            }
+        }
+        Activity::Busy
+    }
+
+    /// The next item, or the end. Calls `resume` if there is room again for a poller
+    /// that had paused.
+    pub(super) fn poll_take(&self, cx: &mut Context<'_>, resume: impl FnOnce()) -> Poll<Option<T>> {
+        let budget = ready!(poll_budget(cx));
+        let item = self.items.borrow_mut().pop_front();
+        if let Some(item) = item {
+            budget.progressed();
+            if self.paused.replace(false) {
+                resume();
+            }
+            return Poll::Ready(Some(item));
+        }
+        if self.ended.get() {
+            budget.progressed();
+            return Poll::Ready(None);
+        }
+        let waker = match self.consumer.take() {
+            Some(known) if known.will_wake(cx.waker()) => known,
+            _ => cx.waker().clone(),
+        };
+        self.consumer.set(Some(waker));
+        Poll::Pending
+    }
+
     fn wake(&self) {
         if let Some(waker) = self.consumer.take() {
             waker.wake();
@@ -38,13 +104,47 @@ impl<T> Buffer<T> {
     }
 }
 
-/// Ends the stream when the poller drops its closure: because the closure
-/// panicked, or because the thread is over.
-struct EndOnDrop<T>(Rc<Buffer<T>>);
+/// How a closure and a stream share their buffer.
+pub(super) trait Share<T> {
+    /// Calls `f` with the buffer, if it may be touched here.
+    fn lend(&self, f: impl FnOnce(&Buffer<T>));
+}
 
-impl<T> Drop for EndOnDrop<T> {
+impl<T> Share<T> for Rc<Buffer<T>> {
+    fn lend(&self, f: impl FnOnce(&Buffer<T>)) {
+        f(self);
+    }
+}
+
+/// The poller's side of a buffer. It ends the stream when the poller drops its
+/// closure: because the closure panicked, or because the thread is over.
+pub(super) struct Producer<T, S: Share<T>> {
+    buffer: S,
+    poller: PollerKey,
+    _item: PhantomData<fn(T)>,
+}
+
+impl<T, S: Share<T>> Producer<T, S> {
+    pub(super) fn new(buffer: S, poller: PollerKey) -> Self {
+        Producer {
+            buffer,
+            poller,
+            _item: PhantomData,
+        }
+    }
+
+    /// One turn of the poller, in which its closure found this.
+    pub(super) fn put(&self, found: Poll<Option<T>>) -> Activity {
+        let mut activity = Activity::Idle;
+        self.buffer
+            .lend(|buffer| activity = buffer.put(found, self.poller));
+        activity
+    }
+}
+
+impl<T, S: Share<T>> Drop for Producer<T, S> {
     fn drop(&mut self) {
-        self.0.end();
+        self.buffer.lend(Buffer::end);
     }
 }
 
@@ -211,7 +311,7 @@ impl<T> PollerStream<T> {
     /// # Ok::<(), corespun::thread::CreateError>(())
     /// ```
     pub fn queued(&self) -> usize {
-        self.buffer.items.borrow().len()
+        self.buffer.queued()
     }
 }
 
@@ -221,28 +321,16 @@ impl<T> Stream for PollerStream<T> {
     type Item = T;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<T>> {
-        let budget = ready!(poll_budget(cx));
-        let item = self.buffer.items.borrow_mut().pop_front();
-        if let Some(item) = item {
-            budget.progressed();
-            if self.buffer.paused.replace(false)
-                && let Some(poller) = &self.poller
-            {
+        let this = &mut *self;
+        let next = this.buffer.poll_take(cx, || {
+            if let Some(poller) = &this.poller {
                 poller.resume();
             }
-            return Poll::Ready(Some(item));
+        });
+        if let Poll::Ready(None) = next {
+            this.poller = None;
         }
-        if self.buffer.ended.get() {
-            budget.progressed();
-            self.poller = None;
-            return Poll::Ready(None);
-        }
-        let waker = match self.buffer.consumer.take() {
-            Some(known) if known.will_wake(cx.waker()) => known,
-            _ => cx.waker().clone(),
-        };
-        self.buffer.consumer.set(Some(waker));
-        Poll::Pending
+        next
     }
 
     fn size_hint(&self) -> (usize, Option<usize>) {
@@ -289,7 +377,7 @@ impl<T> fmt::Debug for PollerStream<T> {
 pub struct PollerStreamBuilder {
     name: Option<String>,
     period: Duration,
-    capacity: usize,
+    pub(super) capacity: usize,
 }
 
 impl Default for PollerStreamBuilder {
@@ -405,42 +493,24 @@ impl PollerStreamBuilder {
         R: PollerItem,
         R::Item: 'static,
     {
-        let buffer = Rc::new(Buffer {
-            items: RefCell::new(VecDeque::new()),
-            capacity: self.capacity,
-            consumer: Cell::new(None),
-            ended: Cell::new(false),
-            paused: Cell::new(false),
-        });
-        let producer = EndOnDrop(buffer.clone());
-        let mut builder = Poller::builder().period(self.period);
-        if let Some(name) = self.name {
-            builder = builder.name(name);
-        }
-        let poller = builder.register_with(move |poller| {
-            let buffer = &*producer.0;
-            match f().into_poll() {
-                Poll::Pending => return Activity::Idle,
-                Poll::Ready(Some(item)) => {
-                    let mut items = buffer.items.borrow_mut();
-                    items.push_back(item);
-                    if items.len() >= buffer.capacity {
-                        buffer.paused.set(true);
-                        poller.pause();
-                    }
-                    drop(items);
-                    buffer.wake();
-                }
-                Poll::Ready(None) => {
-                    poller.unregister();
-                    buffer.end();
-                }
-            }
-            Activity::Busy
+        let buffer = Rc::new(Buffer::new(self.capacity));
+        let shared = buffer.clone();
+        let poller = self.poller().register_with(move |poller| {
+            let producer = Producer::new(shared, poller);
+            move || producer.put(f().into_poll())
         })?;
         Ok(PollerStream {
             buffer,
             poller: Some(poller),
         })
+    }
+
+    /// Settings of the poller.
+    pub(super) fn poller(&self) -> PollerBuilder {
+        let builder = Poller::builder().period(self.period);
+        match &self.name {
+            Some(name) => builder.name(name),
+            None => builder,
+        }
     }
 }

@@ -15,7 +15,7 @@ use crate::sync::budget::poll_budget;
 use crate::thread::local::Local;
 use crate::thread::message::Message;
 use crate::thread::panic::{PanicSource, Payload, contain, payload_text};
-use crate::thread::{ExitHolder, SendError, SpdkThread};
+use crate::thread::{BoundBy, ExitHolder, SendError, SpdkThread};
 
 /// What carries a reply back. Dropped unanswered, which only the end of the
 /// thread does, it says so by itself. A panic that nobody waits for is that of
@@ -112,6 +112,16 @@ impl SpdkThread {
     /// ```
     pub fn exit_holders(&self) -> Call<Vec<ExitHolder>> {
         self.call(|| Local::with_current(Local::exit_holders).unwrap_or_default())
+    }
+
+    /// What keeps this thread on its OS thread, by name, so that no scheduler can move
+    /// it. Asked by a message, as [`SpdkThread::call`].
+    ///
+    /// # Errors
+    ///
+    /// As [`SpdkThread::call`].
+    pub fn bound_by(&self) -> Call<Vec<BoundBy>> {
+        self.call(Local::current_bound_by)
     }
 
     /// [`SpdkThread::call`], unless the thread has as many messages outstanding

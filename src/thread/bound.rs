@@ -7,8 +7,26 @@
 //! long; a thread can be parked only while it has none. So what is forgotten in
 //! some list, or put back where nobody looks for it, binds its thread as well: it
 //! costs a move, not a use after free. A value known to be `Send` gets none.
+//!
+//! A handle that refers to the owner's part of the thread from outside (a [`Poller`],
+//! an [`IoChannel`], the receiver of a queue) is an `Rc` of that, and binds by being
+//! one. Handles of what moves ([`SendPoller`], [`SendChannel`]) refer to nothing of
+//! the owner's: they say by which key the thread finds the thing, and touch it only
+//! where the thread is the current one, for no longer than it is. That is the whole
+//! of why they may be on any OS thread: a thread is current between the begin and the
+//! end of a borrow of its one [`ThreadRunner`], and to be parked that has to be owned.
+//!
+//! [`Poller`]: super::Poller
+//! [`SendPoller`]: super::SendPoller
+//! [`IoChannel`]: crate::channel::IoChannel
+//! [`SendChannel`]: crate::channel::SendChannel
+//! [`ThreadRunner`]: super::ThreadRunner
 
+use std::fmt;
 use std::rc::Rc;
+use std::sync::atomic::Ordering;
+
+use super::local::Local;
 
 /// Counts the [`Stay`]s of one thread: they are its clones. Owner only.
 #[derive(Default)]
@@ -60,7 +78,7 @@ impl Anchor {
     pub(super) fn bind_if<T>(&self, stays: bool, value: T) -> Bound<T> {
         Bound {
             value,
-            _stay: stays.then(|| self.stay()),
+            stay: stays.then(|| self.stay()),
         }
     }
 }
@@ -69,7 +87,7 @@ impl Anchor {
 pub(super) struct Bound<T> {
     // Dropped first.
     value: T,
-    _stay: Option<Stay>,
+    stay: Option<Stay>,
 }
 
 impl<T> Bound<T> {
@@ -83,8 +101,147 @@ impl<T> Bound<T> {
         &mut self.value
     }
 
+    /// Whether it binds its thread.
+    pub(super) fn binds(&self) -> bool {
+        self.stay.is_some()
+    }
+
     /// The value, which the thread does not own any more.
     pub(super) fn into_inner(self) -> T {
         self.value
+    }
+}
+
+/// Something that keeps a SpdkThread on its OS thread.
+///
+/// # Examples
+///
+/// Says by its text what to look for in the program:
+///
+/// ```
+/// use corespun::thread::{BoundBy, Poller, SendPoller, ThreadLib};
+///
+/// let mut runner = ThreadLib::new().thread().build()?.attach();
+/// let poller = runner.enter(|| Poller::builder().name("flush").register(|| false))?;
+/// assert_eq!(runner.bound_by(), [BoundBy::Poller("flush".to_owned())]);
+/// assert_eq!(runner.bound_by()[0].to_string(), "poller flush");
+/// drop(poller);
+/// // As one that is `Send` it does not bind.
+/// let poller = runner.enter(|| Poller::builder().name("flush").register_send(|| false))?;
+/// assert_eq!(runner.bound_by(), []);
+/// # drop(poller);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum BoundBy {
+    /// A poller, by name, whose callback or switch hook may not be `Send`: register
+    /// it with [`PollerBuilder::register_send`](super::PollerBuilder::register_send).
+    Poller(String),
+    /// A task, by name and spawn location, whose future may not be `Send`: spawn it
+    /// with [`task::spawn`](crate::task::spawn).
+    Task(String),
+    /// A channel, by device name, whose context may not be `Send`, or that has an
+    /// [`IoChannel`](crate::channel::IoChannel): open it with
+    /// [`IoDevice::send_channel`](crate::channel::IoDevice::send_channel).
+    Channel(String),
+    /// A thread-local of this type: declare it with `static in send`.
+    ThreadLocal(&'static str),
+    /// The completion of a walk over the channels of a device, by name.
+    ChannelWalk(String),
+    /// The completion of the unregistration of a device, by name.
+    Unregister(String),
+    /// A post-poller handler that waits.
+    PostPoller,
+    /// This many [`Interrupt`](super::Interrupt)s.
+    Interrupts(usize),
+    /// This many other handles that belong to the OS thread:
+    /// [`LocalSpawner`](crate::task::LocalSpawner)s, receivers of
+    /// [`mpsc::channel`](crate::mpsc::channel), [`Poller`](super::Poller)s that are
+    /// unregistered or have none of their own.
+    Handles(usize),
+    /// What was cancelled and waits to be dropped.
+    Cancelled,
+    /// [`SpdkThread::bind`](super::SpdkThread::bind).
+    Request,
+}
+
+impl fmt::Display for BoundBy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            BoundBy::Poller(name) => write!(f, "poller {name}"),
+            BoundBy::Task(name) => write!(f, "task {name}"),
+            BoundBy::Channel(device) => write!(f, "channel of {device}"),
+            BoundBy::ThreadLocal(name) => write!(f, "thread-local {name}"),
+            BoundBy::ChannelWalk(device) => write!(f, "for_each_channel of {device} under way"),
+            BoundBy::Unregister(device) => write!(f, "unregister of {device} under way"),
+            BoundBy::PostPoller => f.write_str("post-poller handler"),
+            BoundBy::Interrupts(count) => write!(f, "{count} interrupts"),
+            BoundBy::Handles(count) => write!(f, "{count} handles"),
+            BoundBy::Cancelled => f.write_str("what waits to be dropped"),
+            BoundBy::Request => f.write_str("SpdkThread::bind"),
+        }
+    }
+}
+
+impl Local {
+    /// Whether the thread must stay on this OS thread.
+    pub(super) fn is_bound(self: &Rc<Self>) -> bool {
+        self.stays(1) || self.shared.bound.load(Ordering::Acquire)
+    }
+
+    /// Whether something keeps the thread, besides so many `own` references to this.
+    #[inline]
+    fn stays(self: &Rc<Self>, own: usize) -> bool {
+        !self.assume_send
+            && (Rc::strong_count(self) > own || Rc::weak_count(self) > 0 || self.anchor.holds())
+    }
+
+    /// What keeps the current thread on this OS thread.
+    pub(crate) fn current_bound_by() -> Vec<BoundBy> {
+        // That of the runner, and this one.
+        Local::current_rc().map_or_else(Vec::new, |local| local.bound_by(2))
+    }
+
+    /// What keeps the thread on this OS thread, besides so many `own` references to
+    /// this.
+    pub(super) fn bound_by(self: &Rc<Self>, own: usize) -> Vec<BoundBy> {
+        let mut by = Vec::new();
+        if self.stays(own) {
+            let handles = Rc::strong_count(self) - own;
+            let known = self.name_binders(&mut by);
+            match handles.saturating_sub(known) {
+                0 if by.is_empty() => by.push(BoundBy::Cancelled),
+                0 => {}
+                others => by.push(BoundBy::Handles(others)),
+            }
+        }
+        if self.shared.bound.load(Ordering::Acquire) {
+            by.push(BoundBy::Request);
+        }
+        by
+    }
+
+    /// Names what binds and is known. Says how many references to the owner's part
+    /// that explains.
+    fn name_binders(&self, by: &mut Vec<BoundBy>) -> usize {
+        let mut handles = self.pollers.binders(by);
+        self.live
+            .describe_binders(|name| by.push(BoundBy::Task(name)));
+        if let Some(channels) = self.channels.get() {
+            handles += channels.binders(by);
+        }
+        if let Some(rare) = self.existing_rare() {
+            rare.keys.binders(by);
+            rare.pending.binders(by);
+            rare.post_pollers.binders(by);
+        }
+        if let Some(interrupts) = self.interrupts.get()
+            && interrupts.registered() > 0
+        {
+            handles += interrupts.registered();
+            by.push(BoundBy::Interrupts(interrupts.registered()));
+        }
+        handles
     }
 }

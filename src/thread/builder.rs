@@ -51,6 +51,7 @@ pub struct ThreadBuilder {
     shares: u32,
     latency: Option<Duration>,
     context: Option<Box<dyn Any + Send + Sync>>,
+    assume_send: bool,
 }
 
 impl ThreadBuilder {
@@ -66,6 +67,7 @@ impl ThreadBuilder {
             shares: DEFAULT_SHARES,
             latency: None,
             context: None,
+            assume_send: false,
         }
     }
 
@@ -274,6 +276,58 @@ impl ThreadBuilder {
         self
     }
 
+    /// Lets the thread move to another OS thread whatever it holds, as every thread of
+    /// SPDK does: nothing binds it but [`SpdkThread::bind`].
+    ///
+    /// Without this a thread moves while all it holds is known to be `Send`.
+    ///
+    /// # Safety
+    ///
+    /// For as long as the thread lives, whenever it may be moved (between two polls),
+    /// what it holds may be used and dropped by another OS thread, although it is not
+    /// `Send`, because
+    ///
+    /// - all that it refers to and that is not `Send` or `Sync` moves along: what
+    ///   shares an `Rc` or a `Cell` with it, and each handle of its pollers, channels,
+    ///   tasks and interrupts, belongs to something that this thread holds, and to no
+    ///   other SpdkThread, no `thread_local!` and no function of the OS thread;
+    /// - nothing in it depends on the OS thread that made it: no socket, file or timer
+    ///   of [`io`](crate::io), [`net`](crate::net) or [`fs`](crate::fs), which are tied to
+    ///   the driver of their OS thread, no guard of a `std::sync::Mutex`;
+    /// - nothing that was made on it is left behind in the frame of a function that
+    ///   outlives an [`enter`](super::ThreadRunner::enter).
+    ///
+    /// # Examples
+    ///
+    /// A thread whose tasks share something among themselves only:
+    ///
+    /// ```
+    /// use std::{cell::Cell, rc::Rc};
+    /// use corespun::{task, thread::ThreadLib};
+    ///
+    /// let builder = ThreadLib::new().thread();
+    /// // SAFETY: both references to the counter are in tasks of this thread.
+    /// let builder = unsafe { builder.assume_send() };
+    /// let mut runner = builder.build()?.attach();
+    /// runner.enter(|| {
+    ///     let served = Rc::new(Cell::new(0));
+    ///     for _ in 0..2 {
+    ///         let served = served.clone();
+    ///         drop(task::spawn_local(async move { served.set(served.get() + 1) }));
+    ///     }
+    /// });
+    /// let parked = runner.park().expect("it was promised");
+    /// std::thread::spawn(move || {
+    ///     let mut runner = parked.attach();
+    ///     while runner.poll(0, 0).is_busy() {}
+    /// }).join().unwrap();
+    /// # Ok::<(), corespun::thread::CreateError>(())
+    /// ```
+    pub unsafe fn assume_send(mut self) -> Self {
+        self.assume_send = true;
+        self
+    }
+
     /// Makes the thread, to be attached and polled by the caller.
     ///
     /// # Errors
@@ -320,7 +374,7 @@ impl ThreadBuilder {
         if self.latency.is_some() {
             SpdkThread::from_shared(shared.clone()).set_latency(self.latency);
         }
-        let local = Local::new(shared, self.batch, self.exit_timeout);
+        let local = Local::new(shared, self.batch, self.exit_timeout, self.assume_send);
         Ok(ParkedThread::new(local))
     }
 

@@ -23,6 +23,7 @@ use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, ready};
 
 use super::activity::Activity;
+use super::bound::BoundBy;
 use super::local::{Entered, ExitPhase, Local, TimerTarget};
 use super::shared::{self, Shared};
 use crate::sync::budget::poll_budget;
@@ -108,6 +109,10 @@ pub(crate) trait ExitPart: Any {
     /// Names what does.
     fn holders(&self, holders: &mut Vec<ExitHolder>);
 
+    /// Names what keeps the thread on its OS thread. Says by how many references to
+    /// `Local` it does so.
+    fn binders(&self, by: &mut Vec<BoundBy>) -> usize;
+
     /// Lets go of everything: the exit is forced, or over. User content that
     /// is dropped may add more, which is let go of too.
     fn cancel(&self, local: &Local);
@@ -128,17 +133,7 @@ impl Local {
     /// What an exit would wait for now.
     pub(crate) fn exit_holders(&self) -> Vec<ExitHolder> {
         let mut holders = Vec::new();
-        let mut add_poller = |poller: &super::poller::PollerCore| {
-            if poller.is_registered() {
-                holders.push(ExitHolder::Poller(poller.name()));
-            }
-        };
-        self.pollers.for_each(&mut add_poller);
-        for target in self.timers.borrow().iter() {
-            if let TimerTarget::Poller(poller) = target {
-                add_poller(poller);
-            }
-        }
+        self.pollers.holders(&mut holders);
         self.live
             .describe_each(|name| holders.push(ExitHolder::Task(name)));
         if let Some(channels) = self.channels.get() {

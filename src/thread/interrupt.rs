@@ -164,7 +164,7 @@ impl Interrupts {
     }
 
     /// How many interrupts there are: the rest of the group are the thread's own.
-    fn registered(&self) -> usize {
+    pub(super) fn registered(&self) -> usize {
         let own = if self.pollable.get().is_some() { 2 } else { 0 };
         self.group.fd_count() - own
     }

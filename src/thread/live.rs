@@ -15,6 +15,8 @@ pub(crate) struct Member {
     pub(crate) cancel: unsafe fn(*const LiveNode),
     /// Names it, for reports.
     pub(crate) describe: unsafe fn(*const LiveNode) -> String,
+    /// Whether it keeps its thread on its OS thread.
+    pub(crate) binds: unsafe fn(*const LiveNode) -> bool,
 }
 
 /// The place of a member in its thread's [`LiveList`], embedded in it.
@@ -127,6 +129,20 @@ impl LiveList {
             // SAFETY: a listed node is valid, and the list does not change.
             node = unsafe { (*node).next.get() };
         }
+    }
+
+    /// Calls `f` with the name of each member that keeps the thread on its OS thread; `f`
+    /// must not touch the list.
+    pub(super) fn describe_binders(&self, mut f: impl FnMut(String)) {
+        self.for_each(|node| {
+            // SAFETY: a listed node is valid for its member's functions.
+            unsafe {
+                let member = (*node).member;
+                if (member.binds)(node) {
+                    f((member.describe)(node));
+                }
+            }
+        });
     }
 
     /// Calls `f` with the name of each member; `f` must not touch the list.

@@ -17,7 +17,7 @@ use super::live::LiveList;
 use super::local_key::LocalValues;
 use super::panic::{PanicSource, Payload, contain};
 use super::pending::PendingTable;
-use super::poller::{PollerCore, PollerLists};
+use super::poller::{PollerCore, PollerList};
 use super::post_poller::PostPollers;
 use super::ready::ReadyQueue;
 use super::shared::Shared;
@@ -67,7 +67,7 @@ pub(crate) struct Local {
     /// How many counted references to `shared` lie here for tasks to come.
     spare_shared: Cell<usize>,
     pub(super) ready: ReadyQueue,
-    pub(crate) pollers: PollerLists,
+    pub(crate) pollers: PollerList,
     pub(crate) timers: RefCell<TimerQueue<TimerTarget>>,
     pub(crate) live: LiveList,
     rare: OnceCell<Box<Rare>>,
@@ -77,6 +77,9 @@ pub(crate) struct Local {
     /// Knows of the values that must not leave this OS thread, besides those
     /// that hold an `Rc` of this.
     pub(crate) anchor: Anchor,
+    /// By the promise of [`ThreadBuilder::assume_send`](super::ThreadBuilder::assume_send)
+    /// nothing binds the thread.
+    pub(super) assume_send: bool,
     pub(crate) task_ids: Cell<u64>,
     /// How many eager first polls are under way, one inside the other.
     pub(crate) eager_depth: Cell<u8>,
@@ -195,7 +198,12 @@ impl Drop for Local {
 }
 
 impl Local {
-    pub(super) fn new(shared: Arc<Shared>, batch: usize, exit_timeout: Duration) -> Rc<Self> {
+    pub(super) fn new(
+        shared: Arc<Shared>,
+        batch: usize,
+        exit_timeout: Duration,
+        assume_send: bool,
+    ) -> Rc<Self> {
         let stall_limit = shared.library.stall_ticks;
         let short = shared.library.clock.ticks_from(SHORT_POLL);
         Rc::new(Local {
@@ -206,13 +214,14 @@ impl Local {
             ready: ReadyQueue::new(&shared.mailbox, shared.limit),
             shared,
             spare_shared: Cell::new(0),
-            pollers: PollerLists::default(),
+            pollers: PollerList::default(),
             timers: RefCell::new(TimerQueue::new()),
             live: LiveList::new(),
             rare: OnceCell::new(),
             interrupts: OnceCell::new(),
             channels: OnceCell::new(),
             anchor: Anchor::default(),
+            assume_send,
             task_ids: Cell::new(0),
             batch,
             slice: TimeSlice::unlimited(),

@@ -1,12 +1,12 @@
 //! Thread-locals of SpdkThreads: a value per thread and key, made when it is
 //! first asked for, dropped on its thread before that reads EXITED.
 
-use std::any::Any;
+use std::any::{Any, type_name};
 use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::rc::Rc;
 
-use super::bound::Bound;
+use super::bound::{Bound, BoundBy};
 use super::local::{ExitPhase, Local};
 
 /// Declares thread-locals of SpdkThreads, as [`std::thread_local!`] does those
@@ -194,6 +194,7 @@ impl<T: 'static> LocalKey<T> {
             let kept: Rc<dyn Any> = value.clone();
             keys.values.borrow_mut().push(Value {
                 key: address,
+                name: type_name::<T>(),
                 value: local.anchor.bind_if(self.stays, kept),
             });
             Ok(value)
@@ -244,6 +245,7 @@ impl<T: 'static> fmt::Debug for LocalKey<T> {
 struct Value {
     /// The address of the key, a `static`.
     key: usize,
+    name: &'static str,
     value: Bound<Rc<dyn Any>>,
 }
 
@@ -255,6 +257,13 @@ pub(crate) struct LocalValues {
 }
 
 impl LocalValues {
+    /// Names those that bind their thread.
+    pub(super) fn binders(&self, by: &mut Vec<BoundBy>) {
+        let values = self.values.borrow();
+        let binders = values.iter().filter(|value| value.value.binds());
+        by.extend(binders.map(|value| BoundBy::ThreadLocal(value.name)));
+    }
+
     fn find<T: 'static>(&self, key: usize) -> Option<Rc<T>> {
         let values = self.values.borrow();
         let mut of_key = values.iter().filter(|value| value.key == key);

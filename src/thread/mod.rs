@@ -38,10 +38,11 @@ pub(crate) mod live;
 pub(crate) mod local;
 mod local_key;
 pub(crate) mod message;
+pub(crate) mod on_thread;
 pub(crate) mod panic;
 pub(crate) mod pending;
 mod placement;
-mod poller;
+pub(crate) mod poller;
 mod post_poller;
 mod ready;
 mod runner;
@@ -57,6 +58,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 pub use activity::Activity;
+pub use bound::BoundBy;
 pub use builder::ThreadBuilder;
 pub use exit::{Exit, ExitHolder};
 pub use interrupt::{Interrupt, InterruptError, set_interrupt_mode};
@@ -64,7 +66,9 @@ pub use library::{Framework, FrameworkSet, PanicPolicy, ThreadLib, ThreadLibBuil
 pub use local_key::{LocalKey, LocalKeyError};
 pub use panic::{ContainedPanic, PanicSource};
 pub use placement::SetCpumaskError;
-pub use poller::{Polled, Poller, PollerBuilder, PollerError, PollerState, PollerStats};
+pub use poller::{
+    Polled, Poller, PollerBuilder, PollerError, PollerState, PollerStats, SendPoller,
+};
 pub use post_poller::{PostPollerError, register_post_poller_handler};
 pub use runner::{ParkedThread, ThreadRunner};
 pub(crate) use runner::{Slice, Whole};

@@ -8,7 +8,7 @@ use std::any::Any;
 use std::cell::{Cell, RefCell};
 use std::sync::Arc;
 
-use super::bound::Bound;
+use super::bound::{Bound, BoundBy};
 use super::exit::ExitHolder;
 use super::local::{Local, Rare};
 
@@ -68,6 +68,19 @@ impl PendingTable {
         let slots = self.slots.borrow();
         let pending = slots.iter().filter_map(|slot| slot.entry.as_ref());
         holders.extend(pending.map(|entry| entry.what.holder()));
+    }
+
+    /// Names those that bind their thread.
+    pub(super) fn binders(&self, by: &mut Vec<BoundBy>) {
+        let slots = self.slots.borrow();
+        let pending = slots.iter().filter_map(|slot| slot.entry.as_ref());
+        let binders = pending.filter(|entry| entry.completion.binds());
+        by.extend(binders.filter_map(|entry| match &entry.what {
+            // Its completion is `Send`.
+            Pending::ThreadWalk => None,
+            Pending::ChannelWalk(device) => Some(BoundBy::ChannelWalk(device.to_string())),
+            Pending::Unregister(device) => Some(BoundBy::Unregister(device.to_string())),
+        }));
     }
 
     fn take(&self, index: usize) -> Option<Entry> {

@@ -2,7 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 
-use super::bound::Bound;
+use super::bound::{Bound, BoundBy};
 use super::local::{ExitPhase, Local};
 use super::panic::{PanicSource, contain};
 
@@ -110,6 +110,15 @@ pub fn register_post_poller_handler(
         Ok(())
     };
     Local::with_current(register).unwrap_or(Err(PostPollerError::NotOnThread))
+}
+
+impl PostPollers {
+    /// Names those that bind their thread.
+    pub(super) fn binders(&self, by: &mut Vec<BoundBy>) {
+        let handlers = self.handlers.borrow();
+        let binders = handlers.iter().filter(|handler| handler.binds());
+        by.extend(binders.map(|_| BoundBy::PostPoller));
+    }
 }
 
 impl Local {

@@ -548,9 +548,10 @@ impl ThreadRunner {
     ///
     /// # Errors
     ///
-    /// The runner itself, when the thread is *bound*: it holds tasks spawned
-    /// with `spawn_local`, pollers, or handles of those, which must not leave
-    /// this OS thread.
+    /// The runner itself, when the thread is *bound*: it holds something that is not
+    /// known to be `Send`, such as a task spawned with `spawn_local` or a
+    /// [`Poller`](super::Poller), or there is a handle of such a thing.
+    /// [`ThreadRunner::bound_by`] names it.
     ///
     /// # Examples
     ///
@@ -593,10 +594,13 @@ impl ThreadRunner {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn is_bound(&self) -> bool {
-        Rc::strong_count(&self.local) > 1
-            || Rc::weak_count(&self.local) > 0
-            || self.local.anchor.holds()
-            || self.local.shared.bound.load(Ordering::Acquire)
+        self.local.is_bound()
+    }
+
+    /// What makes the thread [bound](ThreadRunner::is_bound), by name, and what would
+    /// not be; see [`BoundBy`](super::BoundBy). Empty if nothing does.
+    pub fn bound_by(&self) -> Vec<super::BoundBy> {
+        self.local.bound_by(1)
     }
 }
 

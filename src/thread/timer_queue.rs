@@ -314,11 +314,6 @@ impl<T> TimerQueue<T> {
             .collect()
     }
 
-    /// Every target, in no order.
-    pub(crate) fn iter(&self) -> impl Iterator<Item = &T> {
-        self.slots.iter().filter_map(|slot| slot.target.as_ref())
-    }
-
     fn next_order(&mut self) -> u32 {
         self.order = self.order.wrapping_add(1);
         self.order

@@ -105,6 +105,7 @@ pub struct World {
     pub wakers: Pile<std::task::Waker>,
     pub aborts: Pile<corespun::task::AbortHandle>,
     pub joins: Pile<corespun::task::JoinHandle<Value>>,
+    pub moving: crate::moving::Moving,
     pub bells: Vec<Arc<EventFd>>,
     pub spinlock: Arc<Spinlock>,
     pub shelf: SpinMutex<Shelf>,
@@ -163,6 +164,7 @@ impl World {
                 wakers: Pile::default(),
                 aborts: Pile::default(),
                 joins: Pile::default(),
+                moving: crate::moving::Moving::default(),
                 bells: (0..3)
                     .map(|_| {
                         let flags = nix::sys::eventfd::EfdFlags::EFD_NONBLOCK;

@@ -12,6 +12,7 @@ use crate::Turns;
 use crate::books::World;
 use crate::here::{self, hosted, take_hosted};
 use crate::hosting::{self, poll_hosted};
+use crate::moving;
 use crate::perform;
 use crate::random_harness::Subject as _;
 use crate::within;
@@ -176,6 +177,7 @@ pub fn end_of_world(world: &Arc<World>) {
             world.aborts.take_all(),
         );
         perform::contained(world, || drop(contents));
+        moving::let_go(world);
         for join in world.joins.take_all() {
             perform::contained(world, || drop(join));
         }
@@ -189,6 +191,7 @@ pub fn end_of_world(world: &Arc<World>) {
             perform::contained(world, || drop(last.enter(|| device.device.unregister())));
             perform::contained(world, || drop(device));
         }
+        last.enter(|| moving::unregister(world, n));
         for pool in library.pools.take_all() {
             if !pool.waiters().is_empty() {
                 world.fail("iobuf: a request outlived its thread");

@@ -12,6 +12,7 @@ use crate::books::{NOWHERE, Order, Record, World};
 use crate::here::{
     HERE, Hosted, beside, choose_hosted, hosted, let_go, put_back, site, take_hosted, with_hosted,
 };
+use crate::moving;
 use crate::perform::perform_all;
 use crate::{Kind, Step};
 
@@ -312,6 +313,7 @@ pub fn check_arrived(world: &Arc<World>) {
 }
 
 pub fn let_go_and_exit(world: &Arc<World>) {
+    moving::let_go(world);
     for slot in 0..hosted(<[Hosted]>::len) {
         with_hosted(slot, |hosted| {
             // Some are held to the end of their patience.

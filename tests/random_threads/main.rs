@@ -22,6 +22,7 @@ mod ending;
 mod here;
 mod hosting;
 mod messages;
+mod moving;
 mod perform;
 mod pollers;
 mod queues;
@@ -78,6 +79,14 @@ pub(crate) enum Kind {
     Resume,
     DropPoller,
     Detach,
+    MovingPoller,
+    UseMovingPoller,
+    DropMovingPoller,
+    MovingDevice,
+    MovingChannel,
+    UseMovingChannel,
+    DropMovingChannel,
+    MovingStream,
     Hook,
     PostPoller,
     Interrupt,
@@ -172,6 +181,14 @@ const INSIDE: &[Weighted<Kind>] = {
         (Resume, 2),
         (DropPoller, 4),
         (Detach, 1),
+        (MovingPoller, 3),
+        (UseMovingPoller, 2),
+        (DropMovingPoller, 2),
+        (MovingDevice, 1),
+        (MovingChannel, 2),
+        (UseMovingChannel, 3),
+        (DropMovingChannel, 2),
+        (MovingStream, 1),
         (Hook, 3),
         (PostPoller, 1),
         (Interrupt, 3),
@@ -269,6 +286,9 @@ const TOP: &[Weighted<Kind>] = {
         (Critical, 1),
         (Exit, 1),
         (Ring, 2),
+        (UseMovingPoller, 1),
+        (DropMovingPoller, 1),
+        (DropMovingChannel, 1),
         (GiveBack, 4),
         (TrySend, 4),
         (DropSender, 2),

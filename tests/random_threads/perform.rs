@@ -8,7 +8,8 @@ use std::sync::atomic::Ordering;
 use crate::books::World;
 use crate::random_harness::ON_PURPOSE;
 use crate::{
-    Script, Step, buffers, channels, hosting, messages, pollers, queues, tasks, waits, within,
+    Script, Step, buffers, channels, hosting, messages, moving, pollers, queues, tasks, waits,
+    within,
 };
 
 /// Steps within steps.
@@ -59,6 +60,7 @@ fn act(world: &Arc<World>, step: &Arc<Step>) {
         hosting::act,
         messages::act,
         pollers::act,
+        moving::act,
         channels::act,
         buffers::act,
         queues::act,

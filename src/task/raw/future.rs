@@ -46,6 +46,7 @@ impl<F: Future> TaskFuture<F> {
     pub(super) const MEMBER: Member = Member {
         cancel: cancel::<F>,
         describe,
+        binds,
     };
 
     /// Drops the future, if it is there. Owner only, not while it is being polled.
@@ -83,6 +84,16 @@ impl<F: Future> TaskFuture<F> {
 unsafe fn describe(node: *const LiveNode) -> String {
     // SAFETY: by this function's contract.
     unsafe { TaskMeta::of(node) }.describe()
+}
+
+/// Whether the task keeps its thread on its OS thread.
+///
+/// # Safety
+///
+/// As for [`describe`].
+unsafe fn binds(node: *const LiveNode) -> bool {
+    // SAFETY: by this function's contract.
+    unsafe { TaskMeta::of(node) }.stays()
 }
 
 /// Cancels a task: the exit's way. One that was never polled has its `Runnable` in the

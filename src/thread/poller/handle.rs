@@ -1,12 +1,11 @@
 //! The handle of a poller, and its registration.
 
 use std::any::type_name;
-use std::cell::OnceCell;
 use std::fmt;
-use std::rc::{Rc, Weak};
+use std::rc::Rc;
 use std::time::Duration;
 
-use super::{PollerCore, PollerError, PollerState, PollerStats};
+use super::{PollerCore, PollerError, PollerKey, PollerState, PollerStats};
 use crate::thread::activity::Activity;
 use crate::thread::cut_name;
 use crate::thread::local::Local;
@@ -217,6 +216,7 @@ impl Poller {
     /// ```
     pub fn detach(mut self) {
         self.detached = true;
+        self.core.has_handle.set(false);
     }
 
     /// Tells that something of the caller's, an [`Interrupt`](crate::thread::Interrupt)
@@ -260,8 +260,6 @@ impl Poller {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn set_interrupt(&self, hook: impl FnMut(bool) + 'static) {
-        let mut hook = self.local.anchor.bind(hook);
-        let hook = Box::new(move |on| (hook.get_mut())(on));
         self.local.set_poller_interrupt(&self.core, hook);
     }
 
@@ -281,7 +279,7 @@ impl Poller {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn state(&self) -> PollerState {
-        self.core.state.get()
+        self.core.state()
     }
 
     /// The name given, or one made of the id.
@@ -315,7 +313,7 @@ impl Poller {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn id(&self) -> u64 {
-        self.core.id
+        self.core.key.id
     }
 
     /// The period in ticks; 0 for an active poller.
@@ -357,32 +355,27 @@ impl Poller {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn stats(&self) -> PollerStats {
-        PollerStats {
-            run_count: self.core.run_count.get(),
-            busy_count: self.core.busy_count.get(),
-        }
+        self.core.stats()
     }
 }
 
-/// A poller seen from inside: does not keep it registered.
-pub(crate) struct WeakPoller {
-    core: Weak<PollerCore>,
-    local: Weak<Local>,
-}
-
-impl WeakPoller {
-    fn with(&self, f: impl FnOnce(&Local, &Rc<PollerCore>)) {
-        if let (Some(local), Some(core)) = (self.local.upgrade(), self.core.upgrade()) {
-            f(&local, &core);
-        }
+impl PollerKey {
+    /// Pauses the poller, from inside its callback: its thread is the current one.
+    pub(crate) fn pause(self) {
+        self.with_its_poller(Local::pause_poller);
     }
 
-    pub(crate) fn pause(&self) {
-        self.with(|local, core| local.pause_poller(core));
+    /// Unregisters the poller, from inside its callback.
+    pub(crate) fn unregister(self) {
+        self.with_its_poller(Local::unregister_poller);
     }
 
-    pub(crate) fn unregister(&self) {
-        self.with(Local::unregister_poller);
+    pub(super) fn with_its_poller(self, f: impl FnOnce(&Local, &Rc<PollerCore>)) {
+        Local::with_current(|local| {
+            if let Some(poller) = local.pollers.find(self) {
+                f(local, &poller);
+            }
+        });
     }
 }
 
@@ -474,8 +467,8 @@ pub trait Polled: 'static {
 #[derive(Clone, Debug, Default)]
 #[must_use = "call `register`"]
 pub struct PollerBuilder {
-    name: Option<String>,
-    period: Duration,
+    pub(super) name: Option<String>,
+    pub(super) period: Duration,
 }
 
 impl PollerBuilder {
@@ -544,15 +537,7 @@ impl PollerBuilder {
         self,
         callback: impl FnMut() -> A + 'static,
     ) -> Result<Poller, PollerError> {
-        let local = Local::current_rc().ok_or(PollerError::NotOnThread)?;
-        let mut callback = local.anchor.bind(callback);
-        let callback = Box::new(move || (callback.get_mut())().into());
-        let core = local.register_poller(self.name, self.period, callback)?;
-        Ok(Poller {
-            core,
-            local,
-            detached: false,
-        })
+        self.register_with(|_| callback)
     }
 
     /// Registers a value that polls, under the name of its type unless another
@@ -591,21 +576,20 @@ impl PollerBuilder {
 
     /// [`PollerBuilder::register`] for a callback that pauses or unregisters
     /// itself.
-    pub(crate) fn register_with(
+    pub(crate) fn register_with<A, F>(
         self,
-        mut callback: impl FnMut(&WeakPoller) -> Activity + 'static,
-    ) -> Result<Poller, PollerError> {
-        let place = Rc::new(OnceCell::new());
-        let itself = place.clone();
-        let poller = self.register(move || match itself.get() {
-            Some(poller) => callback(poller),
-            // Registering runs nothing.
-            None => Activity::Ignored,
-        })?;
-        let _ = place.set(WeakPoller {
-            core: Rc::downgrade(&poller.core),
-            local: Rc::downgrade(&poller.local),
-        });
-        Ok(poller)
+        make: impl FnOnce(PollerKey) -> F,
+    ) -> Result<Poller, PollerError>
+    where
+        A: Into<Activity>,
+        F: FnMut() -> A + 'static,
+    {
+        let local = Local::current_rc().ok_or(PollerError::NotOnThread)?;
+        let core = local.register_poller(self, true, make)?;
+        Ok(Poller {
+            core,
+            local,
+            detached: false,
+        })
     }
 }
