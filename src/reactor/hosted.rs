@@ -11,8 +11,9 @@ use nix::poll::{PollFlags, PollTimeout};
 
 use super::ReactorMode;
 use super::group::Shared;
+use super::scheduler::RoundTotals;
 use crate::io::PollFd;
-use crate::thread::{LatencyMisses, ParkedThread, SpdkThread, ThreadRunner};
+use crate::thread::{InterruptError, LatencyMisses, ParkedThread, SpdkThread, ThreadRunner};
 
 /// Polls that must have found nothing before a thread is dormant: it may look at
 /// what it waits for by a task that yields.
@@ -44,6 +45,10 @@ pub(crate) struct Hosted {
     /// In interrupt mode because its reactor may sleep; whoever else switches a
     /// thread is not overruled.
     switched: bool,
+    /// The log was told that it cannot be switched.
+    refusal_told: bool,
+    /// What the last round of a scheduler has seen of it.
+    pub(super) last_round: RoundTotals,
     /// How many polls in a row have found nothing, and when the first of them ended.
     idle_polls: u32,
     idle_since: u64,
@@ -71,11 +76,14 @@ impl Hosted {
         let mut runner = thread.attach();
         runner.set_host(Some(&here.sleeper));
         runner.set_core(Some(here.place.core));
+        let last_round = RoundTotals::of_thread(&runner);
         Hosted {
             runner,
             moves: false,
             watch: Watch::None,
             switched: false,
+            refusal_told: false,
+            last_round,
             idle_polls: 0,
             idle_since: 0,
             weighted: 0,
@@ -144,20 +152,20 @@ impl Hosted {
         self.switched
     }
 
-    /// Whether the thread is to leave `core` for one of its mask, and may now.
+    /// Whether the thread is to leave `core` for another of its mask, and may now.
     /// One that may not yet is asked again after its next poll. Nothing leaves
     /// when all are `stopping`.
     pub(super) fn leaves(&mut self, core: usize, stopping: bool) -> bool {
         self.moves = self.moves
             && !stopping
             && self.runner.is_running()
-            && !self.runner.handle().cpumask().contains(core);
+            && self.runner.handle().wants_elsewhere(core);
         self.moves && !self.runner.is_bound()
     }
 
     /// Has the thread follow its reactor into a mode that sleeps, or out of it,
     /// where that makes a difference: it has active pollers with interrupts.
-    pub(super) fn follow_mode(&mut self, mode: ReactorMode) {
+    pub(super) fn follow_mode(&mut self, mode: ReactorMode) -> Result<(), InterruptError> {
         let on = mode != ReactorMode::Poll;
         let due = if on {
             self.runner.gains_by_interrupt_mode()
@@ -166,9 +174,18 @@ impl Hosted {
         };
         if due {
             self.switched = on;
-            if let Err(error) = self.runner.set_interrupt_mode(on) {
-                tracing::error!("its pollers keep the reactor awake: {error}");
-            }
+            self.runner.set_interrupt_mode(on)?;
+        }
+        self.refusal_told &= on;
+        Ok(())
+    }
+
+    /// As [`Hosted::follow_mode`], again and again; the log hears of a refusal once.
+    pub(super) fn follow_mode_or_tell(&mut self, mode: ReactorMode) {
+        if let Err(error) = self.follow_mode(mode)
+            && !std::mem::replace(&mut self.refusal_told, true)
+        {
+            tracing::error!("its pollers keep the reactor awake: {error}");
         }
     }
 
@@ -192,6 +209,7 @@ impl Hosted {
             switched,
             weighted,
             misses,
+            last_round,
             ..
         } = self;
         if switched {
@@ -204,6 +222,8 @@ impl Hosted {
             moves,
             watch,
             switched: false,
+            refusal_told: false,
+            last_round,
             idle_polls: 0,
             idle_since: 0,
             weighted,

@@ -3,18 +3,52 @@
 //! dormant.
 
 use std::os::fd::BorrowedFd;
+use std::sync::atomic::Ordering;
 
 use super::SpdkThread;
+use super::local::Local;
+use super::message::Message;
 use super::runner::ThreadRunner;
+use crate::cpu::CpuSet;
 
 impl SpdkThread {
     /// Has whoever polls the thread look at it.
     pub(crate) fn rouse(&self) {
         self.shared.notify_host();
     }
+
+    /// Has the thread go to `core` after a poll, unless something keeps it or its mask
+    /// does not hold that core any more. By message, so that nothing is looked at in
+    /// each poll.
+    pub(crate) fn send_to_core(&self, core: usize) {
+        let thread = self.clone();
+        // Refused by a thread that has exited.
+        let _ = self.shared.enqueue(Message::new(move || {
+            let bound = Local::with_current(|local| local.anchor.holds());
+            if bound == Some(false) && !thread.is_bound() {
+                let _ = thread.set_target(core);
+            }
+        }));
+    }
 }
 
 impl ThreadRunner {
+    /// Ticks of polls that did something.
+    pub(crate) fn busy_ticks(&self) -> u64 {
+        let busy = &self.local.shared.busy_ticks;
+        busy.load(Ordering::Relaxed)
+    }
+
+    /// The tick of the thread's clock.
+    pub(crate) fn now(&self) -> u64 {
+        self.local.shared.library.clock.now()
+    }
+
+    /// The core it was on first, and those it may be on.
+    pub(crate) fn first_core_and_mask(&self) -> (Option<usize>, CpuSet) {
+        self.local.shared.first_core_and_mask()
+    }
+
     pub(crate) fn id(&self) -> u64 {
         self.local.shared.id
     }

@@ -50,6 +50,7 @@ mod spinlock;
 pub(crate) mod stall;
 mod time_share;
 pub(crate) mod timer_queue;
+pub(crate) mod travel;
 mod walk;
 
 use std::fmt;
@@ -63,7 +64,8 @@ pub use interrupt::{Interrupt, InterruptError, set_interrupt_mode};
 pub use library::{Framework, FrameworkSet, PanicPolicy, ThreadLib, ThreadLibBuilder};
 pub use local_key::{LocalKey, LocalKeyError};
 pub use panic::{ContainedPanic, PanicSource};
-pub use placement::SetCpumaskError;
+pub(crate) use placement::Destination;
+pub use placement::{SetCpumaskError, ThreadPlacement};
 pub use poller::{Polled, Poller, PollerBuilder, PollerError, PollerState, PollerStats};
 pub use post_poller::{PostPollerError, register_post_poller_handler};
 pub(crate) use runner::Slice;
@@ -573,10 +575,7 @@ impl SpdkThread {
     /// # Ok::<(), corespun::thread::CreateError>(())
     /// ```
     pub fn stats(&self) -> ThreadStats {
-        ThreadStats {
-            busy_ticks: self.shared.busy_ticks.load(Ordering::Relaxed),
-            idle_ticks: self.shared.idle_ticks.at(self.shared.library.clock.now()),
-        }
+        self.shared.stats()
     }
 
     /// The tick at which its last poll ended (`spdk_thread_get_last_tsc`).
