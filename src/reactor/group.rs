@@ -8,7 +8,7 @@ use std::sync::{Arc, OnceLock, Weak};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use super::hosted::{self, Hosted};
-use super::inside::Inside;
+use super::inside::WithinFn;
 use super::scheduler::Scheduling;
 use super::seat::SleepHooks;
 use super::stats::ToldKeeper;
@@ -41,7 +41,7 @@ pub(crate) enum Event {
     Call(Message),
     /// A function of the reactors' own to call with the reactor, which contains what
     /// is the user's in it.
-    Within(Box<dyn FnOnce(&mut dyn Inside) + Send>),
+    Within(Box<WithinFn>),
     /// A thread to poll from now on.
     Arrival(ParkedThread),
     /// The dormant thread at this place may have something to do.

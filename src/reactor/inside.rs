@@ -10,6 +10,9 @@ use super::scheduler::CoreSnapshot;
 use super::turn::Reactor;
 use crate::thread::InterruptError;
 
+/// What such an event is.
+pub(crate) type WithinFn = dyn FnOnce(&mut dyn Inside) + Send;
+
 pub(crate) trait Inside {
     fn group(&self) -> &Arc<Group>;
 

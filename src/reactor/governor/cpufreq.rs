@@ -214,8 +214,9 @@ impl Governor for Cpufreq {
             .iter()
             .map(|cpu| Ok((cpu, self.look(cpu, cpus)?)))
             .collect();
+        let looked = looked?;
         self.boost();
-        for (cpu, mut taken) in looked? {
+        for (cpu, mut taken) in looked {
             let result = self.take(cpu, &mut taken);
             self.taken.insert(cpu, taken);
             if let Err(error) = result {

@@ -121,9 +121,14 @@ impl Scheduling {
             && let Some(command) = conductor.waiting.pop_front()
         {
             command(&mut conductor, group);
-            let core = group.reactors[self.core()].place.core;
-            *lock(&self.told) = conductor.state(core);
+            self.tell(&conductor, group);
         }
+    }
+
+    /// Before who asked for a change is told that it has happened.
+    pub(super) fn tell(&self, conductor: &Conductor, group: &Group) {
+        let core = group.reactors[self.core()].place.core;
+        *lock(&self.told) = conductor.state(core);
     }
 
     /// Phase 2, and the beginning of the others.
@@ -163,8 +168,7 @@ impl Scheduling {
         conductor.rounds += 1;
         let listeners = std::mem::take(&mut conductor.listeners);
         conductor.last_round = Some(Arc::new(round.clone()));
-        let core = group.reactors[self.core()].place.core;
-        *lock(&self.told) = conductor.state(core);
+        self.tell(&conductor, group);
         drop(conductor);
         for listener in listeners {
             let result = match &round.error {

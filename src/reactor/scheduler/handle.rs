@@ -269,6 +269,7 @@ fn command<T: Send + 'static>(
     let (sender, reply) = oneshot::channel();
     let run = move |conductor: &mut Conductor, group: &Arc<Group>| {
         let result = f(conductor, group);
+        group.scheduling.tell(conductor, group);
         group.answer(sender, result);
     };
     (Box::new(run), reply)
