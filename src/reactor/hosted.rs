@@ -11,7 +11,6 @@ use nix::poll::{PollFlags, PollTimeout};
 
 use super::ReactorMode;
 use super::group::Shared;
-use super::scheduler::RoundTotals;
 use crate::io::PollFd;
 use crate::thread::{InterruptError, LatencyMisses, ParkedThread, SpdkThread, ThreadRunner};
 
@@ -44,11 +43,7 @@ pub(crate) struct Hosted {
     watch: Watch,
     /// In interrupt mode because its reactor may sleep; whoever else switches a
     /// thread is not overruled.
-    switched: bool,
-    /// The log was told that it cannot be switched.
-    refusal_told: bool,
-    /// What the last round of a scheduler has seen of it.
-    pub(super) last_round: RoundTotals,
+    switched: Switched,
     /// How many polls in a row have found nothing, and when the first of them ended.
     idle_polls: u32,
     idle_since: u64,
@@ -57,7 +52,16 @@ pub(crate) struct Hosted {
     /// When its last poll ended, or it was woken, if it has a latency limit.
     pub(super) polled_at: u64,
     /// The polls that came too late for that.
-    pub(super) misses: LatencyMisses,
+    pub(super) misses: Option<Box<LatencyMisses>>,
+}
+
+/// Whether a thread follows its reactor in interrupt mode.
+#[derive(Clone, Copy, PartialEq)]
+enum Switched {
+    No,
+    Yes,
+    /// It was refused, and the log was told.
+    Refused,
 }
 
 /// The wait for the interrupts of one thread.
@@ -76,19 +80,16 @@ impl Hosted {
         let mut runner = thread.attach();
         runner.set_host(Some(&here.sleeper));
         runner.set_core(Some(here.place.core));
-        let last_round = RoundTotals::of_thread(&runner);
         Hosted {
             runner,
             moves: false,
             watch: Watch::None,
-            switched: false,
-            refusal_told: false,
-            last_round,
+            switched: Switched::No,
             idle_polls: 0,
             idle_since: 0,
             weighted: 0,
             polled_at: 0,
-            misses: LatencyMisses::default(),
+            misses: None,
         }
     }
 
@@ -149,7 +150,7 @@ impl Hosted {
 
     /// Whether the thread follows its reactor in interrupt mode.
     pub(super) fn is_switched(&self) -> bool {
-        self.switched
+        self.switched != Switched::No
     }
 
     /// Whether the thread is to leave `core` for another of its mask, and may now.
@@ -170,20 +171,24 @@ impl Hosted {
         let due = if on {
             self.runner.gains_by_interrupt_mode()
         } else {
-            self.switched
+            self.is_switched()
         };
         if due {
-            self.switched = on;
+            if !on {
+                self.switched = Switched::No;
+            }
             self.runner.set_interrupt_mode(on)?;
+            if on {
+                self.switched = Switched::Yes;
+            }
         }
-        self.refusal_told &= on;
         Ok(())
     }
 
     /// As [`Hosted::follow_mode`], again and again; the log hears of a refusal once.
     pub(super) fn follow_mode_or_tell(&mut self, mode: ReactorMode) {
         if let Err(error) = self.follow_mode(mode)
-            && !std::mem::replace(&mut self.refusal_told, true)
+            && std::mem::replace(&mut self.switched, Switched::Refused) != Switched::Refused
         {
             tracing::error!("its pollers keep the reactor awake: {error}");
         }
@@ -209,10 +214,9 @@ impl Hosted {
             switched,
             weighted,
             misses,
-            last_round,
             ..
         } = self;
-        if switched {
+        if switched != Switched::No {
             // Its next reactor may be in another mode. Nothing is made here that
             // was not there, so nothing is refused.
             let _ = runner.set_interrupt_mode(false);
@@ -221,9 +225,7 @@ impl Hosted {
             runner,
             moves,
             watch,
-            switched: false,
-            refusal_told: false,
-            last_round,
+            switched: Switched::No,
             idle_polls: 0,
             idle_since: 0,
             weighted,

@@ -124,7 +124,7 @@ impl<G: Ground> Reactor<G> {
             waiting_since: None,
             followed: ReactorMode::Poll,
             awake_mode: None,
-            last_round: RoundTotals::at(tick),
+            last_round: RoundTotals::default(),
             kept_awake_by: None,
             worked_turns: 0,
             stopping: false,
@@ -368,9 +368,10 @@ impl<G: Ground> Reactor<G> {
         let cause = threads.find(|hosted| hosted.runner.id() == miss.by);
         let cause = cause.map(|hosted| hosted.runner.name().to_owned());
         let hosted = &mut self.threads[index];
-        miss.add_to(&mut hosted.misses, cause.as_deref(), clock);
+        let misses = hosted.misses.get_or_insert_default();
+        miss.add_to(misses, cause.as_deref(), clock);
         // Who is just reading hears of it with the next one.
-        hosted.runner.tell_misses(&hosted.misses);
+        hosted.runner.tell_misses(misses);
     }
 
     /// Parts with the threads that have exited, and with those that leave for a

@@ -33,20 +33,14 @@ impl SpdkThread {
 }
 
 impl ThreadRunner {
-    /// Ticks of polls that did something.
-    pub(crate) fn busy_ticks(&self) -> u64 {
-        let busy = &self.local.shared.busy_ticks;
-        busy.load(Ordering::Relaxed)
-    }
-
-    /// The tick of the thread's clock.
-    pub(crate) fn now(&self) -> u64 {
-        self.local.shared.library.clock.now()
-    }
-
-    /// The core it was on first, and those it may be on.
-    pub(crate) fn first_core_and_mask(&self) -> (Option<usize>, CpuSet) {
-        self.local.shared.first_core_and_mask()
+    /// A scheduler looks at it at tick `now`: the core it was on first and those it may
+    /// be on, the ticks since it looked last or the thread came here, and in how many of
+    /// them it did something.
+    pub(crate) fn take_round(&self, now: u64) -> (Option<usize>, CpuSet, u64, u64) {
+        let busy = self.local.shared.busy_ticks.load(Ordering::Relaxed);
+        let (first, mask, seen) = self.local.shared.look_at_placement(now, busy);
+        let period = now.saturating_sub(seen.0);
+        (first, mask, period, busy.saturating_sub(seen.1))
     }
 
     pub(crate) fn id(&self) -> u64 {

@@ -135,6 +135,9 @@ pub(super) struct Placement {
     /// The tick of its last arrival on a core, and its statistics then.
     since: u64,
     baseline: ThreadStats,
+    /// The tick at which a scheduler looked at it last, or at which it came to this
+    /// core, and how busy it had been.
+    seen: (u64, u64),
     /// Those that somebody waits for.
     moves: Vec<Move>,
 }
@@ -148,6 +151,7 @@ impl Placement {
             initial_core: None,
             since: 0,
             baseline: ThreadStats::default(),
+            seen: (0, 0),
             moves: Vec::new(),
         }
     }
@@ -211,6 +215,7 @@ impl Shared {
                 placement.initial_core.get_or_insert(core);
                 placement.target.take_if(|target| *target == core);
                 (placement.since, placement.baseline) = (now, stats);
+                placement.seen = (now, stats.busy_ticks);
                 placement.take_moves(|wanted| wanted.contains(core))
             }
             None => Vec::new(),
@@ -219,9 +224,16 @@ impl Shared {
         self.end_moves(landed, &Ok(()));
     }
 
-    pub(super) fn first_core_and_mask(&self) -> (Option<usize>, CpuSet) {
-        let placement = self.placement();
-        (placement.initial_core, placement.mask)
+    /// The core it was on first, and its mask; and since when a scheduler has not
+    /// looked at it, and how busy it had been by then. It looks now.
+    pub(super) fn look_at_placement(
+        &self,
+        now: u64,
+        busy: u64,
+    ) -> (Option<usize>, CpuSet, (u64, u64)) {
+        let mut placement = self.placement();
+        let seen = std::mem::replace(&mut placement.seen, (now, busy));
+        (placement.initial_core, placement.mask, seen)
     }
 
     pub(super) fn stats(&self) -> ThreadStats {

@@ -8,7 +8,6 @@ use super::super::ground::Ground;
 use super::super::hosted::Hosted;
 use super::super::turn::Reactor;
 use crate::cpu::CpuSet;
-use crate::thread::ThreadRunner;
 
 /// How much of its time somebody was busy, in percent; 0 where there was no time.
 ///
@@ -153,30 +152,11 @@ impl ThreadSnapshot {
     }
 }
 
-/// What a reactor or thread had done when a round looked at it last.
-#[derive(Clone, Copy, Debug)]
+/// What a reactor had done when a round looked at it last.
+#[derive(Clone, Copy, Debug, Default)]
 pub(in super::super) struct RoundTotals {
-    tick: u64,
     busy: u64,
     idle: u64,
-}
-
-impl RoundTotals {
-    pub(in super::super) fn at(tick: u64) -> Self {
-        RoundTotals {
-            tick,
-            busy: 0,
-            idle: 0,
-        }
-    }
-
-    /// Those of a thread that has come to this core now.
-    pub(in super::super) fn of_thread(runner: &ThreadRunner) -> Self {
-        RoundTotals {
-            busy: runner.busy_ticks(),
-            ..RoundTotals::at(runner.now())
-        }
-    }
 }
 
 impl<G: Ground> Reactor<G> {
@@ -187,7 +167,6 @@ impl<G: Ground> Reactor<G> {
         let last = self.last_round;
         let (core, now) = (stats.core, self.tick);
         self.last_round = RoundTotals {
-            tick: now,
             busy: stats.busy_ticks,
             idle: stats.idle_ticks,
         };
@@ -211,20 +190,14 @@ impl<G: Ground> Reactor<G> {
 }
 
 impl Hosted {
-    fn snapshot(&mut self, core: usize, now: u64) -> ThreadSnapshot {
+    fn snapshot(&self, core: usize, now: u64) -> ThreadSnapshot {
         let runner = &self.runner;
-        let (last, busy) = (self.last_round, runner.busy_ticks());
-        self.last_round = RoundTotals {
-            busy,
-            ..RoundTotals::at(now)
-        };
-        let period = now.saturating_sub(last.tick);
-        let (initial_core, cpumask) = runner.first_core_and_mask();
+        let (initial_core, cpumask, period, busy) = runner.take_round(now);
         ThreadSnapshot {
             initial_core: initial_core.unwrap_or(core),
             cpumask,
             bound: runner.is_bound(),
-            ..ThreadSnapshot::new(runner.id(), core, busy.saturating_sub(last.busy), period)
+            ..ThreadSnapshot::new(runner.id(), core, busy, period)
         }
     }
 }

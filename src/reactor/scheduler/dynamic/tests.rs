@@ -11,6 +11,9 @@ const PERIOD: u64 = 1_000;
 /// A core of so many busy ticks, and the busy ticks of its threads by id.
 type Core<'a> = (u64, &'a [(u64, u64)]);
 
+/// What it shows, the main core, the cores, and the moves.
+type Case<'a> = (&'a str, usize, &'a [Core<'a>], &'a [(u64, usize)]);
+
 fn snapshot(main: usize, cores: &[Core<'_>]) -> Snapshot {
     let mut snapshot = Snapshot::new(main);
     for (core, (busy, threads)) in cores.iter().enumerate() {
@@ -30,7 +33,7 @@ fn moves(snapshot: &Snapshot) -> Vec<(u64, usize)> {
 /// T-X-19, SC-032 … 037: what one round does.
 #[test]
 fn threads_go_where_the_table_says() {
-    let table: [(&str, usize, &[Core<'_>], &[(u64, usize)]); 17] = [
+    let table: [Case<'_>; 17] = [
         (
             "idle threads gather on the main core",
             0,
