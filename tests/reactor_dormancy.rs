@@ -494,7 +494,7 @@ fn a_dormant_thread_hears_in_every_mode_that_its_reactor_gets_into() {
         let reactors = pair.app.reactors();
         let mut rounds = 0;
         for mode in MODES.into_iter().rev().cycle().take(7) {
-            assert!(reactors.set_mode(1, mode));
+            reactors.set_mode(1, mode).await.unwrap();
             if stats(&reactors, 1).threads == 2 {
                 until(|| modes.load(Ordering::Relaxed) == (mode != ReactorMode::Poll)).await;
             }

@@ -230,7 +230,7 @@ fn no_interrupt_is_lost_while_the_mode_changes() {
             for ring in 0..RINGS {
                 ringing.ring();
                 if ring % 7 == 0 {
-                    reactors.set_mode(1, modes[(ring / 7) as usize % 3]);
+                    drop(reactors.set_mode(1, modes[(ring / 7) as usize % 3]));
                 }
                 // Each is answered by itself: nothing else would wake it.
                 wait_until_yielding(|| ringing.rung() > ring);
@@ -255,7 +255,7 @@ fn a_poller_with_an_interrupt_lets_its_reactor_sleep() {
     on_each_kind_of_app(async |app: AppHandle| {
         let reactors = app.reactors();
         let sleeping = reactors.mode(1).unwrap();
-        reactors.set_mode(1, ReactorMode::Poll);
+        reactors.set_mode(1, ReactorMode::Poll).await.unwrap();
         let doorbell = Doorbell::new();
         let (runs, switches) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
         let thread = thread_on(&app, 1);
@@ -275,18 +275,18 @@ fn a_poller_with_an_interrupt_lets_its_reactor_sleep() {
         });
         until(|| runs.load(Ordering::Relaxed) > 10).await;
         assert_eq!(switches.load(Ordering::Relaxed), 0);
-        reactors.set_mode(1, sleeping);
+        reactors.set_mode(1, sleeping).await.unwrap();
         asleep(&app, 1).await;
         assert_eq!(switches.load(Ordering::Relaxed), 1);
         let before = runs.load(Ordering::Relaxed);
         doorbell.ring();
         until(|| doorbell.rung() == 1).await;
         assert_eq!(runs.load(Ordering::Relaxed), before);
-        reactors.set_mode(1, ReactorMode::Poll);
+        reactors.set_mode(1, ReactorMode::Poll).await.unwrap();
         until(|| runs.load(Ordering::Relaxed) > before + 10).await;
         assert_eq!(switches.load(Ordering::Relaxed), 101);
         // What binds it gone, it leaves in poll mode.
-        reactors.set_mode(1, sleeping);
+        reactors.set_mode(1, sleeping).await.unwrap();
         asleep(&app, 1).await;
         assert_eq!(switches.load(Ordering::Relaxed), 102);
         drop(keep);
@@ -338,9 +338,9 @@ fn the_statistics_name_the_poller_that_keeps_a_reactor_awake() {
             assert_eq!(keeper.poller.as_deref(), Some("spinner"));
             // By its mode, it is not its poller that keeps it awake.
             let mode = stats(&reactors, 1).mode;
-            reactors.set_mode(1, ReactorMode::Poll);
+            reactors.set_mode(1, ReactorMode::Poll).await.unwrap();
             until(|| stats(&reactors, 1).kept_awake_by.is_none()).await;
-            reactors.set_mode(1, mode);
+            reactors.set_mode(1, mode).await.unwrap();
             until(|| stats(&reactors, 1).kept_awake_by.is_some()).await;
             drop(pause);
             until(|| stats(&reactors, 1).kept_awake_by.is_none()).await;

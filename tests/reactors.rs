@@ -12,7 +12,7 @@ use corespun::app::AppHandle;
 use corespun::clock::Clock;
 use corespun::cpu::{self, CpuSet};
 use corespun::io::{BackendChoice, Driver, DriverConfig};
-use corespun::reactor::{EventError, ReactorMode};
+use corespun::reactor::{EventError, ReactorMode, SetModeError};
 use corespun::thread::{Activity, CreateError, Poller, SpdkThread};
 use corespun::{task, time};
 use harness::reactors::{app, must_end, stats, wait_until};
@@ -231,7 +231,10 @@ fn an_event_that_cannot_be_sent_comes_back() {
         .block_on(async move |app: AppHandle| {
             let refused = app.reactors().send_event(7, || ());
             let error = refused.unwrap_err();
-            assert_eq!(error.to_string(), "no reactor runs on core 7");
+            assert_eq!(
+                error.to_string(),
+                "no reactor runs on core 7; there are reactors on cores [0]"
+            );
             *keep.lock().unwrap() = Some(app.reactors());
         })
         .unwrap();
@@ -589,7 +592,7 @@ fn no_event_is_lost_while_the_mode_changes() {
                     std::thread::spawn(move || {
                         let mut modes = MODES.into_iter().cycle();
                         while sending.load(Ordering::Relaxed) {
-                            assert!(reactors.set_mode(1, modes.next().unwrap()));
+                            drop(reactors.set_mode(1, modes.next().unwrap()));
                             std::thread::yield_now();
                         }
                     })
@@ -630,15 +633,19 @@ fn a_mode_change_reaches_a_reactor_that_sleeps_or_spins() {
             std::thread::spawn(move || {
                 let reactors = app.reactors();
                 wait_until(|| stats(&reactors, 0).asleep);
-                reactors.set_mode(0, ReactorMode::Poll);
+                task::block_on(reactors.set_mode(0, ReactorMode::Poll)).unwrap();
                 wait_until(|| !stats(&reactors, 0).asleep);
                 let idle = stats(&reactors, 0).idle_ticks;
                 wait_until(|| stats(&reactors, 0).idle_ticks > idle);
-                reactors.set_mode(0, ReactorMode::Interrupt);
+                task::block_on(reactors.set_mode(0, ReactorMode::Interrupt)).unwrap();
                 wait_until(|| stats(&reactors, 0).asleep);
                 assert_eq!(reactors.mode(0), Some(ReactorMode::Interrupt));
                 assert_eq!(reactors.mode(1), None);
-                assert!(!reactors.set_mode(1, ReactorMode::Poll));
+                let refused = task::block_on(reactors.set_mode(1, ReactorMode::Poll));
+                assert!(matches!(
+                    refused,
+                    Err(SetModeError::NoReactor { core: 1, .. })
+                ));
                 app.stop(4);
             });
         });

@@ -433,7 +433,7 @@ fn a_mode_may_change_while_it_runs() {
         let storm = sender.spawn(async move {
             for round in 0..100 {
                 let mode = MODES[handle.random(3) as usize];
-                reactors.set_mode(handle.random(2) as usize, mode);
+                drop(reactors.set_mode(handle.random(2) as usize, mode));
                 let count = count.clone();
                 let message = move || _ = count.fetch_add(1, Ordering::Relaxed);
                 threads[round % 4].send_msg(message).unwrap();

@@ -11,6 +11,7 @@ use super::handle::AppHandle;
 use crate::clock::Clock;
 use crate::cpu::CpuSet;
 use crate::io::DriverConfig;
+use crate::reactor::scheduler::{Scheduler, SchedulerConfig};
 use crate::reactor::{AdaptivePolling, Place, ReactorMode};
 use crate::thread::Stall;
 
@@ -91,6 +92,7 @@ pub struct AppBuilder {
     pub(super) signals: bool,
     pub(super) shutdown: Option<ShutdownFn>,
     pub(super) shutdown_limit: Duration,
+    pub(super) scheduling: SchedulerConfig,
 }
 
 impl Default for AppBuilder {
@@ -109,6 +111,7 @@ impl Default for AppBuilder {
             signals: true,
             shutdown: None,
             shutdown_limit: Duration::from_secs(3),
+            scheduling: SchedulerConfig::default(),
         }
     }
 }
@@ -452,6 +455,60 @@ impl AppBuilder {
     /// ```
     pub fn shutdown_limit(mut self, limit: Duration) -> Self {
         self.shutdown_limit = limit;
+        self
+    }
+
+    /// The scheduler in use from the start, by name, and its options:
+    /// [`Value::Null`](serde_json::Value::Null) leaves those as they are.
+    /// `"static"` unless set. See [`scheduler`](crate::reactor::scheduler).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use corespun::app::{App, AppHandle};
+    /// use serde_json::json;
+    ///
+    /// let app = App::builder().scheduler("dynamic", json!({ "core_limit": 70 }));
+    /// let name = app.block_on(async |app: AppHandle| app.reactors().schedulers().state().scheduler)?;
+    /// assert_eq!(name.as_deref(), Some("dynamic"));
+    /// // What is wrong is said before anything starts.
+    /// let app = App::builder().scheduler("dynamic", json!({ "core_limit": 700 }));
+    /// assert!(app.block_on(async |_app| ()).is_err());
+    /// # Ok::<(), corespun::app::AppError>(())
+    /// ```
+    pub fn scheduler(mut self, name: impl Into<String>, options: serde_json::Value) -> Self {
+        self.scheduling.scheduler = Some((name.into(), options));
+        self
+    }
+
+    /// Registers a scheduler of your own, so that [`AppBuilder::scheduler`] can name
+    /// it.
+    pub fn register_scheduler(
+        mut self,
+        name: impl Into<String>,
+        scheduler: impl Scheduler,
+    ) -> Self {
+        let one = (name.into(), Box::new(scheduler) as Box<dyn Scheduler>);
+        self.scheduling.schedulers.push(one);
+        self
+    }
+
+    /// The time between two rounds of the scheduler; one second unless set, and zero
+    /// for none by themselves.
+    pub fn scheduler_period(mut self, period: Duration) -> Self {
+        self.scheduling.period = Some(period);
+        self
+    }
+
+    /// The core that runs the scheduler; the main core unless set.
+    pub fn scheduling_core(mut self, core: usize) -> Self {
+        self.scheduling.core = Some(core);
+        self
+    }
+
+    /// Cores that no scheduler moves threads to or from.
+    pub fn isolated_cores(mut self, cores: CpuSet) -> Self {
+        self.scheduling.isolated = Some(cores);
         self
     }
 

@@ -134,6 +134,9 @@ pub enum AppError {
         /// The panic's text.
         message: String,
     },
+    /// The scheduler, its options or its cores are not what the app can have.
+    #[error(transparent)]
+    Scheduler(#[from] crate::reactor::scheduler::SchedulerError),
 }
 
 impl From<AppError> for std::io::Error {

@@ -43,6 +43,7 @@ impl AppBuilder {
         let app = AppHandle::new(self.name.clone(), group.clone(), self.shutdown);
 
         let _borrowed = Borrowed::new()?;
+        group.configure_scheduling(self.scheduling)?;
         let start_watcher = |limit| Watcher::start(group.clone(), limit, helper_cpus);
         let watcher = self.stall_limit.map(start_watcher).transpose();
         let watcher = watcher.map_err(StartError::from)?;

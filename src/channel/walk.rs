@@ -27,10 +27,11 @@ use crate::thread::message::Message;
 use crate::thread::panic::drop_anywhere;
 use crate::thread::pending::{Pending, PendingKey};
 use crate::thread::shared::Shared;
+use crate::thread::travel::{Journey, Traveller};
 
 /// What is done at each stop. Takes the walk along and sends it on.
 trait Visit<C: 'static, E: Send + 'static>: Send + Sized + 'static {
-    fn visit(walk: Parcel<C, E, Self>, cell: Rc<ChannelCell<C>>);
+    fn visit(walk: Traveller<Walk<C, E, Self>>, cell: Rc<ChannelCell<C>>);
 }
 
 struct Walk<C: 'static, E, V> {
@@ -39,79 +40,44 @@ struct Walk<C: 'static, E, V> {
     cursor: u64,
     origin: Arc<Shared>,
     key: PendingKey,
+    /// What it ends with, once that is not that all were visited.
     result: Option<Result<(), WalkError<E>>>,
     visit: V,
 }
 
-/// A walk under way. Lost on the way, because a message was dropped unrun or
-/// the function panicked, it goes on or ends by itself.
-struct Parcel<C: 'static, E: Send + 'static, V: Visit<C, E>>(Option<Box<Walk<C, E, V>>>);
-
-impl<C: 'static, E: Send + 'static, V: Visit<C, E>> Parcel<C, E, V> {
-    fn walk(&self) -> &Walk<C, E, V> {
-        self.0.as_deref().expect("taken only when consumed")
-    }
-
-    fn walk_mut(&mut self) -> &mut Walk<C, E, V> {
-        self.0.as_deref_mut().expect("taken only when consumed")
-    }
-
+impl<C: 'static, E: Send + 'static, V: Visit<C, E>> Walk<C, E, V> {
     fn core(&self) -> &Arc<DeviceCore> {
-        &self.walk().device.device.core
+        &self.device.device.core
+    }
+}
+
+impl<C: 'static, E: Send + 'static, V: Visit<C, E>> Journey for Walk<C, E, V> {
+    type Stop = Arc<Shared>;
+
+    fn next_stop(&mut self) -> Option<Arc<Shared>> {
+        // Where there is none, the device knows by that that the walk has ended.
+        let thread = self.core().next_channel(self.cursor)?;
+        self.cursor = thread.id;
+        Some(thread)
     }
 
-    /// On the origin: visits the first channel, by message.
-    fn start(self) {
-        if self.core().begin_walk() {
-            self.advance();
-        } else {
-            let name = self.core().name();
-            self.complete(Err(WalkError::Unregistered(name)));
-        }
+    fn send(thread: Arc<Shared>, walk: Traveller<Self>) -> Result<(), Traveller<Self>> {
+        thread.deliver(walk, |walk| Message::new(move || walk.arrive()))
     }
 
-    /// What a visit ended with.
-    fn proceed(self, result: Result<(), E>) {
-        match result {
-            Ok(()) => self.advance(),
-            Err(error) => self.end(Err(WalkError::Stopped(error))),
-        }
-    }
-
-    fn advance(mut self) {
-        loop {
-            let Some(thread) = self.core().next_channel(self.walk().cursor) else {
-                return self.complete(Ok(()));
-            };
-            self.walk_mut().cursor = thread.id;
-            let sent = thread.deliver(self, |parcel| Message::new(move || parcel.arrive()));
-            match sent {
-                Ok(()) => return,
-                Err(parcel) => self = parcel,
-            }
-        }
-    }
-
-    fn arrive(self) {
-        let found = Local::with_current(|local| io_channel::existing(local, self.core()));
+    fn visit(walk: Traveller<Self>) {
+        let core = walk.journey().core();
+        let found = Local::with_current(|local| io_channel::existing(local, core));
         match found {
-            Some(Some(cell)) => V::visit(self, cell),
-            _ => self.advance(),
+            Some(Some(cell)) => V::visit(walk, cell),
+            _ => walk.advance(),
         }
     }
 
-    fn end(self, result: Result<(), WalkError<E>>) {
-        self.core().end_walk();
-        self.complete(result);
-    }
-
-    fn complete(mut self, result: Result<(), WalkError<E>>) {
-        let Some(mut walk) = self.0.take() else {
-            return;
-        };
-        walk.result = Some(result);
-        let origin = walk.origin.clone();
-        let sent = origin.deliver(walk, |mut walk| {
+    fn end(mut self: Box<Self>) {
+        self.result.get_or_insert(Ok(()));
+        let origin = self.origin.clone();
+        let sent = origin.deliver(self, |mut walk| {
             Message::new(move || {
                 Local::with_current(|local| local.complete(walk.key, &mut walk.result));
             })
@@ -122,21 +88,37 @@ impl<C: 'static, E: Send + 'static, V: Visit<C, E>> Parcel<C, E, V> {
             drop_anywhere(walk);
         }
     }
+
+    fn unwound(walk: Traveller<Self>) {
+        let name = Local::with_current(|local| local.shared.name().to_owned());
+        stop(walk, WalkError::Panicked(name.unwrap_or_default()));
+    }
 }
 
-impl<C: 'static, E: Send + 'static, V: Visit<C, E>> Drop for Parcel<C, E, V> {
-    fn drop(&mut self) {
-        let Some(walk) = self.0.take() else {
-            return;
-        };
-        let parcel = Parcel(Some(walk));
-        if std::thread::panicking() {
-            let name = Local::with_current(|local| local.shared.name().to_owned());
-            parcel.end(Err(WalkError::Panicked(name.unwrap_or_default())));
-        } else {
-            parcel.advance();
-        }
+/// What a visit ended with.
+fn proceed<C, E, V>(walk: Traveller<Walk<C, E, V>>, result: Result<(), E>)
+where
+    C: 'static,
+    E: Send + 'static,
+    V: Visit<C, E>,
+{
+    match result {
+        Ok(()) => walk.advance(),
+        Err(error) => stop(walk, WalkError::Stopped(error)),
     }
+}
+
+/// Ends the walk before its last stop.
+fn stop<C, E, V>(mut walk: Traveller<Walk<C, E, V>>, error: WalkError<E>)
+where
+    C: 'static,
+    E: Send + 'static,
+    V: Visit<C, E>,
+{
+    let journey = walk.journey_mut();
+    journey.core().end_walk();
+    journey.result = Some(Err(error));
+    walk.finish();
 }
 
 /// A function that is done when it returns.
@@ -147,9 +129,9 @@ where
     E: Send + 'static,
     F: FnMut(&C) -> Result<(), E> + Send + 'static,
 {
-    fn visit(mut parcel: Parcel<C, E, Self>, cell: Rc<ChannelCell<C>>) {
-        let result = (parcel.walk_mut().visit.0)(&cell.context);
-        parcel.proceed(result);
+    fn visit(mut walk: Traveller<Walk<C, E, Self>>, cell: Rc<ChannelCell<C>>) {
+        let result = (walk.journey_mut().visit.0)(&cell.context);
+        proceed(walk, result);
     }
 }
 
@@ -159,10 +141,10 @@ type StepFn<C, E> = dyn Fn(WalkStep<C, E>) + Send + Sync;
 struct Stepwise<C: 'static, E: Send + 'static>(Arc<StepFn<C, E>>);
 
 impl<C: 'static, E: Send + 'static> Visit<C, E> for Stepwise<C, E> {
-    fn visit(parcel: Parcel<C, E, Self>, cell: Rc<ChannelCell<C>>) {
-        let function = parcel.walk().visit.0.clone();
+    fn visit(walk: Traveller<Walk<C, E, Self>>, cell: Rc<ChannelCell<C>>) {
+        let function = walk.journey().visit.0.clone();
         let channel = IoChannel::new(cell);
-        function(WalkStep { parcel, channel });
+        function(WalkStep { walk, channel });
     }
 }
 
@@ -200,7 +182,7 @@ impl<C: 'static, E: Send + 'static> Visit<C, E> for Stepwise<C, E> {
 /// ```
 #[must_use = "the walk goes on when this is dropped"]
 pub struct WalkStep<C: 'static, E: Send + 'static> {
-    parcel: Parcel<C, E, Stepwise<C, E>>,
+    walk: Traveller<Walk<C, E, Stepwise<C, E>>>,
     channel: IoChannel<C>,
 }
 
@@ -287,9 +269,9 @@ impl<C: 'static, E: Send + 'static> WalkStep<C, E> {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn proceed(self, result: Result<(), E>) {
-        let WalkStep { parcel, channel } = self;
+        let WalkStep { walk, channel } = self;
         drop(channel);
-        parcel.proceed(result);
+        proceed(walk, result);
     }
 }
 
@@ -490,7 +472,7 @@ impl<C: 'static> IoDevice<C> {
                 }
             });
             let key = local.insert_pending(what, stays, completion);
-            let walk = Walk {
+            let mut walk = Walk {
                 device: self.clone(),
                 cursor: 0,
                 origin: local.shared.clone(),
@@ -498,7 +480,12 @@ impl<C: 'static> IoDevice<C> {
                 result: None,
                 visit,
             };
-            Parcel(Some(Box::new(walk))).start();
+            if core.begin_walk() {
+                Traveller::start(walk);
+            } else {
+                walk.result = Some(Err(WalkError::Unregistered(core.name())));
+                Box::new(walk).end();
+            }
             Ok(())
         };
         Local::with_current(start).unwrap_or_else(|| Err(WalkStartError::NotOnThread(core.name())))

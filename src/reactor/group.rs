@@ -8,6 +8,8 @@ use std::sync::{Arc, OnceLock, Weak};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use super::hosted::{self, Hosted};
+use super::inside::WithinFn;
+use super::scheduler::Scheduling;
 use super::seat::SleepHooks;
 use super::stats::ToldKeeper;
 use super::watcher::{Watched, reactor_name};
@@ -37,6 +39,9 @@ pub(crate) struct Place {
 pub(crate) enum Event {
     /// A function to call, with no SpdkThread current.
     Call(Message),
+    /// A function of the reactors' own to call with the reactor, which contains what
+    /// is the user's in it.
+    Within(Box<WithinFn>),
     /// A thread to poll from now on.
     Arrival(ParkedThread),
     /// The dormant thread at this place may have something to do.
@@ -53,7 +58,15 @@ pub(super) struct Shared {
     pub(super) sleeper: Arc<Sleeper>,
     /// What ends the sleep of an OS thread's driver; a simulated reactor has none.
     pub(super) wake: Option<Arc<EventFd>>,
+    /// The mode in force; written by the reactor.
     mode: AtomicU8,
+    /// A scheduler has put the core to sleep: who places threads avoids it.
+    pub(super) put_to_sleep: AtomicBool,
+    /// The tick at which the next round of the scheduler begins here; never where
+    /// others begin it.
+    pub(super) next_round: AtomicU64,
+    /// Context switches of the OS thread that were seen, voluntary and not.
+    pub(super) switches: [AtomicU64; 2],
     pub(super) busy_ticks: AtomicU64,
     pub(super) idle_ticks: IdleTicks,
     pub(super) threads: AtomicUsize,
@@ -112,6 +125,9 @@ impl Shared {
             sleeper: Arc::new(sleeper),
             wake,
             mode: AtomicU8::new(mode as u8),
+            put_to_sleep: AtomicBool::new(false),
+            next_round: AtomicU64::new(u64::MAX),
+            switches: Default::default(),
             busy_ticks: AtomicU64::new(0),
             idle_ticks: IdleTicks::default(),
             threads: AtomicUsize::new(0),
@@ -125,10 +141,14 @@ impl Shared {
         ReactorMode::ALL[usize::from(self.mode.load(Ordering::Relaxed))]
     }
 
-    pub(super) fn set_mode(&self, mode: ReactorMode) {
+    /// The reactor only: a scheduler has put it to sleep, or no longer.
+    pub(super) fn note_sleep(&self, sleeps: bool) {
+        self.put_to_sleep.store(sleeps, Ordering::Relaxed);
+    }
+
+    /// The reactor only: the mode is in force.
+    pub(super) fn enter_mode(&self, mode: ReactorMode) {
         self.mode.store(mode as u8, Ordering::Relaxed);
-        // A sleeping one looks at its mode when it wakes.
-        self.sleeper.notify();
     }
 }
 
@@ -141,6 +161,8 @@ fn rouse(events: &Arc<Mailbox<Event>>) -> impl Fn(usize) + Send + Sync + 'static
 pub(crate) struct Group {
     pub(super) library: ThreadLib,
     pub(super) reactors: Box<[Shared]>,
+    /// Their places among `reactors`, in ascending order of the cores.
+    pub(super) by_core: Box<[usize]>,
     pub(super) adaptive: AdaptivePolling,
     pub(super) driver: DriverConfig,
     /// More reactors than processors: each must sleep for the others to run.
@@ -148,6 +170,11 @@ pub(crate) struct Group {
     /// Called around each sleep of a reactor.
     pub(super) sleep_hooks: SleepHooks,
     stopping: AtomicBool,
+    /// Walks over the reactors under way: none ends before.
+    walks: AtomicUsize,
+    /// Whether reactors count their context switches.
+    monitors_switches: AtomicBool,
+    pub(super) scheduling: Scheduling,
     /// The core and the error of the reactor whose I/O ended first.
     failed: OnceLock<(usize, io::Error)>,
     /// Where the search for a place for the next thread begins.
@@ -208,14 +235,22 @@ impl Group {
     }
 
     fn of(library: ThreadLib, reactors: Box<[Shared]>, adaptive: AdaptivePolling) -> Self {
+        let core = |index: usize| reactors[index].place.core;
+        let mut by_core: Box<[usize]> = (0..reactors.len()).collect();
+        by_core.sort_unstable_by_key(|&index| core(index));
+        let main = reactors.first().map_or(0, |reactor| reactor.place.core);
         Group {
             library,
             reactors,
+            by_core,
             adaptive,
             driver: DriverConfig::default(),
             oversubscribed: false,
             sleep_hooks: SleepHooks::default(),
             stopping: AtomicBool::new(false),
+            walks: AtomicUsize::new(0),
+            monitors_switches: AtomicBool::new(true),
+            scheduling: Scheduling::new(main),
             failed: OnceLock::new(),
             cursor: AtomicUsize::new(0),
         }
@@ -234,16 +269,50 @@ impl Group {
             .collect()
     }
 
+    #[inline]
     pub(crate) fn is_stopping(&self) -> bool {
         self.stopping.load(Ordering::Acquire)
     }
 
-    /// Makes every reactor exit its threads and end. Any OS thread.
-    pub(crate) fn stop(&self) {
-        self.stopping.store(true, Ordering::Release);
+    pub(super) fn monitors_switches(&self) -> bool {
+        self.monitors_switches.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn set_monitors_switches(&self, on: bool) {
+        self.monitors_switches.store(on, Ordering::Relaxed);
+    }
+
+    /// Counts a walk in, unless all stop. In one order with `stop`: either this sees
+    /// that, or every reactor sees the walk before it ends.
+    pub(super) fn begin_walk(&self) -> bool {
+        self.walks.fetch_add(1, Ordering::SeqCst);
+        if self.stopping.load(Ordering::SeqCst) {
+            self.end_walk();
+            return false;
+        }
+        true
+    }
+
+    pub(super) fn end_walk(&self) {
+        if self.walks.fetch_sub(1, Ordering::SeqCst) == 1 && self.is_stopping() {
+            self.wake_all();
+        }
+    }
+
+    pub(super) fn has_walks(&self) -> bool {
+        self.walks.load(Ordering::SeqCst) > 0
+    }
+
+    fn wake_all(&self) {
         for reactor in &self.reactors {
             reactor.sleeper.notify();
         }
+    }
+
+    /// Makes every reactor exit its threads and end. Any OS thread.
+    pub(crate) fn stop(&self) {
+        self.stopping.store(true, Ordering::SeqCst);
+        self.wake_all();
     }
 
     /// As [`stop`](Self::stop), because the reactor of `core` cannot do I/O any more.
@@ -304,13 +373,20 @@ impl Group {
 /// Placing threads.
 impl Group {
     /// The next reactor whose core is in `mask`, counted from the one after
-    /// the last chosen.
+    /// the last chosen. One that a scheduler has put to sleep only if there is no
+    /// other.
     pub(super) fn next_of(&self, mask: &CpuSet) -> Option<usize> {
         let count = self.reactors.len();
         let next = |start: usize| {
-            (0..count)
-                .map(|step| (start + step) % count)
-                .find(|&index| mask.contains(self.reactors[index].place.core))
+            let round = (0..count).map(|step| (start + step) % count);
+            let fits = |&index: &usize| mask.contains(self.reactors[index].place.core);
+            let sleeps = |index: usize| self.reactors[index].put_to_sleep.load(Ordering::Relaxed);
+            let mut fitting = round.filter(fits);
+            let first = fitting.next()?;
+            match sleeps(first) {
+                false => Some(first),
+                true => fitting.find(|&index| !sleeps(index)).or(Some(first)),
+            }
         };
         let mut chosen = None;
         let _ = self
@@ -325,7 +401,9 @@ impl Group {
     /// Sends a thread on from the reactor `here` to one of its mask; what cannot
     /// leave, or is refused there because that reactor has ended, stays here.
     pub(super) fn pass_on(&self, here: &Shared, mut hosted: Hosted) -> Result<(), Hosted> {
-        let Some(target) = self.next_of(&hosted.runner.handle().cpumask()) else {
+        let thread = hosted.runner.handle();
+        let target = thread.target().and_then(|core| self.index_of(core));
+        let Some(target) = target.or_else(|| self.next_of(&thread.cpumask())) else {
             hosted.moves = false;
             return Err(hosted);
         };
@@ -376,6 +454,21 @@ impl Framework for Placement {
                 thread: name(),
                 cpumask: mask.as_list().to_string(),
                 available: cores.as_list().to_string(),
+            });
+        }
+        hosted::note_rescheduled();
+        Ok(())
+    }
+
+    fn move_to(&self, thread: &SpdkThread, core: usize) -> Result<(), SetCpumaskError> {
+        let name = || thread.name().to_owned();
+        let group = self.0.upgrade();
+        let group = group.ok_or_else(|| SetCpumaskError::NotSupported(name()))?;
+        if group.index_of(core).is_none() {
+            return Err(SetCpumaskError::NoCore {
+                thread: name(),
+                cpumask: format!("[{core}]"),
+                available: group.cores().as_list().to_string(),
             });
         }
         hosted::note_rescheduled();

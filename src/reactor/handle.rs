@@ -3,15 +3,17 @@
 use std::fmt;
 use std::sync::Arc;
 
-use super::group::{Event, Group};
+#[cfg(test)]
+use super::group::Event;
+use super::group::Group;
+use super::mode::{SetMode, SetModeError};
+use super::one::ReactorHandle;
 use super::{ReactorMode, ReactorStats};
 use crate::cpu::CpuSet;
-use crate::sync::PushError;
-use crate::thread::message::Message;
 use crate::thread::{CreateError, SpdkThread, ThreadBuilder, ThreadLib};
 
 /// Outstanding events per reactor, as SPDK's event ring.
-const EVENT_LIMIT: usize = 65_536;
+pub(super) const EVENT_LIMIT: usize = 65_536;
 
 /// The handle of all reactors of an app. Any OS thread may use it.
 ///
@@ -153,22 +155,17 @@ impl Reactors {
         core: usize,
         f: F,
     ) -> Result<(), EventError<F>> {
-        let Some(index) = self.0.index_of(core) else {
-            return Err(EventError::NoReactor { core, event: f });
-        };
-        let reactor = &self.0.reactors[index];
-        let pack = |f| Event::Call(Message::new(f));
-        match reactor.events.push_limited(EVENT_LIMIT, f, pack) {
-            Ok(()) => {
-                reactor.sleeper.notify();
-                Ok(())
-            }
-            Err(PushError::Full(event)) => Err(EventError::Full { core, event }),
-            Err(PushError::Closed(event)) => Err(EventError::Ended { core, event }),
+        match self.0.index_of(core) {
+            Some(index) => ReactorHandle::send_to(&self.0, index, f),
+            None => Err(EventError::NoReactor {
+                core,
+                available: self.cores().as_list().to_string(),
+                event: f,
+            }),
         }
     }
 
-    /// The mode of the reactor on `core`.
+    /// The mode in force on the reactor of `core`.
     ///
     /// # Examples
     ///
@@ -188,8 +185,21 @@ impl Reactors {
         Some(self.0.reactors[index].mode())
     }
 
-    /// Changes the mode of the reactor on `core` while it runs; nothing that
-    /// was sent to it is lost on the way. Says whether there is such a reactor.
+    /// Changes the mode of the reactor on `core` while it runs
+    /// (`spdk_reactor_set_interrupt_mode`); nothing that was sent to it is lost on the
+    /// way. From any OS thread. The change is begun by the call; the future completes
+    /// when the mode is in force. Of several changes of one reactor each takes effect,
+    /// in the order asked.
+    ///
+    /// # Errors
+    ///
+    /// The future yields [`SetModeError`], and the mode is what it was: no reactor on
+    /// that core, the reactors are stopping, or a thread there whose active pollers
+    /// have interrupts is refused what it needs to wait for them.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future only stops the waiting; the mode changes.
     ///
     /// # Examples
     ///
@@ -201,18 +211,45 @@ impl Reactors {
     /// let mode = App::builder().mode(ReactorMode::Poll).block_on(async |app| {
     ///     let reactors = app.reactors();
     ///     let core = reactors.cores().first().unwrap();
-    ///     assert!(reactors.set_mode(core, ReactorMode::Interrupt));
-    ///     reactors.mode(core)
+    ///     reactors.set_mode(core, ReactorMode::Interrupt).await?;
+    ///     Ok::<_, corespun::reactor::SetModeError>(reactors.mode(core))
     /// })?;
-    /// assert_eq!(mode, Some(ReactorMode::Interrupt));
-    /// # Ok::<(), corespun::app::AppError>(())
+    /// assert_eq!(mode?, Some(ReactorMode::Interrupt));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
-    pub fn set_mode(&self, core: usize, mode: ReactorMode) -> bool {
-        let Some(index) = self.0.index_of(core) else {
-            return false;
-        };
-        self.0.reactors[index].set_mode(mode);
-        true
+    pub fn set_mode(&self, core: usize, mode: ReactorMode) -> SetMode {
+        self.0.set_mode_future(core, mode)
+    }
+
+    /// As [`Reactors::set_mode`], with a callback: `done` is called once, in an event
+    /// of that reactor when the mode is in force or was refused there, or where the
+    /// reactor ends.
+    ///
+    /// # Errors
+    ///
+    /// [`SetModeError`] when there is no such reactor or they are stopping; `done` is
+    /// not called then.
+    pub fn set_mode_then(
+        &self,
+        core: usize,
+        mode: ReactorMode,
+        done: impl FnOnce(Result<(), SetModeError>) + Send + 'static,
+    ) -> Result<(), SetModeError> {
+        self.0.set_mode(core, mode, Box::new(done))
+    }
+
+    /// Whether the reactors count how often the kernel takes them off their
+    /// processors, once a second at most, in the statistics and the log
+    /// (`spdk_framework_enable_context_switch_monitor`). On unless set.
+    pub fn monitor_context_switches(&self, on: bool) {
+        self.0.set_monitors_switches(on);
+    }
+
+    /// Whether context switches are counted
+    /// (`spdk_framework_context_switch_monitor_enabled`).
+    #[must_use]
+    pub fn monitors_context_switches(&self) -> bool {
+        self.0.monitors_switches()
     }
 
     /// What every reactor is doing, in ascending order of the cores. Never
@@ -292,10 +329,12 @@ impl fmt::Debug for Reactors {
 #[non_exhaustive]
 pub enum EventError<F> {
     /// No reactor runs on that core.
-    #[error("no reactor runs on core {core}")]
+    #[error("no reactor runs on core {core}; there are reactors on cores {available}")]
     NoReactor {
         /// The core asked for.
         core: usize,
+        /// The cores that have one.
+        available: String,
         /// The function.
         event: F,
     },

@@ -12,7 +12,7 @@ use nix::poll::{PollFlags, PollTimeout};
 use super::ReactorMode;
 use super::group::Shared;
 use crate::io::PollFd;
-use crate::thread::{LatencyMisses, ParkedThread, SpdkThread, ThreadRunner};
+use crate::thread::{InterruptError, LatencyMisses, ParkedThread, SpdkThread, ThreadRunner};
 
 /// Polls that must have found nothing before a thread is dormant: it may look at
 /// what it waits for by a task that yields.
@@ -43,7 +43,7 @@ pub(crate) struct Hosted {
     watch: Watch,
     /// In interrupt mode because its reactor may sleep; whoever else switches a
     /// thread is not overruled.
-    switched: bool,
+    switched: Switched,
     /// How many polls in a row have found nothing, and when the first of them ended.
     idle_polls: u32,
     idle_since: u64,
@@ -52,7 +52,16 @@ pub(crate) struct Hosted {
     /// When its last poll ended, or it was woken, if it has a latency limit.
     pub(super) polled_at: u64,
     /// The polls that came too late for that.
-    pub(super) misses: LatencyMisses,
+    pub(super) misses: Option<Box<LatencyMisses>>,
+}
+
+/// Whether a thread follows its reactor in interrupt mode.
+#[derive(Clone, Copy, PartialEq)]
+enum Switched {
+    No,
+    Yes,
+    /// It was refused, and the log was told.
+    Refused,
 }
 
 /// The wait for the interrupts of one thread.
@@ -75,12 +84,12 @@ impl Hosted {
             runner,
             moves: false,
             watch: Watch::None,
-            switched: false,
+            switched: Switched::No,
             idle_polls: 0,
             idle_since: 0,
             weighted: 0,
             polled_at: 0,
-            misses: LatencyMisses::default(),
+            misses: None,
         }
     }
 
@@ -141,34 +150,47 @@ impl Hosted {
 
     /// Whether the thread follows its reactor in interrupt mode.
     pub(super) fn is_switched(&self) -> bool {
-        self.switched
+        self.switched != Switched::No
     }
 
-    /// Whether the thread is to leave `core` for one of its mask, and may now.
+    /// Whether the thread is to leave `core` for another of its mask, and may now.
     /// One that may not yet is asked again after its next poll. Nothing leaves
     /// when all are `stopping`.
     pub(super) fn leaves(&mut self, core: usize, stopping: bool) -> bool {
         self.moves = self.moves
             && !stopping
             && self.runner.is_running()
-            && !self.runner.handle().cpumask().contains(core);
+            && self.runner.handle().wants_elsewhere(core);
         self.moves && !self.runner.is_bound()
     }
 
     /// Has the thread follow its reactor into a mode that sleeps, or out of it,
     /// where that makes a difference: it has active pollers with interrupts.
-    pub(super) fn follow_mode(&mut self, mode: ReactorMode) {
+    pub(super) fn follow_mode(&mut self, mode: ReactorMode) -> Result<(), InterruptError> {
         let on = mode != ReactorMode::Poll;
         let due = if on {
             self.runner.gains_by_interrupt_mode()
         } else {
-            self.switched
+            self.is_switched()
         };
         if due {
-            self.switched = on;
-            if let Err(error) = self.runner.set_interrupt_mode(on) {
-                tracing::error!("its pollers keep the reactor awake: {error}");
+            if !on {
+                self.switched = Switched::No;
             }
+            self.runner.set_interrupt_mode(on)?;
+            if on {
+                self.switched = Switched::Yes;
+            }
+        }
+        Ok(())
+    }
+
+    /// As [`Hosted::follow_mode`], again and again; the log hears of a refusal once.
+    pub(super) fn follow_mode_or_tell(&mut self, mode: ReactorMode) {
+        if let Err(error) = self.follow_mode(mode)
+            && std::mem::replace(&mut self.switched, Switched::Refused) != Switched::Refused
+        {
+            tracing::error!("its pollers keep the reactor awake: {error}");
         }
     }
 
@@ -194,7 +216,7 @@ impl Hosted {
             misses,
             ..
         } = self;
-        if switched {
+        if switched != Switched::No {
             // Its next reactor may be in another mode. Nothing is made here that
             // was not there, so nothing is refused.
             let _ = runner.set_interrupt_mode(false);
@@ -203,7 +225,7 @@ impl Hosted {
             runner,
             moves,
             watch,
-            switched: false,
+            switched: Switched::No,
             idle_polls: 0,
             idle_since: 0,
             weighted,

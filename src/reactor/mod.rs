@@ -10,16 +10,23 @@
 //! may have a hundred thousand idle threads, and they cost the busy ones nothing.
 
 mod dormant;
+pub mod governor;
 mod ground;
 mod group;
 mod handle;
 mod hosted;
 mod idle;
+mod inside;
+mod mode;
+mod one;
+pub mod scheduler;
 mod seat;
 mod shares;
 mod stats;
 mod stepped;
+mod switches;
 mod turn;
+mod walk;
 mod watcher;
 mod wreck;
 
@@ -28,10 +35,13 @@ use std::time::Duration;
 pub use group::StartError;
 pub(crate) use group::{Event, Group, Place, Placement};
 pub use handle::{EventError, Reactors};
+pub use mode::{SetMode, SetModeError};
+pub use one::{ReactorCall, ReactorCallError, ReactorHandle};
 pub use seat::{ReactorSeat, ReactorsBuilder, SeatError, StartedSeat};
 pub use stats::{KeptAwake, ReactorStats};
 pub(crate) use stepped::{Director, Part, Rest, Stepped};
 pub(crate) use turn::Reactor;
+pub use walk::ReactorWalkError;
 pub(crate) use watcher::Watcher;
 pub(crate) use wreck::ReactorPanicked;
 

@@ -41,7 +41,7 @@ pub struct ReactorStats {
     pub idle_ticks: u64,
     /// How many threads it polls.
     pub threads: usize,
-    /// What it does when idle.
+    /// What it does when idle: the mode in force.
     pub mode: ReactorMode,
     /// Whether it sleeps now.
     pub asleep: bool,
@@ -49,6 +49,15 @@ pub struct ReactorStats {
     pub kept_awake_by: Option<KeptAwake>,
     /// Which I/O back-end it runs, once it has started.
     pub backend: Option<Backend>,
+    /// How often its OS thread has given up its processor, seen once a second at
+    /// most, and only while it is awake; see
+    /// [`Reactors::monitor_context_switches`](super::Reactors::monitor_context_switches).
+    pub voluntary_switches: u64,
+    /// How often its processor was taken from its OS thread; seen as above. A reactor
+    /// that has its processor to itself has few.
+    pub involuntary_switches: u64,
+    /// Whether a scheduler has put it to sleep because no thread is there.
+    pub put_to_sleep: bool,
 }
 
 /// What keeps a reactor in a sleeping mode awake all the time.
@@ -101,6 +110,9 @@ impl ReactorStats {
                 false => reactor.kept_awake_by.get(),
             },
             backend: reactor.backend.get().copied(),
+            voluntary_switches: reactor.switches[0].load(Ordering::Relaxed),
+            involuntary_switches: reactor.switches[1].load(Ordering::Relaxed),
+            put_to_sleep: reactor.put_to_sleep.load(Ordering::Relaxed),
         }
     }
 }

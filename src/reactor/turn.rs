@@ -1,6 +1,7 @@
 //! One reactor: the loop of one core, and everything that only its OS thread
 //! touches.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -12,14 +13,17 @@ use super::ground::Ground;
 use super::group::{Event, Group, Shared};
 use super::hosted::{self, Hosted};
 use super::idle::Spin;
+use super::scheduler::RoundTotals;
 use super::shares::{self, Fair, Miss};
 use super::stats::KeptAwake;
+use super::switches::SwitchMonitor;
+use super::walk::InEvents;
 use super::{ReactorMode, StartError};
 use crate::cpu;
 use crate::io::{Driver, EnterGuard};
 use crate::thread::message::Message;
 use crate::thread::panic::PanicSource;
-use crate::thread::{ParkedThread, ThreadRunner};
+use crate::thread::{InterruptError, ParkedThread, ThreadRunner};
 
 /// Calls run in one turn, as SPDK's `SPDK_EVENT_BATCH_SIZE`.
 const EVENT_BATCH: usize = 8;
@@ -45,12 +49,19 @@ pub(crate) struct Reactor<G = EnterGuard> {
     pub(super) ground: G,
     spin: Spin,
     fair: Fair,
+    /// What this turn took out of the mailbox and has not run yet.
+    pub(super) batch: VecDeque<Event>,
+    switches: SwitchMonitor,
     /// Up to where time is accounted for.
     pub(super) tick: u64,
     /// The tick at which the last work was done, while there is none.
     waiting_since: Option<u64>,
     /// The mode that the threads here were told.
     followed: ReactorMode,
+    /// The mode to go back to, while a scheduler has put this core to sleep.
+    pub(super) awake_mode: Option<ReactorMode>,
+    /// What the last round of a scheduler has seen.
+    pub(super) last_round: RoundTotals,
     /// What keeps the reactor awake, as the statistics say, by number.
     kept_awake_by: Option<(u64, Option<u64>)>,
     /// Turns with work since that was looked at.
@@ -107,9 +118,13 @@ impl<G: Ground> Reactor<G> {
             ground,
             spin,
             fair,
+            batch: VecDeque::new(),
+            switches: SwitchMonitor::default(),
             tick,
             waiting_since: None,
             followed: ReactorMode::Poll,
+            awake_mode: None,
+            last_round: RoundTotals::default(),
             kept_awake_by: None,
             worked_turns: 0,
             stopping: false,
@@ -132,7 +147,8 @@ impl<G: Ground> Reactor<G> {
         self.closed && self.is_empty() && unsafe { self.shared().events.is_drained() }
     }
 
-    fn is_empty(&self) -> bool {
+    /// Whether no thread is here.
+    pub(super) fn is_empty(&self) -> bool {
         self.threads.is_empty() && self.dormant.is_empty()
     }
 
@@ -141,16 +157,19 @@ impl<G: Ground> Reactor<G> {
         let start = self.tick;
         let events = self.run_events();
         self.wake_dormant();
-        let worked = events | self.poll_threads() | self.run_io();
+        let worked = events | self.poll_threads() | self.run_io(events);
         if self.group.is_stopping() {
             self.fair.let_all_run();
             self.stop();
+        } else if self.tick >= self.shared().next_round.load(Ordering::Relaxed) {
+            self.group.begin_round();
         }
         if worked {
             self.end_wait(start);
             self.worked_turns += 1;
             if self.worked_turns >= KEEPER_TURNS {
                 self.look_at_driver();
+                self.look_at_switches();
                 self.note_keeper();
             }
         } else if !self.is_done() {
@@ -162,28 +181,21 @@ impl<G: Ground> Reactor<G> {
         &self.group.reactors[self.index]
     }
 
-    /// A batch of calls, and what arrives or is roused up to the last of them. A turn
-    /// takes in as many threads as it polls already: what a turn costs at most
-    /// doubles, and making many threads is not quadratic in their number, as it
-    /// would be with a batch of them between two polls of all.
+    /// A batch of calls, and what arrives or is roused up to the last of them. All
+    /// is taken before any is run, so that what an event sends here itself waits for
+    /// the next turn. The time of the calls is the reactor's own: no thread is
+    /// charged with it.
     fn run_events(&mut self) -> bool {
-        let mut calls = EVENT_BATCH;
-        let mut arrivals = self.threads.len().max(ARRIVALS);
-        let mut worked = false;
+        let calls = self.take_batch();
+        if self.batch.is_empty() {
+            return false;
+        }
+        let _here = InEvents::of(Arc::as_ptr(&self.group), self.index);
         let mut caught_up = false;
-        while calls > 0 && arrivals > 0 && self.ground.next_event_arrived() {
-            // SAFETY: a reactor is the only consumer of its events.
-            let Some(event) = (unsafe { self.shared().events.pop() }) else {
-                break;
-            };
-            worked = true;
+        while let Some(event) = self.batch.pop_front() {
             match event {
-                Event::Arrival(thread) => {
-                    arrivals -= 1;
-                    self.arrive(thread);
-                }
+                Event::Arrival(thread) => _ = self.arrive(thread),
                 Event::Roused(place) => {
-                    arrivals -= 1;
                     if !caught_up {
                         self.catch_up();
                         caught_up = true;
@@ -192,15 +204,42 @@ impl<G: Ground> Reactor<G> {
                     self.threads.extend(roused);
                 }
                 Event::Call(call) => {
-                    calls -= 1;
                     caught_up = false;
                     self.run_call(call);
+                }
+                Event::Within(call) => {
+                    caught_up = false;
+                    call(self);
                 }
                 #[cfg(test)]
                 Event::Unwind => std::panic::resume_unwind(Box::new("unwinds as a test asks")),
             }
         }
-        worked
+        if calls && !caught_up {
+            self.catch_up();
+        }
+        true
+    }
+
+    /// Takes out the events of this turn; says whether a call is among them. A turn
+    /// takes in as many threads as it polls already: what a turn costs at most
+    /// doubles, and making many threads is not quadratic in their number, as it
+    /// would be with a batch of them between two polls of all.
+    fn take_batch(&mut self) -> bool {
+        let mut calls = EVENT_BATCH;
+        let mut arrivals = self.threads.len().max(ARRIVALS);
+        while calls > 0 && arrivals > 0 && self.ground.next_event_arrived() {
+            // SAFETY: a reactor is the only consumer of its events.
+            let Some(event) = (unsafe { self.shared().events.pop() }) else {
+                break;
+            };
+            match event {
+                Event::Arrival(_) | Event::Roused(_) => arrivals -= 1,
+                _ => calls -= 1,
+            }
+            self.batch.push_back(event);
+        }
+        calls < EVENT_BATCH
     }
 
     fn run_call(&self, call: Message) {
@@ -329,9 +368,10 @@ impl<G: Ground> Reactor<G> {
         let cause = threads.find(|hosted| hosted.runner.id() == miss.by);
         let cause = cause.map(|hosted| hosted.runner.name().to_owned());
         let hosted = &mut self.threads[index];
-        miss.add_to(&mut hosted.misses, cause.as_deref(), clock);
+        let misses = hosted.misses.get_or_insert_default();
+        miss.add_to(misses, cause.as_deref(), clock);
         // Who is just reading hears of it with the next one.
-        hosted.runner.tell_misses(&hosted.misses);
+        hosted.runner.tell_misses(misses);
     }
 
     /// Parts with the threads that have exited, and with those that leave for a
@@ -369,9 +409,11 @@ impl<G: Ground> Reactor<G> {
         self.threads.append(&mut stays);
     }
 
-    fn run_io(&mut self) -> bool {
+    /// Takes the completions of I/O. Time is accounted for by now if there are
+    /// threads, or if there were `events`.
+    fn run_io(&mut self, events: bool) -> bool {
         let completed = self.ground.run_io();
-        if completed || self.threads.is_empty() {
+        if completed || self.threads.is_empty() && !events {
             let now = self.group.library.clock().now();
             self.charge(now, completed);
         }
@@ -413,6 +455,7 @@ impl<G: Ground> Reactor<G> {
     /// What a turn without work ends with: another one soon, or a sleep.
     fn rest(&mut self) {
         self.look_at_driver();
+        self.look_at_switches();
         self.rest_some();
         self.fair.rested(self.tick);
     }
@@ -434,7 +477,7 @@ impl<G: Ground> Reactor<G> {
                 let clock = self.group.library.clock();
                 self.ground.give_way(&mut self.spin, clock);
             }
-            _ => self.sleep(mode),
+            _ => self.sleep(),
         }
     }
 
@@ -449,6 +492,45 @@ impl<G: Ground> Reactor<G> {
         }
     }
 
+    /// Counts the context switches of this OS thread now and then.
+    fn look_at_switches(&mut self) {
+        let real = self.shared().wake.is_some();
+        if self.tick >= self.switches.due() && real && self.group.monitors_switches() {
+            let second = self
+                .group
+                .library
+                .clock()
+                .ticks_from(Duration::from_secs(1));
+            let shared = &self.group.reactors[self.index];
+            self.switches.look(shared, self.tick, second);
+        }
+    }
+
+    /// Puts `mode` in force.
+    ///
+    /// # Errors
+    ///
+    /// The name of a thread here that cannot follow, and why; then all is as it was.
+    pub(super) fn enter_mode(&mut self, mode: ReactorMode) -> Result<(), (String, InterruptError)> {
+        let before = self.shared().mode();
+        let mut threads = self.threads.iter_mut();
+        let refused = threads.find_map(|hosted| {
+            let error = hosted.follow_mode(mode).err()?;
+            Some((hosted.runner.name().to_owned(), error))
+        });
+        if let Some(refused) = refused {
+            if before == ReactorMode::Poll {
+                let threads = self.threads.iter_mut();
+                // Out of interrupt mode, nothing is made that could be refused.
+                threads.for_each(|hosted| drop(hosted.follow_mode(before)));
+            }
+            return Err(refused);
+        }
+        self.follow_mode(mode);
+        self.shared().enter_mode(mode);
+        Ok(())
+    }
+
     /// Has the threads here follow `mode`: into one that sleeps whenever one of
     /// them may have come to need that, out of it once.
     fn follow_mode(&mut self, mode: ReactorMode) {
@@ -459,8 +541,9 @@ impl<G: Ground> Reactor<G> {
                 let switched = self.dormant.wake_all(self.tick, Hosted::is_switched);
                 self.threads.extend(switched);
             }
-            let threads = self.threads.iter_mut();
-            threads.for_each(|hosted| hosted.follow_mode(mode));
+            for hosted in &mut self.threads {
+                hosted.follow_mode_or_tell(mode);
+            }
         }
     }
 
@@ -471,10 +554,20 @@ impl<G: Ground> Reactor<G> {
         !self.group.oversubscribed && self.tick.saturating_sub(since) < limit
     }
 
-    /// Sleeps until something arrives, an operation completes, the mode is no
-    /// longer the one that led here, or the earliest timer of the threads here
-    /// is due.
-    fn sleep(&mut self, mode: ReactorMode) {
+    /// The tick by which the reactor has to look at its clock again: the earliest
+    /// timer of the threads here, or a round of the scheduler.
+    pub(super) fn next_deadline(&self) -> Option<u64> {
+        let runners = self.threads.iter().map(|hosted| &hosted.runner);
+        let deadlines = runners.filter_map(ThreadRunner::next_deadline);
+        let round = self.shared().next_round.load(Ordering::Relaxed);
+        let round = (round != u64::MAX).then_some(round);
+        let others = self.dormant.next_deadline().into_iter().chain(round);
+        deadlines.chain(others).min()
+    }
+
+    /// Sleeps until something arrives, an operation completes, or a deadline has
+    /// come.
+    fn sleep(&mut self) {
         if self.threads.iter_mut().any(Hosted::has_ready_interrupts) {
             return;
         }
@@ -485,13 +578,14 @@ impl<G: Ground> Reactor<G> {
         let shared = &self.group.reactors[self.index];
         shared.idle_ticks.start_sleep(self.tick);
         let (threads, ground) = (&self.threads, &self.ground);
+        let closes = self.stopping && !self.closed && self.is_empty();
         let slept = ground.sleep(
             &shared.sleeper,
             timeout,
             || {
                 has_work(ground, shared, threads)
                     || self.group.is_stopping() != self.stopping
-                    || shared.mode() != mode
+                    || closes && !self.group.has_walks()
             },
             || self.group.sleep_hooks.around_sleep(shared.place.core),
         );
@@ -505,13 +599,6 @@ impl<G: Ground> Reactor<G> {
         let now = self.group.library.clock().now();
         self.shared().idle_ticks.end_sleep(now);
         self.tick = now;
-    }
-
-    /// When the earliest timer of the threads here is due.
-    pub(super) fn next_deadline(&self) -> Option<u64> {
-        let runners = self.threads.iter().map(|hosted| &hosted.runner);
-        let deadlines = runners.filter_map(ThreadRunner::next_deadline);
-        deadlines.chain(self.dormant.next_deadline()).min()
     }
 
     /// Tells the statistics what keeps this reactor awake although its mode lets
@@ -539,7 +626,13 @@ impl<G: Ground> Reactor<G> {
 
     /// Whether the next turn would find something to run, timers and I/O apart.
     fn has_work(&self) -> bool {
-        has_work(&self.ground, self.shared(), &self.threads)
+        has_work(&self.ground, self.shared(), &self.threads) || self.may_close()
+    }
+
+    /// Whether nothing needs this reactor any more: all stop, no thread is here, and
+    /// no walk is to pass through.
+    fn may_close(&self) -> bool {
+        self.stopping && !self.closed && self.is_empty() && !self.group.has_walks()
     }
 
     /// One step of the end: asks every thread that was not asked yet to exit;
@@ -548,6 +641,7 @@ impl<G: Ground> Reactor<G> {
     fn stop(&mut self) {
         if !self.stopping {
             self.stopping = true;
+            self.group.end_scheduling(self.index);
             self.catch_up();
             self.threads
                 .extend(self.dormant.wake_all(self.tick, |_| true));
@@ -558,7 +652,7 @@ impl<G: Ground> Reactor<G> {
                 drop(runner.exit());
             }
         }
-        if self.is_empty() && !self.closed {
+        if self.may_close() {
             self.closed = true;
             self.shared().events.close();
         }
@@ -573,229 +667,4 @@ fn has_work<G: Ground>(ground: &G, here: &Shared, threads: &[Hosted]) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::io::Write;
-
-    use futures::AsyncReadExt;
-
-    use super::*;
-    use crate::clock::Clock;
-    use crate::cpu::CpuSet;
-    use crate::io::DriverConfig;
-    use crate::net::UnixStream;
-    use crate::reactor::{AdaptivePolling, Place, Placement, ReactorStats};
-    use crate::thread::{Activity, Poller, SpdkThread, ThreadLib};
-
-    /// What a move meets when the app stops between its look at that and its
-    /// arrival.
-    #[test]
-    fn a_thread_that_the_other_reactor_refuses_stays_whole() {
-        let cpu = cpu::available().unwrap().first().unwrap();
-        let places = [0, 1].map(|core| Place { core, cpu });
-        let (mode, polling) = (ReactorMode::Poll, AdaptivePolling::default());
-        let library = ThreadLib::new();
-        let group = Group::new(library, &places, mode, polling, DriverConfig::new()).unwrap();
-        let placement = Placement(Arc::downgrade(&group));
-        group.library.set_framework(Arc::new(placement)).unwrap();
-        group.reactors[1].events.close();
-        let mut reactor = Reactor::start(group.clone(), 0).unwrap();
-        let thread = group.library.thread().build().unwrap();
-        let handle = thread.handle();
-        let there = CpuSet::single(1);
-        let moved = reactor.arrive(thread).enter(|| handle.set_cpumask(&there));
-        moved.unwrap();
-        let (done, ended) = std::sync::mpsc::channel();
-        handle.send_msg(move || done.send(1).unwrap()).unwrap();
-        reactor.turn();
-        assert_eq!(ended.try_recv(), Ok(1));
-        assert_eq!(reactor.threads.len(), 1);
-        let (done, ended) = std::sync::mpsc::channel();
-        handle.send_msg(move || done.send(2).unwrap()).unwrap();
-        reactor.turn();
-        assert_eq!(ended.try_recv(), Ok(2));
-        group.stop();
-        reactor.run().unwrap();
-        assert!(handle.is_exited());
-    }
-
-    /// T-RE-08: one turn after the other, to the tick; the last part of it in a
-    /// reactor without any thread.
-    #[test]
-    fn every_tick_is_somebodys_and_without_threads_it_is_idle() {
-        let (clock, hand) = Clock::virtual_at(1_000_000);
-        hand.set(100);
-        let cpu = cpu::available().unwrap().first().unwrap();
-        let places = [Place { core: 0, cpu }];
-        let (mode, polling) = (ReactorMode::Poll, AdaptivePolling::default());
-        let library = ThreadLib::builder().clock(clock).build();
-        let group = Group::new(library, &places, mode, polling, DriverConfig::new()).unwrap();
-        let mut reactor = Reactor::start(group.clone(), 0).unwrap();
-        let hand = Arc::new(hand);
-        // A thread with a poller that takes so many ticks in each of its runs.
-        let add = |reactor: &mut Reactor, plan: &'static [(u64, Activity)]| {
-            let thread = group.library.thread().build().unwrap();
-            let handle = thread.handle();
-            let mut runs = plan.iter();
-            let hand = hand.clone();
-            let run = move || match runs.next() {
-                Some(&(ticks, activity)) => {
-                    hand.advance(ticks);
-                    activity
-                }
-                None => Activity::Ignored,
-            };
-            let poller = reactor.arrive(thread).enter(|| Poller::active(run));
-            (handle, poller.unwrap())
-        };
-        let spent = |thread: &SpdkThread| {
-            let stats = thread.stats();
-            (thread.last_tick(), stats.busy_ticks, stats.idle_ticks)
-        };
-        let total = || {
-            let stats = ReactorStats::of(&group.reactors[0], 0);
-            (stats.busy_ticks, stats.idle_ticks, hand.now())
-        };
-        let (first, poller1) = add(
-            &mut reactor,
-            &[(100, Activity::Busy), (200, Activity::Idle)],
-        );
-        let (second, poller2) = add(
-            &mut reactor,
-            &[(300, Activity::Idle), (400, Activity::Busy)],
-        );
-        reactor.turn();
-        assert_eq!(spent(&first), (200, 100, 0));
-        assert_eq!(spent(&second), (500, 0, 300));
-        assert_eq!(total(), (100, 300, 500));
-        reactor.turn();
-        assert_eq!(spent(&first), (700, 100, 200));
-        assert_eq!(spent(&second), (1100, 400, 300));
-        assert_eq!(total(), (500, 500, 1100));
-        drop((poller1, poller2, first.exit(), second.exit()));
-        while !reactor.threads.is_empty() {
-            reactor.turn();
-        }
-        assert_eq!(total(), (500, 500, 1100), "their exits took no time");
-        for _ in 0..9 {
-            hand.advance(100);
-            reactor.turn();
-        }
-        assert_eq!(total(), (500, 1400, 2000));
-        let (third, poller3) = add(&mut reactor, &[(100, Activity::Busy)]);
-        reactor.turn();
-        assert_eq!(spent(&third), (2100, 100, 0));
-        assert_eq!(total(), (600, 1400, 2100));
-        drop((poller3, third.exit()));
-        group.stop();
-        reactor.run().unwrap();
-    }
-
-    /// A reader during the call that rouses the thread, and one afterwards: the time
-    /// of the call was idle, and is not counted again as that of its next poll.
-    #[test]
-    fn a_dormant_thread_is_idle_until_it_is_roused() {
-        let (clock, hand) = Clock::virtual_at(1_000_000);
-        hand.set(100);
-        let cpu = cpu::available().unwrap().first().unwrap();
-        let places = [Place { core: 0, cpu }];
-        let (mode, polling) = (ReactorMode::Poll, AdaptivePolling::default());
-        let library = ThreadLib::builder().clock(clock).build();
-        let group = Group::new(library, &places, mode, polling, DriverConfig::new()).unwrap();
-        let mut reactor = Reactor::start(group.clone(), 0).unwrap();
-        let thread = group.library.thread().build().unwrap();
-        let thread = reactor.arrive(thread).handle();
-        while reactor.dormant.is_empty() {
-            reactor.turn();
-            hand.advance(1);
-        }
-        let begun = (hand.now(), thread.stats());
-        let hand = Arc::new(hand);
-        let (during, reads) = std::sync::mpsc::channel();
-        let (sleeper, time) = (thread.clone(), hand.clone());
-        let call = Event::Call(Message::new(move || {
-            time.advance(5_000);
-            during.send(sleeper.stats().idle_ticks).unwrap();
-            sleeper.send_msg(move || _ = time.advance(70)).unwrap();
-        }));
-        group.send(0, call).unwrap_or_else(|_| panic!());
-        reactor.turn();
-        let during = reads.recv().unwrap();
-        assert_eq!(during - begun.1.idle_ticks, hand.now() - 70 - begun.0);
-        let after = thread.stats();
-        assert_eq!(after.idle_ticks, during);
-        assert_eq!(after.busy_ticks - begun.1.busy_ticks, 70);
-        drop(thread.exit());
-        group.stop();
-        reactor.run().unwrap();
-    }
-
-    /// G12: introspection never stops the loops.
-    #[test]
-    fn a_reader_of_the_keeper_that_takes_its_time_holds_nobody_up() {
-        let cpu = cpu::available().unwrap().first().unwrap();
-        let places = [Place { core: 0, cpu }];
-        let (mode, polling) = (ReactorMode::Interrupt, AdaptivePolling::default());
-        let library = ThreadLib::new();
-        let group = Group::new(library, &places, mode, polling, DriverConfig::new()).unwrap();
-        let shared = group.clone();
-        let (turned, turns) = std::sync::mpsc::channel();
-        let reading = shared.reactors[0].kept_awake_by.read_for_long();
-        let reactor = std::thread::spawn(move || {
-            let mut reactor = Reactor::start(group.clone(), 0).unwrap();
-            let thread = group.library.thread().name("busy").build().unwrap();
-            let poller = reactor.arrive(thread).enter(|| Poller::active(|| false));
-            reactor.turn();
-            turned.send(()).unwrap();
-            while group.reactors[0].kept_awake_by.get().is_none() {
-                reactor.turn();
-            }
-            drop(poller);
-        });
-        let turned = turns.recv_timeout(std::time::Duration::from_secs(60));
-        assert!(turned.is_ok(), "the loop waits for its reader");
-        drop(reading);
-        reactor.join().unwrap();
-        let told = shared.reactors[0].kept_awake_by.get().unwrap();
-        assert_eq!(told.thread, "busy");
-    }
-
-    #[test]
-    fn a_completion_that_ends_a_sleep_writes_no_eventfd() {
-        let cpu = cpu::available().unwrap().first().unwrap();
-        let group = Group::new(
-            ThreadLib::new(),
-            &[Place { core: cpu, cpu }],
-            ReactorMode::Interrupt,
-            AdaptivePolling::default(),
-            DriverConfig::new(),
-        )
-        .unwrap();
-        let (mut peer, stream) = std::os::unix::net::UnixStream::pair().unwrap();
-        let shared = group.clone();
-        let reactor = std::thread::spawn(move || {
-            let mut reactor = Reactor::start(group.clone(), 0).unwrap();
-            let thread = group.library.thread().build().unwrap();
-            let task = reactor.arrive(thread).enter(|| {
-                crate::task::spawn_local(async move {
-                    let mut stream = UnixStream::from_std(stream).unwrap();
-                    stream.read_exact(&mut [0]).await.unwrap();
-                })
-            });
-            // The turn that polls the task, and the one that sleeps until the
-            // byte comes and wakes the task.
-            reactor.turn();
-            assert!(!task.is_finished());
-            reactor.turn();
-            let written = reactor.shared().wake.as_ref().unwrap().read();
-            reactor.turn();
-            assert!(task.is_finished());
-            written
-        });
-        while !shared.reactors[0].sleeper.is_asleep() {
-            std::thread::yield_now();
-        }
-        peer.write_all(b"x").unwrap();
-        let written = reactor.join().unwrap();
-        assert_eq!(written, Err(nix::errno::Errno::EAGAIN));
-    }
-}
+mod tests;

@@ -40,6 +40,7 @@ impl Reactor {
             let panicked = ReactorPanicked::new(here, &payload);
             group.report_panic(here, PanicSource::Reactor, payload);
             self.fail_threads(&group, here);
+            group.end_scheduling(self.index);
             panicked
         });
         // The driver drops what waits for I/O, wakers among it.
@@ -57,12 +58,15 @@ impl<G: Ground> Reactor<G> {
             end_thread(group, here, hosted.runner);
         }
         self.count_threads();
+        let batch = std::mem::take(&mut self.batch);
+        batch
+            .into_iter()
+            .for_each(|event| end_event(group, here, event));
         loop {
             // SAFETY: this OS thread runs the reactor, the only consumer of its
             // events.
             match unsafe { here.events.pop() } {
-                Some(Event::Arrival(thread)) => end_thread(group, here, thread.attach()),
-                Some(call) => group.drop_contained(here, call),
+                Some(event) => end_event(group, here, event),
                 // SAFETY: as above.
                 None if unsafe { here.events.is_drained() } => return,
                 // A sender has claimed a place and is about to write it.
@@ -78,6 +82,14 @@ impl ReactorPanicked {
             core: here.place.core,
             message: payload_text(&**payload).to_owned(),
         }
+    }
+}
+
+/// Ends what an event is for.
+fn end_event(group: &Group, here: &Shared, event: Event) {
+    match event {
+        Event::Arrival(thread) => end_thread(group, here, thread.attach()),
+        call => group.drop_contained(here, call),
     }
 }
 

@@ -18,10 +18,11 @@ use crate::thread::panic::{PanicSource, Payload, contain, payload_text};
 use crate::thread::{BoundBy, ExitHolder, SendError, SpdkThread};
 
 /// What carries a reply back. Dropped unanswered, which only the end of the
-/// thread does, it says so by itself. A panic that nobody waits for is that of
+/// thread or reactor does, it says so by itself. A panic that nobody waits for is that of
 /// the message.
-fn request<R: Send + 'static>(
+pub(crate) fn request<R: Send + 'static>(
     f: impl FnOnce() -> R + Send + 'static,
+    panic_is_fatal: impl FnOnce() -> bool + Send + 'static,
 ) -> (impl FnOnce() + Send + 'static, Reply<R>) {
     let (sender, reply) = oneshot::channel();
     let run = move || {
@@ -43,7 +44,7 @@ fn panic_is_fatal() -> bool {
     Local::with_current(|local| local.shared.library.panic_is_fatal()) == Some(true)
 }
 
-type Reply<R> = oneshot::Receiver<Result<R, Payload>>;
+pub(crate) type Reply<R> = oneshot::Receiver<Result<R, Payload>>;
 
 /// Calls to a thread from anywhere.
 impl SpdkThread {
@@ -78,7 +79,7 @@ impl SpdkThread {
         F: FnOnce() -> R + Send + 'static,
         R: Send + 'static,
     {
-        let (run, reply) = request(f);
+        let (run, reply) = request(f, panic_is_fatal);
         // Refused, the request is dropped, and the reply says so.
         drop(self.shared.deliver(run, Message::new));
         Call {

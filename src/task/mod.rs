@@ -15,7 +15,7 @@
 mod block_on;
 mod blocking;
 mod budget;
-mod call;
+pub(crate) mod call;
 mod join;
 mod join_set;
 mod list;

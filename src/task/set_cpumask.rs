@@ -10,7 +10,7 @@ use super::raw::with_running;
 use crate::cpu::CpuSet;
 use crate::sync::budget::poll_budget;
 use crate::thread::message::Message;
-use crate::thread::{SetCpumaskError, SpdkThread};
+use crate::thread::{Destination, SetCpumaskError, SpdkThread};
 
 impl SpdkThread {
     /// Changes the cores that the thread may be placed on, and waits until it is
@@ -58,15 +58,55 @@ impl SpdkThread {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn set_cpumask_async(&self, mask: &CpuSet) -> SetCpumask {
+        self.go(Destination::Mask(*mask))
+    }
+
+    /// Moves the thread to `core`, one of its mask, which stays as it is, and waits
+    /// until it is there. From any OS thread, and with the rules of
+    /// [`SpdkThread::set_cpumask_async`] for when it goes and what ends the wait.
+    ///
+    /// # Errors
+    ///
+    /// As there; [`OutsideMask`](SetCpumaskError::OutsideMask) when its mask does
+    /// not hold `core`.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future only stops the waiting; the thread moves.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use corespun::{app::App, cpu::{self, CpuSet}, reactor::ReactorMode};
+    ///
+    /// let cpu = cpu::available()?.first().expect("at least one core");
+    /// App::builder()
+    ///     .lcores([(0, cpu), (1, cpu)])
+    ///     .mode(ReactorMode::Interrupt)
+    ///     .block_on(async |app| {
+    ///         let thread = app.thread().create().unwrap();
+    ///         for core in [1, 0, 1] {
+    ///             thread.move_to_core(core).await.unwrap();
+    ///             assert_eq!(thread.core(), Some(core));
+    ///         }
+    ///         assert_eq!(thread.cpumask(), CpuSet::all());
+    ///     })?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn move_to_core(&self, core: usize) -> SetCpumask {
+        self.go(Destination::Core(core))
+    }
+
+    fn go(&self, to: Destination) -> SetCpumask {
         let (sender, end) = oneshot::channel();
         if self.is_current() {
-            self.set_cpumask_then(mask, sender);
+            self.go_then(&to, sender);
         } else {
-            let (thread, mask) = (self.clone(), *mask);
+            let thread = self.clone();
             // Refused only by a thread that takes nothing more; the sender is
             // dropped then, and says so.
             let _ = self.shared.enqueue(Message::new(move || {
-                thread.set_cpumask_then(&mask, sender);
+                thread.go_then(&to, sender);
             }));
         }
         SetCpumask {
@@ -76,7 +116,7 @@ impl SpdkThread {
     }
 }
 
-/// The future of [`SpdkThread::set_cpumask_async`].
+/// The future of [`SpdkThread::set_cpumask_async`] and [`SpdkThread::move_to_core`].
 ///
 /// # Examples
 ///

@@ -3,18 +3,46 @@
 //! dormant.
 
 use std::os::fd::BorrowedFd;
+use std::sync::atomic::Ordering;
 
 use super::SpdkThread;
+use super::local::Local;
+use super::message::Message;
 use super::runner::ThreadRunner;
+use crate::cpu::CpuSet;
 
 impl SpdkThread {
     /// Has whoever polls the thread look at it.
     pub(crate) fn rouse(&self) {
         self.shared.notify_host();
     }
+
+    /// Has the thread go to `core` after a poll, unless something keeps it or its mask
+    /// does not hold that core any more. By message, so that nothing is looked at in
+    /// each poll.
+    pub(crate) fn send_to_core(&self, core: usize) {
+        let thread = self.clone();
+        // Refused by a thread that has exited.
+        let _ = self.shared.enqueue(Message::new(move || {
+            let bound = Local::with_current(|local| local.anchor.holds());
+            if bound == Some(false) && !thread.is_bound() {
+                let _ = thread.set_target(core);
+            }
+        }));
+    }
 }
 
 impl ThreadRunner {
+    /// A scheduler looks at it at tick `now`: the core it was on first and those it may
+    /// be on, the ticks since it looked last or the thread came here, and in how many of
+    /// them it did something.
+    pub(crate) fn take_round(&self, now: u64) -> (Option<usize>, CpuSet, u64, u64) {
+        let busy = self.local.shared.busy_ticks.load(Ordering::Relaxed);
+        let (first, mask, seen) = self.local.shared.look_at_placement(now, busy);
+        let period = now.saturating_sub(seen.0);
+        (first, mask, period, busy.saturating_sub(seen.1))
+    }
+
     pub(crate) fn id(&self) -> u64 {
         self.local.shared.id
     }

@@ -135,6 +135,17 @@ pub trait Framework: Send + Sync + 'static {
         let _ = mask;
         Err(SetCpumaskError::NotSupported(thread.name().to_owned()))
     }
+
+    /// Hears that `thread`, the current one, is to go to `core` with its mask as it
+    /// is: move it there after the poll. Unless overridden, refuses.
+    ///
+    /// # Errors
+    ///
+    /// The error of the caller's [`SpdkThread::move_to_core`].
+    fn move_to(&self, thread: &SpdkThread, core: usize) -> Result<(), SetCpumaskError> {
+        let _ = core;
+        Err(SetCpumaskError::NotSupported(thread.name().to_owned()))
+    }
 }
 
 /// What to do when user code panics on a SpdkThread.

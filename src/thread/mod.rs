@@ -51,6 +51,7 @@ mod spinlock;
 pub(crate) mod stall;
 mod time_share;
 pub(crate) mod timer_queue;
+pub(crate) mod travel;
 mod walk;
 
 use std::fmt;
@@ -65,7 +66,8 @@ pub use interrupt::{Interrupt, InterruptError, set_interrupt_mode};
 pub use library::{Framework, FrameworkSet, PanicPolicy, ThreadLib, ThreadLibBuilder};
 pub use local_key::{LocalKey, LocalKeyError};
 pub use panic::{ContainedPanic, PanicSource};
-pub use placement::SetCpumaskError;
+pub(crate) use placement::Destination;
+pub use placement::{SetCpumaskError, ThreadPlacement};
 pub use poller::{
     Polled, Poller, PollerBuilder, PollerError, PollerState, PollerStats, SendPoller,
 };
@@ -577,10 +579,7 @@ impl SpdkThread {
     /// # Ok::<(), corespun::thread::CreateError>(())
     /// ```
     pub fn stats(&self) -> ThreadStats {
-        ThreadStats {
-            busy_ticks: self.shared.busy_ticks.load(Ordering::Relaxed),
-            idle_ticks: self.shared.idle_ticks.at(self.shared.library.clock.now()),
-        }
+        self.shared.stats()
     }
 
     /// The tick at which its last poll ended (`spdk_thread_get_last_tsc`).

@@ -42,6 +42,8 @@ pub enum PanicSource {
     /// A hook that was told of something after a callback: of a spinlock that is
     /// still held.
     Hook,
+    /// A scheduler or governor of the reactors; the round is abandoned.
+    Scheduler,
     /// A destructor of a closure, future or output that the thread dropped.
     Drop,
     /// The loop of a reactor itself, which nothing of the user's should be able

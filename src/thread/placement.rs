@@ -4,6 +4,7 @@
 //! it. Both happen with each move at most, so a lock holds them; no user code
 //! runs under it.
 
+use std::sync::atomic::Ordering;
 use std::sync::{MutexGuard, PoisonError};
 
 use futures::channel::oneshot;
@@ -11,7 +12,7 @@ use futures::channel::oneshot;
 use super::panic::{PanicSource, contain, drop_anywhere};
 use super::runner::ThreadRunner;
 use super::shared::Shared;
-use super::{SpdkThread, ThreadState};
+use super::{SpdkThread, ThreadState, ThreadStats};
 use crate::cpu::CpuSet;
 
 /// Why a thread's cpumask could not be changed, or did not bring it to one of
@@ -74,8 +75,19 @@ pub enum SetCpumaskError {
         "thread {0:?} cannot leave while a task that is not `Send` waits on it for that: wait in one made by `task::spawn`, or on another thread"
     )]
     HeldByWaiter(String),
+    /// The core that the thread is to move to is not in its mask. Only from
+    /// [`SpdkThread::move_to_core`].
+    #[error("thread {thread:?} may run on cores {cpumask} only, not on core {core}")]
+    OutsideMask {
+        /// The thread's name.
+        thread: String,
+        /// The core asked for.
+        core: usize,
+        /// Its mask.
+        cpumask: String,
+    },
     /// The thread exited first, or had exited. Only from
-    /// [`SpdkThread::set_cpumask_async`].
+    /// [`SpdkThread::set_cpumask_async`] and [`SpdkThread::move_to_core`].
     #[error("thread {0:?} exited before it was on a core of its new cpumask")]
     Exited(String),
 }
@@ -88,10 +100,44 @@ struct Move {
     end: MoveEnd,
 }
 
+/// Where a thread is to go.
+#[derive(Clone)]
+pub(crate) enum Destination {
+    /// Any core of this, which becomes its mask.
+    Mask(CpuSet),
+    /// This core of its mask.
+    Core(usize),
+}
+
+/// Where a thread is polled, and what it had done when it came there; told by
+/// [`SpdkThread::placement`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ThreadPlacement {
+    /// The core whose reactor polls the thread.
+    pub core: usize,
+    /// The core that it was placed on first.
+    pub initial_core: usize,
+    /// The tick at which it came to `core`.
+    pub since: u64,
+    /// Its statistics at that tick.
+    pub baseline: ThreadStats,
+}
+
 pub(super) struct Placement {
     mask: CpuSet,
     /// Unknown between two reactors, and where nobody tells.
     core: Option<usize>,
+    /// Where it is to go within its mask.
+    target: Option<usize>,
+    /// The core it was on first.
+    initial_core: Option<usize>,
+    /// The tick of its last arrival on a core, and its statistics then.
+    since: u64,
+    baseline: ThreadStats,
+    /// The tick at which a scheduler looked at it last, or at which it came to this
+    /// core, and how busy it had been.
+    seen: (u64, u64),
     /// Those that somebody waits for.
     moves: Vec<Move>,
 }
@@ -101,6 +147,11 @@ impl Placement {
         Placement {
             mask,
             core: None,
+            target: None,
+            initial_core: None,
+            since: 0,
+            baseline: ThreadStats::default(),
+            seen: (0, 0),
             moves: Vec::new(),
         }
     }
@@ -136,6 +187,12 @@ impl Shared {
     fn change_mask(&self, mask: &CpuSet) {
         let mut placement = self.placement();
         placement.mask = *mask;
+        placement.target = None;
+        self.supersede(placement, mask);
+    }
+
+    /// Ends the waits for moves that may now end elsewhere: in `mask`.
+    fn supersede(&self, mut placement: MutexGuard<'_, Placement>, mask: &CpuSet) {
         // What arrives in `mask` arrives in any that holds all of it.
         let superseded = placement.take_moves(|wanted| !(*mask & !*wanted).is_empty());
         drop(placement);
@@ -149,14 +206,41 @@ impl Shared {
     }
 
     pub(super) fn set_core(&self, core: Option<usize>) {
+        let stats = self.stats();
+        let now = self.library.clock.now();
         let mut placement = self.placement();
         placement.core = core;
         let landed = match core {
-            Some(core) => placement.take_moves(|wanted| wanted.contains(core)),
+            Some(core) => {
+                placement.initial_core.get_or_insert(core);
+                placement.target.take_if(|target| *target == core);
+                (placement.since, placement.baseline) = (now, stats);
+                placement.seen = (now, stats.busy_ticks);
+                placement.take_moves(|wanted| wanted.contains(core))
+            }
             None => Vec::new(),
         };
         drop(placement);
         self.end_moves(landed, &Ok(()));
+    }
+
+    /// The core it was on first, and its mask; and since when a scheduler has not
+    /// looked at it, and how busy it had been by then. It looks now.
+    pub(super) fn look_at_placement(
+        &self,
+        now: u64,
+        busy: u64,
+    ) -> (Option<usize>, CpuSet, (u64, u64)) {
+        let mut placement = self.placement();
+        let seen = std::mem::replace(&mut placement.seen, (now, busy));
+        (placement.initial_core, placement.mask, seen)
+    }
+
+    pub(super) fn stats(&self) -> ThreadStats {
+        ThreadStats {
+            busy_ticks: self.busy_ticks.load(Ordering::Relaxed),
+            idle_ticks: self.idle_ticks.at(self.library.clock.now()),
+        }
     }
 
     /// Ends every wait for a move: the thread reads EXITED.
@@ -258,12 +342,18 @@ impl SpdkThread {
         Ok(())
     }
 
-    /// As [`SpdkThread::set_cpumask`]; tells `end` how the move ended. On this
-    /// thread, the current one.
-    pub(crate) fn set_cpumask_then(&self, mask: &CpuSet, end: MoveEnd) {
-        let result = match self.state() {
-            ThreadState::Exited => Err(SetCpumaskError::Exited(self.name().to_owned())),
-            _ => self.set_cpumask(mask),
+    /// As [`SpdkThread::set_cpumask`] or, with the mask as it is, to a core of it;
+    /// `end` is told when the thread is there.
+    pub(crate) fn go_then(&self, to: &Destination, end: MoveEnd) {
+        let result = match (self.state(), to) {
+            (ThreadState::Exited, _) => Err(SetCpumaskError::Exited(self.name().to_owned())),
+            (_, Destination::Mask(mask)) => self.set_cpumask(mask),
+            (_, Destination::Core(core)) => self.set_target(*core),
+        };
+        let mask = match to {
+            Destination::Mask(mask) => *mask,
+            // Refused, if there is no such core.
+            Destination::Core(core) => CpuSet::single((*core).min(CpuSet::CAPACITY - 1)),
         };
         let mut placement = self.shared.placement();
         // Where nobody tells cores, the framework's word has to do.
@@ -276,10 +366,80 @@ impl SpdkThread {
         }
         let given_up = placement.moves.extract_if(.., |one| one.end.is_canceled());
         let given_up: Vec<_> = given_up.collect();
-        placement.moves.push(Move { mask: *mask, end });
+        placement.moves.push(Move { mask, end });
         drop(placement);
         // Outside of the lock: one who gives up now may leave a foreign waker.
         drop_anywhere(given_up);
+    }
+
+    /// Has the framework move this thread, the current one, to `core` of its mask.
+    pub(crate) fn set_target(&self, core: usize) -> Result<(), SetCpumaskError> {
+        let name = || self.name().to_owned();
+        let framework = self.shared.library.framework();
+        let framework = framework.ok_or_else(|| SetCpumaskError::NotSupported(name()))?;
+        framework.move_to(self, core)?;
+        let mut placement = self.shared.placement();
+        if !placement.mask.contains(core) {
+            return Err(SetCpumaskError::OutsideMask {
+                thread: name(),
+                core,
+                cpumask: placement.mask.as_list().to_string(),
+            });
+        }
+        placement.target = (placement.core != Some(core)).then_some(core);
+        self.shared.supersede(placement, &CpuSet::single(core));
+        Ok(())
+    }
+
+    /// Whether the thread's mask, or where it was sent, takes it away from `core`.
+    pub(crate) fn wants_elsewhere(&self, core: usize) -> bool {
+        let placement = self.shared.placement();
+        match placement.target {
+            Some(target) => target != core,
+            None => !placement.mask.contains(core),
+        }
+    }
+
+    /// Where the thread was sent within its mask.
+    pub(crate) fn target(&self) -> Option<usize> {
+        self.shared.placement().target
+    }
+
+    /// Where the thread is, since when, and where it was first. `None` on the way
+    /// from one core to another, and when nobody has told: see
+    /// [`ThreadRunner::set_core`].
+    ///
+    /// # Examples
+    ///
+    /// How busy it has been where it is:
+    ///
+    /// ```
+    /// use corespun::{clock::Clock, thread::ThreadLib};
+    ///
+    /// let (clock, hand) = Clock::virtual_at(1_000_000);
+    /// let mut runner = ThreadLib::builder().clock(clock).build().thread().build()?.attach();
+    /// let thread = runner.handle();
+    /// for core in [3, 5] {
+    ///     hand.advance(100);
+    ///     runner.set_core(Some(core));
+    ///     let work = hand.clone();
+    ///     thread.send_msg(move || _ = work.advance(7)).unwrap();
+    ///     runner.poll(0, 0);
+    /// }
+    /// let place = thread.placement().unwrap();
+    /// assert_eq!((place.core, place.initial_core, place.since), (5, 3, 207));
+    /// assert_eq!(thread.stats().busy_ticks - place.baseline.busy_ticks, 7);
+    /// # Ok::<(), corespun::thread::CreateError>(())
+    /// ```
+    pub fn placement(&self) -> Option<ThreadPlacement> {
+        let placement = self.shared.placement();
+        let core = placement.core?;
+        Some(ThreadPlacement {
+            core,
+            initial_core: placement.initial_core.unwrap_or(core),
+            since: placement.since,
+            baseline: placement.baseline,
+        })
     }
 }
 

@@ -16,6 +16,7 @@ use super::message::Message;
 use super::panic::drop_anywhere;
 use super::pending::{Pending, PendingKey};
 use super::shared::Shared;
+use super::travel::{Journey, Traveller};
 use super::{SpdkThread, ThreadLib};
 use crate::sync::budget::poll_budget;
 
@@ -55,49 +56,35 @@ struct Walk<F> {
     visit: F,
 }
 
-/// A walk under way; it goes on when it is dropped.
-struct Parcel<F: FnMut(&SpdkThread) + Send + 'static>(Option<Box<Walk<F>>>);
+impl<F: FnMut(&SpdkThread) + Send + 'static> Journey for Walk<F> {
+    type Stop = Arc<Shared>;
 
-impl<F: FnMut(&SpdkThread) + Send + 'static> Parcel<F> {
-    fn advance(mut self) {
-        loop {
-            let Some(walk) = &mut self.0 else { return };
-            let Some(thread) = walk.library.next_running(walk.cursor) else {
-                return self.complete();
-            };
-            walk.cursor = thread.id;
-            match thread.deliver(self, |parcel| Message::new(move || parcel.arrive())) {
-                Ok(()) => return,
-                Err(parcel) => self = parcel,
-            }
-        }
+    fn next_stop(&mut self) -> Option<Arc<Shared>> {
+        let thread = self.library.next_running(self.cursor)?;
+        self.cursor = thread.id;
+        Some(thread)
     }
 
-    fn arrive(mut self) {
-        if let (Some(walk), Some(thread)) = (&mut self.0, SpdkThread::current()) {
-            (walk.visit)(&thread);
-        }
-        self.advance();
+    fn send(thread: Arc<Shared>, walk: Traveller<Self>) -> Result<(), Traveller<Self>> {
+        thread.deliver(walk, |walk| Message::new(move || walk.arrive()))
     }
 
-    fn complete(mut self) {
-        let Some(walk) = self.0.take() else { return };
+    fn visit(mut walk: Traveller<Self>) {
+        if let Some(thread) = SpdkThread::current() {
+            (walk.journey_mut().visit)(&thread);
+        }
+        walk.advance();
+    }
+
+    fn end(self: Box<Self>) {
         // Refused only by a thread that has given up waiting.
-        let _ = walk.origin.deliver(walk.key, |key| {
+        let _ = self.origin.deliver(self.key, |key| {
             Message::new(move || {
                 Local::with_current(|local| local.complete(key, &mut ()));
             })
         });
         // What it visited with may panic, and has perhaps just done so.
-        drop_anywhere(walk);
-    }
-}
-
-impl<F: FnMut(&SpdkThread) + Send + 'static> Drop for Parcel<F> {
-    fn drop(&mut self) {
-        if self.0.is_some() {
-            Parcel(self.0.take()).advance();
-        }
+        drop_anywhere(self);
     }
 }
 
@@ -157,7 +144,7 @@ impl ThreadLib {
                 key,
                 visit: f,
             };
-            Parcel(Some(Box::new(walk))).advance();
+            Traveller::start(walk);
             Ok(())
         };
         Local::with_current(start).unwrap_or(Err(ThreadWalkError::NotOnThread))

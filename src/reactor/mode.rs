@@ -1,0 +1,177 @@
+//! Changing the mode of a reactor while it runs.
+//!
+//! The change is an event: the reactor makes it between two callbacks, in the order
+//! asked, and who asked is told when it is in force. What was sent to the reactor
+//! before and after waits in the same mailbox, whatever the mode, so nothing can be
+//! lost on the way.
+
+use std::fmt;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use futures::channel::oneshot;
+
+use super::ReactorMode;
+use super::group::Group;
+use super::inside::Inside;
+use crate::sync::budget::poll_budget;
+use crate::thread::InterruptError;
+use crate::thread::panic::{PanicSource, contain};
+
+/// Why the mode of a reactor was not changed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SetModeError {
+    /// No reactor runs on that core.
+    #[error("no reactor runs on core {core}; there are reactors on cores {available}")]
+    NoReactor {
+        /// The core asked for.
+        core: usize,
+        /// The cores that have one.
+        available: String,
+    },
+    /// The reactors are stopping, or have ended.
+    #[error("the reactors are stopping: the one on core {core} keeps its mode")]
+    Stopping {
+        /// The reactor's core.
+        core: usize,
+    },
+    /// A thread on it has active pollers with interrupts, and cannot wait for them.
+    #[error(
+        "the reactor on core {core} keeps its mode: thread {thread:?} cannot follow it: {source}"
+    )]
+    Refused {
+        /// The reactor's core.
+        core: usize,
+        /// The thread's name.
+        thread: String,
+        /// What was refused.
+        source: InterruptError,
+    },
+}
+
+type Done = Box<dyn FnOnce(Result<(), SetModeError>) + Send>;
+
+/// Who is to be told, once, whatever happens.
+struct Told {
+    group: Arc<Group>,
+    index: usize,
+    done: Option<Done>,
+}
+
+impl Told {
+    fn tell(mut self, result: Result<(), SetModeError>) {
+        self.call(result);
+    }
+
+    fn call(&mut self, result: Result<(), SetModeError>) {
+        if let Some(done) = self.done.take()
+            && let Err(payload) = contain(|| done(result))
+        {
+            let here = &self.group.reactors[self.index];
+            self.group.report_panic(here, PanicSource::Message, payload);
+        }
+    }
+}
+
+impl Drop for Told {
+    /// The reactor has ended.
+    fn drop(&mut self) {
+        let core = self.group.reactors[self.index].place.core;
+        self.call(Err(SetModeError::Stopping { core }));
+    }
+}
+
+impl Group {
+    pub(super) fn set_mode(
+        self: &Arc<Self>,
+        core: usize,
+        mode: ReactorMode,
+        done: Done,
+    ) -> Result<(), SetModeError> {
+        let Some(index) = self.index_of(core) else {
+            return Err(SetModeError::NoReactor {
+                core,
+                available: self.cores().as_list().to_string(),
+            });
+        };
+        if self.is_stopping() {
+            return Err(SetModeError::Stopping { core });
+        }
+        let told = Told {
+            group: self.clone(),
+            index,
+            done: Some(done),
+        };
+        let change = move |reactor: &mut dyn Inside, told: Told| {
+            let result = reactor.enter_mode(mode);
+            if result.is_ok() {
+                // Asked for by name, it is no longer a scheduler's to take back.
+                reactor.set_awake_mode(None);
+            }
+            told.tell(result.map_err(|(thread, source)| SetModeError::Refused {
+                core,
+                thread,
+                source,
+            }));
+        };
+        // Refused by a reactor that has ended; who asked is told by the drop.
+        drop(self.send_within(index, told, change));
+        Ok(())
+    }
+
+    pub(super) fn set_mode_future(self: &Arc<Self>, core: usize, mode: ReactorMode) -> SetMode {
+        let (sender, end) = oneshot::channel();
+        // The one who waited may have given up.
+        let done = Box::new(move |result| drop(sender.send(result)));
+        let refused = self.set_mode(core, mode, done).err();
+        SetMode { core, end, refused }
+    }
+}
+
+/// Completes when a reactor's mode is in force; made by
+/// [`Reactors::set_mode`](super::Reactors::set_mode).
+///
+/// # Examples
+///
+/// ```
+/// use corespun::{app::App, reactor::ReactorMode};
+///
+/// let refused = App::builder().block_on(async |app| {
+///     let missing = app.reactors().cores().iter().last().unwrap() + 1;
+///     app.reactors().set_mode(missing, ReactorMode::Poll).await.unwrap_err().to_string()
+/// })?;
+/// assert!(refused.starts_with("no reactor runs on core"));
+/// # Ok::<(), corespun::app::AppError>(())
+/// ```
+#[must_use = "the mode changes without being awaited; this tells when, and whether"]
+pub struct SetMode {
+    core: usize,
+    end: oneshot::Receiver<Result<(), SetModeError>>,
+    /// Why it was not even begun.
+    refused: Option<SetModeError>,
+}
+
+impl Future for SetMode {
+    type Output = Result<(), SetModeError>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let budget = ready!(poll_budget(cx));
+        if let Some(refused) = self.refused.take() {
+            budget.progressed();
+            return Poll::Ready(Err(refused));
+        }
+        let end = ready!(budget.on(Pin::new(&mut self.end).poll(cx)));
+        let core = self.core;
+        Poll::Ready(end.unwrap_or(Err(SetModeError::Stopping { core })))
+    }
+}
+
+impl fmt::Debug for SetMode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SetMode")
+            .field("core", &self.core)
+            .finish_non_exhaustive()
+    }
+}
