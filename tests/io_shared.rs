@@ -125,27 +125,6 @@ fn readiness_is_an_edge_until_it_is_cleared() {
     });
 }
 
-/// Which otherwise looks in some of its turns only.
-#[test]
-fn the_next_turn_looks_if_it_is_asked_to() {
-    on_every_backend(|choice| {
-        let a = Loop::new(choice);
-        let (mut peer, socket) = pair();
-        for _ in 0..3 {
-            let mut reading = pin!(read(&socket));
-            let woken = Arc::new(Count::default());
-            let waker = Waker::from(woken.clone());
-            let mut cx = Context::from_waker(&waker);
-            assert!(reading.as_mut().poll(&mut cx).is_pending());
-            peer.write_all(b"x").unwrap();
-            a.driver.look_next_turn();
-            a.driver.poll();
-            assert_eq!(woken.0.load(Ordering::SeqCst), 1);
-            assert!(reading.as_mut().poll(&mut cx).is_ready());
-        }
-    });
-}
-
 #[test]
 fn readiness_is_added_and_taken_away() {
     let both = Ready::READABLE | Ready::WRITABLE;

@@ -144,7 +144,7 @@ fn the_reactor_turns_tokios_runtime_in_poll_mode_alone() {
                 ReactorMode::Interrupt,
                 ReactorMode::Adaptive,
             ] {
-                reactors.set_mode(core, mode);
+                drop(reactors.set_mode(core, mode));
                 let wanted = mode == ReactorMode::Poll;
                 // The reactor takes note when it has nothing to do.
                 while (place().await == here) != wanted {
