@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use corespun::channel::IoDevice;
 use corespun::iobuf::Iobuf;
+use corespun::reactor::{ReactorMode, Reactors};
 use corespun::sharded::Sharded;
 use corespun::signal::{SignalKind, Signals, ctrl_c};
 use corespun::stream::{PollerStream, poll_until};
@@ -21,6 +22,14 @@ use super::{ROUNDS, Source, source};
 
 fn current() -> SpdkThread {
     SpdkThread::current().unwrap()
+}
+
+/// Reactors that nobody runs any more.
+fn ended_reactors() -> Reactors {
+    let built = Reactors::builder()
+        .lcores([(0, 0)])
+        .build(&ThreadLib::new());
+    built.unwrap().0
 }
 
 /// A thread that has exited.
@@ -167,6 +176,27 @@ pub(crate) const SOURCES: &[Source] = &[
             let here = current();
         },
         _ = here.set_cpumask_async(&here.cpumask()).await
+    ),
+    source!(
+        ["reactor/one.rs Future for ReactorCall"],
+        {
+            let gone = ended_reactors();
+        },
+        assert!(gone.call(0, || ()).await.is_err())
+    ),
+    source!(
+        ["reactor/mode.rs Future for SetMode"],
+        {
+            let gone = ended_reactors();
+        },
+        assert!(gone.set_mode(0, ReactorMode::Poll).await.is_err())
+    ),
+    source!(
+        ["reactor/scheduler/handle.rs Future for SchedulerReply"],
+        {
+            let gone = ended_reactors().schedulers();
+        },
+        assert!(gone.unset().await.is_err())
     ),
     source!(
         ["task/walk.rs fn walk_threads_async"],
