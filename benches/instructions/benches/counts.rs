@@ -41,15 +41,15 @@ counted! {
     idle_poll(idle: Bench) took 170_021;
     poller_poll(with_poller: Bench) took 351_021;
     remote_send_run(idle: Bench) took 274_032;
-    self_messages(idle: Bench) took 146_151;
-    spawn_join(idle: Bench) took 1_237_558;
-    yields(idle: Bench) took 467_373;
+    self_messages(idle: Bench) took 139_863;
+    spawn_join(idle: Bench) took 1_132_744;
+    yields(idle: Bench) took 377_899;
     local_wake(idle: Bench) took 767_158;
     timer_insert_fire(with_sleepers: Bench) took 1_717_061;
     channel_get_put(with_channel: WithDevice) took 105_049;
-    channel_create_destroy(with_device: WithDevice) took 1;
-    timers_expire(with_timed_pollers: Bench) took 1;
-    dormancy(app_clock: VirtualClock) took 1;
+    channel_create_destroy(with_device: WithDevice) took 1_228_899;
+    timers_expire(with_timed_pollers: Bench) took 294_992;
+    dormancy(app_clock: VirtualClock) took 5_960_786;
     socket_round_trip(with_sockets: WithSockets) took 4_985_918;
 }
 
