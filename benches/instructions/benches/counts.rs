@@ -46,7 +46,7 @@ counted! {
     local_wake(idle: Bench) took 767_158;
     timer_insert_fire(with_sleepers: Bench) took 1_717_061;
     channel_get_put(with_channel: WithDevice) took 105_049;
-    socket_round_trip(with_sockets: WithSockets) took 4_985_918;
+    socket_round_trip(with_sockets: WithSockets) took 5_111_856;
 }
 
 main!(library_benchmark_groups = [paths]);
