@@ -24,6 +24,13 @@ use crate::sync::budget;
 /// All operations take `&self` and may overlap. Dropping the last clone closes the descriptor; an
 /// operation in flight holds it open.
 ///
+/// On io_uring a file that is used again and again is registered with the ring, and so are the first
+/// buffers of [`Driver::buffer`](crate::io::Driver::buffer): reads and writes between the two spare
+/// the kernel its look-ups (`READ_FIXED`, `IOSQE_FIXED_FILE`). There is nothing to ask for, and where
+/// the kernel registers nothing they do without. The last clone that goes, and the last operation,
+/// take the file out again; before Linux 6.13 the kernel may keep it open until what was in flight on
+/// other files then has ended.
+///
 /// # Cancel safety
 ///
 /// Dropping the future of any operation leaves the operation running; what it needs is kept until it
@@ -206,6 +213,9 @@ impl File {
     /// Reads into the buffer's whole capacity at `offset` bytes; fewer bytes may come, 0 at the end
     /// of the file. A `Vec` that is used again has the capacity it ever had:
     /// [`buf.slice(..n)`](IoBuf::slice) reads at most `n` bytes.
+    ///
+    /// A task that reads alone gets up to 16 KiB that the page cache holds at once, for one unit of
+    /// its budget; tasks that read at the same time share their submission to the ring.
     ///
     /// # Errors
     ///

@@ -365,7 +365,10 @@ impl Driver {
         self.0.core.failure()
     }
 
-    /// An aligned buffer of `len` bytes from this driver's pool; its contents are arbitrary.
+    /// An aligned buffer of `len` bytes from this driver's pool; its contents are arbitrary. The first
+    /// ones are registered with the ring
+    /// ([`DriverConfig::registered_bytes`](super::DriverConfig::registered_bytes)), which
+    /// [`fs::File`](crate::fs::File) makes use of by itself.
     ///
     /// # Panics
     ///

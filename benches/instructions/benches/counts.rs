@@ -50,7 +50,7 @@ counted! {
     channel_create_destroy(with_device: WithDevice) took 1_228_899;
     timers_expire(with_timed_pollers: Bench) took 294_992;
     dormancy(app_clock: VirtualClock) took 5_960_786;
-    socket_round_trip(with_sockets: WithSockets) took 4_985_918;
+    socket_round_trip(with_sockets: WithSockets) took 5_111_856;
 }
 
 main!(library_benchmark_groups = [paths]);
