@@ -279,3 +279,27 @@ fn a_cancelled_tick_is_not_lost() {
 fn an_interval_refuses_a_period_of_zero() {
     let _ = interval(Duration::ZERO);
 }
+
+/// Two libraries of one process count in their own ways.
+#[test]
+fn a_sleep_that_moves_to_another_library_keeps_the_time_it_has_left() {
+    let (clock, hand) = Clock::virtual_at(1_000_000);
+    hand.advance(1_000_000_000);
+    let library = ThreadLib::builder().clock(clock).build();
+    let mut first = library.thread().build().unwrap().attach();
+    let (clock, hand) = Clock::virtual_at(2_000_000);
+    let library = ThreadLib::builder().clock(clock).build();
+    let mut other = library.thread().build().unwrap().attach();
+
+    let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
+    let mut nap = first.enter(|| Box::pin(sleep(us(5))));
+    assert!(first.enter(|| nap.as_mut().poll(&mut cx)).is_pending());
+    assert!(other.enter(|| nap.as_mut().poll(&mut cx)).is_pending());
+    hand.advance(9);
+    other.poll(0, 0);
+    assert!(other.enter(|| nap.as_mut().poll(&mut cx)).is_pending());
+    hand.advance(1);
+    other.poll(0, 0);
+    assert!(other.enter(|| nap.as_mut().poll(&mut cx)).is_ready());
+    first.poll(0, 0);
+}

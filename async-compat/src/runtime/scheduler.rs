@@ -23,6 +23,7 @@ pub(crate) struct Load {
     /// How often the worker went to sleep, and woke.
     parks: AtomicU64,
     /// How often, one in the other, it is in `block_in_place`.
+    #[cfg(feature = "rt-multi-thread")]
     blocked: AtomicUsize,
 }
 

@@ -1,11 +1,13 @@
 //! Each misuse that tokio panics on panics here with the same words: every case runs on both,
 //! from one source, and what they say is compared.
+#![allow(missing_docs, unused_must_use, reason = "cases that panic")]
+#![allow(dropping_copy_types, reason = "cases that panic")]
 #![allow(
-    missing_docs,
-    unused_must_use,
-    dropping_copy_types,
+    clippy::async_yields_async,
+    clippy::let_underscore_future,
     reason = "cases that panic"
 )]
+#![allow(clippy::unit_arg, clippy::drop_non_drop, reason = "cases that panic")]
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
