@@ -12,6 +12,7 @@
 //! along, turn it into `std`'s type and wrap that again.
 
 mod addr;
+mod datagram;
 mod lookup_host;
 mod ready;
 mod tcp_socket;
@@ -32,4 +33,5 @@ pub use unix::socket::UnixSocket;
 pub use unix::stream::UnixStream;
 
 use addr::addresses;
+use datagram::datagram_methods;
 use ready::{ready_methods, socket_traits, stream_halves, stream_methods};
