@@ -222,6 +222,32 @@ fn direct_io_moves_aligned_blocks() {
     });
 }
 
+/// The kernel's part of Linux AIO, which is counted for the whole machine, ends with its driver.
+#[test]
+fn an_ended_driver_leaves_no_aio_context() {
+    const DRIVERS: usize = 30;
+    fn contexts() -> usize {
+        let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
+        maps.lines().filter(|line| line.contains("[aio]")).count()
+    }
+    let dir = scratch();
+    let before = contexts();
+    for _ in 0..DRIVERS {
+        let io = Loop::new(BackendChoice::Epoll);
+        io.block_on(async {
+            let opened = read_write().direct(true).open(dir.path().join("f")).await;
+            if let Ok(file) = opened {
+                let written = file.write_at(AlignedBuf::zeroed(4096, 4096), 0).await;
+                written.0.unwrap();
+            }
+        });
+        io.end();
+    }
+    // Other tests have theirs meanwhile.
+    let left = contexts().saturating_sub(before);
+    assert!(left < DRIVERS / 2, "{left}");
+}
+
 #[test]
 fn many_operations_at_once_overflow_no_ring() {
     on_every_backend(|choice| {

@@ -125,6 +125,15 @@ fn readiness_is_an_edge_until_it_is_cleared() {
     });
 }
 
+#[test]
+fn readiness_is_added_and_taken_away() {
+    let both = Ready::READABLE | Ready::WRITABLE;
+    assert_eq!(both - Ready::WRITABLE, Ready::READABLE);
+    assert_eq!(Ready::READABLE - Ready::WRITABLE, Ready::READABLE);
+    assert_eq!(both & Ready::WRITABLE, Ready::WRITABLE);
+    assert_eq!(Ready::READABLE & Ready::WRITABLE, Ready::EMPTY);
+}
+
 /// Which otherwise looks in some of its turns only.
 #[test]
 fn the_next_turn_looks_if_it_is_asked_to() {
