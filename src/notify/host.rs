@@ -225,6 +225,26 @@ mod tests {
         assert_eq!(taken(), [0; 0]);
     }
 
+    /// G10.
+    #[test]
+    fn nobody_is_woken_who_has_ended_its_sleep() {
+        let unparked = Arc::<Mutex<usize>>::default();
+        let counted = unparked.clone();
+        let sleeper = Sleeper::new(move || *counted.lock().unwrap() += 1);
+        let taken = || std::mem::take(&mut *unparked.lock().unwrap());
+        assert_eq!(sleeper.sleep_unless(|| true, || ()), None);
+        sleeper.notify();
+        let slept = sleeper.sleep_unless(|| false, || sleeper.notify());
+        assert_eq!((slept, taken()), (Some(()), 1));
+        sleeper.notify();
+        let unwound = std::panic::AssertUnwindSafe(|| {
+            sleeper.sleep_unless(|| false, || std::panic::resume_unwind(Box::new(())));
+        });
+        assert!(std::panic::catch_unwind(unwound).is_err());
+        sleeper.notify();
+        assert_eq!(taken(), 0);
+    }
+
     #[test]
     fn a_call_of_all_dormant_threads_is_taken_once() {
         let (sleeper, roused) = sleeper();
