@@ -372,6 +372,32 @@ fn a_closed_member_gives_way_to_a_new_one_with_its_number() {
     assert_eq!(group.fd_count(), 0);
 }
 
+/// The kernel forgets a closed member only when no duplicate of it is left.
+#[test]
+fn a_closed_member_with_a_duplicate_is_not_taken_for_the_next_one() {
+    let group = FdGroup::new().unwrap();
+    let stays = eventfd();
+    let old = duplicate(&stays, 850);
+    let number = old.as_raw_fd();
+    group.add(&old, FdOptions::default(), |_| ()).unwrap();
+    drop(old);
+    let (mut peer, socket) = UnixStream::pair().unwrap();
+    let new = duplicate(&socket, 850);
+    assert_eq!(new.as_raw_fd(), number);
+    let runs = Rc::new(Cell::new(0));
+    let count = runs.clone();
+    let called = move |_| count.set(count.get() + 1);
+    group.add(&new, FdOptions::default(), called).unwrap();
+    stays.write(1).unwrap();
+    group.wait(NOW).unwrap();
+    assert_eq!(runs.get(), 0, "an event of the old one");
+    peer.write_all(b"x").unwrap();
+    // They take turns: a wait asks for as many events as there are members.
+    group.wait(NOW).unwrap();
+    group.wait(NOW).unwrap();
+    assert_eq!(runs.get(), 1);
+}
+
 /// Events that were fetched together: who has got a removed one's number meanwhile is
 /// not told of that one's.
 #[test]

@@ -140,3 +140,22 @@ pub(crate) fn discard(payload: Payload) {
         std::mem::forget(second);
     }
 }
+
+#[cfg(all(test, not(corespun_loom)))]
+mod tests {
+    use super::*;
+
+    /// G6, where no thread is current that could report it.
+    #[test]
+    fn a_destructor_that_panics_off_a_thread_is_logged() {
+        struct Bad;
+        impl Drop for Bad {
+            fn drop(&mut self) {
+                std::panic::resume_unwind(Box::new("bad"));
+            }
+        }
+        let (log, _guard) = harness::log::Log::install();
+        drop_anywhere(Bad);
+        assert_eq!(log.take(), ["ERROR a destructor panicked: bad"]);
+    }
+}
