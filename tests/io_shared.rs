@@ -15,7 +15,7 @@ use std::task::{Context, Poll, Wake, Waker};
 use std::thread;
 use std::time::Duration;
 
-use corespun::io::{BackendChoice, DriverHandle, Interest, Ready, SharedFd};
+use corespun::io::{BackendChoice, DriverHandle, Home, Interest, Ready, SharedFd};
 use harness::io::{Loop, on_every_backend, poll_once};
 
 const BOTH: Interest = Interest::READABLE.add(Interest::WRITABLE);
@@ -122,6 +122,37 @@ fn readiness_is_an_edge_until_it_is_cleared() {
         assert!(poll_once(again.as_mut()).is_pending(), "no new edge");
         peer.write_all(b"z").unwrap();
         a.block_on(again).unwrap();
+    });
+}
+
+/// For OS threads that have none, again and again.
+#[test]
+fn the_driver_of_a_home_watches_what_others_wait_for() {
+    on_every_backend(|choice| {
+        let a = Loop::new(choice);
+        let home = Home::new();
+        home.serve(&a.driver.handle().unwrap());
+        for _ in 0..3 {
+            let (mut peer, socket) = UnixStream::pair().unwrap();
+            socket.set_nonblocking(true).unwrap();
+            let socket = SharedFd::with_home(socket, BOTH, home.clone());
+            let woken = Arc::new(Count::default());
+            let waker = Waker::from(woken.clone());
+            let mut reading = Box::pin(read(&socket));
+            let wait = || {
+                reading
+                    .as_mut()
+                    .poll(&mut Context::from_waker(&waker))
+                    .is_pending()
+            };
+            assert!(thread::scope(|scope| scope.spawn(wait).join().unwrap()));
+            peer.write_all(b"x").unwrap();
+            let begun = std::time::Instant::now();
+            while woken.0.load(Ordering::SeqCst) == 0 {
+                assert!(begun.elapsed() < harness::PATIENCE, "nobody watches");
+                a.driver.park(Some(Duration::from_millis(5)));
+            }
+        }
     });
 }
 
