@@ -156,6 +156,24 @@ fn the_driver_of_a_home_watches_what_others_wait_for() {
     });
 }
 
+/// No driver watches it any more for the one that has given it back.
+#[test]
+fn a_descriptor_that_is_given_back_can_be_shared_again() {
+    on_every_backend(|choice| {
+        let a = Loop::new(choice);
+        let (mut peer, mut socket) = UnixStream::pair().unwrap();
+        socket.set_nonblocking(true).unwrap();
+        for round in 0..3u8 {
+            let shared = SharedFd::new(socket, BOTH);
+            let mut reading = Box::pin(read(&shared));
+            assert!(poll_once(reading.as_mut()).is_pending());
+            peer.write_all(&[round]).unwrap();
+            assert_eq!(a.block_on(reading).unwrap(), [round]);
+            socket = shared.into_inner();
+        }
+    });
+}
+
 #[test]
 fn readiness_is_added_and_taken_away() {
     let both = Ready::READABLE | Ready::WRITABLE;
@@ -163,6 +181,9 @@ fn readiness_is_added_and_taken_away() {
     assert_eq!(Ready::READABLE - Ready::WRITABLE, Ready::READABLE);
     assert_eq!(both & Ready::WRITABLE, Ready::WRITABLE);
     assert_eq!(Ready::READABLE & Ready::WRITABLE, Ready::EMPTY);
+    assert!(BOTH.is_readable() && !Interest::WRITABLE.is_readable());
+    assert_eq!(BOTH.remove(Interest::READABLE), Some(Interest::WRITABLE));
+    assert_eq!(Interest::READABLE.remove(Interest::READABLE), None);
 }
 
 /// Which otherwise looks in some of its turns only.
