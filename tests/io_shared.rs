@@ -15,7 +15,7 @@ use std::task::{Context, Poll, Wake, Waker};
 use std::thread;
 use std::time::Duration;
 
-use corespun::io::{BackendChoice, DriverHandle, Interest, Ready, SharedFd};
+use corespun::io::{BackendChoice, DriverHandle, Home, Interest, Ready, SharedFd};
 use harness::io::{Loop, on_every_backend, poll_once};
 
 const BOTH: Interest = Interest::READABLE.add(Interest::WRITABLE);
@@ -125,6 +125,55 @@ fn readiness_is_an_edge_until_it_is_cleared() {
     });
 }
 
+/// For OS threads that have none, again and again.
+#[test]
+fn the_driver_of_a_home_watches_what_others_wait_for() {
+    on_every_backend(|choice| {
+        let a = Loop::new(choice);
+        let home = Home::new();
+        home.serve(&a.driver.handle().unwrap());
+        for _ in 0..3 {
+            let (mut peer, socket) = UnixStream::pair().unwrap();
+            socket.set_nonblocking(true).unwrap();
+            let socket = SharedFd::with_home(socket, BOTH, home.clone());
+            let woken = Arc::new(Count::default());
+            let waker = Waker::from(woken.clone());
+            let mut reading = Box::pin(read(&socket));
+            let wait = || {
+                reading
+                    .as_mut()
+                    .poll(&mut Context::from_waker(&waker))
+                    .is_pending()
+            };
+            assert!(thread::scope(|scope| scope.spawn(wait).join().unwrap()));
+            peer.write_all(b"x").unwrap();
+            let begun = std::time::Instant::now();
+            while woken.0.load(Ordering::SeqCst) == 0 {
+                assert!(begun.elapsed() < harness::PATIENCE, "nobody watches");
+                a.driver.park(Some(Duration::from_millis(5)));
+            }
+        }
+    });
+}
+
+/// No driver watches it any more for the one that has given it back.
+#[test]
+fn a_descriptor_that_is_given_back_can_be_shared_again() {
+    on_every_backend(|choice| {
+        let a = Loop::new(choice);
+        let (mut peer, mut socket) = UnixStream::pair().unwrap();
+        socket.set_nonblocking(true).unwrap();
+        for round in 0..3u8 {
+            let shared = SharedFd::new(socket, BOTH);
+            let mut reading = Box::pin(read(&shared));
+            assert!(poll_once(reading.as_mut()).is_pending());
+            peer.write_all(&[round]).unwrap();
+            assert_eq!(a.block_on(reading).unwrap(), [round]);
+            socket = shared.into_inner();
+        }
+    });
+}
+
 #[test]
 fn readiness_is_added_and_taken_away() {
     let both = Ready::READABLE | Ready::WRITABLE;
@@ -132,6 +181,9 @@ fn readiness_is_added_and_taken_away() {
     assert_eq!(Ready::READABLE - Ready::WRITABLE, Ready::READABLE);
     assert_eq!(both & Ready::WRITABLE, Ready::WRITABLE);
     assert_eq!(Ready::READABLE & Ready::WRITABLE, Ready::EMPTY);
+    assert!(BOTH.is_readable() && !Interest::WRITABLE.is_readable());
+    assert_eq!(BOTH.remove(Interest::READABLE), Some(Interest::WRITABLE));
+    assert_eq!(Interest::READABLE.remove(Interest::READABLE), None);
 }
 
 /// Which otherwise looks in some of its turns only.
