@@ -487,10 +487,10 @@ mod tests {
                 prop_assert_eq!(queue.len(), model.len());
                 prop_assert_eq!(queue.next_deadline(), model.first().map(|entry| entry.0));
                 prop_assert_eq!(queue.first().copied(), model.first().map(|entry| entry.2));
-                for (key, name) in &keys {
-                    let known = model.iter().find(|entry| entry.2 == *name);
-                    prop_assert_eq!(queue.deadline(*key), known.map(|entry| entry.0));
-                }
+            }
+            for (key, name) in &keys {
+                let known = model.iter().find(|entry| entry.2 == *name);
+                prop_assert_eq!(queue.deadline(*key), known.map(|entry| entry.0));
             }
         }
     }
