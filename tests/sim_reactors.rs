@@ -218,7 +218,7 @@ fn reactors_follow_their_mode_and_keep_their_threads() {
         sim.run_until_idle().unwrap();
         assert_eq!(asleep(sim), [false, true, false]);
         for core in [0, 2] {
-            sim.reactors().set_mode(core, ReactorMode::Interrupt);
+            drop(sim.reactors().set_mode(core, ReactorMode::Interrupt));
         }
         sim.run_until_idle().unwrap();
         assert_eq!(asleep(sim), [true; 3]);
@@ -249,7 +249,7 @@ fn reactors_follow_their_mode_while_their_threads_are_away() {
         assert_eq!((threads(sim), asleep(sim)), (vec![0, 3, 0], vec![true; 3]));
         for (mode, sleeps) in [(ReactorMode::Poll, false), (ReactorMode::Interrupt, true)] {
             for core in [0, 2] {
-                sim.reactors().set_mode(core, mode);
+                drop(sim.reactors().set_mode(core, mode));
             }
             sim.run_until_idle().unwrap();
             assert_eq!(asleep(sim), [sleeps, true, sleeps]);
