@@ -171,6 +171,23 @@ fn every_tick_of_a_simulated_core_is_somebodys() {
     let _ = sim.enter(&third, || drop(poller));
 }
 
+/// Time passes at once for a simulated core that has nothing to do; its threads have been
+/// idle nevertheless.
+#[test]
+fn what_a_thread_has_waited_for_is_idle_time() {
+    let mut sim = exact(1).build();
+    sim.advance(us(5));
+    sim.turn(0);
+    let thread = thread_on(&sim, 0);
+    sim.run_until_idle().unwrap();
+    sim.run_for(us(10_000)).unwrap();
+    let handle = sim.handle();
+    thread.send_msg(move || handle.spend(us(70))).unwrap();
+    sim.run_until_idle().unwrap();
+    let stats = thread.stats();
+    assert_eq!((stats.busy_ticks, stats.idle_ticks), (71, 9_999));
+}
+
 /// T-RE-09: busy for the first 200 of each 1000 ticks.
 #[test]
 fn a_mixed_workload_is_accounted_for_poll_by_poll() {
