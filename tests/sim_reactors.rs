@@ -9,6 +9,7 @@ use corespun::cpu::CpuSet;
 use corespun::reactor::{EventError, ReactorMode};
 use corespun::sim::{Sim, SimBuilder};
 use corespun::thread::{Activity, Poller, SpdkThread};
+use futures::FutureExt;
 
 /// A tick is a microsecond, and passes when it is spent.
 fn exact(cores: usize) -> SimBuilder {
@@ -171,6 +172,23 @@ fn every_tick_of_a_simulated_core_is_somebodys() {
     let _ = sim.enter(&third, || drop(poller));
 }
 
+/// Time passes at once for a simulated core that has nothing to do; its threads have been
+/// idle nevertheless.
+#[test]
+fn what_a_thread_has_waited_for_is_idle_time() {
+    let mut sim = exact(1).build();
+    sim.advance(us(5));
+    sim.turn(0);
+    let thread = thread_on(&sim, 0);
+    sim.run_until_idle().unwrap();
+    sim.run_for(us(10_000)).unwrap();
+    let handle = sim.handle();
+    thread.send_msg(move || handle.spend(us(70))).unwrap();
+    sim.run_until_idle().unwrap();
+    let stats = thread.stats();
+    assert_eq!((stats.busy_ticks, stats.idle_ticks), (71, 9_999));
+}
+
 /// T-RE-09: busy for the first 200 of each 1000 ticks.
 #[test]
 fn a_mixed_workload_is_accounted_for_poll_by_poll() {
@@ -258,4 +276,47 @@ fn reactors_follow_their_mode_while_their_threads_are_away() {
         assert_eq!((threads(sim), asleep(sim)), (vec![1; 3], vec![true; 3]));
     });
     assert_eq!(runs.unwrap(), 50);
+}
+
+/// What a scheduler answers, without a thread that waits for it.
+fn answer<T>(sim: &mut Sim, mut reply: impl Future<Output = T> + Unpin) -> T {
+    loop {
+        if let Some(answer) = (&mut reply).now_or_never() {
+            return answer;
+        }
+        assert!(sim.step(), "nothing is left to run");
+    }
+}
+
+/// T-SC-01: three idle threads come together on core 0; busy, they are spread again.
+#[test]
+fn dynamic_gathers_the_idle_and_spreads_the_busy() {
+    let mut sim = exact(3).build();
+    sim.advance(us(5));
+    let placed: Vec<_> = (0..3)
+        .map(|core| {
+            let thread = thread_on(&sim, core);
+            sim.turn(core);
+            let all = (0..3).collect::<CpuSet>();
+            let free = move || SpdkThread::current().unwrap().set_cpumask(&all).unwrap();
+            thread.send_msg(free).unwrap();
+            thread
+        })
+        .collect();
+    let schedulers = sim.reactors().schedulers();
+    answer(&mut sim, schedulers.set("dynamic")).unwrap();
+    answer(&mut sim, schedulers.set_period(Duration::ZERO)).unwrap();
+    answer(&mut sim, schedulers.run_round()).unwrap();
+    sim.run_for(us(100)).unwrap();
+    answer(&mut sim, schedulers.run_round()).unwrap();
+    sim.run_for(us(10)).unwrap();
+    assert_eq!(threads(&sim), [3, 0, 0]);
+    for thread in &placed {
+        let handle = sim.handle();
+        thread.send_msg(move || handle.spend(us(100))).unwrap();
+    }
+    sim.run_for(us(300)).unwrap();
+    answer(&mut sim, schedulers.run_round()).unwrap();
+    sim.run_for(us(10)).unwrap();
+    assert_eq!(threads(&sim), [1, 1, 1]);
 }

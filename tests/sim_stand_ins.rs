@@ -312,7 +312,7 @@ fn a_flush_covers_what_had_completed_when_it_began() {
         disk.write_all_at(vec![1; 512], 0).await.0.unwrap();
         // Under way while the flush is: it may or may not be covered, and is not.
         let write = disk.write_all_at(vec![2; 512], 512);
-        let (flushed, (written, _)) = futures::join!(disk.flush(), write);
+        let ((written, _), flushed) = futures::join!(write, disk.flush());
         flushed.unwrap();
         written.unwrap();
         assert_eq!(disk.unflushed(), 1);
