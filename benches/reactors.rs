@@ -7,7 +7,6 @@
 //! Run it on a quiet machine, and compare only figures that one run printed together.
 //! The first row is the floor of what crosses cores.
 
-#[allow(dead_code, reason = "it uses a part of it")]
 mod measure;
 
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -24,7 +23,7 @@ use measure::{line_round_trip, per_op};
 const RUNS: usize = 7;
 
 fn main() {
-    // `cargo test --benches` passes this not: then one short run shows that it works.
+    // `cargo test --benches` does not pass this: then one short run shows that it works.
     let scale = if std::env::args().any(|arg| arg == "--bench") {
         100
     } else {

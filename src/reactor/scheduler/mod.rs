@@ -82,10 +82,12 @@ use super::governor::{Frequency, GovernorError};
 ///     let schedulers = app.reactors().schedulers();
 ///     schedulers.register("upwards", Upwards)?;
 ///     schedulers.set("upwards").await?;
-///     let round = schedulers.run_round().await?;
-///     // The app's own thread holds this future, which is not `Send`.
-///     assert_eq!(round.held.len(), 1);
-///     Ok::<_, Box<dyn std::error::Error>>(round.moved.len())
+///     let worker = app.thread().create()?;
+///     schedulers.run_round().await?;
+///     while worker.core() != Some(1) {
+///         corespun::task::yield_now().await;
+///     }
+///     Ok::<_, Box<dyn std::error::Error>>(schedulers.run_round().await?.moved.len())
 /// })?;
 /// assert_eq!(moved, 0);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
