@@ -27,7 +27,10 @@ fn sources(directory: &Path, found: &mut Vec<PathBuf>) {
         let name = path.file_stem().unwrap().to_string_lossy().into_owned();
         if path.is_dir() {
             sources(&path, found);
-        } else if !name.ends_with("tests") && !name.starts_with("loom_") {
+        } else if path.extension().is_some_and(|it| it == "rs")
+            && !name.ends_with("tests")
+            && !name.starts_with("loom_")
+        {
             found.push(path);
         }
     }

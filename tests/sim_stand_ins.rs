@@ -117,7 +117,9 @@ impl EnterMain for Sim {
         F: Future + 'static,
         F::Output: 'static,
     {
-        self.block_on(async { task::spawn_local(future) })
+        // Spawned in there, awaited elsewhere.
+        let spawned = self.block_on(async { Some(task::spawn_local(future)) });
+        spawned.expect("it was spawned")
     }
 }
 
