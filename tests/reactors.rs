@@ -326,8 +326,9 @@ fn the_time_of_every_thread_and_of_the_reactor_is_accounted_for() {
                 ready.await.unwrap();
                 threads.push(thread);
             }
-            // A task that yields runs again in the next turn, in which every
-            // thread has been polled once.
+            // A task that yields beside an active poller runs again in the next turn,
+            // in which every thread has been polled once.
+            let _poller = Poller::active(|| Activity::Ignored);
             let reactors = app.reactors();
             let turn = async |passes| {
                 pass.store(passes, Ordering::Relaxed);

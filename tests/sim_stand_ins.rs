@@ -483,3 +483,52 @@ fn what_is_used_after_the_simulation_waits_for_nothing() {
         socket.send_to(b"x", address(1)).unwrap();
     });
 }
+
+/// G9: a loop over any of them gives way, though each round of it is ready at once.
+#[test]
+fn what_is_ready_without_end_leaves_others_their_turn() {
+    const ROUNDS: usize = 1000;
+    for what in ["write", "read", "receive", "delay"] {
+        let mut sim = Sim::builder().seed(1).build();
+        let faults = StreamFaults {
+            buffer: usize::MAX,
+            short: 0,
+            ..StreamFaults::default()
+        };
+        let handle = sim.handle();
+        let (mut near, mut far) = handle.byte_stream(faults);
+        let network = handle.network(DatagramFaults {
+            loss: 0,
+            ..DatagramFaults::default()
+        });
+        let (from, to) = (network.bind(address(1)), network.bind(address(2)));
+        let (from, to) = (from.unwrap(), to.unwrap());
+        let rounds = sim.block_on(async move {
+            near.write_all(&bytes(ROUNDS)).await.unwrap();
+            for _ in 0..ROUNDS {
+                from.send_to(&[1], address(2)).unwrap();
+            }
+            time::sleep(Duration::from_millis(10)).await;
+            let done = Arc::new(AtomicU64::new(0));
+            let count = done.clone();
+            let looping = task::spawn_local(async move {
+                for _ in 0..ROUNDS {
+                    match what {
+                        "write" => drop(near.write(b"x").await.unwrap()),
+                        "read" => drop(far.read(&mut [0]).await.unwrap()),
+                        "receive" => drop(to.recv_from(&mut [0]).await.unwrap()),
+                        _ => handle.delay(Duration::ZERO).await,
+                    }
+                    count.fetch_add(1, Ordering::Relaxed);
+                }
+            });
+            while done.load(Ordering::Relaxed) == 0 {
+                task::yield_now().await;
+            }
+            let seen = done.load(Ordering::Relaxed);
+            looping.await.unwrap();
+            seen
+        });
+        assert!(rounds < ROUNDS as u64, "{what} does not give way");
+    }
+}

@@ -9,6 +9,7 @@ use std::time::Duration;
 use super::trace::What;
 use super::world::World;
 use crate::clock::Clock;
+use crate::sync::budget;
 
 /// What a program may ask of the simulation that it runs in, on any thread of it:
 /// the time, chance, and the stand-ins for what it is connected with.
@@ -62,6 +63,7 @@ impl SimHandle {
     pub async fn delay(&self, time: Duration) {
         let now = self.world.now();
         let until = now.saturating_add(self.world.clock.ticks_from(time));
+        budget::take().await;
         self.delay_until(until).await;
     }
 

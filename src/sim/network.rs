@@ -8,11 +8,12 @@ use std::io;
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use super::SimHandle;
 use super::chance::Span;
+use crate::sync::budget::poll_budget;
 
 /// How many datagrams may wait for a socket's owner; more are lost.
 const BACKLOG: usize = 1024;
@@ -284,6 +285,12 @@ impl SimSocket {
         cx: &mut Context<'_>,
         buf: &mut [u8],
     ) -> Poll<io::Result<(usize, SocketAddr)>> {
+        let budget = ready!(poll_budget(cx));
+        budget.on(self.receive(cx, buf).map(Ok))
+    }
+
+    /// Takes the next datagram that has arrived.
+    fn receive(&self, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<(usize, SocketAddr)> {
         let world = &self.network.handle.world;
         loop {
             let mut net = self.network.net();
@@ -312,7 +319,7 @@ impl SimSocket {
             }
             let count = datagram.data.len().min(buf.len());
             buf[..count].copy_from_slice(&datagram.data[..count]);
-            return Poll::Ready(Ok((count, datagram.from)));
+            return Poll::Ready((count, datagram.from));
         }
     }
 }

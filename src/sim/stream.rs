@@ -6,13 +6,14 @@ use std::io;
 use std::ops::RangeInclusive;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use futures::io::{AsyncRead, AsyncWrite};
 
 use super::SimHandle;
 use super::chance::Span;
+use crate::sync::budget::poll_budget;
 
 /// How a pair of [`SimStream`]s behaves, and how it fails. Chances are one in so many, 0
 /// for never.
@@ -170,6 +171,37 @@ impl AsyncRead for SimStream {
         cx: &mut Context<'_>,
         buf: &mut [u8],
     ) -> Poll<io::Result<usize>> {
+        let budget = ready!(poll_budget(cx));
+        budget.on(self.read_due(cx, buf))
+    }
+}
+
+impl AsyncWrite for SimStream {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let budget = ready!(poll_budget(cx));
+        budget.on(self.write_now(cx, buf))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.pipes()[1 - self.end].state {
+            State::Broken => Poll::Ready(Err(io::ErrorKind::ConnectionReset.into())),
+            _ => Poll::Ready(Ok(())),
+        }
+    }
+
+    fn poll_close(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.end_writing();
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl SimStream {
+    /// Takes what has arrived.
+    fn read_due(&self, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<io::Result<usize>> {
         let world = &self.handle.world;
         let mut pipes = self.pipes();
         let pipe = &mut pipes[self.end];
@@ -203,14 +235,9 @@ impl AsyncRead for SimStream {
         pipe.reader = Some(cx.waker().clone());
         Poll::Pending
     }
-}
 
-impl AsyncWrite for SimStream {
-    fn poll_write(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &[u8],
-    ) -> Poll<io::Result<usize>> {
+    /// Sends as much as there is room for.
+    fn write_now(&self, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let mut pipes = self.pipes();
         let faults = &self.pair.faults;
         if pipes[1 - self.end].state == State::Open && self.handle.chance(faults.breaks) {
@@ -243,20 +270,6 @@ impl AsyncWrite for SimStream {
         Poll::Ready(Ok(count))
     }
 
-    fn poll_flush(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.pipes()[1 - self.end].state {
-            State::Broken => Poll::Ready(Err(io::ErrorKind::ConnectionReset.into())),
-            _ => Poll::Ready(Ok(())),
-        }
-    }
-
-    fn poll_close(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.end_writing();
-        Poll::Ready(Ok(()))
-    }
-}
-
-impl SimStream {
     /// When what is written now arrives: not before what was written earlier.
     fn arrival(&self, pipe: &mut Pipe) -> u64 {
         let world = &self.handle.world;

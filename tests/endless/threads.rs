@@ -475,6 +475,19 @@ pub(crate) const SOURCES: &[Source] = &[
         items.next().await.unwrap()
     ),
     source!(
+        ["stream/send_stream.rs Stream for SendPollerStream"],
+        {
+            let mut items = PollerStream::<()>::builder()
+                .capacity(ROUNDS)
+                .register_send(|| Some(()))
+                .unwrap();
+            for _ in 0..2 * ROUNDS {
+                task::yield_now().await;
+            }
+        },
+        items.next().await.unwrap()
+    ),
+    source!(
         [
             "stream/poll_until.rs Future for PollUntil",
             "stream/poll_until.rs fn poll_until"
