@@ -279,35 +279,11 @@ impl<T: Send + 'static> Sender<T> {
     }
 
     /// Whether the receiver is known to be gone.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use corespun::{mpsc, thread::ThreadLib};
-    ///
-    /// let mut runner = ThreadLib::new().thread().build()?.attach();
-    /// let (sender, receiver) = runner.enter(|| mpsc::channel::<u8>(1));
-    /// assert!(!sender.is_closed());
-    /// drop(receiver);
-    /// assert!(sender.is_closed());
-    /// # Ok::<(), corespun::thread::CreateError>(())
-    /// ```
     pub fn is_closed(&self) -> bool {
         self.channel.places.is_closed()
     }
 
     /// The thread that receives.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use corespun::{mpsc, thread::ThreadLib};
-    ///
-    /// let mut runner = ThreadLib::new().thread().name("disk").build()?.attach();
-    /// let (sender, _receiver) = runner.enter(|| mpsc::channel::<u8>(1));
-    /// assert_eq!(sender.thread().name(), "disk");
-    /// # Ok::<(), corespun::thread::CreateError>(())
-    /// ```
     pub fn thread(&self) -> SpdkThread {
         SpdkThread::from_shared(self.channel.thread.clone())
     }
@@ -380,25 +356,6 @@ impl<T: Send + 'static> Receiver<T> {
     /// # Cancel safety
     ///
     /// Cancelled, no value is lost.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use corespun::{mpsc, task, thread::ThreadLib};
-    ///
-    /// let mut runner = ThreadLib::new().thread().build()?.attach();
-    /// let (sender, mut receiver) = runner.enter(|| mpsc::channel(1));
-    /// let both = runner.enter(|| {
-    ///     task::spawn_local(async move { (receiver.recv().await, receiver.recv().await) })
-    /// });
-    /// sender.try_send("last").unwrap();
-    /// drop(sender);
-    /// while !both.is_finished() {
-    ///     runner.poll(0, 0);
-    /// }
-    /// assert_eq!(futures::executor::block_on(both).unwrap(), (Some("last"), None));
-    /// # Ok::<(), corespun::thread::CreateError>(())
-    /// ```
     pub async fn recv(&mut self) -> Option<T> {
         poll_fn(|cx| self.poll_recv(cx)).await
     }

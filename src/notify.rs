@@ -193,23 +193,6 @@ impl Sleeper {
 
     /// Wakes the sleeper if it sleeps or is about to. Call it after the work
     /// was published. Any thread, and signal handlers; never blocks.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use std::sync::{Arc, atomic::{AtomicU32, Ordering}};
-    /// use corespun::notify::Sleeper;
-    ///
-    /// let wakes = Arc::new(AtomicU32::new(0));
-    /// let counter = wakes.clone();
-    /// let sleeper = Sleeper::new(move || _ = counter.fetch_add(1, Ordering::Relaxed));
-    /// // Awake: nothing has to be done.
-    /// sleeper.notify();
-    /// assert_eq!(wakes.load(Ordering::Relaxed), 0);
-    /// // Once per sleep.
-    /// sleeper.sleep_unless(|| false, || (sleeper.notify(), sleeper.notify()));
-    /// assert_eq!(wakes.load(Ordering::Relaxed), 1);
-    /// ```
     #[inline]
     pub fn notify(&self) {
         fence(Ordering::SeqCst);
@@ -268,16 +251,6 @@ impl Sleeper {
     }
 
     /// Whether a sleep is announced: a hint, stale at once.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use corespun::notify::Sleeper;
-    ///
-    /// let sleeper = Sleeper::new(|| ());
-    /// assert!(!sleeper.is_asleep());
-    /// assert_eq!(sleeper.sleep_unless(|| false, || sleeper.is_asleep()), Some(true));
-    /// ```
     pub fn is_asleep(&self) -> bool {
         self.state.load(Ordering::Relaxed) & ASLEEP != 0
     }

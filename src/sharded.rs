@@ -176,37 +176,11 @@ impl<T: 'static> Sharded<T> {
     }
 
     /// How many shards there are.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use corespun::{sharded::Sharded, task, thread::ThreadLib};
-    ///
-    /// let mut runner = ThreadLib::new().thread().build()?.attach();
-    /// let threads = [runner.handle()];
-    /// let set = runner.enter(|| task::spawn_local(async move {
-    ///     Sharded::start(&threads, async |_| ()).await.unwrap()
-    /// }));
-    /// while !set.is_finished() {
-    ///     runner.poll(0, 0);
-    /// }
-    /// assert_eq!(futures::executor::block_on(set).unwrap().len(), 1);
-    /// # Ok::<(), corespun::thread::CreateError>(())
-    /// ```
     pub fn len(&self) -> usize {
         self.shards.len()
     }
 
     /// Whether there are none.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use corespun::sharded::Sharded;
-    ///
-    /// let nowhere = Sharded::start([], async |_| ());
-    /// assert!(futures::executor::block_on(nowhere).unwrap().is_empty());
-    /// ```
     pub fn is_empty(&self) -> bool {
         self.shards.is_empty()
     }
@@ -216,27 +190,6 @@ impl<T: 'static> Sharded<T> {
     /// # Panics
     ///
     /// When there is no such shard.
-    ///
-    /// # Examples
-    ///
-    /// To place what works on a shard's value where that is:
-    ///
-    /// ```
-    /// use corespun::{sharded::Sharded, task, thread::ThreadLib};
-    ///
-    /// let mut runner = ThreadLib::new().thread().build()?.attach();
-    /// let threads = [runner.handle()];
-    /// let ran = runner.enter(|| task::spawn_local(async move {
-    ///     let set = Sharded::start(&threads, async |_| 7).await.unwrap();
-    ///     let there = set.clone();
-    ///     set.thread(0).spawn_with(async move || *there.local().unwrap()).await
-    /// }));
-    /// while !ran.is_finished() {
-    ///     runner.poll(0, 0);
-    /// }
-    /// assert_eq!(futures::executor::block_on(ran).unwrap().unwrap(), 7);
-    /// # Ok::<(), corespun::thread::CreateError>(())
-    /// ```
     #[track_caller]
     pub fn thread(&self, shard: usize) -> &SpdkThread {
         &self.shards[shard].slot.thread

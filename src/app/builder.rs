@@ -118,18 +118,6 @@ impl Default for AppBuilder {
 
 impl AppBuilder {
     /// The app's name, and its app thread's.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use corespun::{app::App, thread::SpdkThread};
-    ///
-    /// let name = App::builder().name("target").block_on(async |_app| {
-    ///     SpdkThread::current().unwrap().name().to_owned()
-    /// })?;
-    /// assert_eq!(name, "target");
-    /// # Ok::<(), corespun::app::AppError>(())
-    /// ```
     pub fn name(mut self, name: impl Into<String>) -> Self {
         self.name = name.into();
         self
@@ -137,17 +125,6 @@ impl AppBuilder {
 
     /// The cores to run a reactor on; the first core of the process unless
     /// set. `"0x3".parse()` makes a set of a core mask, `"[0-1]"` of a list.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use corespun::{app::App, cpu::{self, CpuSet}};
-    ///
-    /// let last: CpuSet = cpu::available()?.iter().last().into_iter().collect();
-    /// let cores = App::builder().cores(last).block_on(async |app| app.reactors().cores())?;
-    /// assert_eq!(cores, last);
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
     pub fn cores(mut self, cores: CpuSet) -> Self {
         let places = cores.iter().map(|core| Place { core, cpu: core });
         self.places = Some(places.collect());
@@ -181,100 +158,30 @@ impl AppBuilder {
 
     /// The core whose reactor runs in the OS thread that calls `run`, and that
     /// the app thread lives on; the lowest unless set.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use corespun::{app::App, cpu::{self, CpuSet}};
-    ///
-    /// let cpu = cpu::available()?.first().unwrap();
-    /// let home = App::builder()
-    ///     .lcores([(0, cpu), (1, cpu)])
-    ///     .main_core(1)
-    ///     .block_on(async |app| app.app_thread().cpumask())?;
-    /// assert_eq!(home, CpuSet::single(1));
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
     pub fn main_core(mut self, core: usize) -> Self {
         self.main_core = Some(core);
         self
     }
 
     /// What the reactors do when idle; [`ReactorMode::Adaptive`] unless set.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use corespun::{app::App, reactor::ReactorMode};
-    ///
-    /// let mode = App::builder().mode(ReactorMode::Poll).block_on(async |app| {
-    ///     let core = app.reactors().cores().first().unwrap();
-    ///     app.reactors().mode(core)
-    /// })?;
-    /// assert_eq!(mode, Some(ReactorMode::Poll));
-    /// # Ok::<(), corespun::app::AppError>(())
-    /// ```
     pub fn mode(mut self, mode: ReactorMode) -> Self {
         self.mode = mode;
         self
     }
 
     /// How long adaptive mode spins.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use std::time::Duration;
-    /// use corespun::{app::App, reactor::AdaptivePolling, time};
-    ///
-    /// // Spins for longer than the pauses of this work, so that it never sleeps in them.
-    /// let polling = AdaptivePolling { max: Duration::from_micros(200), ..AdaptivePolling::default() };
-    /// let pauses = App::builder().adaptive_polling(polling).block_on(async |_app| {
-    ///     for _ in 0..10 {
-    ///         time::sleep(Duration::from_micros(20)).await;
-    ///     }
-    ///     10
-    /// })?;
-    /// assert_eq!(pauses, 10);
-    /// # Ok::<(), corespun::app::AppError>(())
-    /// ```
     pub fn adaptive_polling(mut self, polling: AdaptivePolling) -> Self {
         self.adaptive = polling;
         self
     }
 
     /// Settings of the reactors' I/O drivers, the back-end among them.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use corespun::{app::App, io::{Backend, BackendChoice, Driver, DriverConfig}};
-    ///
-    /// let config = DriverConfig::new().backend(BackendChoice::Epoll);
-    /// let backend = App::builder().io(config).block_on(async |_app| {
-    ///     Driver::current().unwrap().backend()
-    /// })?;
-    /// assert_eq!(backend, Backend::Epoll);
-    /// # Ok::<(), corespun::app::AppError>(())
-    /// ```
     pub fn io(mut self, config: DriverConfig) -> Self {
         self.driver = config;
         self
     }
 
     /// Where ticks come from; the system clock unless set.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use corespun::{app::App, clock::Clock, time};
-    ///
-    /// let (clock, hand) = Clock::virtual_at(1_000_000);
-    /// hand.set(7_000);
-    /// let now = App::builder().clock(clock).block_on(async |_app| time::now())?;
-    /// assert_eq!(now, 7_000);
-    /// # Ok::<(), corespun::app::AppError>(())
-    /// ```
     pub fn clock(mut self, clock: Clock) -> Self {
         self.clock = Some(clock);
         self
@@ -317,21 +224,6 @@ impl AppBuilder {
 
     /// Called with each [`Stall`]: on the reactor that was held, and for what is
     /// still running, on the OS thread that looks for that.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use corespun::app::App;
-    /// use std::{sync::mpsc, thread, time::Duration};
-    ///
-    /// let (seen, stalls) = mpsc::channel();
-    /// App::builder()
-    ///     .stall_limit(Duration::from_millis(1))
-    ///     .stall_hook(move |stall| _ = seen.send(stall.held))
-    ///     .block_on(async |_| thread::sleep(Duration::from_millis(2)))?;
-    /// assert!(stalls.iter().any(|held| held >= Duration::from_millis(2)));
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
     pub fn stall_hook(mut self, hook: impl Fn(&Stall<'_>) + Send + Sync + 'static) -> Self {
         self.stall_hook = Some(Box::new(hook));
         self
@@ -340,38 +232,12 @@ impl AppBuilder {
     /// Stops the app with `code` when user code panics on one of its threads
     /// and nobody receives the panic. Without this, a panic is reported and
     /// the app goes on.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use corespun::{app::App, task};
-    ///
-    /// let code = App::builder().stop_on_panic(7).run(async |_app| {
-    ///     // Nobody joins it.
-    ///     drop(task::spawn_local(async { panic!("no such queue") }));
-    /// })?;
-    /// assert_eq!(code, 7);
-    /// # Ok::<(), corespun::app::AppError>(())
-    /// ```
     pub fn stop_on_panic(mut self, code: i32) -> Self {
         self.on_panic = OnPanic::Stop(code);
         self
     }
 
     /// Aborts the process when user code panics on one of the app's threads.
-    ///
-    /// # Examples
-    ///
-    /// For a service that is restarted, with a core dump to look into. A panic is all
-    /// that it reacts to:
-    ///
-    /// ```
-    /// use corespun::app::App;
-    ///
-    /// let code = App::builder().abort_on_panic().run(async |app| app.stop(0))?;
-    /// assert_eq!(code, 0);
-    /// # Ok::<(), corespun::app::AppError>(())
-    /// ```
     pub fn abort_on_panic(mut self) -> Self {
         self.on_panic = OnPanic::Abort;
         self
@@ -391,18 +257,6 @@ impl AppBuilder {
     /// put back when the last has ended, unless the program has installed another
     /// handler since then, which stays. A child made by `fork` has no reactors:
     /// there the signals do what they do by default.
-    ///
-    /// # Examples
-    ///
-    /// An app inside of a larger program leaves the signals to that:
-    ///
-    /// ```
-    /// use corespun::app::App;
-    ///
-    /// let answer = App::builder().handle_signals(false).block_on(async |_app| 42)?;
-    /// assert_eq!(answer, 42);
-    /// # Ok::<(), corespun::app::AppError>(())
-    /// ```
     pub fn handle_signals(mut self, handle: bool) -> Self {
         self.signals = handle;
         self
@@ -441,18 +295,6 @@ impl AppBuilder {
     /// is told what holds it: reactors that do not answer, and threads with what
     /// they wait for; 3 s unless set. After that, each signal is answered with it
     /// again.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use std::time::Duration;
-    /// use corespun::app::App;
-    ///
-    /// // Long writes are usual at the end of this one.
-    /// let app = App::builder().shutdown_limit(Duration::from_secs(60));
-    /// assert_eq!(app.run(async |app| app.stop(0))?, 0);
-    /// # Ok::<(), corespun::app::AppError>(())
-    /// ```
     pub fn shutdown_limit(mut self, limit: Duration) -> Self {
         self.shutdown_limit = limit;
         self
@@ -461,21 +303,6 @@ impl AppBuilder {
     /// The scheduler in use from the start, by name, and its options:
     /// [`Value::Null`](serde_json::Value::Null) leaves those as they are.
     /// `"static"` unless set. See [`scheduler`](crate::reactor::scheduler).
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use corespun::app::{App, AppHandle};
-    /// use serde_json::json;
-    ///
-    /// let app = App::builder().scheduler("dynamic", json!({ "core_limit": 70 }));
-    /// let name = app.block_on(async |app: AppHandle| app.reactors().schedulers().state().scheduler)?;
-    /// assert_eq!(name.as_deref(), Some("dynamic"));
-    /// // What is wrong is said before anything starts.
-    /// let app = App::builder().scheduler("dynamic", json!({ "core_limit": 700 }));
-    /// assert!(app.block_on(async |_app| ()).is_err());
-    /// # Ok::<(), corespun::app::AppError>(())
-    /// ```
     pub fn scheduler(mut self, name: impl Into<String>, options: serde_json::Value) -> Self {
         self.scheduling.scheduler = Some((name.into(), options));
         self

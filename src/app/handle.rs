@@ -155,106 +155,32 @@ impl AppHandle {
 
     /// Whether the app stops: [`AppHandle::stop`] was called, or a reactor has
     /// panicked.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use corespun::app::App;
-    ///
-    /// let code = App::builder().run(async |app| {
-    ///     assert!(!app.is_stopping());
-    ///     app.stop(0);
-    ///     assert!(app.is_stopping());
-    /// })?;
-    /// assert_eq!(code, 0);
-    /// # Ok::<(), corespun::app::AppError>(())
-    /// ```
     pub fn is_stopping(&self) -> bool {
         self.shared.group.is_stopping()
     }
 
     /// The app's name.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use corespun::app::App;
-    ///
-    /// let name = App::builder().name("target").block_on(async |app| app.name().to_owned())?;
-    /// assert_eq!(name, "target");
-    /// # Ok::<(), corespun::app::AppError>(())
-    /// ```
     pub fn name(&self) -> &str {
         &self.shared.name
     }
 
     /// The reactors.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use corespun::app::App;
-    ///
-    /// let stats = App::builder().block_on(async |app| app.reactors().stats())?;
-    /// assert_eq!(stats.len(), 1);
-    /// # Ok::<(), corespun::app::AppError>(())
-    /// ```
     pub fn reactors(&self) -> Reactors {
         Reactors(self.shared.group.clone())
     }
 
     /// Settings for a new thread, to be placed on a reactor by
     /// [`create`](ThreadBuilder::create).
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use corespun::{app::{App, AppHandle}, thread::SpdkThread};
-    ///
-    /// let name = App::builder().block_on(async |app: AppHandle| {
-    ///     let worker = app.thread().name("worker").create()?;
-    ///     let name = worker.call(|| SpdkThread::current().unwrap().name().to_owned()).await?;
-    ///     Ok::<_, Box<dyn std::error::Error>>(name)
-    /// })?;
-    /// assert_eq!(name?, "worker");
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
     pub fn thread(&self) -> ThreadBuilder {
         self.reactors().thread()
     }
 
     /// The thread that the start function runs on.
-    ///
-    /// # Examples
-    ///
-    /// Where other threads send what concerns the whole app:
-    ///
-    /// ```
-    /// use corespun::{app::{App, AppHandle}, thread::SpdkThread};
-    ///
-    /// let same = App::builder().block_on(async |app: AppHandle| {
-    ///     app.app_thread() == SpdkThread::current().unwrap()
-    /// })?;
-    /// assert!(same);
-    /// # Ok::<(), corespun::app::AppError>(())
-    /// ```
     pub fn app_thread(&self) -> SpdkThread {
         self.shared.app_thread().clone()
     }
 
     /// The library instance that all of this belongs to.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use corespun::app::{App, AppHandle};
-    ///
-    /// let found = App::builder().block_on(async |app: AppHandle| {
-    ///     app.library().app_thread() == Some(app.app_thread())
-    /// })?;
-    /// assert!(found);
-    /// # Ok::<(), corespun::app::AppError>(())
-    /// ```
     pub fn library(&self) -> ThreadLib {
         self.reactors().library().clone()
     }

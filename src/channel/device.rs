@@ -414,101 +414,27 @@ impl<C: 'static> IoDevice<C> {
     /// # Errors
     ///
     /// As [`IoDevice::unregister`].
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use std::{cell::Cell, convert::Infallible, rc::Rc};
-    /// use corespun::{channel::IoDevice, thread::ThreadLib};
-    ///
-    /// let mut runner = ThreadLib::new().thread().build()?.attach();
-    /// let device = runner.enter(|| IoDevice::builder().register(|| Ok::<_, Infallible>(())))?;
-    /// let gone = Rc::new(Cell::new(false));
-    /// let told = gone.clone();
-    /// runner.enter(|| device.unregister_with(move || told.set(true)))?;
-    /// // Never before the call has returned.
-    /// assert!(!gone.get());
-    /// runner.poll(0, 0);
-    /// assert!(gone.get());
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
     pub fn unregister_with(&self, done: impl FnOnce() + 'static) -> Result<(), UnregisterError> {
         self.device.core.unregister(true, Box::new(done))
     }
 
     /// The name given, or one made of a number.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// # use std::convert::Infallible;
-    /// use corespun::{channel::IoDevice, thread::ThreadLib};
-    ///
-    /// let mut runner = ThreadLib::new().thread().build()?.attach();
-    /// let device = runner.enter(|| {
-    ///     IoDevice::builder().name("malloc0").register(|| Ok::<_, Infallible>(()))
-    /// })?;
-    /// assert_eq!(device.name(), "malloc0");
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
     pub fn name(&self) -> &str {
         &self.device.core.name
     }
 
     /// The key it was registered under.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// # use std::convert::Infallible;
-    /// use corespun::{channel::IoDevice, thread::ThreadLib};
-    ///
-    /// let mut runner = ThreadLib::new().thread().build()?.attach();
-    /// let device = runner.enter(|| IoDevice::builder().register(|| Ok::<_, Infallible>(())))?;
-    /// // Without one, it is known to those only who have a handle.
-    /// assert_eq!(device.key(), None);
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
     pub fn key(&self) -> Option<u64> {
         self.device.core.key
     }
 
     /// Whether it is registered: channels can be had.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// # use std::convert::Infallible;
-    /// use corespun::{channel::IoDevice, thread::ThreadLib};
-    ///
-    /// let mut runner = ThreadLib::new().thread().build()?.attach();
-    /// let device = runner.enter(|| IoDevice::builder().register(|| Ok::<_, Infallible>(())))?;
-    /// assert!(device.is_registered());
-    /// runner.enter(|| device.unregister_with(|| ()))?;
-    /// assert!(!device.is_registered());
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
     pub fn is_registered(&self) -> bool {
         self.device.core.is_registered()
     }
 
     /// The threads that have a channel, in the order created: what a leak
     /// report names. Stale at once.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// # use std::convert::Infallible;
-    /// use corespun::{channel::IoDevice, thread::ThreadLib};
-    ///
-    /// let mut runner = ThreadLib::new().thread().build()?.attach();
-    /// let device = runner.enter(|| IoDevice::builder().register(|| Ok::<_, Infallible>(())))?;
-    /// assert!(device.holders().is_empty());
-    /// let channel = runner.enter(|| device.channel())?;
-    /// assert_eq!(device.holders(), [runner.handle()]);
-    /// # drop(channel);
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
     pub fn holders(&self) -> Vec<SpdkThread> {
         threads(self.device.core.lifetime.counts().holders)
     }
@@ -560,22 +486,6 @@ pub struct IoDeviceBuilder {
 
 impl IoDeviceBuilder {
     /// A name for reports and introspection, cut at 256 bytes.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// # use std::convert::Infallible;
-    /// use corespun::{channel::{self, IoDevice}, thread::ThreadLib};
-    ///
-    /// let library = ThreadLib::new();
-    /// let mut runner = library.thread().build()?.attach();
-    /// let device = runner.enter(|| {
-    ///     IoDevice::builder().name("raid5").register(|| Ok::<_, Infallible>(()))
-    /// })?;
-    /// assert_eq!(channel::devices(&library)[0].name, "raid5");
-    /// # drop(device);
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
     pub fn name(mut self, name: impl Into<String>) -> Self {
         self.name = Some(crate::thread::cut_name(name.into()));
         self
@@ -584,20 +494,6 @@ impl IoDeviceBuilder {
     /// A number, unique among the registered devices of the library instance,
     /// by which [`IoDevice::find`] finds the device. Where SPDK takes an
     /// address, that may be it: it is never looked behind.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// # use std::convert::Infallible;
-    /// use corespun::{channel::{IoDevice, RegisterError}, thread::ThreadLib};
-    ///
-    /// let mut runner = ThreadLib::new().thread().build()?.attach();
-    /// let make = || IoDevice::builder().name("null0").key(7).register(|| Ok::<_, Infallible>(()));
-    /// let device = runner.enter(make)?;
-    /// let second = runner.enter(make).unwrap_err();
-    /// assert!(matches!(second, RegisterError::Duplicate { key: 7, .. }));
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
     pub fn key(mut self, key: u64) -> Self {
         self.key = Some(key);
         self

@@ -423,19 +423,6 @@ impl<C: 'static> IoChannel<C> {
     }
 
     /// The device it is a channel of.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// # use std::convert::Infallible;
-    /// use corespun::{channel::IoDevice, thread::ThreadLib};
-    ///
-    /// let mut runner = ThreadLib::new().thread().build()?.attach();
-    /// let device = runner.enter(|| IoDevice::builder().register(|| Ok::<_, Infallible>(())))?;
-    /// let channel = runner.enter(|| device.channel())?;
-    /// assert_eq!(channel.device(), device);
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
     pub fn device(&self) -> IoDevice<C> {
         IoDevice {
             device: self.cell.device.clone(),
@@ -443,61 +430,17 @@ impl<C: 'static> IoChannel<C> {
     }
 
     /// The thread it belongs to.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// # use std::convert::Infallible;
-    /// use corespun::{channel::IoDevice, thread::ThreadLib};
-    ///
-    /// let mut runner = ThreadLib::new().thread().build()?.attach();
-    /// let device = runner.enter(|| IoDevice::builder().register(|| Ok::<_, Infallible>(())))?;
-    /// let channel = runner.enter(|| device.channel())?;
-    /// assert_eq!(channel.thread(), runner.handle());
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
     pub fn thread(&self) -> SpdkThread {
         SpdkThread::from_shared(self.cell.head.thread.clone())
     }
 
     /// How many handles there are.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// # use std::convert::Infallible;
-    /// use corespun::{channel::IoDevice, thread::ThreadLib};
-    ///
-    /// let mut runner = ThreadLib::new().thread().build()?.attach();
-    /// let device = runner.enter(|| IoDevice::builder().register(|| Ok::<_, Infallible>(())))?;
-    /// let channel = runner.enter(|| device.channel())?;
-    /// let again = runner.enter(|| device.channel())?;
-    /// assert_eq!(channel.ref_count(), 2);
-    /// drop(again);
-    /// assert_eq!(channel.ref_count(), 1);
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
     pub fn ref_count(&self) -> usize {
         let head = &self.cell.head;
         head.refs() + head.send_refs.get()
     }
 
     /// Whether both are handles of one channel.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// # use std::convert::Infallible;
-    /// use corespun::{channel::IoDevice, thread::ThreadLib};
-    ///
-    /// let library = ThreadLib::new();
-    /// let (mut a, mut b) = (library.thread().build()?.attach(), library.thread().build()?.attach());
-    /// let device = a.enter(|| IoDevice::builder().register(|| Ok::<_, Infallible>(())))?;
-    /// let (of_a, of_b) = (a.enter(|| device.channel())?, b.enter(|| device.channel())?);
-    /// assert!(of_a.same_channel(&of_a.clone()));
-    /// assert!(!of_a.same_channel(&of_b));
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
     pub fn same_channel(&self, other: &Self) -> bool {
         Rc::ptr_eq(&self.cell, &other.cell)
     }

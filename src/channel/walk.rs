@@ -188,60 +188,11 @@ pub struct WalkStep<C: 'static, E: Send + 'static> {
 
 impl<C: 'static, E: Send + 'static> WalkStep<C, E> {
     /// The channel, of the thread that the step is on.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// # use std::convert::Infallible;
-    /// use corespun::{channel::IoDevice, thread::ThreadLib};
-    ///
-    /// let mut runner = ThreadLib::new().thread().build()?.attach();
-    /// let device = runner.enter(|| IoDevice::builder().register(|| Ok::<_, Infallible>(())))?;
-    /// let channel = runner.enter(|| device.channel())?;
-    /// let (sender, counts) = std::sync::mpsc::channel();
-    /// runner.enter(|| device.for_each_channel_step(
-    ///     move |step| {
-    ///         // The step's own handle counts as well.
-    ///         sender.send(step.channel().ref_count()).unwrap();
-    ///         step.proceed(Ok::<_, Infallible>(()));
-    ///     },
-    ///     |_result| (),
-    /// ))?;
-    /// runner.poll(0, 0);
-    /// assert_eq!(counts.try_recv(), Ok(2));
-    /// # drop(channel);
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
     pub fn channel(&self) -> &IoChannel<C> {
         &self.channel
     }
 
     /// The device.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// # use std::convert::Infallible;
-    /// use corespun::{channel::IoDevice, thread::ThreadLib};
-    ///
-    /// let mut runner = ThreadLib::new().thread().build()?.attach();
-    /// let device = runner.enter(|| {
-    ///     IoDevice::builder().name("null0").register(|| Ok::<_, Infallible>(()))
-    /// })?;
-    /// let channel = runner.enter(|| device.channel())?;
-    /// let (sender, names) = std::sync::mpsc::channel();
-    /// runner.enter(|| device.for_each_channel_step(
-    ///     move |step| {
-    ///         sender.send(step.device().name().to_owned()).unwrap();
-    ///         step.proceed(Ok::<_, Infallible>(()));
-    ///     },
-    ///     |_result| (),
-    /// ))?;
-    /// runner.poll(0, 0);
-    /// assert_eq!(names.try_recv().as_deref(), Ok("null0"));
-    /// # drop(channel);
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
     pub fn device(&self) -> IoDevice<C> {
         self.channel.device()
     }

@@ -184,13 +184,6 @@ impl Clock {
     }
 
     /// Ticks per second, at least 1.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// let (clock, _hand) = corespun::clock::Clock::virtual_at(1_000_000);
-    /// assert_eq!(clock.hz(), 1_000_000);
-    /// ```
     #[inline]
     #[must_use]
     pub fn hz(&self) -> u64 {
@@ -219,15 +212,6 @@ impl Clock {
     /// A poller period of `us` microseconds in ticks, rounded down as SPDK does
     /// (`us/10⁶·hz + us%10⁶·hz/10⁶`), so that 0 ticks can come out of a period
     /// shorter than one. A period beyond the tick counter becomes `u64::MAX`.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// let (clock, _hand) = corespun::clock::Clock::virtual_at(1_500_000);
-    /// assert_eq!(clock.ticks_from_us(2), 3);
-    /// // Rounded down.
-    /// assert_eq!(clock.ticks_from_us(1), 1);
-    /// ```
     #[inline]
     #[must_use]
     pub fn ticks_from_us(&self, us: u64) -> u64 {
@@ -238,17 +222,6 @@ impl Clock {
     /// The fewest ticks that last at least `duration`, for timers: one that
     /// waits so many ticks is never early. A duration beyond the tick counter
     /// becomes `u64::MAX`.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use std::time::Duration;
-    ///
-    /// let (clock, _hand) = corespun::clock::Clock::virtual_at(1_500_000);
-    /// assert_eq!(clock.ticks_from(Duration::from_micros(2)), 3);
-    /// // Rounded up, so that nobody is woken early.
-    /// assert_eq!(clock.ticks_from(Duration::from_micros(1)), 2);
-    /// ```
     #[inline]
     #[must_use]
     pub fn ticks_from(&self, duration: Duration) -> u64 {
@@ -259,17 +232,6 @@ impl Clock {
 
     /// The shortest duration, in whole nanoseconds, that lasts at least `ticks`:
     /// who sleeps that long finds the ticks gone by. Every tick count fits.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use std::time::Duration;
-    ///
-    /// let (clock, _hand) = corespun::clock::Clock::virtual_at(3_000_000);
-    /// assert_eq!(clock.duration_from(3_000), Duration::from_millis(1));
-    /// // A third of a microsecond, rounded up.
-    /// assert_eq!(clock.duration_from(1), Duration::from_nanos(334));
-    /// ```
     #[inline]
     #[must_use]
     pub fn duration_from(&self, ticks: u64) -> Duration {

@@ -176,14 +176,6 @@ impl StoppableClock {
     }
 
     /// Whether the clock stands.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// let hand = corespun::clock::StoppableClock::new();
-    /// hand.stop();
-    /// assert!(hand.is_stopped());
-    /// ```
     #[must_use]
     pub fn is_stopped(&self) -> bool {
         self.state.stopped_at.load(Ordering::Acquire) != RUNS

@@ -82,14 +82,6 @@ impl VirtualClock {
     }
 
     /// The current tick.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// let (clock, hand) = corespun::clock::Clock::virtual_at(1_000);
-    /// hand.advance(3);
-    /// assert_eq!(hand.now(), clock.now());
-    /// ```
     #[must_use]
     pub fn now(&self) -> u64 {
         self.ticks.load(Ordering::Acquire)
@@ -116,30 +108,12 @@ impl VirtualClock {
 
     /// Moves time forward by the fewest ticks that last at least `duration`, and
     /// returns the new tick.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use std::time::Duration;
-    ///
-    /// let hand = corespun::clock::VirtualClock::new(1_000_000);
-    /// assert_eq!(hand.advance_by(Duration::from_millis(2)), 2_000);
-    /// ```
     pub fn advance_by(&self, duration: Duration) -> u64 {
         self.advance(self.clock().ticks_from(duration))
     }
 
     /// Sets the time to `tick`, which may lie in the past: a way to see how code
     /// takes a clock that jumps, since real ones do not go back.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// let (clock, hand) = corespun::clock::Clock::virtual_at(1_000);
-    /// hand.set(100);
-    /// hand.set(90);
-    /// assert_eq!(clock.now(), 90);
-    /// ```
     pub fn set(&self, tick: u64) {
         self.ticks.store(tick, Ordering::Release);
     }

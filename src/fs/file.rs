@@ -193,19 +193,6 @@ impl File {
     }
 
     /// Whether the file bypasses the page cache.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use corespun::fs::File;
-    ///
-    /// # corespun::app::App::builder().handle_signals(false).block_on(async |_app| {
-    /// let file = File::from_std(tempfile::tempfile()?)?;
-    /// assert!(!file.is_direct());
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// # })??;
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
     pub fn is_direct(&self) -> bool {
         self.direct
     }
@@ -495,25 +482,6 @@ impl File {
     ///
     /// `Unsupported` if the file system cannot (write zeroes instead); otherwise those of
     /// `fallocate(2)`.
-    ///
-    /// # Examples
-    ///
-    /// A disk whose blocks are all there, so that no write finds the device full:
-    ///
-    /// ```
-    /// use std::io::ErrorKind;
-    /// use corespun::fs::File;
-    ///
-    /// # corespun::app::App::builder().handle_signals(false).block_on(async |_app| {
-    /// let file = File::from_std(tempfile::tempfile()?)?;
-    /// match file.allocate(0, 1 << 16).await {
-    ///     Ok(()) => assert_eq!(file.len().await?, 1 << 16),
-    ///     Err(error) => assert_eq!(error.kind(), ErrorKind::Unsupported),
-    /// }
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// # })??;
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
     pub async fn allocate(&self, offset: u64, len: u64) -> io::Result<()> {
         self.fallocate(0, offset, len).await
     }
@@ -633,21 +601,6 @@ impl File {
     /// # Errors
     ///
     /// Those of `ftruncate(2)`; `InvalidInput` if `len` is not a file offset.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use corespun::fs::File;
-    ///
-    /// # corespun::app::App::builder().handle_signals(false).block_on(async |_app| {
-    /// let file = File::from_std(tempfile::tempfile()?)?;
-    /// file.set_len(1 << 30).await?;
-    /// // Nothing of it is allocated yet.
-    /// assert!(file.metadata().await?.allocated() < 1 << 20);
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// # })??;
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
     pub async fn set_len(&self, len: u64) -> io::Result<()> {
         check_range(len, 0).await?;
         self.control(|fd| Request::Truncate { fd, len }).await

@@ -34,156 +34,42 @@ pub struct Metadata(libc::statx);
 
 impl Metadata {
     /// The length in bytes; 0 for a device, see [`File::len`](super::File::len).
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use corespun::fs::File;
-    ///
-    /// # corespun::app::App::builder().handle_signals(false).block_on(async |_app| {
-    /// let file = File::from_std(tempfile::tempfile()?)?;
-    /// file.write_all_at(vec![0; 700], 0).await.0?;
-    /// assert_eq!(file.metadata().await?.len(), 700);
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// # })??;
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
     #[expect(clippy::len_without_is_empty, reason = "as std::fs::Metadata")]
     pub fn len(&self) -> u64 {
         self.0.stx_size
     }
 
     /// Whether it is a regular file.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use corespun::fs::File;
-    ///
-    /// # corespun::app::App::builder().handle_signals(false).block_on(async |_app| {
-    /// let file = File::from_std(tempfile::tempfile()?)?;
-    /// assert!(file.metadata().await?.is_file());
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// # })??;
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
     pub fn is_file(&self) -> bool {
         self.is(libc::S_IFREG)
     }
 
     /// Whether it is a directory.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use corespun::fs::File;
-    ///
-    /// # corespun::app::App::builder().handle_signals(false).block_on(async |_app| {
-    /// let dir = tempfile::tempdir()?;
-    /// assert!(File::open(dir.path()).await?.metadata().await?.is_dir());
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// # })??;
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
     pub fn is_dir(&self) -> bool {
         self.is(libc::S_IFDIR)
     }
 
     /// Whether it is a block device.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use corespun::fs::File;
-    ///
-    /// # corespun::app::App::builder().handle_signals(false).block_on(async |_app| {
-    /// let null = File::open("/dev/null").await?.metadata().await?;
-    /// // It is a character device.
-    /// assert!(!null.is_block_device() && !null.is_file());
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// # })??;
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
     pub fn is_block_device(&self) -> bool {
         self.is(libc::S_IFBLK)
     }
 
     /// Type and permission bits, as `st_mode`.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use corespun::fs::OpenOptions;
-    ///
-    /// # corespun::app::App::builder().handle_signals(false).block_on(async |_app| {
-    /// let dir = tempfile::tempdir()?;
-    /// let secret = dir.path().join("key");
-    /// let file = OpenOptions::new().write(true).create(true).mode(0o600).open(&secret).await?;
-    /// assert_eq!(file.metadata().await?.mode() & 0o777, 0o600);
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// # })??;
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
     pub fn mode(&self) -> u32 {
         self.0.stx_mode.into()
     }
 
     /// The preferred size of a transfer in bytes.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use corespun::fs::File;
-    ///
-    /// # corespun::app::App::builder().handle_signals(false).block_on(async |_app| {
-    /// let file = File::from_std(tempfile::tempfile()?)?;
-    /// assert!(file.metadata().await?.block_size().is_power_of_two());
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// # })??;
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
     pub fn block_size(&self) -> u32 {
         self.0.stx_blksize
     }
 
     /// The bytes that are allocated: less than [`len`](Self::len) for a sparse file.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use corespun::fs::File;
-    ///
-    /// # corespun::app::App::builder().handle_signals(false).block_on(async |_app| {
-    /// let sparse = File::from_std(tempfile::tempfile()?)?;
-    /// sparse.set_len(1 << 30).await?;
-    /// let metadata = sparse.metadata().await?;
-    /// assert!(metadata.allocated() < metadata.len());
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// # })??;
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
     pub fn allocated(&self) -> u64 {
         self.0.stx_blocks * 512
     }
 
     /// When the contents last changed.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use std::time::{Duration, SystemTime};
-    /// use corespun::fs::File;
-    ///
-    /// # corespun::app::App::builder().handle_signals(false).block_on(async |_app| {
-    /// let dir = tempfile::tempdir()?;
-    /// let path = dir.path().join("old");
-    /// let day = SystemTime::UNIX_EPOCH + Duration::from_secs(86_400);
-    /// std::fs::File::create(&path)?.set_modified(day)?;
-    /// assert_eq!(File::open(&path).await?.metadata().await?.modified(), day);
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// # })??;
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
     pub fn modified(&self) -> SystemTime {
         time(&self.0.stx_mtime)
     }

@@ -83,110 +83,30 @@ impl OpenOptions {
     }
 
     /// Permits reading.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use corespun::fs::OpenOptions;
-    ///
-    /// # corespun::app::App::builder().handle_signals(false).block_on(async |_app| {
-    /// let zero = OpenOptions::new().read(true).open("/dev/zero").await?;
-    /// let (read, buf) = zero.read_at(vec![1; 16], 0).await;
-    /// assert_eq!((read?, buf), (16, vec![0; 16]));
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// # })??;
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
     pub fn read(&mut self, yes: bool) -> &mut Self {
         self.read = yes;
         self
     }
 
     /// Permits writing.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use corespun::fs::OpenOptions;
-    ///
-    /// # corespun::app::App::builder().handle_signals(false).block_on(async |_app| {
-    /// let null = OpenOptions::new().write(true).open("/dev/null").await?;
-    /// assert_eq!(null.write_at("gone", 0).await.0?, 4);
-    /// // Reading was not permitted.
-    /// assert!(null.read_at(vec![0; 16], 0).await.0.is_err());
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// # })??;
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
     pub fn write(&mut self, yes: bool) -> &mut Self {
         self.write = yes;
         self
     }
 
     /// Creates the file if it does not exist. Needs `write`.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use corespun::fs::OpenOptions;
-    ///
-    /// # corespun::app::App::builder().handle_signals(false).block_on(async |_app| {
-    /// let dir = tempfile::tempdir()?;
-    /// let path = dir.path().join("disk.img");
-    /// assert!(OpenOptions::new().write(true).open(&path).await.is_err());
-    /// assert!(OpenOptions::new().write(true).create(true).open(&path).await.is_ok());
-    /// assert!(path.exists());
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// # })??;
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
     pub fn create(&mut self, yes: bool) -> &mut Self {
         self.create = yes;
         self
     }
 
     /// Creates the file and fails if it exists. Needs `write`.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use std::io::ErrorKind;
-    /// use corespun::fs::OpenOptions;
-    ///
-    /// # corespun::app::App::builder().handle_signals(false).block_on(async |_app| {
-    /// let dir = tempfile::tempdir()?;
-    /// let lock = dir.path().join("lock");
-    /// let mut options = OpenOptions::new();
-    /// options.write(true).create_new(true);
-    /// let held = options.open(&lock).await?;
-    /// assert_eq!(options.open(&lock).await.unwrap_err().kind(), ErrorKind::AlreadyExists);
-    /// # drop(held);
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// # })??;
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
     pub fn create_new(&mut self, yes: bool) -> &mut Self {
         self.create_new = yes;
         self
     }
 
     /// Cuts an existing file to length 0. Needs `write`.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use corespun::fs::OpenOptions;
-    ///
-    /// # corespun::app::App::builder().handle_signals(false).block_on(async |_app| {
-    /// let dir = tempfile::tempdir()?;
-    /// let path = dir.path().join("report");
-    /// std::fs::write(&path, "a long report of yesterday")?;
-    /// let file = OpenOptions::new().write(true).truncate(true).open(&path).await?;
-    /// assert_eq!(file.len().await?, 0);
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// # })??;
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
     pub fn truncate(&mut self, yes: bool) -> &mut Self {
         self.truncate = yes;
         self
@@ -224,45 +144,12 @@ impl OpenOptions {
     }
 
     /// Makes every write durable before it completes (`O_DSYNC`).
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use corespun::fs::OpenOptions;
-    ///
-    /// # corespun::app::App::builder().handle_signals(false).block_on(async |_app| {
-    /// let dir = tempfile::tempdir()?;
-    /// let path = dir.path().join("journal");
-    /// let journal = OpenOptions::new().write(true).create(true).data_sync(true).open(&path).await?;
-    /// // Durable when it has completed, without a `sync_data`.
-    /// let (written, _entry) = journal.write_all_at("entry 1", 0).await;
-    /// assert!(written.is_ok());
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// # })??;
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
     pub fn data_sync(&mut self, yes: bool) -> &mut Self {
         self.data_sync = yes;
         self
     }
 
     /// The permission bits of a created file, before the umask.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use std::os::unix::fs::PermissionsExt;
-    /// use corespun::fs::OpenOptions;
-    ///
-    /// # corespun::app::App::builder().handle_signals(false).block_on(async |_app| {
-    /// let dir = tempfile::tempdir()?;
-    /// let path = dir.path().join("key");
-    /// OpenOptions::new().write(true).create(true).mode(0o600).open(&path).await?;
-    /// assert_eq!(std::fs::metadata(&path)?.permissions().mode() & 0o777, 0o600);
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// # })??;
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
     pub fn mode(&mut self, mode: u32) -> &mut Self {
         self.mode = mode;
         self

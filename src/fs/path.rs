@@ -259,23 +259,6 @@ pub async fn metadata(path: impl AsRef<Path>) -> io::Result<Metadata> {
 /// # Errors
 ///
 /// Those of `statx(2)`.
-///
-/// # Examples
-///
-/// ```
-/// use corespun::fs;
-///
-/// # corespun::app::App::builder().handle_signals(false).block_on(async |_app| {
-/// let dir = tempfile::tempdir()?;
-/// let link = dir.path().join("link");
-/// fs::symlink("/etc", &link).await?;
-/// assert!(fs::symlink_metadata(&link).await?.is_symlink());
-/// assert!(fs::metadata(&link).await?.is_dir());
-/// assert_eq!(fs::read_link(&link).await?.to_str(), Some("/etc"));
-/// # Ok::<(), Box<dyn std::error::Error>>(())
-/// # })??;
-/// # Ok::<(), Box<dyn std::error::Error>>(())
-/// ```
 pub async fn symlink_metadata(path: impl AsRef<Path>) -> io::Result<Metadata> {
     budget::take().await;
     ask(path.as_ref(), false).await

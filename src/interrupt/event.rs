@@ -25,15 +25,6 @@ impl Event {
     pub const ERROR: Event = Event(libc::EPOLLERR as u32);
 
     /// Whether all of `other` is in this.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use corespun::interrupt::Event;
-    ///
-    /// assert!((Event::READABLE | Event::ERROR).contains(Event::READABLE));
-    /// assert!(!Event::READABLE.contains(Event::READABLE | Event::WRITABLE));
-    /// ```
     pub fn contains(self, other: Event) -> bool {
         self.0 & other.0 == other.0
     }

@@ -308,21 +308,6 @@ impl FdGroup {
     /// # Errors
     ///
     /// [`FdGroupError::Unknown`].
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use std::{io::Write, os::unix::net::UnixStream, time::Duration};
-    /// use corespun::interrupt::{FdGroup, FdOptions};
-    ///
-    /// let (mut peer, socket) = UnixStream::pair()?;
-    /// let group = FdGroup::new()?;
-    /// group.add(&socket, FdOptions::default(), |_event| unreachable!())?;
-    /// peer.write_all(b"x")?;
-    /// group.remove(&socket)?;
-    /// assert_eq!(group.wait(Some(Duration::ZERO))?, 0);
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
     pub fn remove(&self, fd: &impl AsFd) -> Result<(), FdGroupError> {
         drop(self.group.remove(&self.find(fd)?));
         Ok(())
@@ -345,21 +330,6 @@ impl FdGroup {
     /// # Errors
     ///
     /// [`FdGroupError::Unknown`], or the kernel's.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use std::{os::unix::net::UnixStream, time::Duration};
-    /// use corespun::interrupt::{Event, FdGroup, FdOptions};
-    ///
-    /// let (_peer, socket) = UnixStream::pair()?;
-    /// let group = FdGroup::new()?;
-    /// group.add(&socket, FdOptions::default(), |_event| ())?;
-    /// assert_eq!(group.wait(Some(Duration::ZERO))?, 0);
-    /// group.modify(&socket, Event::READABLE | Event::WRITABLE)?;
-    /// assert_eq!(group.wait(Some(Duration::ZERO))?, 1);
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
     pub fn modify(&self, fd: &impl AsFd, events: Event) -> Result<(), FdGroupError> {
         self.modify_member(&Member(self.find(fd)?), events)
     }
@@ -401,21 +371,6 @@ impl FdGroup {
 
     /// How many descriptors this group waits for: its own and those of nested
     /// groups, or none if it is nested itself.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use std::os::unix::net::UnixStream;
-    /// use corespun::interrupt::{FdGroup, FdOptions};
-    ///
-    /// let (one, other) = UnixStream::pair()?;
-    /// let (outer, inner) = (FdGroup::new()?, FdGroup::new()?);
-    /// outer.add(&one, FdOptions::default(), |_event| ())?;
-    /// inner.add(&other, FdOptions::default(), |_event| ())?;
-    /// outer.nest(&inner)?;
-    /// assert_eq!((outer.fd_count(), inner.fd_count()), (2, 0));
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
     pub fn fd_count(&self) -> usize {
         self.group.table.borrow().len()
     }

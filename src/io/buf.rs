@@ -371,27 +371,11 @@ pub struct Slice<B> {
 
 impl<B> Slice<B> {
     /// Gives the whole buffer back.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use corespun::io::IoBuf;
-    ///
-    /// assert_eq!(b"header body".to_vec().slice(7..).into_inner(), b"header body");
-    /// ```
     pub fn into_inner(self) -> B {
         self.buf
     }
 
     /// The offset in the whole buffer at which this part begins.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use corespun::io::IoBuf;
-    ///
-    /// assert_eq!(b"header body".to_vec().slice(7..).begin(), 7);
-    /// ```
     pub fn begin(&self) -> usize {
         self.begin
     }

@@ -100,40 +100,11 @@ impl Default for DriverConfig {
 impl DriverConfig {
     /// The defaults: back-end chosen at run time, 256 submission entries, at most 8 file operations
     /// on helper threads, at most 16 MiB of idle pooled buffers, of which 1 MiB is registered.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use corespun::io::{BackendChoice, DriverConfig};
-    ///
-    /// let spelled_out = DriverConfig::new()
-    ///     .backend(BackendChoice::Auto)
-    ///     .entries(256)
-    ///     .blocking_threads(8)
-    ///     .pooled_bytes(16 << 20);
-    /// assert_eq!(spelled_out, DriverConfig::new());
-    /// ```
     pub fn new() -> Self {
         Self::default()
     }
 
     /// Sets which back-end to use.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use corespun::io::{Backend, BackendChoice, Driver, DriverConfig, DriverError};
-    /// use nix::sys::eventfd::EventFd;
-    ///
-    /// let config = DriverConfig::new().backend(BackendChoice::IoUring);
-    /// match Driver::new(&config, EventFd::new()?.into()) {
-    ///     Ok(driver) => assert_eq!(driver.backend(), Backend::IoUring),
-    ///     // In many a container.
-    ///     Err(DriverError::IoUringRefused(_) | DriverError::IoUringTooOld(_)) => {}
-    ///     Err(other) => panic!("{other}"),
-    /// }
-    /// # Ok::<(), nix::errno::Errno>(())
-    /// ```
     #[must_use]
     pub fn backend(mut self, choice: BackendChoice) -> Self {
         self.backend = choice;
@@ -143,15 +114,6 @@ impl DriverConfig {
     /// Sets the submission entries of the ring (io_uring) or the AIO context (epoll). The kernel
     /// rounds up to a power of two and clamps to its limit. This bounds a batch, not the number of
     /// operations in flight: what does not fit waits in the driver.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use corespun::io::DriverConfig;
-    ///
-    /// // There is one at least.
-    /// assert_eq!(DriverConfig::new().entries(0), DriverConfig::new().entries(1));
-    /// ```
     #[must_use]
     pub fn entries(mut self, entries: u32) -> Self {
         self.entries = entries.max(1);
@@ -162,15 +124,6 @@ impl DriverConfig {
     /// what the back-end cannot do without blocking, as a buffered write on epoll. Calls of
     /// [`unblock`](super::unblock) do not count. Threads start when first needed and end after ten
     /// seconds without work.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use corespun::io::DriverConfig;
-    ///
-    /// // There is one at least.
-    /// assert_eq!(DriverConfig::new().blocking_threads(0), DriverConfig::new().blocking_threads(1));
-    /// ```
     #[must_use]
     pub fn blocking_threads(mut self, max: usize) -> Self {
         self.blocking_threads = max.max(1);
@@ -181,24 +134,6 @@ impl DriverConfig {
     /// a driver of a pinned OS thread should be given the process' original mask here; without it,
     /// helpers share the pinned CPU. An App's reactors use the helpers of its library instead
     /// ([`ThreadLibBuilder::helper_cpus`](crate::thread::ThreadLibBuilder::helper_cpus)).
-    ///
-    /// # Examples
-    ///
-    /// Asked for before the OS thread is pinned:
-    ///
-    /// ```
-    /// use corespun::{cpu, io::{Driver, DriverConfig}};
-    /// use nix::sys::eventfd::EventFd;
-    ///
-    /// let all = cpu::available()?;
-    /// cpu::pin_current_thread(all.first().unwrap())?;
-    /// let config = DriverConfig::new().helper_affinity(all);
-    /// let driver = Driver::new(&config, EventFd::new()?.into())?;
-    /// let _entered = driver.enter();
-    /// let seen = futures::executor::block_on(corespun::io::unblock(cpu::current_affinity))??;
-    /// assert_eq!(seen, all);
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
     #[must_use]
     pub fn helper_affinity(mut self, cpus: CpuSet) -> Self {
         self.helper_affinity = Some(cpus);
@@ -220,21 +155,6 @@ impl DriverConfig {
     }
 
     /// Sets how many bytes of returned [`PooledBuf`](super::PooledBuf)s are kept for reuse.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use corespun::io::{Driver, DriverConfig};
-    /// use nix::sys::eventfd::EventFd;
-    ///
-    /// let driver = Driver::new(&DriverConfig::new().pooled_bytes(8192), EventFd::new()?.into())?;
-    /// let first = driver.buffer(4096);
-    /// let address = first.as_ptr();
-    /// drop(first);
-    /// // It was kept.
-    /// assert_eq!(driver.buffer(4096).as_ptr(), address);
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
     #[must_use]
     pub fn pooled_bytes(mut self, bytes: usize) -> Self {
         self.pooled_bytes = bytes;
@@ -246,17 +166,6 @@ impl DriverConfig {
     /// processes of a user together), and stay in the pool until the driver ends; not more than
     /// [`pooled_bytes`](Self::pooled_bytes) are. Where the kernel refuses (before Linux 5.19, or at the
     /// limit), buffers are used without it.
-    ///
-    /// # Examples
-    ///
-    /// For a store that has 1,024 reads of 4 KiB under way:
-    ///
-    /// ```
-    /// use corespun::io::DriverConfig;
-    ///
-    /// let config = DriverConfig::new().registered_bytes(1024 * 4096);
-    /// assert_ne!(config, DriverConfig::new());
-    /// ```
     #[must_use]
     pub fn registered_bytes(mut self, bytes: usize) -> Self {
         self.registered_bytes = bytes;

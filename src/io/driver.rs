@@ -123,20 +123,6 @@ impl Driver {
     }
 
     /// Which back-end runs.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use corespun::{app::{App, AppHandle}, io::Driver};
-    ///
-    /// let (backend, shown) = App::builder().block_on(async |app: AppHandle| {
-    ///     let backend = Driver::current().unwrap().backend();
-    ///     (backend, app.reactors().stats()[0].backend)
-    /// })?;
-    /// // As introspection shows it.
-    /// assert_eq!(shown, Some(backend));
-    /// # Ok::<(), corespun::app::AppError>(())
-    /// ```
     pub fn backend(&self) -> Backend {
         self.0.backend
     }
@@ -265,26 +251,6 @@ impl Driver {
     /// the eventfd, wakes tasks, and returns how many completions there were. A signal ends it too.
     ///
     /// A write to the eventfd that came before the call ends it at once.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use std::{future::Future, pin::pin, task::{Context, Waker}, time::Duration};
-    /// use corespun::{fs::File, io::{Driver, DriverConfig}};
-    /// use nix::sys::eventfd::EventFd;
-    ///
-    /// let driver = Driver::new(&DriverConfig::new(), EventFd::new()?.into())?;
-    /// let _entered = driver.enter();
-    /// // Nothing comes.
-    /// assert_eq!(driver.park(Some(Duration::from_micros(100))), 0);
-    /// let mut opening = pin!(File::open("/dev/null"));
-    /// let mut cx = Context::from_waker(Waker::noop());
-    /// // A loop that sleeps until there is a completion.
-    /// while opening.as_mut().poll(&mut cx).is_pending() {
-    ///     driver.park(None);
-    /// }
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
     pub fn park(&self, timeout: Option<Duration>) -> usize {
         self.park_then(timeout, || {})
     }
@@ -321,24 +287,6 @@ impl Driver {
     }
 
     /// How many operations and waits for readiness are in flight.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use std::{future::Future, os::unix::net::UnixStream, pin::pin, task::{Context, Waker}};
-    /// use corespun::io::{Driver, DriverConfig, PollFd};
-    /// use nix::sys::eventfd::EventFd;
-    ///
-    /// let driver = Driver::new(&DriverConfig::new(), EventFd::new()?.into())?;
-    /// let _entered = driver.enter();
-    /// let (_peer, socket) = UnixStream::pair()?;
-    /// let socket = PollFd::new(socket)?;
-    /// assert_eq!(driver.in_flight(), 0);
-    /// let mut readable = pin!(socket.readable());
-    /// assert!(readable.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
-    /// assert_eq!(driver.in_flight(), 1);
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
     pub fn in_flight(&self) -> usize {
         self.0.core.in_flight()
     }
@@ -350,17 +298,6 @@ impl Driver {
     /// filter that was installed after the driver was made, say); a reactor stops its app then. And
     /// it is so in a process that was forked from the one that made the driver, whose rings a child
     /// does not inherit.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use corespun::io::{Driver, DriverConfig};
-    /// use nix::sys::eventfd::EventFd;
-    ///
-    /// let driver = Driver::new(&DriverConfig::new(), EventFd::new()?.into())?;
-    /// assert!(driver.failure().is_none());
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
     pub fn failure(&self) -> Option<io::Error> {
         self.0.core.failure()
     }
@@ -425,18 +362,6 @@ pub struct EnterGuard {
 
 impl EnterGuard {
     /// The driver that is current.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use corespun::io::{Driver, DriverConfig};
-    /// use nix::sys::eventfd::EventFd;
-    ///
-    /// let driver = Driver::new(&DriverConfig::new(), EventFd::new()?.into())?;
-    /// let entered = driver.enter();
-    /// assert_eq!(entered.driver().backend(), driver.backend());
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
     pub fn driver(&self) -> &Driver {
         &self.driver
     }

@@ -281,21 +281,6 @@ impl<T: AsFd + 'static> PollFd<T> {
     }
 
     /// The descriptor's owner.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use std::os::unix::net::UnixStream;
-    /// use corespun::io::PollFd;
-    ///
-    /// # corespun::app::App::builder().handle_signals(false).block_on(async |_app| {
-    /// let (_peer, socket) = UnixStream::pair()?;
-    /// let socket = PollFd::new(socket)?;
-    /// assert!(socket.get_ref().peer_addr()?.is_unnamed());
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// # })??;
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
     pub fn get_ref(&self) -> &T {
         &self.io
     }
@@ -341,23 +326,6 @@ impl<T: AsFd + 'static> PollFd<T> {
     /// # Cancel safety
     ///
     /// As [`readable`](Self::readable).
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use std::{io::Write, os::unix::net::UnixStream};
-    /// use corespun::io::PollFd;
-    ///
-    /// # corespun::app::App::builder().handle_signals(false).block_on(async |_app| {
-    /// let (_peer, socket) = UnixStream::pair()?;
-    /// socket.set_nonblocking(true)?;
-    /// let socket = PollFd::new(socket)?;
-    /// socket.writable().await?;
-    /// assert_eq!(socket.get_ref().write(b"ping")?, 4);
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// # })??;
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
     pub async fn writable(&self) -> io::Result<()> {
         self.wait_level(Direction::Write).await
     }
@@ -407,25 +375,6 @@ impl<T: AsFd + 'static> PollFd<T> {
     /// # Cancel safety
     ///
     /// As [`read_with`](Self::read_with).
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use std::{io::{Read, Write}, os::unix::net::UnixStream};
-    /// use corespun::io::PollFd;
-    ///
-    /// # corespun::app::App::builder().handle_signals(false).block_on(async |_app| {
-    /// let (mut peer, socket) = UnixStream::pair()?;
-    /// socket.set_nonblocking(true)?;
-    /// let socket = PollFd::new(socket)?;
-    /// let written = socket.write_with(|mut socket| socket.write(b"ping")).await?;
-    /// let mut buf = [0; 4];
-    /// peer.read_exact(&mut buf)?;
-    /// assert_eq!((written, &buf), (4, b"ping"));
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// # })??;
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
     pub async fn write_with<R>(&self, op: impl FnMut(&T) -> io::Result<R>) -> io::Result<R> {
         self.op_with(Direction::Write, op).await
     }
@@ -471,23 +420,6 @@ impl<T: AsFd + 'static> PollFd<T> {
     /// # Errors
     ///
     /// As [`write_with`](Self::write_with).
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use std::{future::poll_fn, io::Write, os::unix::net::UnixStream};
-    /// use corespun::io::PollFd;
-    ///
-    /// # corespun::app::App::builder().handle_signals(false).block_on(async |_app| {
-    /// let (_peer, socket) = UnixStream::pair()?;
-    /// socket.set_nonblocking(true)?;
-    /// let socket = PollFd::new(socket)?;
-    /// let write = poll_fn(|cx| socket.poll_write_with(cx, |mut socket| socket.write(b"ping")));
-    /// assert_eq!(write.await?, 4);
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// # })??;
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
     pub fn poll_write_with<R>(
         &self,
         cx: &mut Context<'_>,

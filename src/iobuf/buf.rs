@@ -85,20 +85,6 @@ impl IobufBuf {
     }
 
     /// Its class.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use corespun::{iobuf::{Class, Iobuf}, thread::ThreadLib};
-    ///
-    /// let mut runner = ThreadLib::new().thread().build()?.attach();
-    /// let iobuf = runner.enter(|| Iobuf::builder().small(64, 4096).large(8, 8192).build())?;
-    /// iobuf.register_module("null")?;
-    /// let channel = runner.enter(|| iobuf.channel("null", 0, 0))?;
-    /// assert_eq!(channel.try_get(4096)?.unwrap().class(), Class::Small);
-    /// assert_eq!(channel.try_get(4097)?.unwrap().class(), Class::Large);
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
     pub fn class(&self) -> Class {
         self.class
     }

@@ -258,23 +258,6 @@ pub struct WaiterId(Rc<Class>);
 
 impl WaiterId {
     /// The class of buffer that it waits for.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use corespun::{iobuf::{Class, Got, Iobuf}, thread::ThreadLib};
-    ///
-    /// let mut runner = ThreadLib::new().thread().build()?.attach();
-    /// let iobuf = runner.enter(|| Iobuf::builder().small(64, 4096).large(8, 8192).build())?;
-    /// iobuf.register_module("null")?;
-    /// let channel = runner.enter(|| iobuf.channel("null", 0, 0))?;
-    /// let all: Vec<_> = std::iter::from_fn(|| channel.try_get(8192).unwrap()).collect();
-    /// let Got::Waiting(waiter) = channel.get_with(8192, |_buffer| ())? else {
-    ///     panic!("there are {} only", all.len());
-    /// };
-    /// assert_eq!(waiter.class(), Class::Large);
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
     pub fn class(&self) -> Class {
         *self.0
     }
@@ -334,23 +317,6 @@ impl IobufChannel {
     /// # Errors
     ///
     /// [`IobufError::TooLong`].
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use corespun::{iobuf::{Iobuf, IobufError}, thread::ThreadLib};
-    ///
-    /// let mut runner = ThreadLib::new().thread().build()?.attach();
-    /// let iobuf = runner.enter(|| Iobuf::builder().small(64, 4096).large(8, 8192).build())?;
-    /// iobuf.register_module("null")?;
-    /// let channel = runner.enter(|| iobuf.channel("null", 0, 0))?;
-    /// let all: Vec<_> = std::iter::from_fn(|| channel.try_get(8192).unwrap()).collect();
-    /// assert_eq!(all.len(), 8);
-    /// assert!(channel.try_get(8192)?.is_none());
-    /// // Longer than any there is.
-    /// assert!(matches!(channel.try_get(8193), Err(IobufError::TooLong { largest: 8192, .. })));
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
     pub fn try_get(&self, len: usize) -> Result<Option<IobufBuf>, IobufError> {
         Ok(self.core.take(self.core.class_of(len)?))
     }
@@ -533,47 +499,12 @@ impl IobufChannel {
 
     /// Calls `f` for each waiting request of this channel, those for small
     /// buffers first, until it breaks (`spdk_iobuf_for_each_entry`).
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use std::ops::ControlFlow;
-    /// use corespun::{iobuf::Iobuf, thread::ThreadLib};
-    ///
-    /// let mut runner = ThreadLib::new().thread().build()?.attach();
-    /// let iobuf = runner.enter(|| Iobuf::builder().small(64, 4096).large(8, 8192).build())?;
-    /// iobuf.register_module("null")?;
-    /// let channel = runner.enter(|| iobuf.channel("null", 0, 0))?;
-    /// let all: Vec<_> = std::iter::from_fn(|| channel.try_get(8192).unwrap()).collect();
-    /// let waiting = [channel.get_with(8192, |_| ())?, channel.get_with(8192, |_| ())?];
-    /// // A reset gives up whatever waits.
-    /// let end = channel.for_each_waiter(|waiter| {
-    ///     assert!(channel.abort(&waiter));
-    ///     ControlFlow::<()>::Continue(())
-    /// });
-    /// assert_eq!(end, ControlFlow::Continue(()));
-    /// # drop((all, waiting));
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
     pub fn for_each_waiter<B>(&self, f: impl FnMut(WaiterId) -> ControlFlow<B>) -> ControlFlow<B> {
         let waiters = self.core.thread.waiters_of(self.core.home);
         waiters.into_iter().try_for_each(f)
     }
 
     /// The module.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use corespun::{iobuf::Iobuf, thread::ThreadLib};
-    ///
-    /// let mut runner = ThreadLib::new().thread().build()?.attach();
-    /// let iobuf = runner.enter(|| Iobuf::builder().small(64, 4096).large(8, 8192).build())?;
-    /// iobuf.register_module("null")?;
-    /// let channel = runner.enter(|| iobuf.channel("null", 0, 0))?;
-    /// assert_eq!(channel.module(), "null");
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
     pub fn module(&self) -> &str {
         &self.core.module
     }

@@ -229,20 +229,6 @@ pub struct IobufBuilder {
 impl IobufBuilder {
     /// How many small buffers there are, 64 at least, and how many bytes each
     /// has, 4,096 at least, rounded up to 4 KiB; 8,192 of 8 KiB unless set.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use corespun::{iobuf::{Iobuf, IobufError}, thread::ThreadLib};
-    ///
-    /// let mut runner = ThreadLib::new().thread().build()?.attach();
-    /// let iobuf = runner.enter(|| Iobuf::builder().small(64, 5000).build())?;
-    /// iobuf.register_module("null")?;
-    /// let channel = runner.enter(|| iobuf.channel("null", 0, 0))?;
-    /// // Whole pages.
-    /// assert_eq!(channel.try_get(1)?.unwrap().len(), 8192);
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
     pub fn small(mut self, count: usize, size: usize) -> Self {
         self.small = (count, size);
         self
@@ -250,19 +236,6 @@ impl IobufBuilder {
 
     /// The same of the large buffers: 8 at least, of 8 KiB at least; 1,024 of
     /// 132 KiB unless set.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use corespun::{iobuf::Iobuf, thread::ThreadLib};
-    ///
-    /// let mut runner = ThreadLib::new().thread().build()?.attach();
-    /// let iobuf = runner.enter(|| Iobuf::builder().large(8, 1 << 20).build())?;
-    /// iobuf.register_module("null")?;
-    /// let channel = runner.enter(|| iobuf.channel("null", 0, 0))?;
-    /// assert_eq!(channel.try_get(1_000_000)?.unwrap().len(), 1 << 20);
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
     pub fn large(mut self, count: usize, size: usize) -> Self {
         self.large = (count, size);
         self
@@ -270,18 +243,6 @@ impl IobufBuilder {
 
     /// As many buffers again for each memory node of the machine, near to it; a
     /// thread uses those of the node that it opened its channel on.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use corespun::{iobuf::Iobuf, thread::ThreadLib};
-    ///
-    /// let mut runner = ThreadLib::new().thread().build()?.attach();
-    /// let iobuf = runner.enter(|| Iobuf::builder().small(64, 4096).numa(true).build())?;
-    /// // So many times 64 as the machine has memory nodes.
-    /// assert_eq!(iobuf.free_counts()[0] % 64, 0);
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
     pub fn numa(mut self, numa: bool) -> Self {
         self.numa = numa;
         self
@@ -523,22 +484,6 @@ impl Iobuf {
 
     /// How many small and large buffers are in the pools now, those in caches
     /// not counted. Stale at once.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use corespun::{iobuf::Iobuf, thread::ThreadLib};
-    ///
-    /// let mut runner = ThreadLib::new().thread().build()?.attach();
-    /// let iobuf = runner.enter(|| Iobuf::builder().small(64, 4096).large(8, 8192).build())?;
-    /// iobuf.register_module("null")?;
-    /// let channel = runner.enter(|| iobuf.channel("null", 0, 0))?;
-    /// let small = channel.try_get(512)?;
-    /// assert_eq!(iobuf.free_counts(), [63, 8]);
-    /// drop(small);
-    /// assert_eq!(iobuf.free_counts(), [64, 8]);
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
     pub fn free_counts(&self) -> [usize; 2] {
         self.inner.free_counts()
     }

@@ -152,16 +152,6 @@ pub enum TrySendError<T> {
 
 impl<T> TrySendError<T> {
     /// The value that was not sent.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// let (sender, _receiver) = corespun::local::mpsc::channel(1);
-    /// sender.try_send(vec![1]).unwrap();
-    /// let refused = sender.try_send(vec![2]).unwrap_err();
-    /// // To be sent later, without having been cloned.
-    /// assert_eq!(refused.into_inner(), [2]);
-    /// ```
     pub fn into_inner(self) -> T {
         match self {
             TrySendError::Full(value) | TrySendError::Closed(value) => value,
@@ -268,15 +258,6 @@ impl<T> Sender<T> {
     }
 
     /// Whether the receiver is gone or closed.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// let (sender, receiver) = corespun::local::mpsc::channel::<u8>(1);
-    /// assert!(!sender.is_closed());
-    /// drop(receiver);
-    /// assert!(sender.is_closed());
-    /// ```
     pub fn is_closed(&self) -> bool {
         self.inner.room.is_closed()
     }
@@ -326,14 +307,6 @@ impl<T> UnboundedSender<T> {
     }
 
     /// Whether the receiver is gone or closed.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// let (sender, mut receiver) = corespun::local::mpsc::unbounded::<u8>();
-    /// receiver.close();
-    /// assert!(sender.is_closed());
-    /// ```
     pub fn is_closed(&self) -> bool {
         self.inner.room.is_closed()
     }
@@ -420,24 +393,6 @@ impl<T> Receiver<T> {
     /// # Cancel safety
     ///
     /// Cancelled, no value is lost.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use futures::executor::block_on;
-    ///
-    /// let (sender, mut receiver) = corespun::local::mpsc::channel(8);
-    /// sender.try_send("read").unwrap();
-    /// sender.try_send("flush").unwrap();
-    /// drop(sender);
-    /// let mut requests = Vec::new();
-    /// block_on(async {
-    ///     while let Some(request) = receiver.recv().await {
-    ///         requests.push(request);
-    ///     }
-    /// });
-    /// assert_eq!(requests, ["read", "flush"]);
-    /// ```
     pub async fn recv(&mut self) -> Option<T> {
         poll_fn(|cx| self.poll_recv(cx)).await
     }
@@ -515,45 +470,16 @@ impl<T> Receiver<T> {
     }
 
     /// Refuses what is sent from now on; what is in the queue can be received.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// let (sender, mut receiver) = corespun::local::mpsc::unbounded();
-    /// sender.send("accepted").unwrap();
-    /// receiver.close();
-    /// assert!(sender.send("too late").is_err());
-    /// assert_eq!(receiver.try_recv(), Ok("accepted"));
-    /// ```
     pub fn close(&mut self) {
         self.inner.room.close();
     }
 
     /// How many values are in the queue.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// let (sender, receiver) = corespun::local::mpsc::channel(4);
-    /// sender.try_send(1).unwrap();
-    /// sender.try_send(2).unwrap();
-    /// assert_eq!(receiver.len(), 2);
-    /// ```
     pub fn len(&self) -> usize {
         self.inner.queue.borrow().len()
     }
 
     /// Whether no value is in the queue.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// let (sender, mut receiver) = corespun::local::mpsc::channel(4);
-    /// sender.try_send(1).unwrap();
-    /// assert!(!receiver.is_empty());
-    /// receiver.try_recv().unwrap();
-    /// assert!(receiver.is_empty());
-    /// ```
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }

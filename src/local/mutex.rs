@@ -94,16 +94,6 @@ impl<T> Mutex<T> {
     }
 
     /// The lock, if nobody holds it or waits for it.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// let table = corespun::local::Mutex::new([0; 4]);
-    /// let held = table.try_lock().unwrap();
-    /// assert!(table.try_lock().is_none());
-    /// drop(held);
-    /// assert!(table.try_lock().is_some());
-    /// ```
     pub fn try_lock(&self) -> Option<MutexGuard<'_, T>> {
         let permit = self.turn.try_acquire(1).ok()?;
         Some(self.guard(permit))
@@ -117,28 +107,11 @@ impl<T> Mutex<T> {
     }
 
     /// The value, which nobody can hold.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// let mut table = corespun::local::Mutex::new(vec![1]);
-    /// // Borrowed mutably, nobody else can have it.
-    /// table.get_mut().push(2);
-    /// assert_eq!(*table.try_lock().unwrap(), [1, 2]);
-    /// ```
     pub fn get_mut(&mut self) -> &mut T {
         self.value.get_mut()
     }
 
     /// The value.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// let table = corespun::local::Mutex::new(vec![1]);
-    /// table.try_lock().unwrap().push(2);
-    /// assert_eq!(table.into_inner(), [1, 2]);
-    /// ```
     pub fn into_inner(self) -> T {
         self.value.into_inner()
     }

@@ -100,16 +100,6 @@ impl<T> Sender<T> {
     }
 
     /// Whether the receiver is gone or closed.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// let (reply, receiver) = corespun::local::oneshot::channel::<u8>();
-    /// assert!(!reply.is_closed());
-    /// // Whoever asked has gone: the work can be left.
-    /// drop(receiver);
-    /// assert!(reply.is_closed());
-    /// ```
     pub fn is_closed(&self) -> bool {
         self.inner.closed.get()
     }

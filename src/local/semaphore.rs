@@ -160,17 +160,6 @@ impl Semaphore {
     }
 
     /// Adds permits, or gives back those of a permit that was forgotten.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// let credits = corespun::local::Semaphore::new(0);
-    /// assert!(credits.try_acquire(1).is_err());
-    /// // The peer grants three more.
-    /// credits.add_permits(3);
-    /// credits.try_acquire(1).unwrap().forget();
-    /// assert_eq!(credits.available_permits(), 2);
-    /// ```
     pub fn add_permits(&self, permits: usize) {
         self.permits.set(self.permits.get() + permits);
         self.hand_out();
@@ -220,28 +209,11 @@ impl Semaphore {
     }
 
     /// Whether [`Semaphore::close`] was called.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// let slots = corespun::local::Semaphore::new(1);
-    /// assert!(!slots.is_closed());
-    /// slots.close();
-    /// assert!(slots.is_closed());
-    /// ```
     pub fn is_closed(&self) -> bool {
         self.closed.get()
     }
 
     /// How many permits are free.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// let slots = corespun::local::Semaphore::new(8);
-    /// let _some = slots.try_acquire(3).unwrap();
-    /// assert_eq!(slots.available_permits(), 5);
-    /// ```
     pub fn available_permits(&self) -> usize {
         self.permits.get()
     }
@@ -423,28 +395,11 @@ pub struct Permit<S: Deref<Target = Semaphore>> {
 
 impl<S: Deref<Target = Semaphore>> Permit<S> {
     /// Gives the permits up for good; the semaphore has so many less.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// let slots = corespun::local::Semaphore::new(4);
-    /// // One slot less, as its device was removed.
-    /// slots.try_acquire(1).unwrap().forget();
-    /// assert_eq!(slots.available_permits(), 3);
-    /// ```
     pub fn forget(mut self) {
         self.semaphore = None;
     }
 
     /// How many permits it stands for.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// let slots = corespun::local::Semaphore::new(4);
-    /// let wide = slots.try_acquire(3).unwrap();
-    /// assert_eq!(wide.num_permits(), 3);
-    /// ```
     pub fn num_permits(&self) -> usize {
         self.permits
     }

@@ -258,26 +258,6 @@ macro_rules! stream {
             /// # Cancel safety
             ///
             /// Safe: a dropped future has taken nothing from the socket.
-            ///
-            /// # Examples
-            ///
-            /// Of a [`UnixStream`](crate::net::UnixStream); a [`TcpStream`](crate::net::TcpStream) does
-            /// the same.
-            ///
-            /// ```
-            /// use corespun::net::UnixStream;
-            ///
-            /// # corespun::app::App::builder().handle_signals(false).block_on(async |_app| {
-            /// let (client, server) = UnixStream::pair()?;
-            /// client.send_all("read 7").await.0?;
-            /// let (received, buf) = server.recv(Vec::with_capacity(64)).await;
-            /// assert_eq!((received?, &buf[..]), (6, &b"read 7"[..]));
-            /// drop(client);
-            /// assert_eq!(server.recv(buf).await.0?, 0);
-            /// # Ok::<(), Box<dyn std::error::Error>>(())
-            /// # })??;
-            /// # Ok::<(), Box<dyn std::error::Error>>(())
-            /// ```
             pub async fn recv<B: $crate::io::IoBufMut>(&self, buf: B) -> (io::Result<usize>, B) {
                 self.0.recv(buf).await
             }
@@ -329,25 +309,6 @@ macro_rules! stream {
             /// # Cancel safety
             ///
             /// Safe: a dropped future has sent nothing.
-            ///
-            /// # Examples
-            ///
-            /// Of a [`UnixStream`](crate::net::UnixStream); a [`TcpStream`](crate::net::TcpStream) does
-            /// the same.
-            ///
-            /// ```
-            /// use corespun::net::UnixStream;
-            ///
-            /// # corespun::app::App::builder().handle_signals(false).block_on(async |_app| {
-            /// let (client, server) = UnixStream::pair()?;
-            /// // More than the socket has room for, with nobody who reads.
-            /// let (sent, buf) = client.send(vec![7; 16 << 20]).await;
-            /// assert!((1..buf.len()).contains(&sent?));
-            /// # drop(server);
-            /// # Ok::<(), Box<dyn std::error::Error>>(())
-            /// # })??;
-            /// # Ok::<(), Box<dyn std::error::Error>>(())
-            /// ```
             pub async fn send<B: $crate::io::IoBuf>(&self, buf: B) -> (io::Result<usize>, B) {
                 self.0.send(buf).await
             }
@@ -361,26 +322,6 @@ macro_rules! stream {
             /// # Cancel safety
             ///
             /// Not safe: a dropped future may have sent a part.
-            ///
-            /// # Examples
-            ///
-            /// Of a [`UnixStream`](crate::net::UnixStream); a [`TcpStream`](crate::net::TcpStream) does
-            /// the same.
-            ///
-            /// ```
-            /// use corespun::{net::UnixStream, task};
-            ///
-            /// # corespun::app::App::builder().handle_signals(false).block_on(async |_app| {
-            /// let (client, server) = UnixStream::pair()?;
-            /// let sender = task::spawn_local(async move { client.send_all(vec![7; 1 << 20]).await.0 });
-            /// let (received, buf) = server.recv_exact(vec![0; 1 << 20]).await;
-            /// received?;
-            /// sender.await??;
-            /// assert!(buf.iter().all(|&byte| byte == 7));
-            /// # Ok::<(), Box<dyn std::error::Error>>(())
-            /// # })??;
-            /// # Ok::<(), Box<dyn std::error::Error>>(())
-            /// ```
             pub async fn send_all<B: $crate::io::IoBuf>(&self, buf: B) -> (io::Result<()>, B) {
                 self.0.send_all(buf).await
             }
@@ -390,27 +331,6 @@ macro_rules! stream {
             /// # Errors
             ///
             /// Those of `shutdown(2)`.
-            ///
-            /// # Examples
-            ///
-            /// Of a [`UnixStream`](crate::net::UnixStream); a [`TcpStream`](crate::net::TcpStream) does
-            /// the same.
-            ///
-            /// ```
-            /// use std::net::Shutdown;
-            /// use corespun::net::UnixStream;
-            ///
-            /// # corespun::app::App::builder().handle_signals(false).block_on(async |_app| {
-            /// let (client, server) = UnixStream::pair()?;
-            /// client.shutdown(Shutdown::Write)?;
-            /// // The end, for the other side; which may still answer.
-            /// assert_eq!(server.recv(vec![0; 8]).await.0?, 0);
-            /// server.send_all("bye").await.0?;
-            /// assert_eq!(client.recv_exact(vec![0; 3]).await.1, b"bye");
-            /// # Ok::<(), Box<dyn std::error::Error>>(())
-            /// # })??;
-            /// # Ok::<(), Box<dyn std::error::Error>>(())
-            /// ```
             pub fn shutdown(&self, how: std::net::Shutdown) -> io::Result<()> {
                 self.0.shutdown(how)
             }

@@ -87,27 +87,6 @@ impl TcpStream {
     /// # Errors
     ///
     /// If no driver is entered, or the socket cannot be watched.
-    ///
-    /// # Examples
-    ///
-    /// A connection that another OS thread has taken:
-    ///
-    /// ```
-    /// use corespun::net::TcpStream;
-    ///
-    /// # corespun::app::App::builder().handle_signals(false).block_on(async |_app| {
-    /// let listener = std::net::TcpListener::bind("127.0.0.1:0")?;
-    /// let client = std::net::TcpStream::connect(listener.local_addr()?)?;
-    /// let client = TcpStream::from_std(client)?;
-    /// let server = TcpStream::from_std(listener.accept()?.0)?;
-    /// server.send_all("hello").await.0?;
-    /// let (received, buf) = client.recv_exact(vec![0; 5]).await;
-    /// received?;
-    /// assert_eq!(buf, b"hello");
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// # })??;
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
     pub fn from_std(stream: std::net::TcpStream) -> io::Result<TcpStream> {
         Socket::from_std(stream).map(TcpStream)
     }
@@ -146,21 +125,6 @@ impl TcpStream {
     /// # Errors
     ///
     /// Those of `getsockname(2)`.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use corespun::net::{TcpListener, TcpStream};
-    ///
-    /// # corespun::app::App::builder().handle_signals(false).block_on(async |_app| {
-    /// let listener = TcpListener::bind("127.0.0.1:0".parse()?)?;
-    /// let client = TcpStream::connect(listener.local_addr()?).await?;
-    /// let (_server, peer) = listener.accept().await?;
-    /// assert_eq!(client.local_addr()?, peer);
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// # })??;
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
     pub fn local_addr(&self) -> io::Result<SocketAddr> {
         self.0.local_addr().and_then(inet)
     }
@@ -170,20 +134,6 @@ impl TcpStream {
     /// # Errors
     ///
     /// Those of `getpeername(2)`.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use corespun::net::{TcpListener, TcpStream};
-    ///
-    /// # corespun::app::App::builder().handle_signals(false).block_on(async |_app| {
-    /// let listener = TcpListener::bind("127.0.0.1:0".parse()?)?;
-    /// let client = TcpStream::connect(listener.local_addr()?).await?;
-    /// assert_eq!(client.peer_addr()?, listener.local_addr()?);
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// # })??;
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
     pub fn peer_addr(&self) -> io::Result<SocketAddr> {
         self.0.peer_addr().and_then(inet)
     }
@@ -193,21 +143,6 @@ impl TcpStream {
     /// # Errors
     ///
     /// Those of `getsockopt(2)`.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use corespun::net::{TcpListener, TcpStream};
-    ///
-    /// # corespun::app::App::builder().handle_signals(false).block_on(async |_app| {
-    /// let listener = TcpListener::bind("127.0.0.1:0".parse()?)?;
-    /// let client = TcpStream::connect(listener.local_addr()?).await?;
-    /// // As the kernel has it.
-    /// assert!(!client.nodelay()?);
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// # })??;
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
     pub fn nodelay(&self) -> io::Result<bool> {
         self.0.get().tcp_nodelay()
     }
@@ -217,23 +152,6 @@ impl TcpStream {
     /// # Errors
     ///
     /// Those of `setsockopt(2)`.
-    ///
-    /// # Examples
-    ///
-    /// For a protocol of small requests and replies:
-    ///
-    /// ```
-    /// use corespun::net::{TcpListener, TcpStream};
-    ///
-    /// # corespun::app::App::builder().handle_signals(false).block_on(async |_app| {
-    /// let listener = TcpListener::bind("127.0.0.1:0".parse()?)?;
-    /// let client = TcpStream::connect(listener.local_addr()?).await?;
-    /// client.set_nodelay(true)?;
-    /// assert!(client.nodelay()?);
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// # })??;
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
     pub fn set_nodelay(&self, yes: bool) -> io::Result<()> {
         self.0.get().set_tcp_nodelay(yes)
     }
@@ -290,23 +208,6 @@ impl TcpListener {
     /// # Errors
     ///
     /// If no driver is entered, or the socket cannot be watched.
-    ///
-    /// # Examples
-    ///
-    /// One that was made before the reactors, by whoever may bind low ports:
-    ///
-    /// ```
-    /// use corespun::net::{TcpListener, TcpStream};
-    ///
-    /// let socket = std::net::TcpListener::bind("127.0.0.1:0")?;
-    /// # corespun::app::App::builder().handle_signals(false).block_on(async move |_app| {
-    /// let listener = TcpListener::from_std(socket)?;
-    /// let client = TcpStream::connect(listener.local_addr()?).await?;
-    /// assert_eq!(listener.accept().await?.1, client.local_addr()?);
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// # })??;
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
     pub fn from_std(listener: std::net::TcpListener) -> io::Result<TcpListener> {
         Listener::from_std(listener).map(TcpListener)
     }
@@ -347,30 +248,6 @@ impl TcpListener {
     /// # Cancel safety
     ///
     /// Safe: a dropped future has taken no connection.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use corespun::{net::{TcpListener, TcpStream}, task};
-    /// use futures::{AsyncReadExt, AsyncWriteExt};
-    ///
-    /// # corespun::app::App::builder().handle_signals(false).block_on(async |_app| {
-    /// let listener = TcpListener::bind("127.0.0.1:0".parse()?)?;
-    /// let address = listener.local_addr()?;
-    /// let echo = task::spawn_local(async move {
-    ///     let (server, _peer) = listener.accept().await?;
-    ///     futures::io::copy(&server, &mut &server).await
-    /// });
-    /// let mut client = TcpStream::connect(address).await?;
-    /// client.write_all(b"hello").await?;
-    /// client.close().await?;
-    /// let mut reply = String::new();
-    /// client.read_to_string(&mut reply).await?;
-    /// assert_eq!((&reply[..], echo.await??), ("hello", 5));
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// # })??;
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
     pub async fn accept(&self) -> io::Result<(TcpStream, SocketAddr)> {
         let (socket, peer) = self.0.accept().await?;
         Ok((TcpStream(socket), inet(peer)?))
@@ -448,20 +325,6 @@ impl TcpListener {
     /// # Errors
     ///
     /// Those of `getsockname(2)`.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use corespun::net::TcpListener;
-    ///
-    /// # corespun::app::App::builder().handle_signals(false).block_on(async |_app| {
-    /// let listener = TcpListener::bind("127.0.0.1:0".parse()?)?;
-    /// // The port that the kernel has chosen.
-    /// assert_ne!(listener.local_addr()?.port(), 0);
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// # })??;
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
     pub fn local_addr(&self) -> io::Result<SocketAddr> {
         self.0.local_addr().and_then(inet)
     }

@@ -128,24 +128,6 @@ impl UnixStream {
     /// # Errors
     ///
     /// If no driver is entered, or the socket cannot be watched.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use corespun::net::UnixStream;
-    /// use futures::AsyncReadExt;
-    ///
-    /// # corespun::app::App::builder().handle_signals(false).block_on(async |_app| {
-    /// let (mut peer, socket) = std::os::unix::net::UnixStream::pair()?;
-    /// let mut stream = UnixStream::from_std(socket)?;
-    /// std::io::Write::write_all(&mut peer, b"ping")?;
-    /// let mut buf = [0; 4];
-    /// stream.read_exact(&mut buf).await?;
-    /// assert_eq!(&buf, b"ping");
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// # })??;
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
     pub fn from_std(stream: std::os::unix::net::UnixStream) -> io::Result<UnixStream> {
         Socket::from_std(stream).map(UnixStream)
     }
@@ -155,29 +137,6 @@ impl UnixStream {
     /// # Errors
     ///
     /// Those of `dup(2)`, which is needed while a wait is in flight.
-    ///
-    /// # Examples
-    ///
-    /// Handed to blocking code, which wants it blocking:
-    ///
-    /// ```
-    /// use std::io::Read;
-    /// use corespun::{net::UnixStream, task};
-    ///
-    /// # corespun::app::App::builder().handle_signals(false).block_on(async |_app| {
-    /// let (one, other) = UnixStream::pair()?;
-    /// let mut socket = other.into_std()?;
-    /// socket.set_nonblocking(false)?;
-    /// let reader = task::spawn_blocking(move || {
-    ///     let mut buf = [0; 4];
-    ///     socket.read_exact(&mut buf).map(|()| buf)
-    /// });
-    /// one.send_all("ping").await.0?;
-    /// assert_eq!(&reader.await??, b"ping");
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// # })??;
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
     pub fn into_std(self) -> io::Result<std::os::unix::net::UnixStream> {
         self.0.into_fd().map(Into::into)
     }
@@ -187,19 +146,6 @@ impl UnixStream {
     /// # Errors
     ///
     /// Those of `getsockname(2)`.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use corespun::net::UnixStream;
-    ///
-    /// # corespun::app::App::builder().handle_signals(false).block_on(async |_app| {
-    /// let (one, _other) = UnixStream::pair()?;
-    /// assert!(one.local_addr()?.is_unnamed());
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// # })??;
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
     pub fn local_addr(&self) -> io::Result<SocketAddr> {
         self.0.local_addr().and_then(unix)
     }
@@ -209,22 +155,6 @@ impl UnixStream {
     /// # Errors
     ///
     /// Those of `getpeername(2)`.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use corespun::net::{UnixListener, UnixStream};
-    ///
-    /// # corespun::app::App::builder().handle_signals(false).block_on(async |_app| {
-    /// let dir = tempfile::tempdir()?;
-    /// let path = dir.path().join("disk.sock");
-    /// let _listener = UnixListener::bind(&path)?;
-    /// let client = UnixStream::connect(&path).await?;
-    /// assert_eq!(client.peer_addr()?.as_pathname(), Some(&*path));
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// # })??;
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
     pub fn peer_addr(&self) -> io::Result<SocketAddr> {
         self.0.peer_addr().and_then(unix)
     }
@@ -260,25 +190,6 @@ impl UnixListener {
     ///
     /// Those of `bind(2)`: `AddrInUse` if there is a file at `path`, whether or not anyone listens;
     /// an error if no driver is entered on this OS thread.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use std::io::ErrorKind;
-    /// use corespun::net::UnixListener;
-    ///
-    /// # corespun::app::App::builder().handle_signals(false).block_on(async |_app| {
-    /// let dir = tempfile::tempdir()?;
-    /// let path = dir.path().join("disk.sock");
-    /// drop(UnixListener::bind(&path)?);
-    /// // The file is still there: remove it first.
-    /// assert_eq!(UnixListener::bind(&path).unwrap_err().kind(), ErrorKind::AddrInUse);
-    /// std::fs::remove_file(&path)?;
-    /// assert!(UnixListener::bind(&path).is_ok());
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// # })??;
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
     pub fn bind(path: impl AsRef<Path>) -> io::Result<UnixListener> {
         let listener = std::os::unix::net::UnixListener::bind(path)?;
         SockRef::from(&listener).listen(BACKLOG)?;
@@ -290,22 +201,6 @@ impl UnixListener {
     /// # Errors
     ///
     /// If no driver is entered, or the socket cannot be watched.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use corespun::net::{UnixListener, UnixStream};
-    ///
-    /// # corespun::app::App::builder().handle_signals(false).block_on(async |_app| {
-    /// let dir = tempfile::tempdir()?;
-    /// let path = dir.path().join("disk.sock");
-    /// let listener = UnixListener::from_std(std::os::unix::net::UnixListener::bind(&path)?)?;
-    /// let _client = UnixStream::connect(&path).await?;
-    /// assert!(listener.accept().await.is_ok());
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// # })??;
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
     pub fn from_std(listener: std::os::unix::net::UnixListener) -> io::Result<UnixListener> {
         Listener::from_std(listener).map(UnixListener)
     }
@@ -315,21 +210,6 @@ impl UnixListener {
     /// # Errors
     ///
     /// Those of `dup(2)`, which is needed while a wait is in flight.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use corespun::net::UnixListener;
-    ///
-    /// # corespun::app::App::builder().handle_signals(false).block_on(async |_app| {
-    /// let dir = tempfile::tempdir()?;
-    /// let path = dir.path().join("disk.sock");
-    /// let socket = UnixListener::bind(&path)?.into_std()?;
-    /// assert_eq!(socket.local_addr()?.as_pathname(), Some(&*path));
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// # })??;
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
     pub fn into_std(self) -> io::Result<std::os::unix::net::UnixListener> {
         self.0.into_fd().map(Into::into)
     }
@@ -345,29 +225,6 @@ impl UnixListener {
     /// # Cancel safety
     ///
     /// Safe: a dropped future has taken no connection.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use corespun::{net::{UnixListener, UnixStream}, task};
-    ///
-    /// # corespun::app::App::builder().handle_signals(false).block_on(async |_app| {
-    /// let dir = tempfile::tempdir()?;
-    /// let path = dir.path().join("disk.sock");
-    /// let listener = UnixListener::bind(&path)?;
-    /// let server = task::spawn_local(async move {
-    ///     let (connection, _peer) = listener.accept().await?;
-    ///     connection.send_all("hello").await.0
-    /// });
-    /// let client = UnixStream::connect(&path).await?;
-    /// let (received, greeting) = client.recv_exact(vec![0; 5]).await;
-    /// received?;
-    /// server.await??;
-    /// assert_eq!(greeting, b"hello");
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// # })??;
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
     pub async fn accept(&self) -> io::Result<(UnixStream, SocketAddr)> {
         let (socket, peer) = self.0.accept().await?;
         Ok((UnixStream(socket), unix(peer)?))
@@ -383,31 +240,6 @@ impl UnixListener {
     /// # Cancel safety
     ///
     /// Safe: a dropped future has taken no connection.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use corespun::{net::{UnixListener, UnixStream}, thread::SpdkThread};
-    ///
-    /// # corespun::app::App::builder().handle_signals(false).block_on(async |_app| {
-    /// let dir = tempfile::tempdir()?;
-    /// let path = dir.path().join("disk.sock");
-    /// let listener = UnixListener::bind(&path)?;
-    /// let client = UnixStream::connect(&path).await?;
-    /// let (connection, _peer) = listener.accept_std().await?;
-    /// // Served by a thread that may be on another core.
-    /// let worker = SpdkThread::current().unwrap().library().thread().create()?;
-    /// let served = worker.spawn_with(async move || {
-    ///     UnixStream::from_std(connection)?.send_all("hello").await.0
-    /// });
-    /// let (received, greeting) = client.recv_exact(vec![0; 5]).await;
-    /// received?;
-    /// served.await??;
-    /// assert_eq!(greeting, b"hello");
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// # })??;
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
     pub async fn accept_std(&self) -> io::Result<(std::os::unix::net::UnixStream, SocketAddr)> {
         let (fd, peer) = self.0.accept_fd().await?;
         Ok((fd.into(), unix(peer)?))
@@ -446,20 +278,6 @@ impl UnixListener {
     /// # Errors
     ///
     /// Those of `getsockname(2)`.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use corespun::net::UnixListener;
-    ///
-    /// # corespun::app::App::builder().handle_signals(false).block_on(async |_app| {
-    /// let dir = tempfile::tempdir()?;
-    /// let path = dir.path().join("disk.sock");
-    /// assert_eq!(UnixListener::bind(&path)?.local_addr()?.as_pathname(), Some(&*path));
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// # })??;
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
     pub fn local_addr(&self) -> io::Result<SocketAddr> {
         self.0.local_addr().and_then(unix)
     }

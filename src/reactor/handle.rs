@@ -36,32 +36,11 @@ pub struct Reactors(pub(crate) Arc<Group>);
 
 impl Reactors {
     /// The cores that have a reactor.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use corespun::{app::App, cpu};
-    ///
-    /// let cores = App::builder().cores(cpu::available()?).block_on(async |app| app.reactors().cores())?;
-    /// assert_eq!(cores, cpu::available()?);
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
     pub fn cores(&self) -> CpuSet {
         self.0.cores()
     }
 
     /// How many reactors there are.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use corespun::{app::App, cpu};
-    ///
-    /// let cpu = cpu::available()?.first().unwrap();
-    /// let app = App::builder().lcores([(0, cpu), (1, cpu)]);
-    /// assert_eq!(app.block_on(async |app| app.reactors().count())?, 2);
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
     pub fn count(&self) -> usize {
         self.0.reactors.len()
     }
@@ -69,25 +48,6 @@ impl Reactors {
     /// Settings for a new thread, to be placed by
     /// [`create`](ThreadBuilder::create) on one of these reactors: round-robin
     /// among the cores of its mask.
-    ///
-    /// # Examples
-    ///
-    /// Its place is among the cores of its mask:
-    ///
-    /// ```
-    /// use corespun::app::{App, AppHandle};
-    /// use corespun::{cpu::{self, CpuSet}, thread::CreateError};
-    ///
-    /// let core = cpu::available()?.first().unwrap();
-    /// let app = App::builder().cores(CpuSet::single(core));
-    /// let placed = app.block_on(async move |app: AppHandle| {
-    ///     let thread = |core| app.reactors().thread().cpumask(CpuSet::single(core)).create();
-    ///     (thread(core), thread(core + 1))
-    /// })?;
-    /// let (here, nowhere) = placed;
-    /// assert!(here.is_ok() && matches!(nowhere, Err(CreateError::NoCore { .. })));
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
     pub fn thread(&self) -> ThreadBuilder {
         self.0.library.thread()
     }
@@ -166,20 +126,6 @@ impl Reactors {
     }
 
     /// The mode in force on the reactor of `core`.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use corespun::{app::App, reactor::ReactorMode};
-    ///
-    /// let modes = App::builder().block_on(async |app| {
-    ///     let reactors = app.reactors();
-    ///     let core = reactors.cores().first().unwrap();
-    ///     (reactors.mode(core), reactors.mode(core + 1))
-    /// })?;
-    /// assert_eq!(modes, (Some(ReactorMode::Adaptive), None));
-    /// # Ok::<(), corespun::app::AppError>(())
-    /// ```
     pub fn mode(&self, core: usize) -> Option<ReactorMode> {
         let index = self.0.index_of(core)?;
         Some(self.0.reactors[index].mode())
@@ -285,18 +231,6 @@ impl Reactors {
     }
 
     /// The library instance whose threads these reactors poll.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use corespun::app::{App, AppHandle};
-    ///
-    /// let count = App::builder().block_on(async |app: AppHandle| {
-    ///     app.reactors().library().thread_count()
-    /// })?;
-    /// assert_eq!(count, 1);
-    /// # Ok::<(), corespun::app::AppError>(())
-    /// ```
     pub fn library(&self) -> &ThreadLib {
         &self.0.library
     }

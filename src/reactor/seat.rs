@@ -68,18 +68,6 @@ impl Reactors {
 
     /// Makes every reactor exit its threads and end, as the stop of an app does. Any
     /// OS thread; does not wait.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use corespun::{cpu, reactor::Reactors, thread::ThreadLib};
-    ///
-    /// let cpu = cpu::available()?.first().ok_or("no core")?;
-    /// let (reactors, mut seats) = Reactors::builder().lcores([(0, cpu)]).build(&ThreadLib::new())?;
-    /// reactors.stop();
-    /// seats.remove(0).run()?; // ends at once
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
     pub fn stop(&self) {
         self.0.stop();
     }
@@ -88,16 +76,6 @@ impl Reactors {
 impl ReactorsBuilder {
     /// Pairs of a core number and the processor that its reactor is pinned to, as
     /// [`AppBuilder::lcores`](crate::app::AppBuilder::lcores).
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use corespun::{reactor::Reactors, thread::ThreadLib};
-    ///
-    /// let (reactors, seats) = Reactors::builder().lcores([(3, 0)]).build(&ThreadLib::new())?;
-    /// assert_eq!(seats[0].core(), 3);
-    /// # Ok::<(), corespun::reactor::StartError>(())
-    /// ```
     pub fn lcores(mut self, lcores: impl IntoIterator<Item = (usize, usize)>) -> Self {
         let places = lcores.into_iter().map(|(core, cpu)| Place { core, cpu });
         self.places = places.collect();
@@ -105,50 +83,18 @@ impl ReactorsBuilder {
     }
 
     /// What the reactors do when idle.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use corespun::{reactor::{ReactorMode, Reactors}, thread::ThreadLib};
-    ///
-    /// let builder = Reactors::builder().lcores([(0, 0)]).mode(ReactorMode::Interrupt);
-    /// let (reactors, _seats) = builder.build(&ThreadLib::new())?;
-    /// assert_eq!(reactors.mode(0), Some(ReactorMode::Interrupt));
-    /// # Ok::<(), corespun::reactor::StartError>(())
-    /// ```
     pub fn mode(mut self, mode: ReactorMode) -> Self {
         self.mode = mode;
         self
     }
 
     /// How long adaptive mode spins.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use std::time::Duration;
-    /// use corespun::reactor::{AdaptivePolling, Reactors};
-    ///
-    /// let patient = AdaptivePolling { max: Duration::from_micros(200), ..Default::default() };
-    /// let builder = Reactors::builder().adaptive_polling(patient);
-    /// # drop(builder);
-    /// ```
     pub fn adaptive_polling(mut self, polling: AdaptivePolling) -> Self {
         self.adaptive = polling;
         self
     }
 
     /// Settings of the reactors' I/O drivers.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use corespun::{io::{BackendChoice, DriverConfig}, reactor::Reactors};
-    ///
-    /// let config = DriverConfig::new().backend(BackendChoice::Epoll);
-    /// let builder = Reactors::builder().io(config);
-    /// # drop(builder);
-    /// ```
     pub fn io(mut self, config: DriverConfig) -> Self {
         self.driver = config;
         self
@@ -279,16 +225,6 @@ pub struct ReactorSeat {
 
 impl ReactorSeat {
     /// The reactor's core.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use corespun::{reactor::Reactors, thread::ThreadLib};
-    ///
-    /// let (_reactors, seats) = Reactors::builder().lcores([(1, 0)]).build(&ThreadLib::new())?;
-    /// assert_eq!(seats[0].core(), 1);
-    /// # Ok::<(), corespun::reactor::StartError>(())
-    /// ```
     #[must_use]
     pub fn core(&self) -> usize {
         self.group.reactors[self.index].place.core

@@ -84,27 +84,11 @@ impl SignalKind {
 
     /// The signal of this number, of which [`Signals::new`] says whether one can
     /// listen for it.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use corespun::signal::SignalKind;
-    ///
-    /// assert_eq!(SignalKind::from_raw(1), SignalKind::HANGUP);
-    /// // The numbers of real-time signals begin where the C library says.
-    /// assert_eq!(SignalKind::from_raw(40).to_string(), "signal 40");
-    /// ```
     pub const fn from_raw(signal: i32) -> Self {
         SignalKind(signal)
     }
 
     /// Its number.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// assert_eq!(corespun::signal::SignalKind::INTERRUPT.as_raw(), 2);
-    /// ```
     pub const fn as_raw(self) -> i32 {
         self.0
     }

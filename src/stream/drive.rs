@@ -59,33 +59,6 @@ impl PollerBuilder {
     /// # Errors
     ///
     /// As there.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use std::{cell::RefCell, rc::Rc, time::Duration};
-    /// use corespun::thread::{Poller, ThreadLib};
-    ///
-    /// let (clock, hand) = corespun::clock::Clock::virtual_at(1_000_000);
-    /// let mut runner = ThreadLib::builder().clock(clock).build().thread().build()?.attach();
-    /// let seen = Rc::new(RefCell::new(Vec::new()));
-    /// let found = seen.clone();
-    /// let poller = runner.enter(|| {
-    ///     Poller::builder()
-    ///         .name("completions")
-    ///         .period(Duration::from_micros(10))
-    ///         .register_stream(futures::stream::iter(["read", "write"]), move |completion| {
-    ///             found.borrow_mut().push(completion);
-    ///         })
-    /// })?;
-    /// runner.poll(0, 0);
-    /// assert!(seen.borrow().is_empty());
-    /// hand.advance(10);
-    /// runner.poll(0, 0);
-    /// assert_eq!(*seen.borrow(), ["read", "write"]);
-    /// # drop(poller);
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
     pub fn register_stream<S>(
         self,
         stream: S,

@@ -224,26 +224,6 @@ impl<T: 'static> PollerStream<T> {
     /// # Errors
     ///
     /// [`PollerError`] when no SpdkThread is current or it has exited.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use std::time::Duration;
-    /// use corespun::{stream::PollerStream, thread::ThreadLib, time};
-    ///
-    /// let (clock, hand) = corespun::clock::Clock::virtual_at(1_000_000);
-    /// let mut runner = ThreadLib::builder().clock(clock).build().thread().build()?.attach();
-    /// let samples = runner.enter(|| {
-    ///     PollerStream::timed(Duration::from_micros(10), || Some(time::now())).unwrap()
-    /// });
-    /// for _ in 0..25 {
-    ///     runner.poll(0, 0);
-    ///     hand.advance(1);
-    /// }
-    /// // At 10 and at 20.
-    /// assert_eq!(samples.queued(), 2);
-    /// # Ok::<(), corespun::thread::CreateError>(())
-    /// ```
     pub fn timed<R>(period: Duration, f: impl FnMut() -> R + 'static) -> Result<Self, PollerError>
     where
         R: PollerItem<Item = T>,
@@ -272,44 +252,11 @@ impl<T> PollerStream<T> {
     }
 
     /// The poller behind the stream, until the stream has ended.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use corespun::{stream::PollerStream, thread::ThreadLib};
-    ///
-    /// let mut runner = ThreadLib::new().thread().build()?.attach();
-    /// let numbers = runner.enter(|| PollerStream::active(|| Some(1))).unwrap();
-    /// // Nothing is looked for while it is paused.
-    /// numbers.poller().unwrap().pause();
-    /// runner.poll(0, 0);
-    /// assert_eq!(numbers.queued(), 0);
-    /// numbers.poller().unwrap().resume();
-    /// runner.poll(0, 0);
-    /// assert_eq!(numbers.queued(), 1);
-    /// # Ok::<(), corespun::thread::CreateError>(())
-    /// ```
     pub fn poller(&self) -> Option<&Poller> {
         self.poller.as_ref()
     }
 
     /// How many items wait to be taken.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use corespun::{stream::PollerStream, thread::ThreadLib};
-    /// use futures::{FutureExt, StreamExt};
-    ///
-    /// let mut runner = ThreadLib::new().thread().build()?.attach();
-    /// let mut numbers = runner.enter(|| PollerStream::active(|| Some(1))).unwrap();
-    /// runner.poll(0, 0);
-    /// runner.poll(0, 0);
-    /// assert_eq!(numbers.queued(), 2);
-    /// runner.enter(|| numbers.next().now_or_never());
-    /// assert_eq!(numbers.queued(), 1);
-    /// # Ok::<(), corespun::thread::CreateError>(())
-    /// ```
     pub fn queued(&self) -> usize {
         self.buffer.queued()
     }
@@ -392,42 +339,12 @@ impl Default for PollerStreamBuilder {
 
 impl PollerStreamBuilder {
     /// A name for introspection, cut at 256 bytes.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use corespun::{stream::PollerStream, thread::ThreadLib};
-    ///
-    /// let mut runner = ThreadLib::new().thread().build()?.attach();
-    /// let builder = PollerStream::<u8>::builder().name("admin queue");
-    /// let queue = runner.enter(|| builder.register(|| None::<u8>)).unwrap();
-    /// assert_eq!(queue.poller().unwrap().name(), "admin queue");
-    /// # Ok::<(), corespun::thread::CreateError>(())
-    /// ```
     pub fn name(mut self, name: impl Into<String>) -> Self {
         self.name = Some(name.into());
         self
     }
 
     /// Calls the closure once per `period` only, unless that is zero.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use std::time::Duration;
-    /// use corespun::{stream::PollerStream, thread::ThreadLib};
-    ///
-    /// let (clock, hand) = corespun::clock::Clock::virtual_at(1_000_000);
-    /// let mut runner = ThreadLib::builder().clock(clock).build().thread().build()?.attach();
-    /// let builder = PollerStream::<u8>::builder().period(Duration::from_micros(10));
-    /// let health = runner.enter(|| builder.register(|| Some(100))).unwrap();
-    /// runner.poll(0, 0);
-    /// assert_eq!(health.queued(), 0);
-    /// hand.advance(10);
-    /// runner.poll(0, 0);
-    /// assert_eq!(health.queued(), 1);
-    /// # Ok::<(), corespun::thread::CreateError>(())
-    /// ```
     pub fn period(mut self, period: Duration) -> Self {
         self.period = period;
         self
@@ -435,23 +352,6 @@ impl PollerStreamBuilder {
 
     /// How many items wait for the consumer before the poller pauses itself; 16
     /// unless set, 1 at least.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use corespun::{stream::PollerStream, thread::ThreadLib};
-    ///
-    /// let mut runner = ThreadLib::new().thread().build()?.attach();
-    /// let builder = PollerStream::<u8>::builder().capacity(2);
-    /// let bytes = runner.enter(|| builder.register(|| Some(0))).unwrap();
-    /// for _ in 0..5 {
-    ///     runner.poll(0, 0);
-    /// }
-    /// // Full: the poller has paused itself, and nothing was dropped.
-    /// assert_eq!(bytes.queued(), 2);
-    /// assert!(!runner.has_active_pollers());
-    /// # Ok::<(), corespun::thread::CreateError>(())
-    /// ```
     pub fn capacity(mut self, items: usize) -> Self {
         self.capacity = items.max(1);
         self

@@ -206,27 +206,6 @@ impl SpdkThread {
     /// # Errors
     ///
     /// [`SendError`] with `make`, which was not run.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use corespun::{task, thread::ThreadLib};
-    ///
-    /// let mut runner = ThreadLib::new().thread().build()?.attach();
-    /// let thread = runner.handle();
-    /// let call = thread.try_call_async(async || {
-    ///     task::yield_now().await;
-    ///     5
-    /// });
-    /// let call = call.unwrap();
-    /// runner.poll(0, 0);
-    /// runner.poll(0, 0);
-    /// assert_eq!(futures::executor::block_on(call).unwrap(), 5);
-    /// // A thread that is gone says so at once.
-    /// drop(runner);
-    /// assert!(thread.try_call_async(async || 5).is_err());
-    /// # Ok::<(), corespun::thread::CreateError>(())
-    /// ```
     #[track_caller]
     pub fn try_call_async<M, F>(&self, make: M) -> Result<CallAsync<F::Output>, SendError<M>>
     where
@@ -314,37 +293,11 @@ impl CallError {
     }
 
     /// Whether what was called panicked.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use corespun::thread::ThreadLib;
-    ///
-    /// let mut runner = ThreadLib::new().thread().build()?.attach();
-    /// let call = runner.handle().call(|| -> u8 { panic!("bad request") });
-    /// runner.poll(0, 0);
-    /// let error = futures::executor::block_on(call).unwrap_err();
-    /// assert!(error.is_panic());
-    /// assert!(error.to_string().ends_with("panicked: bad request"));
-    /// # Ok::<(), corespun::thread::CreateError>(())
-    /// ```
     pub fn is_panic(&self) -> bool {
         matches!(self, CallError::Panicked { .. })
     }
 
     /// Whether the thread exited before the call ended.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use corespun::thread::ThreadLib;
-    ///
-    /// let runner = ThreadLib::new().thread().build()?.attach();
-    /// let thread = runner.handle();
-    /// drop(runner);
-    /// assert!(futures::executor::block_on(thread.call(|| 5)).unwrap_err().is_exited());
-    /// # Ok::<(), corespun::thread::CreateError>(())
-    /// ```
     pub fn is_exited(&self) -> bool {
         matches!(self, CallError::Exited { .. })
     }

@@ -43,13 +43,6 @@ pub struct JoinSet<T> {
 
 impl<T> JoinSet<T> {
     /// An empty set.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// let set = corespun::task::JoinSet::<u8>::new();
-    /// assert!(set.is_empty());
-    /// ```
     pub fn new() -> Self {
         JoinSet {
             tasks: FuturesUnordered::new(),
@@ -57,62 +50,16 @@ impl<T> JoinSet<T> {
     }
 
     /// How many tasks were not joined yet.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use corespun::{task::JoinSet, thread::ThreadLib};
-    ///
-    /// let mut runner = ThreadLib::new().thread().build()?.attach();
-    /// let mut set = JoinSet::new();
-    /// runner.enter(|| set.spawn_local(async { 1 }));
-    /// runner.poll(0, 0);
-    /// // It has ended, but was not joined.
-    /// assert_eq!(set.len(), 1);
-    /// assert_eq!(set.try_join_next().unwrap().unwrap(), 1);
-    /// assert_eq!(set.len(), 0);
-    /// # Ok::<(), corespun::thread::CreateError>(())
-    /// ```
     pub fn len(&self) -> usize {
         self.tasks.len()
     }
 
     /// Whether every task was joined.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use corespun::{task::JoinSet, thread::ThreadLib};
-    ///
-    /// let mut runner = ThreadLib::new().thread().build()?.attach();
-    /// let mut set = JoinSet::new();
-    /// assert!(set.is_empty());
-    /// runner.enter(|| set.spawn_local(async {}));
-    /// assert!(!set.is_empty());
-    /// # Ok::<(), corespun::thread::CreateError>(())
-    /// ```
     pub fn is_empty(&self) -> bool {
         self.tasks.is_empty()
     }
 
     /// Adds a task that was spawned before.
-    ///
-    /// # Examples
-    ///
-    /// For tasks that were made with a name, or on other threads:
-    ///
-    /// ```
-    /// use corespun::{task::{JoinSet, TaskBuilder}, thread::ThreadLib};
-    ///
-    /// let mut runner = ThreadLib::new().thread().build()?.attach();
-    /// let mut set = JoinSet::new();
-    /// let flusher = runner.enter(|| TaskBuilder::new().name("flusher").spawn_local(async { 7 }));
-    /// set.insert(flusher);
-    /// set.insert(runner.handle().spawn(async { 8 }));
-    /// runner.poll(0, 0);
-    /// assert_eq!(futures::executor::block_on(set.join_all()), [7, 8]);
-    /// # Ok::<(), corespun::thread::CreateError>(())
-    /// ```
     pub fn insert(&mut self, task: JoinHandle<T>) -> AbortHandle {
         let abort = task.abort_handle();
         self.tasks.push(task);
@@ -124,25 +71,6 @@ impl<T> JoinSet<T> {
     /// # Panics
     ///
     /// When no SpdkThread is current.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use std::rc::Rc;
-    /// use corespun::{task::JoinSet, thread::ThreadLib};
-    ///
-    /// let mut runner = ThreadLib::new().thread().build()?.attach();
-    /// let (mut set, table) = (JoinSet::new(), Rc::new([10, 20]));
-    /// runner.enter(|| {
-    ///     for index in 0..table.len() {
-    ///         let table = table.clone();
-    ///         set.spawn_local(async move { table[index] });
-    ///     }
-    /// });
-    /// runner.poll(0, 0);
-    /// assert_eq!(futures::executor::block_on(set.join_all()), [10, 20]);
-    /// # Ok::<(), corespun::thread::CreateError>(())
-    /// ```
     #[track_caller]
     pub fn spawn_local<F>(&mut self, future: F) -> AbortHandle
     where
@@ -157,20 +85,6 @@ impl<T> JoinSet<T> {
     /// # Panics
     ///
     /// When no SpdkThread is current.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use corespun::{task::JoinSet, thread::ThreadLib};
-    ///
-    /// let mut runner = ThreadLib::new().thread().build()?.attach();
-    /// let mut set = JoinSet::new();
-    /// let abort = runner.enter(|| set.spawn(async { 5 }));
-    /// // Tasks that are `Send` leave the thread free to move.
-    /// assert!(!runner.is_bound());
-    /// # drop((set, abort));
-    /// # Ok::<(), corespun::thread::CreateError>(())
-    /// ```
     #[track_caller]
     pub fn spawn<F>(&mut self, future: F) -> AbortHandle
     where
@@ -181,23 +95,6 @@ impl<T> JoinSet<T> {
     }
 
     /// Adds a task made by [`SpdkThread::spawn`].
-    ///
-    /// # Examples
-    ///
-    /// One part of the work on each thread:
-    ///
-    /// ```
-    /// use corespun::{task::JoinSet, thread::{SpdkThread, ThreadLib}};
-    ///
-    /// let library = ThreadLib::new();
-    /// let mut runners = ["a", "b"].map(|name| library.thread().name(name).build().unwrap().attach());
-    /// let mut set = JoinSet::new();
-    /// for runner in &runners {
-    ///     set.spawn_on(&runner.handle(), async { SpdkThread::current().unwrap().name().to_owned() });
-    /// }
-    /// runners.iter_mut().for_each(|runner| _ = runner.poll(0, 0));
-    /// assert_eq!(futures::executor::block_on(set.join_all()), ["a", "b"]);
-    /// ```
     #[track_caller]
     pub fn spawn_on<F>(&mut self, thread: &SpdkThread, future: F) -> AbortHandle
     where
@@ -244,20 +141,6 @@ impl<T> JoinSet<T> {
     }
 
     /// A task that has ended, if there is one that was not joined.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use corespun::{task::JoinSet, thread::ThreadLib};
-    ///
-    /// let mut runner = ThreadLib::new().thread().build()?.attach();
-    /// let mut set = JoinSet::new();
-    /// runner.enter(|| set.spawn_local(async { 5 }));
-    /// assert!(set.try_join_next().is_none());
-    /// runner.poll(0, 0);
-    /// assert_eq!(set.try_join_next().unwrap().unwrap(), 5);
-    /// # Ok::<(), corespun::thread::CreateError>(())
-    /// ```
     pub fn try_join_next(&mut self) -> Option<Result<T, JoinError>> {
         unconstrained(self.tasks.next()).now_or_never()?
     }
@@ -289,47 +172,11 @@ impl<T> JoinSet<T> {
     }
 
     /// Aborts every task. They stay in the set and are to be joined.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use corespun::{task::JoinSet, thread::ThreadLib};
-    ///
-    /// let mut runner = ThreadLib::new().thread().build()?.attach();
-    /// let mut set = JoinSet::new();
-    /// runner.enter(|| set.spawn_local(std::future::pending::<()>()));
-    /// set.abort_all();
-    /// runner.poll(0, 0);
-    /// assert!(set.try_join_next().unwrap().unwrap_err().is_cancelled());
-    /// # Ok::<(), corespun::thread::CreateError>(())
-    /// ```
     pub fn abort_all(&mut self) {
         self.tasks.iter().for_each(JoinHandle::abort);
     }
 
     /// Lets every task run on by itself.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use std::{cell::Cell, rc::Rc};
-    /// use corespun::{task::{self, JoinSet}, thread::ThreadLib};
-    ///
-    /// let mut runner = ThreadLib::new().thread().build()?.attach();
-    /// let (mut set, written) = (JoinSet::new(), Rc::new(Cell::new(false)));
-    /// let done = written.clone();
-    /// runner.enter(|| set.spawn_local(async move {
-    ///     task::yield_now().await;
-    ///     done.set(true);
-    /// }));
-    /// runner.poll(0, 0);
-    /// set.detach_all();
-    /// // Nothing is left that dropping the set could abort.
-    /// drop(set);
-    /// runner.poll(0, 0);
-    /// assert!(written.get());
-    /// # Ok::<(), corespun::thread::CreateError>(())
-    /// ```
     pub fn detach_all(&mut self) {
         self.tasks = FuturesUnordered::new();
     }
@@ -339,28 +186,6 @@ impl<T> JoinSet<T> {
     /// # Cancel safety
     ///
     /// Cancelled, all are aborted, but some may not have ended.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use corespun::{task::{self, JoinSet}, thread::ThreadLib};
-    ///
-    /// let mut runner = ThreadLib::new().thread().build()?.attach();
-    /// let stopped = runner.enter(|| task::spawn_local(async {
-    ///     let mut connections = JoinSet::new();
-    ///     for _ in 0..3 {
-    ///         connections.spawn_local(std::future::pending::<()>());
-    ///     }
-    ///     connections.shutdown().await;
-    ///     connections.len()
-    /// }));
-    /// while !stopped.is_finished() {
-    ///     runner.poll(0, 0);
-    /// }
-    /// assert_eq!(futures::executor::block_on(stopped).unwrap(), 0);
-    /// assert!(runner.tasks().is_empty());
-    /// # Ok::<(), corespun::thread::CreateError>(())
-    /// ```
     pub async fn shutdown(&mut self) {
         self.abort_all();
         while self.join_next().await.is_some() {}

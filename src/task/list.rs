@@ -182,21 +182,6 @@ impl ThreadRunner {
 
     /// Wakes every task of the thread: for whoever took it to another OS thread, where
     /// what its tasks wait for is to be asked for anew.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use corespun::{task, thread::ThreadLib};
-    ///
-    /// let mut runner = ThreadLib::new().thread().build()?.attach();
-    /// let idle = runner.enter(|| task::spawn(std::future::pending::<()>()));
-    /// runner.poll(0, 0);
-    /// assert!(!runner.has_messages());
-    /// runner.wake_tasks();
-    /// assert!(runner.has_messages());
-    /// # drop(idle);
-    /// # Ok::<(), corespun::thread::CreateError>(())
-    /// ```
     pub fn wake_tasks(&mut self) {
         self.enter(|| Local::with_current(Local::wake_tasks));
     }

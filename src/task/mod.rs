@@ -107,44 +107,12 @@ impl fmt::Debug for TaskId {
 }
 
 /// The id of the task that calls this; `None` outside of one.
-///
-/// # Examples
-///
-/// ```
-/// use corespun::{task, thread::ThreadLib};
-///
-/// let mut runner = ThreadLib::new().thread().build()?.attach();
-/// let own = runner.enter(|| task::spawn_local(async { task::id() }));
-/// let id = own.id();
-/// runner.poll(0, 0);
-/// assert_eq!(futures::executor::block_on(own).unwrap(), Some(id));
-/// assert_eq!(task::id(), None);
-/// # Ok::<(), corespun::thread::CreateError>(())
-/// ```
 pub fn id() -> Option<TaskId> {
     raw::with_running(TaskMeta::id)
 }
 
 /// The value that was given to the task that calls this, if it is a `T`; see
 /// [`TaskBuilder::metadata`].
-///
-/// # Examples
-///
-/// ```
-/// use corespun::{task::{self, TaskBuilder}, thread::ThreadLib};
-///
-/// struct Tenant(&'static str);
-///
-/// let mut runner = ThreadLib::new().thread().build()?.attach();
-/// let scan = TaskBuilder::new().metadata(Tenant("backup"));
-/// let task = runner.enter(|| scan.spawn_local(async {
-///     // However deep in the calls of the task.
-///     task::metadata::<Tenant>().map(|tenant| tenant.0)
-/// }));
-/// runner.poll(0, 0);
-/// assert_eq!(futures::executor::block_on(task).unwrap(), Some("backup"));
-/// # Ok::<(), corespun::thread::CreateError>(())
-/// ```
 pub fn metadata<T: Any + Send + Sync>() -> Option<Arc<T>> {
     let metadata = raw::with_running(TaskMeta::metadata)??;
     metadata.downcast().ok()
@@ -271,35 +239,11 @@ pub struct TaskBuilder {
 
 impl TaskBuilder {
     /// A task without a name.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use corespun::{task::TaskBuilder, thread::ThreadLib};
-    ///
-    /// let mut runner = ThreadLib::new().thread().build()?.attach();
-    /// let task = runner.enter(|| TaskBuilder::new().spawn_local(async {}));
-    /// assert_eq!(runner.tasks()[0].name, None);
-    /// # drop(task);
-    /// # Ok::<(), corespun::thread::CreateError>(())
-    /// ```
     pub fn new() -> Self {
         TaskBuilder::default()
     }
 
     /// A name for reports and introspection, cut at 256 bytes.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use corespun::{task::TaskBuilder, thread::ThreadLib};
-    ///
-    /// let mut runner = ThreadLib::new().thread().build()?.attach();
-    /// let task = runner.enter(|| TaskBuilder::new().name("scrubber").spawn_local(async {}));
-    /// assert_eq!(runner.tasks()[0].name.as_deref(), Some("scrubber"));
-    /// # drop(task);
-    /// # Ok::<(), corespun::thread::CreateError>(())
-    /// ```
     pub fn name(mut self, name: impl Into<String>) -> Self {
         let name = crate::thread::cut_name(name.into()).into_boxed_str();
         self.label.get_or_insert_default().name = Some(name);
@@ -309,22 +253,6 @@ impl TaskBuilder {
     /// A value that goes with the task: it is told to who lists tasks
     /// ([`TaskInfo::metadata`]), and the task finds it itself ([`metadata`]). It is
     /// dropped with the task's future.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use corespun::{task::TaskBuilder, thread::ThreadLib};
-    ///
-    /// struct Tenant(&'static str);
-    ///
-    /// let mut runner = ThreadLib::new().thread().build()?.attach();
-    /// let scan = TaskBuilder::new().metadata(Tenant("backup"));
-    /// let task = runner.enter(|| scan.spawn_local(async {}));
-    /// let metadata = runner.tasks().remove(0).metadata.unwrap();
-    /// assert_eq!(metadata.downcast::<Tenant>().unwrap().0, "backup");
-    /// # drop(task);
-    /// # Ok::<(), corespun::thread::CreateError>(())
-    /// ```
     pub fn metadata(mut self, value: impl Any + Send + Sync) -> Self {
         self.label.get_or_insert_default().metadata = Some(Arc::new(value));
         self
@@ -549,22 +477,6 @@ impl TaskBuilder {
     }
 
     /// As [`SpdkThread::spawn_with`].
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use std::rc::Rc;
-    /// use corespun::{task::TaskBuilder, thread::ThreadLib};
-    ///
-    /// let mut runner = ThreadLib::new().thread().build()?.attach();
-    /// let task = TaskBuilder::new().name("audit").spawn_with_on(&runner.handle(), async || {
-    ///     let not_send = Rc::new(5);
-    ///     *not_send
-    /// });
-    /// runner.poll(0, 0);
-    /// assert_eq!(futures::executor::block_on(task).unwrap(), 5);
-    /// # Ok::<(), corespun::thread::CreateError>(())
-    /// ```
     #[track_caller]
     pub fn spawn_with_on<M, F>(self, thread: &SpdkThread, make: M) -> JoinHandle<F::Output>
     where

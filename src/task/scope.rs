@@ -235,19 +235,6 @@ impl<'env> Scope<'env> {
     }
 
     /// Whether [`Scope::cancel`] was called.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use corespun::task;
-    ///
-    /// let states = task::scope(async |scope| {
-    ///     let before = scope.is_cancelled();
-    ///     scope.cancel();
-    ///     (before, scope.is_cancelled())
-    /// });
-    /// assert_eq!(futures::executor::block_on(states), (false, true));
-    /// ```
     pub fn is_cancelled(&self) -> bool {
         self.inner.cancelled.get()
     }

@@ -40,23 +40,6 @@ impl SpdkThread {
     /// # Cancel safety
     ///
     /// Dropping the future only stops the waiting; the thread moves.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use corespun::{app::App, cpu::{self, CpuSet}, reactor::ReactorMode};
-    ///
-    /// let cpu = cpu::available()?.first().expect("at least one core");
-    /// App::builder()
-    ///     .lcores([(0, cpu), (1, cpu)])
-    ///     .mode(ReactorMode::Interrupt)
-    ///     .block_on(async |app| {
-    ///         let thread = app.thread().cpumask(CpuSet::single(0)).create().unwrap();
-    ///         thread.set_cpumask_async(&CpuSet::single(1)).await.unwrap();
-    ///         assert_eq!(thread.core(), Some(1));
-    ///     })?;
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
     pub fn set_cpumask_async(&self, mask: &CpuSet) -> SetCpumask {
         self.go(Destination::Mask(*mask))
     }
@@ -73,26 +56,6 @@ impl SpdkThread {
     /// # Cancel safety
     ///
     /// Dropping the future only stops the waiting; the thread moves.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use corespun::{app::App, cpu::{self, CpuSet}, reactor::ReactorMode};
-    ///
-    /// let cpu = cpu::available()?.first().expect("at least one core");
-    /// App::builder()
-    ///     .lcores([(0, cpu), (1, cpu)])
-    ///     .mode(ReactorMode::Interrupt)
-    ///     .block_on(async |app| {
-    ///         let thread = app.thread().create().unwrap();
-    ///         for core in [1, 0, 1] {
-    ///             thread.move_to_core(core).await.unwrap();
-    ///             assert_eq!(thread.core(), Some(core));
-    ///         }
-    ///         assert_eq!(thread.cpumask(), CpuSet::all());
-    ///     })?;
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
     pub fn move_to_core(&self, core: usize) -> SetCpumask {
         self.go(Destination::Core(core))
     }

@@ -69,17 +69,6 @@ impl LocalSpawner {
     }
 
     /// The thread that it spawns on.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use corespun::{task::LocalSpawner, thread::ThreadLib};
-    ///
-    /// let mut runner = ThreadLib::new().thread().name("disk").build()?.attach();
-    /// let spawner = runner.enter(LocalSpawner::current).unwrap();
-    /// assert_eq!(spawner.thread().name(), "disk");
-    /// # Ok::<(), corespun::thread::CreateError>(())
-    /// ```
     pub fn thread(&self) -> SpdkThread {
         SpdkThread::from_shared(self.local.shared.clone())
     }

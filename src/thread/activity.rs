@@ -30,22 +30,6 @@ pub enum Activity {
 
 impl Activity {
     /// Whether this is [`Activity::Busy`].
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use corespun::thread::ThreadLib;
-    ///
-    /// let mut runner = ThreadLib::new().thread().build()?.attach();
-    /// runner.handle().send_msg(|| ()).unwrap();
-    /// // Polls until there is nothing left to do.
-    /// let mut polls = 0;
-    /// while runner.poll(0, 0).is_busy() {
-    ///     polls += 1;
-    /// }
-    /// assert_eq!(polls, 1);
-    /// # Ok::<(), corespun::thread::CreateError>(())
-    /// ```
     pub fn is_busy(self) -> bool {
         self == Activity::Busy
     }

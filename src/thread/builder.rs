@@ -72,35 +72,12 @@ impl ThreadBuilder {
     }
 
     /// The name, cut at 256 bytes; one is made of the id otherwise.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use corespun::thread::ThreadLib;
-    ///
-    /// let library = ThreadLib::new();
-    /// assert_eq!(library.thread().name("journal").build()?.handle().name(), "journal");
-    /// assert_eq!(library.thread().build()?.handle().name(), "thread 2");
-    /// # Ok::<(), corespun::thread::CreateError>(())
-    /// ```
     pub fn name(mut self, name: impl Into<String>) -> Self {
         self.name = Some(cut_name(name.into()));
         self
     }
 
     /// The cores that the thread may be placed on; all unless set.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use corespun::{cpu::CpuSet, thread::ThreadLib};
-    ///
-    /// let mask: CpuSet = [2, 3].into_iter().collect();
-    /// let parked = ThreadLib::new().thread().cpumask(mask).build()?;
-    /// // For the framework that places the thread.
-    /// assert_eq!(parked.cpumask(), mask);
-    /// # Ok::<(), corespun::thread::CreateError>(())
-    /// ```
     pub fn cpumask(mut self, cpumask: CpuSet) -> Self {
         self.cpumask = cpumask;
         self
@@ -108,25 +85,6 @@ impl ThreadBuilder {
 
     /// The most messages and ready tasks that one poll runs; 8 unless set, 1
     /// at least.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use std::sync::mpsc;
-    /// use corespun::thread::ThreadLib;
-    ///
-    /// let mut runner = ThreadLib::new().thread().batch(2).build()?.attach();
-    /// let (sender, done) = mpsc::channel();
-    /// for request in 0..3 {
-    ///     let sender = sender.clone();
-    ///     runner.handle().send_msg(move || sender.send(request).unwrap()).unwrap();
-    /// }
-    /// runner.poll(0, 0);
-    /// assert_eq!(done.try_iter().collect::<Vec<_>>(), [0, 1]);
-    /// runner.poll(0, 0);
-    /// assert_eq!(done.try_iter().collect::<Vec<_>>(), [2]);
-    /// # Ok::<(), corespun::thread::CreateError>(())
-    /// ```
     pub fn batch(mut self, messages: usize) -> Self {
         self.batch = messages.max(1);
         self
@@ -137,21 +95,6 @@ impl ThreadBuilder {
     /// do not count, but while they fill the mailbox's ring, fewer messages fit by
     /// as many. Of senders that look for the last place at the same moment more
     /// than one may find it.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use corespun::thread::ThreadLib;
-    ///
-    /// let mut runner = ThreadLib::new().thread().message_limit(2).build()?.attach();
-    /// let thread = runner.handle();
-    /// assert!(thread.send_msg(|| ()).is_ok());
-    /// assert!(thread.send_msg(|| ()).is_ok());
-    /// assert!(thread.send_msg(|| ()).unwrap_err().is_full());
-    /// runner.poll(0, 0);
-    /// assert!(thread.send_msg(|| ()).is_ok());
-    /// # Ok::<(), corespun::thread::CreateError>(())
-    /// ```
     pub fn message_limit(mut self, messages: usize) -> Self {
         self.limit = messages.max(2);
         self
@@ -160,26 +103,6 @@ impl ThreadBuilder {
     /// Slots of the mailbox's ring, rounded up to a power of two; 64 unless
     /// set, 32 bytes each. What does not fit spills to an unbounded queue,
     /// which costs an allocation now and then.
-    ///
-    /// # Examples
-    ///
-    /// A small ring saves memory where there are many threads; it refuses nothing:
-    ///
-    /// ```
-    /// use std::sync::mpsc;
-    /// use corespun::thread::ThreadLib;
-    ///
-    /// let mut runner = ThreadLib::new().thread().ring(4).build()?.attach();
-    /// let (sender, done) = mpsc::channel();
-    /// for request in 0..100 {
-    ///     let sender = sender.clone();
-    ///     runner.handle().send_msg(move || sender.send(request).unwrap()).unwrap();
-    /// }
-    /// while runner.poll(0, 0).is_busy() {}
-    /// // The order is kept across the spill.
-    /// assert!(done.try_iter().eq(0..100));
-    /// # Ok::<(), corespun::thread::CreateError>(())
-    /// ```
     pub fn ring(mut self, slots: usize) -> Self {
         self.ring = slots;
         self
@@ -187,29 +110,6 @@ impl ThreadBuilder {
 
     /// How long an exit waits for what still holds the thread before it is
     /// forced; 5 s unless set.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use std::time::Duration;
-    /// use corespun::thread::{Poller, ThreadLib};
-    ///
-    /// let (clock, hand) = corespun::clock::Clock::virtual_at(1_000_000);
-    /// let library = ThreadLib::builder().clock(clock).build();
-    /// let timeout = Duration::from_micros(100);
-    /// let mut runner = library.thread().exit_timeout(timeout).build()?.attach();
-    /// runner.enter(|| Poller::active(|| false))?.detach();
-    /// let exit = runner.exit();
-    /// runner.poll(0, 0);
-    /// assert!(!runner.is_exited());
-    /// // What still holds the thread is cancelled.
-    /// hand.advance(100);
-    /// while !runner.is_exited() {
-    ///     runner.poll(0, 0);
-    /// }
-    /// # drop(exit);
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
     pub fn exit_timeout(mut self, timeout: Duration) -> Self {
         self.exit_timeout = timeout;
         self
@@ -259,18 +159,6 @@ impl ThreadBuilder {
     }
 
     /// A value of the framework's, which [`SpdkThread::context`] finds again.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use corespun::thread::ThreadLib;
-    ///
-    /// struct Queue { depth: u32 }
-    ///
-    /// let runner = ThreadLib::new().thread().context(Queue { depth: 128 }).build()?.attach();
-    /// assert_eq!(runner.handle().context::<Queue>().unwrap().depth, 128);
-    /// # Ok::<(), corespun::thread::CreateError>(())
-    /// ```
     pub fn context<T: Send + Sync + 'static>(mut self, context: T) -> Self {
         self.context = Some(Box::new(context));
         self

@@ -527,22 +527,6 @@ impl Interrupt {
     }
 
     /// Unregisters it; the same as dropping it.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use std::{io::Write, os::unix::net::UnixStream};
-    /// use corespun::thread::{Interrupt, ThreadLib};
-    ///
-    /// let mut runner = ThreadLib::new().thread().build()?.attach();
-    /// let (mut peer, socket) = UnixStream::pair()?;
-    /// let interrupt = runner.enter(|| Interrupt::register(socket, |_event| ()))?;
-    /// interrupt.unregister();
-    /// // It was closed as well.
-    /// assert!(peer.write_all(b"x").is_err());
-    /// assert!(!runner.poll(0, 0).is_busy());
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
     pub fn unregister(self) {}
 
     fn group(&self) -> &FdGroup {

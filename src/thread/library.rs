@@ -335,19 +335,6 @@ impl Default for ThreadLib {
 
 impl ThreadLib {
     /// An instance on the system clock that contains panics.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use corespun::thread::ThreadLib;
-    ///
-    /// // Two instances know nothing of each other.
-    /// let (one, other) = (ThreadLib::new(), ThreadLib::new());
-    /// let thread = one.thread().build()?;
-    /// assert_eq!((one.thread_count(), other.thread_count()), (1, 0));
-    /// # drop(thread);
-    /// # Ok::<(), corespun::thread::CreateError>(())
-    /// ```
     pub fn new() -> Self {
         ThreadLib::builder().build()
     }
@@ -371,35 +358,11 @@ impl ThreadLib {
     }
 
     /// Settings for a new thread.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use corespun::thread::ThreadLib;
-    ///
-    /// let library = ThreadLib::new();
-    /// let runner = library.thread().name("disk").build()?.attach();
-    /// assert_eq!(library.threads(), [runner.handle()]);
-    /// # Ok::<(), corespun::thread::CreateError>(())
-    /// ```
     pub fn thread(&self) -> ThreadBuilder {
         ThreadBuilder::new(self.inner.clone())
     }
 
     /// The clock that this instance's ticks come from.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use std::time::Duration;
-    /// use corespun::thread::ThreadLib;
-    ///
-    /// let library = ThreadLib::new();
-    /// let begin = library.clock().now();
-    /// let millisecond = library.clock().ticks_from(Duration::from_millis(1));
-    /// // A deadline for `time::sleep_until` or `ThreadRunner::poll`, made anywhere.
-    /// assert!(begin + millisecond > begin);
-    /// ```
     pub fn clock(&self) -> &Clock {
         &self.inner.clock
     }
@@ -448,20 +411,6 @@ impl ThreadLib {
 
     /// How many threads exist that have not exited (`spdk_thread_get_count`);
     /// it may be stale at once.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use corespun::thread::ThreadLib;
-    ///
-    /// let library = ThreadLib::new();
-    /// let (first, second) = (library.thread().build()?, library.thread().build()?);
-    /// assert_eq!(library.thread_count(), 2);
-    /// drop(first);
-    /// assert_eq!(library.thread_count(), 1);
-    /// # drop(second);
-    /// # Ok::<(), corespun::thread::CreateError>(())
-    /// ```
     pub fn thread_count(&self) -> usize {
         lock(&self.inner.threads).len()
     }
@@ -626,39 +575,12 @@ pub struct ThreadLibBuilder {
 
 impl ThreadLibBuilder {
     /// Where ticks come from; the system clock unless set.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use corespun::{clock::Clock, thread::ThreadLib};
-    ///
-    /// let (clock, hand) = Clock::virtual_at(1_000);
-    /// let library = ThreadLib::builder().clock(clock).build();
-    /// let mut runner = library.thread().build()?.attach();
-    /// hand.advance(7);
-    /// runner.poll(0, 0);
-    /// assert_eq!(runner.last_tick(), 7);
-    /// # Ok::<(), corespun::thread::CreateError>(())
-    /// ```
     pub fn clock(mut self, clock: Clock) -> Self {
         self.clock = Some(clock);
         self
     }
 
     /// What a panic of user code leads to.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use corespun::thread::{PanicPolicy, ThreadLib};
-    ///
-    /// let library = ThreadLib::builder().panic_policy(PanicPolicy::Contain).build();
-    /// let mut runner = library.thread().build()?.attach();
-    /// runner.handle().send_msg(|| panic!("bad request")).unwrap();
-    /// assert!(runner.poll(0, 0).is_busy());
-    /// assert!(runner.is_running());
-    /// # Ok::<(), corespun::thread::CreateError>(())
-    /// ```
     pub fn panic_policy(mut self, policy: PanicPolicy) -> Self {
         self.panic_policy = policy;
         self
@@ -694,25 +616,6 @@ impl ThreadLibBuilder {
 
     /// Measures how long each poll of each task takes, for
     /// [`SpdkThread::tasks`]; two reads of the clock a poll. Off unless set.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use std::time::Duration;
-    /// use corespun::{task, thread::ThreadLib};
-    ///
-    /// let (clock, hand) = corespun::clock::Clock::virtual_at(1_000_000);
-    /// let library = ThreadLib::builder().clock(clock).task_times(true).build();
-    /// let mut runner = library.thread().build()?.attach();
-    /// let task = runner.enter(|| task::spawn_local(async move {
-    ///     hand.advance(8);
-    ///     std::future::pending::<()>().await
-    /// }));
-    /// runner.poll(0, 0);
-    /// assert_eq!(runner.tasks()[0].total, Duration::from_micros(8));
-    /// # drop(task);
-    /// # Ok::<(), corespun::thread::CreateError>(())
-    /// ```
     pub fn task_times(mut self, measured: bool) -> Self {
         self.times_tasks = measured;
         self
@@ -725,31 +628,6 @@ impl ThreadLibBuilder {
     ///
     /// Off unless set. It costs two reads of the clock and a few stores for each of
     /// those, and another read for each poll of a thread.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use std::sync::{Arc, atomic::{AtomicU32, Ordering}};
-    /// use std::time::Duration;
-    /// use corespun::thread::ThreadLib;
-    ///
-    /// let (clock, hand) = corespun::clock::Clock::virtual_at(1_000_000);
-    /// let stalls = Arc::new(AtomicU32::new(0));
-    /// let counter = stalls.clone();
-    /// let library = ThreadLib::builder()
-    ///     .clock(clock)
-    ///     .stall_limit(Duration::from_micros(50))
-    ///     .stall_hook(move |_stall| _ = counter.fetch_add(1, Ordering::Relaxed))
-    ///     .build();
-    /// let mut runner = library.thread().build()?.attach();
-    /// for held in [49, 50] {
-    ///     let hand = hand.clone();
-    ///     runner.handle().send_msg(move || _ = hand.advance(held)).unwrap();
-    /// }
-    /// runner.poll(0, 0);
-    /// assert_eq!(stalls.load(Ordering::Relaxed), 1);
-    /// # Ok::<(), corespun::thread::CreateError>(())
-    /// ```
     pub fn stall_limit(mut self, limit: Duration) -> Self {
         self.stall_limit = Some(limit);
         self
@@ -792,18 +670,6 @@ impl ThreadLibBuilder {
     /// drivers) run on; unless set, those
     /// that the OS thread that builds the instance may run on. Leave out the
     /// cores of the reactors.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use corespun::{cpu::{self, CpuSet}, thread::ThreadLib};
-    ///
-    /// let last = CpuSet::single(cpu::available()?.iter().last().unwrap());
-    /// let library = ThreadLib::builder().helper_cpus(last).build();
-    /// let seen = library.spawn_blocking(|| cpu::available().unwrap());
-    /// assert_eq!(futures::executor::block_on(seen)?, last);
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
     pub fn helper_cpus(mut self, cpus: CpuSet) -> Self {
         self.helper_cpus = Some(cpus);
         self

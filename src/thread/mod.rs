@@ -198,37 +198,11 @@ impl SpdkThread {
 
     /// The SpdkThread that this OS thread is polling or has entered
     /// (`spdk_get_thread`).
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use corespun::thread::{SpdkThread, ThreadLib};
-    ///
-    /// let mut runner = ThreadLib::new().thread().build()?.attach();
-    /// let call = runner.handle().call(|| SpdkThread::current());
-    /// runner.poll(0, 0);
-    /// assert_eq!(futures::executor::block_on(call).unwrap(), Some(runner.handle()));
-    /// // Between polls, and on other OS threads, there is none.
-    /// assert_eq!(SpdkThread::current(), None);
-    /// # Ok::<(), corespun::thread::CreateError>(())
-    /// ```
     pub fn current() -> Option<SpdkThread> {
         Local::with_current(|local| SpdkThread::from_shared(local.shared.clone()))
     }
 
     /// Whether this thread is the current one.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use corespun::thread::ThreadLib;
-    ///
-    /// let mut runner = ThreadLib::new().thread().build()?.attach();
-    /// let thread = runner.handle();
-    /// assert!(!thread.is_current());
-    /// assert!(runner.enter(|| thread.is_current()));
-    /// # Ok::<(), corespun::thread::CreateError>(())
-    /// ```
     pub fn is_current(&self) -> bool {
         self.shared.current_local().is_some()
     }
@@ -382,51 +356,17 @@ impl SpdkThread {
     }
 
     /// A number unique within the library instance, never reused.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use corespun::thread::ThreadLib;
-    ///
-    /// let library = ThreadLib::new();
-    /// let first = library.thread().build()?.handle().id();
-    /// // Never given to another, though that thread is gone.
-    /// let second = library.thread().build()?.handle().id();
-    /// assert_ne!(first, second);
-    /// # Ok::<(), corespun::thread::CreateError>(())
-    /// ```
     pub fn id(&self) -> u64 {
         self.shared.id
     }
 
     /// The name given, or one made of the id.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use corespun::thread::ThreadLib;
-    ///
-    /// let parked = ThreadLib::new().thread().name("journal").build()?;
-    /// assert_eq!(parked.handle().name(), "journal");
-    /// # Ok::<(), corespun::thread::CreateError>(())
-    /// ```
     pub fn name(&self) -> &str {
         self.shared.name()
     }
 
     /// Whether a SpdkThread is current on this OS thread. As
     /// [`SpdkThread::current`], without making a handle of it.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use corespun::thread::{SpdkThread, ThreadLib};
-    ///
-    /// let mut runner = ThreadLib::new().thread().build()?.attach();
-    /// assert!(!SpdkThread::has_current());
-    /// assert!(runner.enter(SpdkThread::has_current));
-    /// # Ok::<(), corespun::thread::CreateError>(())
-    /// ```
     #[inline]
     #[must_use]
     pub fn has_current() -> bool {
@@ -457,99 +397,27 @@ impl SpdkThread {
 
     /// Whether the framework was asked not to move the thread. See
     /// [`ThreadRunner::is_bound`] for whether it cannot.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use corespun::thread::ThreadLib;
-    ///
-    /// let thread = ThreadLib::new().thread().build()?.handle();
-    /// assert!(!thread.is_bound());
-    /// thread.bind(true);
-    /// assert!(thread.is_bound());
-    /// # Ok::<(), corespun::thread::CreateError>(())
-    /// ```
     pub fn is_bound(&self) -> bool {
         self.shared.bound.load(Ordering::Acquire)
     }
 
     /// The value that [`ThreadBuilder::context`] attached for the framework, if
     /// it is a `T` (`spdk_thread_get_ctx`).
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use std::sync::atomic::{AtomicU64, Ordering};
-    /// use corespun::thread::{SpdkThread, ThreadLib};
-    ///
-    /// #[derive(Default)]
-    /// struct Counters { reads: AtomicU64 }
-    ///
-    /// let builder = ThreadLib::new().thread().context(Counters::default());
-    /// let mut runner = builder.build()?.attach();
-    /// runner.enter(|| {
-    ///     let thread = SpdkThread::current().unwrap();
-    ///     thread.context::<Counters>().unwrap().reads.fetch_add(1, Ordering::Relaxed);
-    /// });
-    /// let thread = runner.handle();
-    /// assert_eq!(thread.context::<Counters>().unwrap().reads.load(Ordering::Relaxed), 1);
-    /// assert!(thread.context::<String>().is_none());
-    /// # Ok::<(), corespun::thread::CreateError>(())
-    /// ```
     pub fn context<T: 'static>(&self) -> Option<&T> {
         self.shared.context.as_ref()?.downcast_ref()
     }
 
     /// Where the thread stands in its life.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use corespun::thread::{ThreadLib, ThreadState};
-    ///
-    /// let runner = ThreadLib::new().thread().build()?.attach();
-    /// let thread = runner.handle();
-    /// assert_eq!(thread.state(), ThreadState::Running);
-    /// drop(runner);
-    /// assert_eq!(thread.state(), ThreadState::Exited);
-    /// # Ok::<(), corespun::thread::CreateError>(())
-    /// ```
     pub fn state(&self) -> ThreadState {
         self.shared.state()
     }
 
     /// Whether the thread has exited.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use corespun::thread::ThreadLib;
-    ///
-    /// let runner = ThreadLib::new().thread().build()?.attach();
-    /// let thread = runner.handle();
-    /// assert!(!thread.is_exited());
-    /// drop(runner);
-    /// assert!(thread.is_exited());
-    /// # Ok::<(), corespun::thread::CreateError>(())
-    /// ```
     pub fn is_exited(&self) -> bool {
         self.state() == ThreadState::Exited
     }
 
     /// Whether the thread was not asked to exit yet.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use corespun::thread::ThreadLib;
-    ///
-    /// let mut runner = ThreadLib::new().thread().build()?.attach();
-    /// let exit = runner.exit();
-    /// // Neither running any more nor gone.
-    /// assert!(!runner.handle().is_running() && !runner.handle().is_exited());
-    /// # drop(exit);
-    /// # Ok::<(), corespun::thread::CreateError>(())
-    /// ```
     pub fn is_running(&self) -> bool {
         self.state() == ThreadState::Running
     }
@@ -583,43 +451,11 @@ impl SpdkThread {
     }
 
     /// The tick at which its last poll ended (`spdk_thread_get_last_tsc`).
-    ///
-    /// # Examples
-    ///
-    /// Whether a thread is stuck can be seen from outside:
-    ///
-    /// ```
-    /// use corespun::thread::ThreadLib;
-    ///
-    /// let (clock, hand) = corespun::clock::Clock::virtual_at(1_000_000);
-    /// let mut runner = ThreadLib::builder().clock(clock).build().thread().build()?.attach();
-    /// runner.poll(0, 0);
-    /// hand.advance(5_000);
-    /// let thread = runner.handle();
-    /// assert_eq!(thread.library().clock().now() - thread.last_tick(), 5_000);
-    /// # Ok::<(), corespun::thread::CreateError>(())
-    /// ```
     pub fn last_tick(&self) -> u64 {
         self.shared.last_tick.load(Ordering::Relaxed)
     }
 
     /// The library instance it belongs to.
-    ///
-    /// # Examples
-    ///
-    /// What runs on a thread reaches the others through it:
-    ///
-    /// ```
-    /// use corespun::thread::{SpdkThread, ThreadLib};
-    ///
-    /// let library = ThreadLib::new();
-    /// let other = library.thread().name("other").build()?;
-    /// let mut runner = library.thread().build()?.attach();
-    /// let count = runner.enter(|| SpdkThread::current().unwrap().library().thread_count());
-    /// assert_eq!(count, 2);
-    /// # drop(other);
-    /// # Ok::<(), corespun::thread::CreateError>(())
-    /// ```
     pub fn library(&self) -> ThreadLib {
         ThreadLib {
             inner: self.shared.library.clone(),
@@ -729,72 +565,21 @@ impl<F> SendError<F> {
     }
 
     /// The closure that was not sent.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use corespun::thread::ThreadLib;
-    ///
-    /// let thread = ThreadLib::new().thread().build()?.handle();
-    /// let request = vec![1, 2, 3];
-    /// // The thread is gone: what was to be done there is done here.
-    /// let refused = thread.send_msg(move || drop(request)).unwrap_err();
-    /// let run_here = refused.into_message();
-    /// run_here();
-    /// # Ok::<(), corespun::thread::CreateError>(())
-    /// ```
     pub fn into_message(self) -> F {
         self.message
     }
 
     /// Why.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use corespun::thread::ThreadLib;
-    ///
-    /// let thread = ThreadLib::new().thread().name("disk").message_limit(2).build()?;
-    /// (0..2).for_each(|_| thread.handle().send_msg(|| ()).unwrap());
-    /// let refused = thread.handle().send_msg(|| ()).unwrap_err();
-    /// assert_eq!(
-    ///     refused.reason().to_string(),
-    ///     r#"thread "disk" has its limit of 2 messages outstanding; try again later"#
-    /// );
-    /// # Ok::<(), corespun::thread::CreateError>(())
-    /// ```
     pub fn reason(&self) -> &SendErrorReason {
         &self.reason
     }
 
     /// Whether trying again later may succeed.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use corespun::thread::ThreadLib;
-    ///
-    /// let parked = ThreadLib::new().thread().message_limit(2).build()?;
-    /// (0..2).for_each(|_| parked.handle().send_msg(|| ()).unwrap());
-    /// assert!(parked.handle().send_msg(|| ()).unwrap_err().is_full());
-    /// # Ok::<(), corespun::thread::CreateError>(())
-    /// ```
     pub fn is_full(&self) -> bool {
         matches!(self.reason, SendErrorReason::Full { .. })
     }
 
     /// Whether the thread has exited.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use corespun::thread::ThreadLib;
-    ///
-    /// let thread = ThreadLib::new().thread().build()?.handle();
-    /// let refused = thread.send_msg(|| ()).unwrap_err();
-    /// assert!(refused.is_exited() && !refused.is_full());
-    /// # Ok::<(), corespun::thread::CreateError>(())
-    /// ```
     pub fn is_exited(&self) -> bool {
         matches!(self.reason, SendErrorReason::Exited { .. })
     }

@@ -255,36 +255,12 @@ impl Shared {
 
 impl SpdkThread {
     /// The cores that the thread may be placed on.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use corespun::{cpu::CpuSet, thread::ThreadLib};
-    ///
-    /// let library = ThreadLib::new();
-    /// assert_eq!(library.thread().build()?.handle().cpumask(), CpuSet::all());
-    /// let on_two = library.thread().cpumask(CpuSet::single(2)).build()?;
-    /// assert_eq!(on_two.handle().cpumask(), CpuSet::single(2));
-    /// # Ok::<(), corespun::thread::CreateError>(())
-    /// ```
     pub fn cpumask(&self) -> CpuSet {
         self.shared.placement().mask
     }
 
     /// The core whose reactor polls the thread. `None` on the way from one to
     /// another, and when nobody has told: see [`ThreadRunner::set_core`].
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use corespun::thread::ThreadLib;
-    ///
-    /// let mut runner = ThreadLib::new().thread().build()?.attach();
-    /// assert_eq!(runner.handle().core(), None);
-    /// runner.set_core(Some(3));
-    /// assert_eq!(runner.handle().core(), Some(3));
-    /// # Ok::<(), corespun::thread::CreateError>(())
-    /// ```
     pub fn core(&self) -> Option<usize> {
         self.shared.core()
     }
@@ -449,15 +425,6 @@ impl ThreadRunner {
     /// [`SpdkThread::set_cpumask_async`]. For a framework of your own that moves
     /// threads; call it before the first poll there. [`ThreadRunner::park`] takes
     /// it back.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// let mut runner = corespun::thread::ThreadLib::new().thread().build()?.attach();
-    /// runner.set_core(Some(3));
-    /// assert_eq!(runner.handle().core(), Some(3));
-    /// # Ok::<(), corespun::thread::CreateError>(())
-    /// ```
     pub fn set_core(&mut self, core: Option<usize>) {
         self.local.shared.set_core(core);
     }

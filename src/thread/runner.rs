@@ -168,200 +168,54 @@ impl ThreadRunner {
     }
 
     /// The thread's handle.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use corespun::thread::ThreadLib;
-    ///
-    /// let mut runner = ThreadLib::new().thread().build()?.attach();
-    /// let handle = runner.handle();
-    /// std::thread::spawn(move || handle.send_msg(|| ()).unwrap()).join().unwrap();
-    /// assert!(runner.poll(0, 0).is_busy());
-    /// # Ok::<(), corespun::thread::CreateError>(())
-    /// ```
     pub fn handle(&self) -> SpdkThread {
         SpdkThread::from_shared(self.local.shared.clone())
     }
 
     /// The thread's name.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use corespun::thread::ThreadLib;
-    ///
-    /// let runner = ThreadLib::new().thread().name("disk").build()?.attach();
-    /// assert_eq!(runner.name(), "disk");
-    /// # Ok::<(), corespun::thread::CreateError>(())
-    /// ```
     pub fn name(&self) -> &str {
         self.local.shared.name()
     }
 
     /// Whether the thread was not asked to exit yet.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use corespun::thread::ThreadLib;
-    ///
-    /// let mut runner = ThreadLib::new().thread().build()?.attach();
-    /// assert!(runner.is_running());
-    /// let exit = runner.exit();
-    /// assert!(!runner.is_running());
-    /// # drop(exit);
-    /// # Ok::<(), corespun::thread::CreateError>(())
-    /// ```
     pub fn is_running(&self) -> bool {
         self.local.exit_phase.get() == ExitPhase::None
     }
 
     /// Whether the thread has exited.
-    ///
-    /// # Examples
-    ///
-    /// The end of a loop over threads:
-    ///
-    /// ```
-    /// use corespun::thread::ThreadLib;
-    ///
-    /// let library = ThreadLib::new();
-    /// let mut ring = vec![library.thread().build()?.attach(), library.thread().build()?.attach()];
-    /// library.threads().iter().for_each(|thread| drop(thread.exit()));
-    /// while !ring.is_empty() {
-    ///     ring.iter_mut().for_each(|thread| _ = thread.poll(0, 0));
-    ///     ring.retain(|thread| !thread.is_exited());
-    /// }
-    /// assert_eq!(library.thread_count(), 0);
-    /// # Ok::<(), corespun::thread::CreateError>(())
-    /// ```
     pub fn is_exited(&self) -> bool {
         self.local.exit_phase.get() == ExitPhase::Done
     }
 
     /// Asks the thread to exit; as [`SpdkThread::exit`].
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use corespun::{task, thread::ThreadLib};
-    ///
-    /// let mut runner = ThreadLib::new().thread().build()?.attach();
-    /// let exit = runner.exit();
-    /// while !runner.is_exited() {
-    ///     runner.poll(0, 0);
-    /// }
-    /// task::block_on(exit);
-    /// # Ok::<(), corespun::thread::CreateError>(())
-    /// ```
     pub fn exit(&mut self) -> super::Exit {
         let handle = self.handle();
         self.enter(|| handle.exit())
     }
 
     /// The tick at which the last poll ended.
-    ///
-    /// # Examples
-    ///
-    /// Passed as the begin of the next poll, no time is unaccounted for:
-    ///
-    /// ```
-    /// use corespun::thread::ThreadLib;
-    ///
-    /// let (clock, hand) = corespun::clock::Clock::virtual_at(1_000_000);
-    /// let mut runner = ThreadLib::builder().clock(clock).build().thread().build()?.attach();
-    /// hand.advance(100);
-    /// runner.poll(0, 0);
-    /// for _ in 0..3 {
-    ///     hand.advance(10);
-    ///     let end_of_last = runner.last_tick();
-    ///     runner.poll(0, end_of_last);
-    /// }
-    /// assert_eq!(runner.last_tick(), 130);
-    /// assert_eq!(runner.handle().stats().idle_ticks, 30);
-    /// # Ok::<(), corespun::thread::CreateError>(())
-    /// ```
     pub fn last_tick(&self) -> u64 {
         self.local.shared.last_tick.load(Ordering::Relaxed)
     }
 
     /// The tick at which the earliest timer is due
     /// (`spdk_thread_next_poller_expiration`).
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use std::time::Duration;
-    /// use corespun::thread::{Poller, ThreadLib};
-    ///
-    /// let (clock, hand) = corespun::clock::Clock::virtual_at(1_000_000);
-    /// let mut runner = ThreadLib::builder().clock(clock).build().thread().build()?.attach();
-    /// assert_eq!(runner.next_expiration(), None);
-    /// hand.advance(100);
-    /// let poller = runner.enter(|| Poller::timed(Duration::from_micros(10), || ()))?;
-    /// assert_eq!(runner.next_expiration(), Some(110));
-    /// # drop(poller);
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
     pub fn next_expiration(&self) -> Option<u64> {
         self.local.timers.borrow().next_deadline()
     }
 
     /// Whether an active poller is registered and not paused: one that wants
     /// to run in every poll.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use std::time::Duration;
-    /// use corespun::thread::{Poller, ThreadLib};
-    ///
-    /// let mut runner = ThreadLib::new().thread().build()?.attach();
-    /// let timed = runner.enter(|| Poller::timed(Duration::from_secs(1), || ()))?;
-    /// assert!(!runner.has_active_pollers());
-    /// let active = runner.enter(|| Poller::active(|| ()))?;
-    /// assert!(runner.has_active_pollers());
-    /// # drop((timed, active));
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
     pub fn has_active_pollers(&self) -> bool {
         self.local.pollers.active_count() > 0
     }
 
     /// Whether any poller is registered, paused ones included.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use std::time::Duration;
-    /// use corespun::thread::{Poller, ThreadLib};
-    ///
-    /// let mut runner = ThreadLib::new().thread().build()?.attach();
-    /// let timed = runner.enter(|| Poller::timed(Duration::from_secs(1), || ()))?;
-    /// assert!(runner.has_pollers());
-    /// drop(timed);
-    /// assert!(!runner.has_pollers());
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
     pub fn has_pollers(&self) -> bool {
         self.local.pollers.registered() > 0
     }
 
     /// Whether a message, a ready task or a critical message waits to be run.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use corespun::thread::ThreadLib;
-    ///
-    /// let mut runner = ThreadLib::new().thread().build()?.attach();
-    /// runner.handle().send_msg(|| ()).unwrap();
-    /// assert!(runner.has_messages());
-    /// runner.poll(0, 0);
-    /// assert!(!runner.has_messages());
-    /// # Ok::<(), corespun::thread::CreateError>(())
-    /// ```
     pub fn has_messages(&self) -> bool {
         self.local.has_ready_work()
     }
@@ -390,26 +244,6 @@ impl ThreadRunner {
 
     /// The latest tick to poll this thread at although nothing arrives: its
     /// earliest timer, or the end of its exit's patience.
-    ///
-    /// # Examples
-    ///
-    /// How long a loop may sleep:
-    ///
-    /// ```
-    /// use std::time::Duration;
-    /// use corespun::{task, thread::ThreadLib, time};
-    ///
-    /// let (clock, hand) = corespun::clock::Clock::virtual_at(1_000_000);
-    /// let library = ThreadLib::builder().clock(clock).build();
-    /// let mut runner = library.thread().build()?.attach();
-    /// let nap = runner.enter(|| task::spawn_local(time::sleep(Duration::from_micros(40))));
-    /// runner.poll(0, 0);
-    /// hand.advance(15);
-    /// let left = runner.next_deadline().unwrap() - library.clock().now();
-    /// assert_eq!(library.clock().duration_from(left), Duration::from_micros(25));
-    /// # drop(nap);
-    /// # Ok::<(), corespun::thread::CreateError>(())
-    /// ```
     pub fn next_deadline(&self) -> Option<u64> {
         self.local.next_deadline()
     }
@@ -454,38 +288,11 @@ impl ThreadRunner {
     /// # Errors
     ///
     /// As there.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use corespun::thread::ThreadLib;
-    ///
-    /// let mut runner = ThreadLib::new().thread().build()?.attach();
-    /// runner.set_interrupt_mode(true)?;
-    /// assert!(runner.is_in_interrupt_mode());
-    /// runner.set_interrupt_mode(false)?;
-    /// assert!(!runner.is_in_interrupt_mode());
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
     pub fn set_interrupt_mode(&mut self, on: bool) -> Result<(), super::InterruptError> {
         self.enter(|| super::set_interrupt_mode(on))
     }
 
     /// Whether the thread is in interrupt mode.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use corespun::thread::{ThreadLib, set_interrupt_mode};
-    ///
-    /// let mut runner = ThreadLib::new().thread().build()?.attach();
-    /// assert!(!runner.is_in_interrupt_mode());
-    /// // What runs on the thread may ask for it.
-    /// runner.handle().send_msg(|| set_interrupt_mode(true).unwrap()).unwrap();
-    /// runner.poll(0, 0);
-    /// assert!(runner.is_in_interrupt_mode());
-    /// # Ok::<(), corespun::thread::CreateError>(())
-    /// ```
     pub fn is_in_interrupt_mode(&self) -> bool {
         self.local.in_interrupt_mode()
     }
@@ -579,20 +386,6 @@ impl ThreadRunner {
 
     /// Whether the thread holds something that must not leave this OS thread,
     /// or was bound to it by [`SpdkThread::bind`].
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use corespun::{task, thread::{Poller, ThreadLib}};
-    ///
-    /// let mut runner = ThreadLib::new().thread().build()?.attach();
-    /// let moves_along = runner.enter(|| task::spawn(std::future::pending::<()>()));
-    /// assert!(!runner.is_bound());
-    /// let stays = runner.enter(|| Poller::active(|| ()))?;
-    /// assert!(runner.is_bound());
-    /// # drop((moves_along, stays));
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
     pub fn is_bound(&self) -> bool {
         self.local.is_bound()
     }
@@ -682,33 +475,11 @@ impl ParkedThread {
     }
 
     /// The thread's handle.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use corespun::thread::ThreadLib;
-    ///
-    /// let parked = ThreadLib::new().thread().build()?;
-    /// // What is sent waits until somebody polls the thread.
-    /// parked.handle().send_msg(|| ()).unwrap();
-    /// assert!(parked.attach().poll(0, 0).is_busy());
-    /// # Ok::<(), corespun::thread::CreateError>(())
-    /// ```
     pub fn handle(&self) -> SpdkThread {
         self.runner.handle()
     }
 
     /// The cores that the thread may be placed on.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use corespun::{cpu::CpuSet, thread::ThreadLib};
-    ///
-    /// let parked = ThreadLib::new().thread().cpumask(CpuSet::single(3)).build()?;
-    /// assert!(parked.cpumask().contains(3) && !parked.cpumask().contains(0));
-    /// # Ok::<(), corespun::thread::CreateError>(())
-    /// ```
     pub fn cpumask(&self) -> CpuSet {
         self.handle().cpumask()
     }

@@ -552,13 +552,6 @@ impl<T> SpinMutex<T> {
     }
 
     /// The data.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// let count = corespun::thread::SpinMutex::new(7);
-    /// assert_eq!(count.into_inner(), 7);
-    /// ```
     pub fn into_inner(self) -> T {
         self.value.into_inner()
     }

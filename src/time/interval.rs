@@ -47,28 +47,6 @@ pub fn interval(period: Duration) -> Interval {
 /// # Panics
 ///
 /// As [`interval`].
-///
-/// # Examples
-///
-/// Phase-shifted, so that not every thread does its housekeeping at once:
-///
-/// ```
-/// use std::time::Duration;
-/// use corespun::{task, thread::ThreadLib, time};
-///
-/// let (clock, hand) = corespun::clock::Clock::virtual_at(1_000_000);
-/// let mut runner = ThreadLib::builder().clock(clock).build().thread().build()?.attach();
-/// let ticks = runner.enter(|| task::spawn_local(async {
-///     let mut housekeeping = time::interval_at(time::now() + 3, Duration::from_micros(10));
-///     (housekeeping.tick().await, housekeeping.tick().await)
-/// }));
-/// while !ticks.is_finished() {
-///     runner.poll(0, 0);
-///     hand.advance(1);
-/// }
-/// assert_eq!(futures::executor::block_on(ticks).unwrap(), (3, 13));
-/// # Ok::<(), corespun::thread::CreateError>(())
-/// ```
 #[track_caller]
 pub fn interval_at(start: u64, period: Duration) -> Interval {
     Interval::new(Some(start), period)
@@ -177,32 +155,6 @@ impl Interval {
     /// # Cancel safety
     ///
     /// Cancelled, it has taken no tick.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use std::time::Duration;
-    /// use corespun::{task, thread::ThreadLib, time};
-    ///
-    /// let (clock, hand) = corespun::clock::Clock::virtual_at(1_000_000);
-    /// let mut runner = ThreadLib::builder().clock(clock).build().thread().build()?.attach();
-    /// let scrubbed = runner.enter(|| task::spawn_local(async {
-    ///     let mut pace = time::interval(Duration::from_micros(10));
-    ///     for _block in 0..4 {
-    ///         pace.tick().await;
-    ///     }
-    ///     time::now()
-    /// }));
-    /// while !scrubbed.is_finished() {
-    ///     // Once for the timer, once for the task it wakes.
-    ///     runner.poll(0, 0);
-    ///     runner.poll(0, 0);
-    ///     hand.advance(1);
-    /// }
-    /// // The first at once, so three periods.
-    /// assert_eq!(futures::executor::block_on(scrubbed).unwrap(), 30);
-    /// # Ok::<(), corespun::thread::CreateError>(())
-    /// ```
     pub async fn tick(&mut self) -> u64 {
         poll_fn(|cx| self.poll_tick(cx)).await
     }
@@ -294,32 +246,6 @@ impl Interval {
     }
 
     /// Makes the next tick complete at once.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use std::time::Duration;
-    /// use corespun::{task, thread::ThreadLib, time};
-    ///
-    /// let (clock, hand) = corespun::clock::Clock::virtual_at(1_000_000);
-    /// let mut runner = ThreadLib::builder().clock(clock).build().thread().build()?.attach();
-    /// let ticks = runner.enter(|| task::spawn_local(async {
-    ///     let mut stats = time::interval(Duration::from_micros(10));
-    ///     stats.tick().await;
-    ///     time::sleep_until(4).await;
-    ///     stats.reset_immediately();
-    ///     // Now, and every period from now on.
-    ///     (stats.tick().await, stats.tick().await)
-    /// }));
-    /// while !ticks.is_finished() {
-    ///     // Once for the timer, once for the task it wakes.
-    ///     runner.poll(0, 0);
-    ///     runner.poll(0, 0);
-    ///     hand.advance(1);
-    /// }
-    /// assert_eq!(futures::executor::block_on(ticks).unwrap(), (4, 14));
-    /// # Ok::<(), corespun::thread::CreateError>(())
-    /// ```
     pub fn reset_immediately(&mut self) {
         // Due from the poll on: a tick in the past would count as missed.
         self.sleep = None;
@@ -357,30 +283,11 @@ impl Interval {
     }
 
     /// The period.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use std::time::Duration;
-    ///
-    /// let interval = corespun::time::interval(Duration::from_millis(5));
-    /// assert_eq!(interval.period(), Duration::from_millis(5));
-    /// ```
     pub fn period(&self) -> Duration {
         self.period
     }
 
     /// What happens to ticks that nobody took in time.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use std::time::Duration;
-    /// use corespun::time::{self, MissedTickBehavior};
-    ///
-    /// let interval = time::interval(Duration::from_millis(5));
-    /// assert_eq!(interval.missed_tick_behavior(), MissedTickBehavior::Burst);
-    /// ```
     pub fn missed_tick_behavior(&self) -> MissedTickBehavior {
         self.missed
     }

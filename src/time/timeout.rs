@@ -121,63 +121,21 @@ pub struct Timeout<F> {
 
 impl<F> Timeout<F> {
     /// The deadline in ticks, once it is known.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// let read = corespun::time::timeout_at(500, async { "data" });
-    /// assert_eq!(read.deadline(), Some(500));
-    /// ```
     pub fn deadline(&self) -> Option<u64> {
         self.deadline.deadline()
     }
 
     /// The future that is waited for.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use corespun::{task, thread::ThreadLib, time};
-    ///
-    /// let mut runner = ThreadLib::new().thread().build()?.attach();
-    /// let read = runner.enter(|| task::spawn_local(async { "data" }));
-    /// let read = time::timeout_at(500, read);
-    /// assert!(!read.get_ref().is_finished());
-    /// runner.poll(0, 0);
-    /// assert!(read.get_ref().is_finished());
-    /// # Ok::<(), corespun::thread::CreateError>(())
-    /// ```
     pub fn get_ref(&self) -> &F {
         &self.future
     }
 
     /// The future that is waited for.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use corespun::{local::oneshot, time};
-    ///
-    /// let (reply, receiver) = oneshot::channel::<u8>();
-    /// let mut answer = time::timeout_at(500, receiver);
-    /// // Refuses the answer from now on.
-    /// answer.get_mut().close();
-    /// assert!(reply.is_closed());
-    /// ```
     pub fn get_mut(&mut self) -> &mut F {
         &mut self.future
     }
 
     /// The future, without a deadline again.
-    ///
-    /// # Examples
-    ///
-    /// When the deadline does not matter any more:
-    ///
-    /// ```
-    /// let read = corespun::time::timeout_at(500, async { "data" });
-    /// assert_eq!(futures::executor::block_on(read.into_inner()), "data");
-    /// ```
     pub fn into_inner(self) -> F {
         self.future
     }

@@ -10,14 +10,6 @@ use super::super::turn::Reactor;
 use crate::cpu::CpuSet;
 
 /// How much of its time somebody was busy, in percent; 0 where there was no time.
-///
-/// # Examples
-///
-/// ```
-/// use corespun::reactor::scheduler::load;
-///
-/// assert_eq!([load(0, 0), load(1, 3), load(2, 1)], [0, 25, 66]);
-/// ```
 #[must_use]
 pub fn load(busy: u64, idle: u64) -> u64 {
     let total = u128::from(busy) + u128::from(idle);

@@ -48,56 +48,17 @@ impl AbortHandle {
     }
 
     /// As [`JoinHandle::abort`].
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use corespun::{task, thread::ThreadLib};
-    ///
-    /// let mut runner = ThreadLib::new().thread().build()?.attach();
-    /// let request = runner.enter(|| task::spawn_local(async { "done" }));
-    /// let abort = request.abort_handle();
-    /// runner.poll(0, 0);
-    /// // It has ended: too late to change anything.
-    /// abort.abort();
-    /// assert_eq!(futures::executor::block_on(request).unwrap(), "done");
-    /// # Ok::<(), corespun::thread::CreateError>(())
-    /// ```
     pub fn abort(&self) {
         // SAFETY: the waker keeps the allocation alive.
         unsafe { self.meta().abort() }
     }
 
     /// Whether the task's future is gone.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use corespun::{task, thread::ThreadLib};
-    ///
-    /// let mut runner = ThreadLib::new().thread().build()?.attach();
-    /// let abort = runner.enter(|| task::spawn_local(async {}).abort_handle());
-    /// assert!(!abort.is_finished());
-    /// runner.poll(0, 0);
-    /// assert!(abort.is_finished());
-    /// # Ok::<(), corespun::thread::CreateError>(())
-    /// ```
     pub fn is_finished(&self) -> bool {
         self.meta().state.is_gone()
     }
 
     /// The task's id.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use corespun::{task, thread::ThreadLib};
-    ///
-    /// let mut runner = ThreadLib::new().thread().build()?.attach();
-    /// let request = runner.enter(|| task::spawn_local(async {}));
-    /// assert_eq!(request.abort_handle().id(), request.id());
-    /// # Ok::<(), corespun::thread::CreateError>(())
-    /// ```
     pub fn id(&self) -> TaskId {
         self.meta().id()
     }

@@ -72,57 +72,16 @@ impl JoinError {
     }
 
     /// Whether the task panicked.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use corespun::{task, thread::ThreadLib};
-    ///
-    /// let mut runner = ThreadLib::new().thread().build()?.attach();
-    /// let parser = runner.enter(|| task::spawn_local(async { "5O".parse::<u8>().unwrap() }));
-    /// // The panic is the task's end, not the thread's.
-    /// runner.poll(0, 0);
-    /// assert!(futures::executor::block_on(parser).unwrap_err().is_panic());
-    /// # Ok::<(), corespun::thread::CreateError>(())
-    /// ```
     pub fn is_panic(&self) -> bool {
         matches!(self.cause, Cause::Panicked(_))
     }
 
     /// Whether the task was aborted.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use corespun::{task, thread::ThreadLib};
-    ///
-    /// let mut runner = ThreadLib::new().thread().build()?.attach();
-    /// let request = runner.enter(|| task::spawn_local(std::future::pending::<()>()));
-    /// request.abort();
-    /// runner.poll(0, 0);
-    /// let error = futures::executor::block_on(request).unwrap_err();
-    /// assert!(error.is_cancelled());
-    /// assert!(error.to_string().ends_with("was aborted"));
-    /// # Ok::<(), corespun::thread::CreateError>(())
-    /// ```
     pub fn is_cancelled(&self) -> bool {
         matches!(self.cause, Cause::Cancelled)
     }
 
     /// Whether the task's thread exited, or had exited, before it finished.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use corespun::{task, thread::ThreadLib};
-    ///
-    /// let runner = ThreadLib::new().thread().build()?.attach();
-    /// let thread = runner.handle();
-    /// drop(runner);
-    /// let late = thread.spawn(async { 5 });
-    /// assert!(futures::executor::block_on(late).unwrap_err().is_thread_exited());
-    /// # Ok::<(), corespun::thread::CreateError>(())
-    /// ```
     pub fn is_thread_exited(&self) -> bool {
         matches!(self.cause, Cause::Exited)
     }
@@ -191,20 +150,6 @@ impl JoinError {
     }
 
     /// The task's id.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use corespun::{task, thread::ThreadLib};
-    ///
-    /// let mut runner = ThreadLib::new().thread().build()?.attach();
-    /// let request = runner.enter(|| task::spawn_local(std::future::pending::<()>()));
-    /// let id = request.id();
-    /// request.abort();
-    /// runner.poll(0, 0);
-    /// assert_eq!(futures::executor::block_on(request).unwrap_err().id(), id);
-    /// # Ok::<(), corespun::thread::CreateError>(())
-    /// ```
     pub fn id(&self) -> TaskId {
         self.id
     }

@@ -95,19 +95,6 @@ impl<T> JoinHandle<T> {
     /// is dropped on its own thread, and joining it yields
     /// [`JoinError::is_cancelled`]. A task that ends before that ends as if
     /// nothing had happened. Any thread may call this.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use corespun::{task, thread::ThreadLib};
-    ///
-    /// let mut runner = ThreadLib::new().thread().build()?.attach();
-    /// let request = runner.enter(|| task::spawn_local(std::future::pending::<()>()));
-    /// request.abort();
-    /// runner.poll(0, 0);
-    /// assert!(futures::executor::block_on(request).unwrap_err().is_cancelled());
-    /// # Ok::<(), corespun::thread::CreateError>(())
-    /// ```
     pub fn abort(&self) {
         // SAFETY: the join handle keeps the allocation alive.
         unsafe { self.meta().abort() }
@@ -140,38 +127,11 @@ impl<T> JoinHandle<T> {
     }
 
     /// Whether the task has ended: awaiting the handle would not wait for it.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use corespun::{task, thread::ThreadLib};
-    ///
-    /// let mut runner = ThreadLib::new().thread().build()?.attach();
-    /// let flush = runner.enter(|| task::spawn_local(task::yield_now()));
-    /// let mut polls = 0;
-    /// while !flush.is_finished() {
-    ///     runner.poll(1, 0);
-    ///     polls += 1;
-    /// }
-    /// assert_eq!(polls, 2);
-    /// # Ok::<(), corespun::thread::CreateError>(())
-    /// ```
     pub fn is_finished(&self) -> bool {
         self.task.as_ref().is_none_or(|task| task.is_finished())
     }
 
     /// The task's id.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use corespun::{task, thread::ThreadLib};
-    ///
-    /// let mut runner = ThreadLib::new().thread().build()?.attach();
-    /// let request = runner.enter(|| task::spawn_local(std::future::pending::<()>()));
-    /// assert_eq!(runner.tasks()[0].id, request.id());
-    /// # Ok::<(), corespun::thread::CreateError>(())
-    /// ```
     pub fn id(&self) -> TaskId {
         self.meta().id()
     }

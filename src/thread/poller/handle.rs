@@ -138,42 +138,12 @@ impl Poller {
     /// Pauses the poller (`spdk_poller_pause`): it takes effect at its next
     /// turn, a timed one's expiry; from inside its own callback, when that
     /// returns.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use corespun::thread::{Poller, PollerState, ThreadLib};
-    ///
-    /// let mut runner = ThreadLib::new().thread().build()?.attach();
-    /// let poller = runner.enter(|| Poller::active(|| ()))?;
-    /// poller.pause();
-    /// assert_eq!(poller.state(), PollerState::Pausing);
-    /// runner.poll(0, 0);
-    /// assert_eq!(poller.state(), PollerState::Paused);
-    /// assert_eq!(poller.stats().run_count, 0);
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
     pub fn pause(&self) {
         self.local.pause_poller(&self.core);
     }
 
     /// Resumes the poller (`spdk_poller_resume`): a timed one waits a full
     /// period from now; a pause that has not taken effect is cancelled.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use corespun::thread::{Poller, ThreadLib};
-    ///
-    /// let mut runner = ThreadLib::new().thread().build()?.attach();
-    /// let poller = runner.enter(|| Poller::active(|| ()))?;
-    /// poller.pause();
-    /// runner.poll(0, 0);
-    /// poller.resume();
-    /// runner.poll(0, 0);
-    /// assert_eq!(poller.stats().run_count, 1);
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
     pub fn resume(&self) {
         self.local.resume_poller(&self.core);
         self.local.begun_outside();
@@ -181,39 +151,10 @@ impl Poller {
 
     /// Unregisters the poller at once: a callback that waits is dropped now,
     /// one that runs when it returns. The same as dropping the handle.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use std::rc::Rc;
-    /// use corespun::thread::{Poller, ThreadLib};
-    ///
-    /// let mut runner = ThreadLib::new().thread().build()?.attach();
-    /// let queue = Rc::new("queue");
-    /// let held = queue.clone();
-    /// let poller = runner.enter(|| Poller::active(move || !held.is_empty()))?;
-    /// assert_eq!(Rc::strong_count(&queue), 2);
-    /// poller.unregister();
-    /// // The callback, and what it held, is gone.
-    /// assert_eq!(Rc::strong_count(&queue), 1);
-    /// assert!(!runner.has_pollers());
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
     pub fn unregister(self) {}
 
     /// Leaves the poller registered for as long as its thread lives. It keeps
     /// the thread from exiting until the exit is forced.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use corespun::thread::{Poller, ThreadLib};
-    ///
-    /// let mut runner = ThreadLib::new().thread().build()?.attach();
-    /// runner.enter(|| Poller::active(|| ()))?.detach();
-    /// assert!(runner.has_pollers() && runner.poll(0, 0).is_busy());
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
     pub fn detach(mut self) {
         self.detached = true;
         self.core.has_handle.set(false);
@@ -264,96 +205,26 @@ impl Poller {
     }
 
     /// Where the poller stands.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use std::time::Duration;
-    /// use corespun::thread::{Poller, PollerState, ThreadLib};
-    ///
-    /// let mut runner = ThreadLib::new().thread().build()?.attach();
-    /// let poller = runner.enter(|| Poller::timed(Duration::from_secs(1), || ()))?;
-    /// assert_eq!(poller.state(), PollerState::Waiting);
-    /// drop(runner);
-    /// assert_eq!(poller.state(), PollerState::Unregistered);
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
     pub fn state(&self) -> PollerState {
         self.core.state()
     }
 
     /// The name given, or one made of the id.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use corespun::thread::{Poller, ThreadLib};
-    ///
-    /// let mut runner = ThreadLib::new().thread().build()?.attach();
-    /// let named = runner.enter(|| Poller::builder().name("admin queue").register(|| ()))?;
-    /// let unnamed = runner.enter(|| Poller::active(|| ()))?;
-    /// assert_eq!(named.name(), "admin queue");
-    /// assert_eq!(unnamed.name(), "poller 2");
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
     pub fn name(&self) -> String {
         self.core.name()
     }
 
     /// A number unique on its thread, starting at 1.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use corespun::thread::{Poller, ThreadLib};
-    ///
-    /// let mut runner = ThreadLib::new().thread().build()?.attach();
-    /// let (first, second) = runner.enter(|| (Poller::active(|| ()), Poller::active(|| ())));
-    /// assert_eq!((first?.id(), second?.id()), (1, 2));
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
     pub fn id(&self) -> u64 {
         self.core.key.id
     }
 
     /// The period in ticks; 0 for an active poller.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use std::time::Duration;
-    /// use corespun::thread::{Poller, ThreadLib};
-    ///
-    /// # let (clock, _) = corespun::clock::Clock::virtual_at(1_000_000);
-    /// let mut runner = ThreadLib::builder().clock(clock).build().thread().build()?.attach();
-    /// let timed = runner.enter(|| Poller::timed(Duration::from_millis(2), || ()))?;
-    /// let active = runner.enter(|| Poller::active(|| ()))?;
-    /// assert_eq!((timed.period_ticks(), active.period_ticks()), (2_000, 0));
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
     pub fn period_ticks(&self) -> u64 {
         self.core.period
     }
 
     /// How often it ran.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use corespun::thread::{Poller, PollerStats, ThreadLib};
-    ///
-    /// let mut runner = ThreadLib::new().thread().build()?.attach();
-    /// let mut rounds = 0;
-    /// let poller = runner.enter(|| Poller::active(move || {
-    ///     rounds += 1;
-    ///     rounds % 4 == 0
-    /// }))?;
-    /// for _ in 0..8 {
-    ///     runner.poll(0, 0);
-    /// }
-    /// assert_eq!(poller.stats(), PollerStats { run_count: 8, busy_count: 2 });
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
     pub fn stats(&self) -> PollerStats {
         self.core.stats()
     }
@@ -473,19 +344,6 @@ pub struct PollerBuilder {
 
 impl PollerBuilder {
     /// A name for introspection, cut at 256 bytes.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use corespun::thread::{ExitHolder, Poller, ThreadLib};
-    ///
-    /// let mut runner = ThreadLib::new().thread().build()?.attach();
-    /// let poller = runner.enter(|| Poller::builder().name("link watch").register(|| ()))?;
-    /// // By which it is found again.
-    /// assert_eq!(runner.exit_holders(), [ExitHolder::Poller("link watch".to_owned())]);
-    /// # drop(poller);
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
     pub fn name(mut self, name: impl Into<String>) -> Self {
         self.name = Some(cut_name(name.into()));
         self
@@ -493,23 +351,6 @@ impl PollerBuilder {
 
     /// Makes it a timed poller, unless `period` is zero. A period is rounded
     /// to ticks, to one tick at least.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use std::time::Duration;
-    /// use corespun::thread::{Poller, ThreadLib};
-    ///
-    /// let (clock, hand) = corespun::clock::Clock::virtual_at(1_000_000);
-    /// let mut runner = ThreadLib::builder().clock(clock).build().thread().build()?.attach();
-    /// let poller = runner.enter(|| Poller::builder().period(Duration::from_micros(10)).register(|| ()))?;
-    /// hand.advance(9);
-    /// assert!(!runner.poll(0, 0).is_busy());
-    /// hand.advance(1);
-    /// assert!(runner.poll(0, 0).is_busy());
-    /// # drop(poller);
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
     pub fn period(mut self, period: Duration) -> Self {
         self.period = period;
         self
@@ -520,19 +361,6 @@ impl PollerBuilder {
     /// # Errors
     ///
     /// [`PollerError`] when no SpdkThread is current or it has exited.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use corespun::thread::{Activity, Poller, ThreadLib};
-    ///
-    /// let mut runner = ThreadLib::new().thread().build()?.attach();
-    /// let poller = runner.enter(|| Poller::builder().name("watchdog").register(|| Activity::Ignored))?;
-    /// // Looked, and counts as neither busy nor more than idle.
-    /// assert_eq!(runner.poll(0, 0), Activity::Idle);
-    /// assert_eq!(poller.stats().run_count, 1);
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
     pub fn register<A: Into<Activity>>(
         self,
         callback: impl FnMut() -> A + 'static,
