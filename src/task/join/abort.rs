@@ -47,7 +47,7 @@ impl AbortHandle {
         unsafe { self.meta.as_ref() }
     }
 
-    /// As [`JoinHandle::abort`].
+    /// As [`JoinHandle::abort`](super::JoinHandle::abort).
     pub fn abort(&self) {
         // SAFETY: the waker keeps the allocation alive.
         unsafe { self.meta().abort() }

@@ -18,7 +18,7 @@ use crate::thread::panic::{contain, discard, payload_text};
 ///
 /// Works from any thread and any executor: it is `Send` if the output is. A task
 /// that has ended takes a unit of the budget of the task that awaits it
-/// ([`consume_budget`](super::consume_budget)), so that a loop over tasks that end
+/// ([`consume_budget`](crate::task::consume_budget)), so that a loop over tasks that end
 /// at once gives way.
 ///
 /// # Cancel safety
