@@ -15,6 +15,7 @@ use std::sync::atomic::Ordering;
 use super::SpdkThread;
 use super::activity::Activity;
 use super::local::{Entered, ExitPhase, Local, TimerTarget};
+use super::message::Message;
 use super::panic::{PanicSource, contain};
 use super::stall::Occupant;
 use crate::cpu::CpuSet;
@@ -542,7 +543,7 @@ impl Local {
     /// poll is cut. What they send here waits for the next poll; tasks that they wake may
     /// run in this one, and so do tasks that give way where nothing waits that they could
     /// give way to.
-    #[inline]
+    #[inline(always)]
     fn run_messages(&self, slice: impl Slice, now: u64) -> Activity {
         let limit = match slice.max_msgs() {
             0 => self.batch,
@@ -552,27 +553,41 @@ impl Local {
             self.set_mailbox_next(mailbox);
         }
         self.begin_messages(slice.arrived());
+        match self.next_message() {
+            None => Activity::Idle,
+            Some(first) => {
+                self.run_batches(first, limit, now);
+                Activity::Busy
+            }
+        }
+    }
+
+    /// Up to `limit` messages and tasks, of which `next` is the first.
+    fn run_batches(&self, mut next: Message, limit: usize, now: u64) {
         let ran = Cell::new(0);
         loop {
             // Contained as a whole, which costs once: after a panic it goes on with the
             // next message.
-            if let Err(payload) = contain(|| self.run_batch(limit, &ran)) {
+            if let Err(payload) = contain(|| self.run_batch(next, limit, &ran)) {
                 self.report_panic(PanicSource::Message, None, payload);
                 self.check_held_locks();
-                continue;
+            } else if self.is_cut() || !self.nothing_else_waits(now) {
+                return;
             }
-            let ran = ran.get();
-            if ran == 0 || ran == limit || self.is_cut() || !self.nothing_else_waits(now) {
-                return Activity::from(ran > 0);
+            if ran.get() == limit {
+                return;
+            }
+            match self.next_message() {
+                Some(message) => next = message,
+                None => return,
             }
         }
     }
 
     #[inline]
-    fn run_batch(&self, limit: usize, ran: &Cell<usize>) {
-        while ran.get() < limit
-            && let Some(message) = self.next_message()
-        {
+    fn run_batch(&self, first: Message, limit: usize, ran: &Cell<usize>) {
+        let mut message = first;
+        loop {
             ran.set(ran.get() + 1);
             if self.stall_limit > 0 && !message.is_task() {
                 self.run_watched(message);
@@ -580,15 +595,19 @@ impl Local {
                 message.run();
             }
             self.check_held_locks();
-            if self.is_cut() {
+            if ran.get() == limit || self.is_cut() {
                 return;
+            }
+            match self.next_message() {
+                Some(next) => message = next,
+                None => return,
             }
         }
     }
 
     /// Runs a message that may hold up the thread. A task measures itself.
     #[cold]
-    fn run_watched(&self, message: super::message::Message) {
+    fn run_watched(&self, message: Message) {
         let callback = Occupant::Message(message.vtable());
         let start = self.callback_begins(callback);
         let ran = message.run_contained();
@@ -604,7 +623,8 @@ impl Local {
     /// so only if the last poll was short, and no timer is due as soon.
     #[inline]
     fn nothing_else_waits(&self, now: u64) -> bool {
-        self.was_short.get()
+        !self.ready.is_empty()
+            && self.was_short.get()
             && self.pollers.active_count() == 0
             && self.exit_phase.get() == ExitPhase::None
             && self.interrupts.get().is_none()
@@ -616,16 +636,20 @@ impl Local {
     }
 
     /// Everything due at `now`, earliest first, each once; one at least if the poll is cut.
+    #[inline(always)]
     fn run_timers(&self, now: u64) -> Activity {
         // The last tick is never: what is re-armed is later than `now`.
         let now = now.min(u64::MAX - 1);
-        let mut activity = Activity::Idle;
-        let mut timers = self.timers.borrow_mut();
-        if !timers.is_due(now) {
-            return activity;
+        let due = self.timers.borrow().is_due(now);
+        match due {
+            true => self.run_due_timers(now),
+            false => Activity::Idle,
         }
-        timers.gather_due(now);
-        drop(timers);
+    }
+
+    fn run_due_timers(&self, now: u64) -> Activity {
+        let mut activity = Activity::Idle;
+        self.timers.borrow_mut().gather_due(now);
         loop {
             let mut timers = self.timers.borrow_mut();
             let Some(target) = timers.first_due(now) else {
@@ -663,6 +687,7 @@ impl Local {
         }
     }
 
+    #[inline(always)]
     fn account(&self, start: u64, activity: Activity) {
         let shared = &*self.shared;
         let end = shared.library.clock.now();

@@ -165,10 +165,8 @@ fn end_of_last(world: &Arc<World>, mut last: ThreadRunner) {
     }
 }
 
-/// After all OS threads have ended.
-pub fn end_of_world(world: &Arc<World>) {
-    end_of_reactors(world);
-    clear_shelf(world);
+/// What is in no one thread's hands, and what that leaves in this OS thread's.
+fn drop_piles(world: &Arc<World>) {
     for _ in 0..100 {
         // A destructor of one may put another.
         let contents = (
@@ -185,6 +183,14 @@ pub fn end_of_world(world: &Arc<World>) {
             perform::contained(world, || drop(buffer));
         }
     }
+    here::let_everything_go(world);
+}
+
+/// After all OS threads have ended.
+pub fn end_of_world(world: &Arc<World>) {
+    end_of_reactors(world);
+    clear_shelf(world);
+    drop_piles(world);
     for (n, library) in world.libraries.iter().enumerate() {
         let mut last = library.library.thread().build().expect("an id").attach();
         for device in library.devices.take_all() {
@@ -199,6 +205,8 @@ pub fn end_of_world(world: &Arc<World>) {
             perform::contained(world, || drop(last.enter(|| pool.iobuf.finish())));
         }
         end_of_last(world, last);
+        // The last devices' destructors may have spawned.
+        drop_piles(world);
         for record in library.threads.take_all() {
             let waiting = record.waiting.load(Ordering::Acquire);
             if waiting > 0 {

@@ -38,19 +38,19 @@ macro_rules! counted {
 }
 
 counted! {
-    idle_poll(idle: Bench) took 170_021;
-    poller_poll(with_poller: Bench) took 351_021;
-    remote_send_run(idle: Bench) took 274_032;
-    self_messages(idle: Bench) took 139_863;
-    spawn_join(idle: Bench) took 1_132_744;
-    yields(idle: Bench) took 377_899;
-    local_wake(idle: Bench) took 767_158;
-    timer_insert_fire(with_sleepers: Bench) took 1_717_061;
-    channel_get_put(with_channel: WithDevice) took 105_049;
-    channel_create_destroy(with_device: WithDevice) took 1_228_899;
-    timers_expire(with_timed_pollers: Bench) took 294_992;
-    dormancy(app_clock: VirtualClock) took 5_960_786;
-    socket_round_trip(with_sockets: WithSockets) took 5_111_856;
+    idle_poll(idle: Bench) took 161_021;
+    poller_poll(with_poller: Bench) took 353_021;
+    remote_send_run(idle: Bench) took 295_030;
+    self_messages(idle: Bench) took 146_856;
+    spawn_join(idle: Bench) took 1_165_804;
+    yields(idle: Bench) took 418_184;
+    local_wake(idle: Bench) took 805_360;
+    timer_insert_fire(with_sleepers: Bench) took 1_866_479;
+    channel_get_put(with_channel: WithDevice) took 106_049;
+    channel_create_destroy(with_device: WithDevice) took 1_287_899;
+    timers_expire(with_timed_pollers: Bench) took 289_084;
+    dormancy(app_clock: VirtualClock) took 7_030_694;
+    socket_round_trip(with_sockets: WithSockets) took 5_099_850;
 }
 
 main!(library_benchmark_groups = [paths]);

@@ -10,12 +10,17 @@ use crate::thread::panic::{PanicSource, Payload, contain};
 impl Local {
     /// Active pollers, newest first; what is registered meanwhile waits for
     /// the next pass.
+    #[inline(always)]
     pub(crate) fn run_active_pollers(&self) -> Activity {
-        let pollers = &self.pollers;
         // Taking the list, though empty, is a third of an idle poll's work.
-        if !pollers.has_turns() {
-            return Activity::Idle;
+        match self.pollers.has_turns() {
+            true => self.run_pass(),
+            false => Activity::Idle,
         }
+    }
+
+    fn run_pass(&self) -> Activity {
+        let pollers = &self.pollers;
         let pass = pollers.begin_pass();
         let mut activity = Activity::Idle;
         for listed in pass.iter().rev() {
