@@ -942,3 +942,57 @@ fn a_concurrent_walk_outlives_an_exit_and_a_panic() {
     assert_eq!(result, Err(WalkError::Panicked("thread 1".to_owned())));
     assert_eq!(threads.take_panics(), ["contained"]);
 }
+
+/// A context that, destroyed, opens its device's channel again, once.
+struct Reopens {
+    device: Rc<RefCell<Option<IoDevice<Reopens>>>>,
+    opened: Rc<RefCell<Option<IoChannel<Reopens>>>>,
+}
+
+impl Drop for Reopens {
+    fn drop(&mut self) {
+        if let Some(device) = self.device.take() {
+            *self.opened.borrow_mut() = device.channel().ok();
+        }
+    }
+}
+
+thread_local! {
+    static REOPENS: RefCell<Option<Reopens>> = const { RefCell::new(None) };
+}
+
+/// While one context is being destroyed another one may be made: the device waits for
+/// each of them.
+#[test]
+fn a_channel_opened_by_the_destructor_of_the_one_before_is_known_to_its_device() {
+    let mut threads = Threads::allocate(1);
+    let opened = Rc::new(RefCell::new(None));
+    let next = || Reopens {
+        device: Rc::default(),
+        opened: Rc::default(),
+    };
+    let device = threads.on(0, || {
+        let make = move || Ok::<_, Infallible>(REOPENS.take().unwrap_or_else(next));
+        IoDevice::builder().register(make).unwrap()
+    });
+    REOPENS.set(Some(Reopens {
+        device: Rc::new(RefCell::new(Some(device.clone()))),
+        opened: opened.clone(),
+    }));
+    let first = threads.on(0, || device.channel()).unwrap();
+    threads.on(0, || drop(first));
+    threads.poll_threads();
+    assert!(opened.borrow().is_some());
+    assert_eq!(device.holders().len(), 1, "the device knows of the second");
+    let gone = Runs::default();
+    let seen = gone.clone();
+    threads
+        .on(0, || device.unregister_with(move || seen.add()))
+        .unwrap();
+    threads.poll_threads();
+    assert_eq!(gone.get(), 0, "one is open");
+    threads.on(0, || drop(opened.take()));
+    threads.poll_threads();
+    assert_eq!(gone.get(), 1);
+    threads.free();
+}

@@ -362,3 +362,37 @@ struct Nobody;
 impl std::task::Wake for Nobody {
     fn wake(self: std::sync::Arc<Self>) {}
 }
+
+/// A file that had a place is closed when its last share is dropped, not with the next
+/// turn of the driver: a lock on it is free at once.
+#[test]
+fn what_a_file_with_a_place_held_is_let_go_of_when_it_is_dropped() {
+    on_every_backend(|choice| {
+        let io = Loop::new(choice);
+        let scratch = scratch();
+        let path = scratch.path().join("locked");
+        std::fs::write(&path, [5; 8192]).unwrap();
+        let open = || {
+            std::fs::OpenOptions::new()
+                .read(true)
+                .write(true)
+                .open(&path)
+                .unwrap()
+        };
+        for in_flight in [false, true] {
+            let locked = open();
+            locked.lock().unwrap();
+            let file = File::from_std(locked).unwrap();
+            use_often(&io, &file, 5);
+            let other = open();
+            assert!(other.try_lock().is_err());
+            let neighbour = file_of(&io, 6);
+            let mut read = pin!(neighbour.read_at(vec![0; 64], 0));
+            if in_flight {
+                let _ = poll_once(read.as_mut());
+            }
+            drop(file);
+            other.try_lock().expect("nobody has it open");
+        }
+    });
+}

@@ -8,6 +8,7 @@
 //! lock. Model-checked with loom.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::sync::PoisonError;
 
 use crate::sync::atomic::{AtomicBool, Ordering};
@@ -20,8 +21,14 @@ pub(super) struct Lifetime<T, R> {
     state: Mutex<State<T, R>>,
 }
 
+/// Who has a channel; two, while the destructor of one has opened the next.
+struct Holder<T> {
+    holder: T,
+    channels: usize,
+}
+
 struct State<T, R> {
-    channels: BTreeMap<u64, T>,
+    channels: BTreeMap<u64, Holder<T>>,
     walks: usize,
     request: Option<R>,
 }
@@ -73,7 +80,11 @@ impl<T: Clone, R: Clone> Lifetime<T, R> {
         let mut state = self.lock();
         let registered = self.is_registered();
         if registered {
-            state.channels.insert(id, holder);
+            let added = Holder {
+                holder,
+                channels: 0,
+            };
+            state.channels.entry(id).or_insert(added).channels += 1;
         }
         registered
     }
@@ -83,7 +94,12 @@ impl<T: Clone, R: Clone> Lifetime<T, R> {
     #[must_use]
     pub(super) fn remove_channel(&self, id: u64) -> Option<R> {
         let mut state = self.lock();
-        state.channels.remove(&id);
+        if let Entry::Occupied(mut entry) = state.channels.entry(id) {
+            entry.get_mut().channels -= 1;
+            if entry.get().channels == 0 {
+                entry.remove();
+            }
+        }
         self.take_if_gone(&mut state)
     }
 
@@ -110,7 +126,7 @@ impl<T: Clone, R: Clone> Lifetime<T, R> {
         let mut state = self.lock();
         let mut later = state.channels.range(cursor.saturating_add(1)..);
         match later.next() {
-            Some((_, holder)) => Ok(holder.clone()),
+            Some((_, of)) => Ok(of.holder.clone()),
             None => Err(self.end_walk_locked(&mut state)),
         }
     }
@@ -156,7 +172,11 @@ impl<T: Clone, R: Clone> Lifetime<T, R> {
     pub(super) fn counts(&self) -> Counts<T> {
         let state = self.lock();
         Counts {
-            holders: state.channels.values().cloned().collect(),
+            holders: state
+                .channels
+                .values()
+                .map(|of| of.holder.clone())
+                .collect(),
             walks: state.walks,
             unregistering: state.request.is_some(),
         }
