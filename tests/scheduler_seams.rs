@@ -7,11 +7,13 @@ use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use corespun::app::AppHandle;
-use corespun::cpu::CpuSet;
-use corespun::reactor::ReactorMode;
+use corespun::cpu::{self, CpuSet};
 use corespun::reactor::governor::{Frequency, Governor, GovernorError};
 use corespun::reactor::scheduler::{Plan, Rounds, Scheduler, SchedulerError, Setup, Snapshot};
-use harness::reactors::{app, must_end, stats};
+use corespun::reactor::{ReactorMode, Reactors};
+use corespun::task::block_on;
+use corespun::thread::ThreadLib;
+use harness::reactors::{app, must_end, stats, wait_until};
 
 /// Counts its beginnings and ends.
 #[derive(Clone, Default)]
@@ -235,4 +237,44 @@ fn schedulers_whose_destructors_panic_are_contained() {
         .is_ok()
     });
     assert!(ended, "the panic came out of the app");
+}
+
+/// The reactor of the scheduling core unwinds while a round is on another core.
+#[test]
+fn who_waits_for_a_round_that_is_lost_is_told() {
+    let error = must_end(|| {
+        let armed = Arc::new(AtomicBool::new(false));
+        let strikes = armed.clone();
+        let after = move |core| assert!(core != 0 || !strikes.load(Ordering::SeqCst), "a hook");
+        let cpus: Vec<_> = cpu::available().unwrap().iter().collect();
+        let builder =
+            Reactors::builder().lcores((0..2).map(|core| (core, cpus[core % cpus.len()])));
+        let builder = builder
+            .mode(ReactorMode::Interrupt)
+            .sleep_hooks(|_| (), after);
+        let (reactors, seats) = builder.build(&ThreadLib::new()).unwrap();
+        let seats = seats.into_iter();
+        let seats: Vec<_> = seats
+            .map(|seat| std::thread::spawn(|| drop(seat.run())))
+            .collect();
+        let (begun, begins) = mpsc::channel();
+        let (release, released) = mpsc::channel::<()>();
+        let holds = move || {
+            begun.send(()).unwrap();
+            let _ = released.recv();
+        };
+        reactors.send_event(1, holds).unwrap();
+        begins.recv().unwrap();
+        let schedulers = reactors.schedulers();
+        let round = schedulers.run_round();
+        // It has left core 0, which sleeps now.
+        block_on(reactors.call(0, || ())).unwrap();
+        wait_until(|| stats(&reactors, 0).asleep);
+        armed.store(true, Ordering::SeqCst);
+        drop(release);
+        let error = block_on(round).unwrap_err();
+        seats.into_iter().for_each(|seat| seat.join().unwrap());
+        error
+    });
+    assert_eq!(error, SchedulerError::Stopping);
 }

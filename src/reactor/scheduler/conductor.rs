@@ -509,6 +509,10 @@ impl Group {
         let end = |conductor: &mut Conductor, group: &Arc<Group>| {
             conductor.ended = true;
             conductor.retire(group);
+            // Those of a round that was lost with a reactor.
+            for listener in std::mem::take(&mut conductor.listeners) {
+                group.answer(listener, Err(SchedulerError::Stopping));
+            }
         };
         self.scheduling.proceed(self, Some(Box::new(end)));
     }
