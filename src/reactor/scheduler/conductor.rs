@@ -104,6 +104,11 @@ impl Scheduling {
         }
     }
 
+    /// Without those of the machine's own processors, before others are registered.
+    pub(in super::super) fn forget_governors(&self) {
+        lock(&self.governors).clear();
+    }
+
     /// The index of the reactor that runs the scheduler.
     pub(super) fn core(&self) -> usize {
         self.core.load(Ordering::SeqCst)
