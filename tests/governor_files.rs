@@ -122,6 +122,21 @@ fn a_driver_that_takes_frequencies_is_told_them_and_gets_everything_back() {
     }
 }
 
+/// The administrator's own frequency is one of the things to give back.
+#[test]
+fn a_frequency_that_was_set_by_name_before_is_set_again() {
+    let machine = Machine::new(1, true);
+    machine.put("cpu0/cpufreq/scaling_governor", "userspace");
+    machine.put("cpu0/cpufreq/scaling_setspeed", "1000000");
+    let before = machine.all();
+    let mut governor = Cpufreq::at(machine.path());
+    governor.init(&cpus(&[0])).unwrap();
+    governor.set(0, Frequency::Min).unwrap();
+    assert_eq!(machine.get("cpu0/cpufreq/scaling_setspeed"), "800000");
+    governor.deinit();
+    assert_eq!(machine.all(), before);
+}
+
 #[test]
 fn a_driver_that_takes_none_is_limited() {
     let machine = Machine::new(1, false);

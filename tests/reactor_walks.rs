@@ -11,6 +11,7 @@ use corespun::cpu::{self, CpuSet};
 use corespun::reactor::{
     ReactorCallError, ReactorMode, ReactorSeat, ReactorWalkError, Reactors, SetModeError,
 };
+use corespun::sim::Sim;
 use corespun::task::{self, block_on};
 use corespun::thread::{SetCpumaskError, SpdkThread, ThreadLib};
 use futures::channel::oneshot;
@@ -410,4 +411,26 @@ fn context_switches_are_counted_while_asked() {
             assert_eq!(counted.unwrap(), 0);
         });
     });
+}
+
+/// A simulation within an event: afterwards it is still the event of this reactor.
+#[test]
+fn a_simulation_within_an_event_leaves_its_reactor_current() {
+    let seen = must_end(|| {
+        let app = app(1, ReactorMode::Interrupt);
+        let run = app.block_on(async |app: AppHandle| {
+            let reactor = app.reactors().reactor(0).unwrap();
+            let here = reactor.clone();
+            let call = reactor.call(move || {
+                let before = here.is_current();
+                let mut sim = Sim::builder().build();
+                sim.reactors().send_event(0, || ()).unwrap();
+                sim.run_until_idle().unwrap();
+                (before, here.is_current())
+            });
+            call.await.unwrap()
+        });
+        run.unwrap()
+    });
+    assert_eq!(seen, (true, true));
 }

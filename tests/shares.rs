@@ -263,3 +263,29 @@ fn an_exit_and_a_critical_message_wait_for_no_share() {
         assert!(hand.now() - begun < 10_000_000, "{}", hand.now() - begun);
     });
 }
+
+/// One that has had far more than its share.
+#[test]
+fn an_exit_that_has_begun_does_not_sit_out() {
+    let waited = on_one_reactor(async |app, hand| {
+        let [ahead, other] = [(); 2].map(|()| app.thread().create().unwrap());
+        works_without_end(&other, &hand, 1_000);
+        sleep(us(10_000)).await;
+        ahead.set_shares(1).unwrap();
+        // More than one step of the exit can cancel.
+        for _ in 0..1_000 {
+            ahead.spawn_detached(std::future::pending::<()>).unwrap();
+        }
+        let (before, long) = (other.clone(), hand.clone());
+        let begun = ahead.call(move || {
+            // 6 s of the other's time, which is more than the time limit of an exit.
+            long.advance_by(us(60_000));
+            drop(SpdkThread::current().map(|thread| thread.exit()));
+            busy(&before)
+        });
+        let begun = begun.await.unwrap();
+        ahead.exit().await;
+        busy(&other) - begun
+    });
+    assert!(waited < 1_000_000_000, "{waited} ns");
+}

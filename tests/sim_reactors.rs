@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use corespun::cpu::CpuSet;
+use corespun::reactor::scheduler::{Plan, Scheduler, Setup, Snapshot};
 use corespun::reactor::{EventError, ReactorMode};
 use corespun::sim::{Sim, SimBuilder};
 use corespun::thread::{Activity, Poller, SpdkThread};
@@ -319,4 +320,33 @@ fn dynamic_gathers_the_idle_and_spreads_the_busy() {
     answer(&mut sim, schedulers.run_round()).unwrap();
     sim.run_for(us(10)).unwrap();
     assert_eq!(threads(&sim), [1, 1, 1]);
+}
+
+/// Asks for the governor of the machine's own processors.
+struct Hasty;
+
+impl Scheduler for Hasty {
+    fn init(&mut self, setup: &mut Setup<'_>) -> Result<(), String> {
+        let taken = setup.set_governor("cpufreq");
+        taken.map_err(|error| error.to_string())
+    }
+
+    fn balance(&mut self, _snapshot: &Snapshot) -> Plan {
+        Plan::new()
+    }
+}
+
+/// What the machine's kernel says of its processors would differ from run to run, and a
+/// simulation is not to change it.
+#[test]
+fn the_machine_s_governor_is_not_there() {
+    let mut sim = exact(1).build();
+    let schedulers = sim.reactors().schedulers();
+    schedulers.register("hasty", Hasty).unwrap();
+    let refused = sim.block_on(async move { schedulers.set("hasty").await.unwrap_err() });
+    let refused = refused.to_string();
+    assert!(
+        refused.contains("there is no governor \"cpufreq\""),
+        "{refused}"
+    );
 }

@@ -231,7 +231,9 @@ impl Group {
             Shared::simulated(&library, place, mode, |events| observer(index, events))
         };
         let reactors = places.iter().enumerate().map(one).collect();
-        Arc::new(Group::of(library, reactors, adaptive))
+        let group = Group::of(library, reactors, adaptive);
+        group.scheduling.forget_governors();
+        Arc::new(group)
     }
 
     fn of(library: ThreadLib, reactors: Box<[Shared]>, adaptive: AdaptivePolling) -> Self {

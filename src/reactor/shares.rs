@@ -80,7 +80,9 @@ impl Fair {
     fn stays_out(&mut self, hosted: &Hosted, tick: u64) -> bool {
         let (_, limit) = hosted.runner.time_share();
         let is_due = limit > 0 && due(hosted, limit) <= tick;
-        if self.all || is_due || hosted.runner.has_critical_message() {
+        // An exit has a time limit.
+        let hurries = hosted.runner.has_critical_message() || !hosted.runner.is_running();
+        if self.all || is_due || hurries {
             return false;
         }
         self.next_least = self.next_least.min(hosted.weighted);

@@ -17,21 +17,22 @@ thread_local! {
     static IN_EVENTS: Cell<(*const Group, usize)> = const { Cell::new((std::ptr::null(), 0)) };
 }
 
-/// While this lives, events run on this OS thread.
-pub(super) struct InEvents(());
+/// While this lives, events run on this OS thread. Then those again that it was made in,
+/// if one of them turns a simulation.
+pub(super) struct InEvents(*const Group, usize);
 
 impl InEvents {
     #[inline]
     pub(super) fn of(group: *const Group, index: usize) -> Self {
-        IN_EVENTS.set((group, index));
-        InEvents(())
+        let (outer, place) = IN_EVENTS.replace((group, index));
+        InEvents(outer, place)
     }
 }
 
 impl Drop for InEvents {
     #[inline]
     fn drop(&mut self) {
-        IN_EVENTS.set((std::ptr::null(), 0));
+        IN_EVENTS.set((self.0, self.1));
     }
 }
 

@@ -160,8 +160,14 @@ impl Cpufreq {
         if named {
             const KERNEL: &str = "cpufreq/scaling_governor";
             let before = self.read(cpu, KERNEL)?;
+            // A frequency that somebody else has set by name.
+            let speed = match before == "userspace" {
+                true => Some((taken.control, self.read(cpu, taken.control)?)),
+                false => None,
+            };
             self.write(cpu, KERNEL, "userspace")?;
             taken.before.push((KERNEL, before));
+            taken.before.extend(speed);
         } else {
             taken
                 .before

@@ -7,13 +7,13 @@
 //! and set and get are in the order asked.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering, fence};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures::channel::oneshot;
 
-use super::super::governor::{CPUFREQ, Cpufreq, Governor, GovernorError};
+use super::super::governor::{CPUFREQ, Cpufreq, Governor};
 use super::super::group::Group;
 use super::super::handle::Reactors;
 use super::super::inside::Inside;
@@ -24,7 +24,7 @@ use super::{
     SchedulerState, Setup, Snapshot, StaticScheduler, ThreadMove,
 };
 use crate::cpu::CpuSet;
-use crate::thread::panic::{PanicSource, Payload, contain, payload_text};
+use crate::thread::panic::{PanicSource, Payload, contain, drop_anywhere, payload_text};
 use crate::thread::travel::Traveller;
 
 /// The period of rounds unless another is set, as SPDK's.
@@ -104,9 +104,14 @@ impl Scheduling {
         }
     }
 
+    /// Without those of the machine's own processors, before others are registered.
+    pub(in super::super) fn forget_governors(&self) {
+        lock(&self.governors).clear();
+    }
+
     /// The index of the reactor that runs the scheduler.
     pub(super) fn core(&self) -> usize {
-        self.core.load(Ordering::Acquire)
+        self.core.load(Ordering::SeqCst)
     }
 
     pub(super) fn state(&self) -> SchedulerState {
@@ -188,7 +193,14 @@ impl Drop for Scheduling {
         let conductor = self.conductor.get_mut();
         let conductor = conductor.unwrap_or_else(PoisonError::into_inner);
         if let Some((_, mut governor)) = conductor.governor.take() {
-            let _ = contain(|| governor.deinit());
+            drop_anywhere(contain(|| governor.deinit()));
+            drop_anywhere(governor);
+        }
+        for (_, scheduler) in std::mem::take(&mut *lock(&self.schedulers)) {
+            drop_anywhere(scheduler);
+        }
+        for (_, governor) in std::mem::take(&mut *lock(&self.governors)) {
+            drop_anywhere(governor);
         }
     }
 }
@@ -248,11 +260,12 @@ impl Conductor {
         self.retire(group);
         let Some(name) = name else { return Ok(()) };
         let begun = self.begin(group, name);
-        if begun.is_err()
-            && let Some(before) = before
-        {
+        if begun.is_err() {
+            // It may have taken one before it refused.
             self.clear_governor(group);
-            if let Err(error) = self.begin(group, &before) {
+            if let Some(before) = before
+                && let Err(error) = self.begin(group, &before)
+            {
                 tracing::error!("no scheduler is set any more: {error}");
                 self.clear_governor(group);
             }
@@ -282,58 +295,7 @@ impl Conductor {
         let _ = self.with_scheduler(group, &name, |scheduler, _| scheduler.deinit());
         self.clear_governor(group);
         self.set_clock(group);
-        for index in 0..group.reactors.len() {
-            // Those that refuse it have ended.
-            let _ = group.send_within(index, (), |reactor, ()| {
-                if let Err(error) = wake_core(reactor) {
-                    tracing::error!("{error}");
-                }
-            });
-        }
-    }
-
-    /// `spdk_governor_set`.
-    pub(super) fn set_governor(&mut self, group: &Group, name: &str) -> Result<(), GovernorError> {
-        if self
-            .governor
-            .as_ref()
-            .is_some_and(|(active, _)| active == name)
-        {
-            return Ok(());
-        }
-        let taken = lock(&group.scheduling.governors)
-            .get_mut(name)
-            .map(Option::take);
-        let Some(mut governor) = taken.flatten() else {
-            let names = lock(&group.scheduling.governors);
-            return Err(GovernorError::Unknown {
-                name: name.to_owned(),
-                available: names.keys().cloned().collect::<Vec<_>>().join(", "),
-            });
-        };
-        let cpus: CpuSet = group.reactors.iter().map(|one| one.place.cpu).collect();
-        let begun = contain(|| governor.init(&cpus)).unwrap_or_else(|payload| {
-            Err(GovernorError::Panicked {
-                name: name.to_owned(),
-                message: group.report_scheduler(payload),
-            })
-        });
-        if let Err(error) = begun {
-            lock(&group.scheduling.governors).insert(name.to_owned(), Some(governor));
-            return Err(error);
-        }
-        self.clear_governor(group);
-        self.governor = Some((name.to_owned(), governor));
-        Ok(())
-    }
-
-    fn clear_governor(&mut self, group: &Group) {
-        if let Some((name, mut governor)) = self.governor.take() {
-            if let Err(payload) = contain(|| governor.deinit()) {
-                group.report_scheduler(payload);
-            }
-            lock(&group.scheduling.governors).insert(name, Some(governor));
-        }
+        (0..group.reactors.len()).for_each(|index| group.wake(index));
     }
 
     pub(super) fn set_period(&mut self, group: &Arc<Group>, period: Duration) {
@@ -354,6 +316,10 @@ impl Conductor {
         if cores.contains(core) {
             return Err(SchedulerError::SchedulingCore { core });
         }
+        // Schedulers leave them alone from now on.
+        let now_isolated = (cores & !self.isolated).iter();
+        let now_isolated = now_isolated.filter_map(|core| group.index_of(core));
+        now_isolated.for_each(|index| group.wake(index));
         self.isolated = cores;
         Ok(())
     }
@@ -372,10 +338,16 @@ impl Conductor {
         }
         let before = group.scheduling.core();
         group.set_next_round(before, u64::MAX);
-        group.scheduling.core.store(index, Ordering::Release);
+        group.scheduling.core.store(index, Ordering::SeqCst);
+        // Either this sees that all stop, or the new core sees, when it does, what it is.
+        fence(Ordering::SeqCst);
+        if group.is_stopping() {
+            self.ended = true;
+            self.retire(group);
+        }
         self.set_clock(group);
         // So that it looks when, before it sleeps.
-        let _ = group.send_within(index, (), |_, ()| ());
+        group.wake(index);
         // What waits here goes there, in its order, as does all that is sent here.
         for command in std::mem::take(&mut self.waiting) {
             group.conduct(command);
@@ -490,26 +462,6 @@ impl Conductor {
             scheduling_core: group.reactors[group.scheduling.core()].place.core,
         }
     }
-
-    fn set_frequencies(&mut self, group: &Group, plan: &Plan, round: &mut Round) {
-        let Some((name, governor)) = &mut self.governor else {
-            return;
-        };
-        for &(core, frequency) in &plan.frequencies {
-            let index = group.index_of(core).expect("a core of the snapshot");
-            let cpu = group.reactors[index].place.cpu;
-            let set = contain(|| governor.set(cpu, frequency)).unwrap_or_else(|payload| {
-                Err(GovernorError::Panicked {
-                    name: name.clone(),
-                    message: group.report_scheduler(payload),
-                })
-            });
-            match set {
-                Ok(_) => round.frequencies.push((core, frequency)),
-                Err(error) => round.refused.push(error.to_string()),
-            }
-        }
-    }
 }
 
 impl Scheduling {
@@ -562,8 +514,22 @@ impl Group {
         let end = |conductor: &mut Conductor, group: &Arc<Group>| {
             conductor.ended = true;
             conductor.retire(group);
+            // Those of a round that was lost with a reactor.
+            for listener in std::mem::take(&mut conductor.listeners) {
+                group.answer(listener, Err(SchedulerError::Stopping));
+            }
         };
         self.scheduling.proceed(self, Some(Box::new(end)));
+    }
+
+    /// Has a core awake that a scheduler has put to sleep.
+    fn wake(&self, index: usize) {
+        // One that refuses it has ended.
+        let _ = self.send_within(index, (), |reactor, ()| {
+            if let Err(error) = wake_core(reactor) {
+                tracing::error!("{error}");
+            }
+        });
     }
 
     fn set_next_round(&self, index: usize, tick: u64) {
@@ -587,7 +553,7 @@ impl Group {
         }
     }
 
-    fn report_scheduler(&self, payload: Payload) -> String {
+    pub(super) fn report_scheduler(&self, payload: Payload) -> String {
         let message = payload_text(&*payload).to_owned();
         let here = &self.reactors[self.scheduling.core()];
         self.report_panic(here, PanicSource::Scheduler, payload);

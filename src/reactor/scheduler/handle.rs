@@ -238,16 +238,18 @@ impl Schedulers {
     /// The future yields [`SchedulerError::Governor`].
     pub fn frequencies(&self) -> SchedulerReply<Vec<(usize, u32)>> {
         self.ask(|conductor, group| {
-            let Some((_, governor)) = &mut conductor.governor else {
-                return Ok(Vec::new());
-            };
             let reactors = group
                 .by_core
                 .iter()
                 .map(|&index| group.reactors[index].place);
-            let frequency =
-                |place: super::super::Place| Ok((place.core, governor.frequency(place.cpu)?));
-            reactors.map(frequency).collect()
+            let mut frequency = |place: super::super::Place| {
+                let ask = |governor: &mut dyn Governor| governor.frequency(place.cpu);
+                let khz = conductor.with_governor(group, ask).transpose()?;
+                Ok(khz.map(|khz| (place.core, khz)))
+            };
+            reactors
+                .filter_map(|place| frequency(place).transpose())
+                .collect()
         })
     }
 

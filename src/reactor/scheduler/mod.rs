@@ -27,6 +27,7 @@ mod by_hand;
 mod conductor;
 mod dynamic;
 mod frequency;
+mod governing;
 mod handle;
 mod round;
 mod snapshot;

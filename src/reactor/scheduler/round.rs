@@ -95,6 +95,10 @@ impl Drop for UnderWay {
     /// Lost with a reactor whose loop has panicked.
     fn drop(&mut self) {
         self.free();
+        if let Some(counted) = &self.0 {
+            // What waits for the end of the round, the end of all among it.
+            counted.group().conduct(Box::new(|_, _| ()));
+        }
     }
 }
 
