@@ -76,10 +76,6 @@ impl<T> SegQueue<T> {
     pub(crate) fn pop(&self) -> Option<T> {
         self.0.lock().unwrap().pop_front()
     }
-
-    pub(crate) fn len(&self) -> usize {
-        self.0.lock().unwrap().len()
-    }
 }
 
 /// An `UnsafeCell` with loom's access-checking interface.
