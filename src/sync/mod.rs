@@ -50,9 +50,15 @@ use event_listener::Event;
 use event::Event;
 
 #[cfg(corespun_loom)]
-pub(crate) use loom::sync::{Mutex, MutexGuard};
+pub(crate) use loom::{
+    sync::{Mutex, MutexGuard},
+    thread::yield_now,
+};
 #[cfg(not(corespun_loom))]
-pub(crate) use std::sync::{Mutex, MutexGuard};
+pub(crate) use std::{
+    sync::{Mutex, MutexGuard},
+    thread::yield_now,
+};
 
 /// The unbounded queue behind the mailbox's ring. crossbeam-queue has no loom
 /// support, so the models run on a locked stand-in with the same contract:

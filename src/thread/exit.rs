@@ -27,6 +27,7 @@ use super::bound::BoundBy;
 use super::local::{Entered, ExitPhase, Local, TimerTarget};
 use super::shared::{self, Shared};
 use crate::sync::budget::poll_budget;
+use crate::sync::yield_now;
 
 /// How many tasks an exit cancels per poll: each drops a future of the user's.
 const CANCEL_BATCH: usize = 128;
@@ -295,7 +296,7 @@ impl Local {
                 // SAFETY: as above.
                 None if unsafe { self.shared.mailbox.is_drained() } => break,
                 // A sender claimed a place and is about to write it.
-                None => std::thread::yield_now(),
+                None => yield_now(),
             }
         }
         if unrun > 0 {
