@@ -293,7 +293,8 @@ fn a_panic_in_an_event_leaves_the_reactor_running() {
 /// (A reactor without any thread: in `src/reactor/turn.rs`.)
 #[test]
 fn the_time_of_every_thread_and_of_the_reactor_is_accounted_for() {
-    let (clock, hand) = Clock::virtual_at(1_000_000);
+    // A tick is a nanosecond: so little that nobody sits out a turn for its share.
+    let (clock, hand) = Clock::virtual_at(1_000_000_000);
     hand.set(100);
     app(1, ReactorMode::Poll)
         .clock(clock)
