@@ -311,3 +311,32 @@ fn a_timeout_over_a_future_that_takes_the_whole_budget_elapses() {
     assert!(limited.is_finished());
     threads.free();
 }
+
+/// Who polls by hand may have work between two polls.
+#[test]
+fn a_yield_ends_the_poll_of_a_thread_that_is_to_have_it_so() {
+    let (library, _) = harness::threads::library();
+    for ends in [false, true] {
+        let builder = library.thread().batch(64);
+        let builder = match ends {
+            true => builder.yield_ends_poll(),
+            false => builder,
+        };
+        let mut runner = builder.build().unwrap().attach();
+        let rounds = std::rc::Rc::new(std::cell::Cell::new(0));
+        let count = rounds.clone();
+        runner.enter(|| {
+            drop(corespun::task::spawn_local(async move {
+                loop {
+                    count.set(count.get() + 1);
+                    corespun::task::yield_now().await;
+                }
+            }));
+        });
+        // The first may be long.
+        runner.poll(0, 0);
+        rounds.set(0);
+        runner.poll(0, 0);
+        assert_eq!(rounds.get(), if ends { 1 } else { 64 });
+    }
+}

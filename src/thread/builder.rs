@@ -52,6 +52,7 @@ pub struct ThreadBuilder {
     latency: Option<Duration>,
     context: Option<Box<dyn Any + Send + Sync>>,
     assume_send: bool,
+    yield_ends_poll: bool,
 }
 
 impl ThreadBuilder {
@@ -68,6 +69,7 @@ impl ThreadBuilder {
             latency: None,
             context: None,
             assume_send: false,
+            yield_ends_poll: false,
         }
     }
 
@@ -112,6 +114,16 @@ impl ThreadBuilder {
     /// forced; 5 s unless set.
     pub fn exit_timeout(mut self, timeout: Duration) -> Self {
         self.exit_timeout = timeout;
+        self
+    }
+
+    /// Has a task that gives way wait for the next poll, whatever else there is.
+    ///
+    /// Otherwise it goes on within the same poll, up to the batch, where nothing waits on
+    /// the thread that it could give way to: that saves it a poll each time. For a loop of
+    /// your own that has other work between two polls, which the thread cannot see.
+    pub fn yield_ends_poll(mut self) -> Self {
+        self.yield_ends_poll = true;
         self
     }
 
@@ -262,7 +274,13 @@ impl ThreadBuilder {
         if self.latency.is_some() {
             SpdkThread::from_shared(shared.clone()).set_latency(self.latency);
         }
-        let local = Local::new(shared, self.batch, self.exit_timeout, self.assume_send);
+        let local = Local::new(
+            shared,
+            self.batch,
+            self.exit_timeout,
+            self.assume_send,
+            self.yield_ends_poll,
+        );
         Ok(ParkedThread::new(local))
     }
 

@@ -203,9 +203,14 @@ impl Local {
         batch: usize,
         exit_timeout: Duration,
         assume_send: bool,
+        yield_ends_poll: bool,
     ) -> Rc<Self> {
         let stall_limit = shared.library.stall_ticks;
-        let short = shared.library.clock.ticks_from(SHORT_POLL);
+        // None is shorter than nothing.
+        let short = match yield_ends_poll {
+            true => 0,
+            false => shared.library.clock.ticks_from(SHORT_POLL),
+        };
         Rc::new(Local {
             times_tasks: shared.library.times_tasks || stall_limit > 0,
             stall_limit,

@@ -702,6 +702,6 @@ impl Local {
             shared.idle_ticks.add(spent);
         }
         shared.last_tick.store(end, Ordering::Relaxed);
-        self.was_short.set(spent <= self.short);
+        self.was_short.set(spent < self.short);
     }
 }

@@ -391,6 +391,8 @@ impl Builder {
             .thread()
             .name("current_thread")
             .batch(self.config.event_interval)
+            // The future of a `block_on` waits for its turn between two polls.
+            .yield_ends_poll()
             .build()
             .map_err(io::Error::other)?;
         Ok((library, thread, time))

@@ -188,7 +188,14 @@ impl<'a> BlockOn<'a> {
         future: Pin<&mut F>,
         stop: impl Fn() -> bool,
     ) -> Option<F::Output> {
-        let built = self.handle.inner.library.thread().name("block_on").build();
+        let built = self
+            .handle
+            .inner
+            .library
+            .thread()
+            .name("block_on")
+            .yield_ends_poll()
+            .build();
         let mut runner = match built {
             Ok(parked) => parked.attach(),
             Err(error) => panic!("block_on gets no thread: {error}"),
