@@ -45,7 +45,8 @@ impl Spares {
         if count >= most {
             return None;
         }
-        // Who comes second drops its own, which ends.
+        // Who comes second drops its own: an OS thread that has nothing to do until the
+        // runtime ends.
         let spare = Spare {
             worker: start()?,
             next: Spares::default(),

@@ -3,7 +3,9 @@
 //! async-task gives a waker's table away only with a counted waker: two atomic
 //! operations, for what is the same for all tasks with the same type of future. So the
 //! tables of a few types are remembered. They are constants of the program: which
-//! library, or which thread, made the task makes no difference.
+//! library, or which thread, made the task makes no difference. The type of the future
+//! decides which: all tasks are made in one place, `spawn` beside this, with one type of
+//! metadata and one function that schedules. A second such place needs a table of its own.
 
 use std::any::TypeId;
 use std::cell::Cell;
@@ -29,7 +31,8 @@ thread_local! {
 pub(super) fn with_waker<F: 'static>(runnable: Runnable<TaskMeta>) -> Runnable<TaskMeta> {
     let of = TypeId::of::<F>();
     let data = runnable.into_raw();
-    // SAFETY: made of the same `Runnable`, which is not used any more.
+    // SAFETY: `data` is what `into_raw` has just made of a `Runnable` of this very type,
+    // which it consumed.
     let runnable = unsafe { Runnable::<TaskMeta>::from_raw(data) };
     let known = KNOWN.with(|known| known[place(of)].get());
     // A model must do the same in each of its runs.
