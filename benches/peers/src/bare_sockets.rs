@@ -60,6 +60,8 @@ impl Connection {
             Ok(0) => return None,
             Ok(count) => self.filled += count,
             Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+            // The peer went with an echo unread.
+            Err(error) if error.kind() == ErrorKind::ConnectionReset => return None,
             Err(error) => panic!("{error}"),
         }
         if self.filled < self.message.len() {
