@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use super::library::LibraryInner;
 use super::local::Local;
-use super::runner::ParkedThread;
+use super::poll::runner::ParkedThread;
+use super::poll::time_share::{DEFAULT_SHARES, TimeShare};
 use super::shared::Shared;
-use super::time_share::{DEFAULT_SHARES, TimeShare};
 use super::{CreateError, SpdkThread, cut_name};
 use crate::cpu::CpuSet;
 

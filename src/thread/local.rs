@@ -9,21 +9,20 @@ use std::sync::Arc;
 use std::task::Waker;
 use std::time::Duration;
 
-use super::bound::Anchor;
-use super::ended::EndList;
 use super::exit::ExitPart;
+use super::exit::ended::EndList;
+use super::exit::live::LiveList;
+use super::exit::pending::PendingTable;
 use super::interrupt::Interrupts;
-use super::live::LiveList;
 use super::local_key::LocalValues;
 use super::panic::{PanicSource, Payload, contain};
-use super::pending::PendingTable;
-use super::poller::{PollerCore, PollerList};
-use super::post_poller::PostPollers;
-use super::ready::ReadyQueue;
+use super::placement::bound::Anchor;
+use super::poll::ready::ReadyQueue;
+use super::poll::time_share::TimeSlice;
+use super::poll::timer_queue::{TimerKey, TimerQueue};
+use super::poller::{PollerCore, PollerList, PostPollers};
 use super::shared::Shared;
 use super::spinlock::HeldLocks;
-use super::time_share::TimeSlice;
-use super::timer_queue::{TimerKey, TimerQueue};
 use crate::sync::budget;
 
 /// What a timer does when it is due.

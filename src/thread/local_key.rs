@@ -6,8 +6,8 @@ use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::rc::Rc;
 
-use super::bound::{Bound, BoundBy};
 use super::local::{ExitPhase, Local};
+use super::placement::bound::{Bound, BoundBy};
 
 /// Declares thread-locals of SpdkThreads, as [`std::thread_local!`] does those
 /// of OS threads.

@@ -7,14 +7,14 @@ use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::task::Waker;
 
-use super::idle_ticks::IdleTicks;
 use super::library::LibraryInner;
 use super::local::{self, Local};
-use super::message::Message;
 use super::panic::{PanicSource, contain};
 use super::placement::Placement;
+use super::poll::idle_ticks::IdleTicks;
+use super::poll::message::Message;
+use super::poll::time_share::{TimeShare, ToldMisses};
 use super::stall::StallRecord;
-use super::time_share::{TimeShare, ToldMisses};
 use super::{SendError, ThreadState};
 use crate::cpu::CpuSet;
 use crate::notify::{Host, Recipient, Sleeper};

@@ -8,9 +8,9 @@ use std::time::Duration;
 use super::{
     Place, PollerBuilder, PollerCore, PollerError, PollerInterrupt, PollerKey, SwitchHook, Turn,
 };
-use crate::thread::activity::Activity;
 use crate::thread::local::{Local, TimerTarget};
 use crate::thread::panic::{PanicSource, contain};
+use crate::thread::poll::activity::Activity;
 
 impl Local {
     /// Registers what `make` makes, given the key that it will have. `stays` says

@@ -6,9 +6,9 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use super::{PollerCore, PollerError, PollerKey, PollerState, PollerStats};
-use crate::thread::activity::Activity;
 use crate::thread::cut_name;
 use crate::thread::local::Local;
+use crate::thread::poll::activity::Activity;
 
 /// A registered poller: unregistered when dropped.
 ///

@@ -6,8 +6,8 @@ use std::rc::Rc;
 use slab::Slab;
 
 use super::{Place, PollerCore, PollerKey};
-use crate::thread::bound::BoundBy;
 use crate::thread::exit::ExitHolder;
+use crate::thread::placement::bound::BoundBy;
 
 /// An entry of the active order, good while the poller has that place: one that is
 /// resumed is the newest again, although its old entry may still be in the order.

@@ -11,6 +11,7 @@ mod handle;
 mod list;
 #[cfg(all(test, corespun_loom))]
 mod loom_tests;
+mod post_poller;
 mod send;
 mod turn;
 
@@ -19,11 +20,13 @@ use std::fmt;
 
 pub use handle::{Polled, Poller, PollerBuilder};
 pub(crate) use list::PollerList;
+pub(super) use post_poller::PostPollers;
+pub use post_poller::{PostPollerError, register_post_poller_handler};
 pub use send::SendPoller;
 
-use super::activity::Activity;
+use super::poll::activity::Activity;
+use super::poll::timer_queue::TimerKey;
 use super::stall::Occupant;
-use super::timer_queue::TimerKey;
 
 /// Where a poller stands; the text forms are SPDK's.
 ///

@@ -15,10 +15,10 @@ use std::time::Duration;
 
 use super::{PollerBuilder, PollerCore, PollerError, PollerKey, PollerState, PollerStats};
 use crate::thread::SpdkThread;
-use crate::thread::activity::Activity;
 use crate::thread::local::Local;
-use crate::thread::message::Message;
 use crate::thread::panic::drop_anywhere;
+use crate::thread::poll::activity::Activity;
+use crate::thread::poll::message::Message;
 use crate::thread::shared::Shared;
 
 /// A registered poller whose callback is `Send`: unregistered when dropped.

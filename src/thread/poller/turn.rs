@@ -3,9 +3,9 @@
 use std::rc::Rc;
 
 use super::{Callback, Place, PollerCore, Turn};
-use crate::thread::activity::Activity;
 use crate::thread::local::Local;
 use crate::thread::panic::{PanicSource, Payload, contain};
+use crate::thread::poll::activity::Activity;
 
 impl Local {
     /// Active pollers, newest first; what is registered meanwhile waits for

@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicPtr, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 
 use super::StallSource;
 use crate::thread::cut;
-use crate::thread::message::MessageVTable;
+use crate::thread::poll::message::MessageVTable;
 
 /// Bytes of a name that are kept.
 const NAME: usize = 64;

@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicI32, AtomicUsize, Ordering};
 /// The owner has left; below it, how many are ringing.
 const LEFT: usize = 1 << (usize::BITS - 1);
 
-pub(super) struct Doorbell {
+pub(in crate::thread) struct Doorbell {
     /// -1 once it was taken to be closed.
     fd: AtomicI32,
     state: AtomicUsize,
@@ -22,7 +22,7 @@ pub(super) struct Doorbell {
 
 impl Doorbell {
     /// Takes over a non-blocking eventfd.
-    pub(super) fn new(eventfd: impl Into<OwnedFd>) -> Self {
+    pub(in crate::thread) fn new(eventfd: impl Into<OwnedFd>) -> Self {
         Doorbell {
             fd: AtomicI32::new(eventfd.into().into_raw_fd()),
             state: AtomicUsize::new(0),
@@ -30,7 +30,7 @@ impl Doorbell {
     }
 
     /// Makes it readable, unless the owner has left. Async-signal-safe.
-    pub(super) fn ring(&self) -> io::Result<()> {
+    pub(in crate::thread) fn ring(&self) -> io::Result<()> {
         let mut result = Ok(());
         if self.state.fetch_add(1, Ordering::Acquire) & LEFT == 0 {
             let one = 1u64;
@@ -51,7 +51,7 @@ impl Doorbell {
     }
 
     /// The owner's end: nobody begins to ring any more.
-    pub(super) fn leave(&self) {
+    pub(in crate::thread) fn leave(&self) {
         if self.state.fetch_or(LEFT, Ordering::AcqRel) == 0 {
             self.close();
         }

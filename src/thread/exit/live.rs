@@ -133,7 +133,7 @@ impl LiveList {
 
     /// Calls `f` with the name of each member that keeps the thread on its OS thread; `f`
     /// must not touch the list.
-    pub(super) fn describe_binders(&self, mut f: impl FnMut(String)) {
+    pub(in crate::thread) fn describe_binders(&self, mut f: impl FnMut(String)) {
         self.for_each(|node| {
             // SAFETY: a listed node is valid for its member's functions.
             unsafe {
@@ -146,19 +146,19 @@ impl LiveList {
     }
 
     /// Calls `f` with the name of each member; `f` must not touch the list.
-    pub(super) fn describe_each(&self, mut f: impl FnMut(String)) {
+    pub(in crate::thread) fn describe_each(&self, mut f: impl FnMut(String)) {
         // SAFETY: a listed node is valid for its member's functions.
         self.for_each(|node| f(unsafe { ((*node).member.describe)(node) }));
     }
 
     /// Dooms all that are listed now; those listed from now on are spared.
-    pub(super) fn doom_old(&self) {
+    pub(in crate::thread) fn doom_old(&self) {
         self.doom.set(Doom::Old);
         self.next_doomed.set(self.first.get());
     }
 
     /// Dooms all that are listed, now or later.
-    pub(super) fn doom_all(&self) {
+    pub(in crate::thread) fn doom_all(&self) {
         self.doom.set(Doom::All);
         self.next_doomed.set(self.first.get());
     }
@@ -178,7 +178,7 @@ impl LiveList {
 
     /// Cancels the newest of the doomed; says whether there was one. The node is
     /// off the list afterwards.
-    pub(super) fn cancel_one(&self) -> bool {
+    pub(in crate::thread) fn cancel_one(&self) -> bool {
         let newest = match self.doom.get() {
             Doom::All => self.first.get(),
             _ => self.next_doomed.get(),

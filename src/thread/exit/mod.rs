@@ -14,6 +14,11 @@
 //!    and may be dropped by whoever has it. What was pushed before is run.
 //! 4. *Done*: every push that succeeded has been run; the thread reads EXITED.
 
+pub(crate) mod ended;
+mod holder;
+pub(crate) mod live;
+pub(crate) mod pending;
+
 use std::any::Any;
 use std::fmt;
 use std::pin::Pin;
@@ -22,84 +27,18 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, ready};
 
-use super::activity::Activity;
-use super::bound::BoundBy;
+pub use holder::ExitHolder;
+use holder::named;
+
 use super::local::{Entered, ExitPhase, Local, TimerTarget};
+use super::placement::bound::BoundBy;
+use super::poll::activity::Activity;
 use super::shared::{self, Shared};
 use crate::sync::budget::poll_budget;
 use crate::sync::yield_now;
 
 /// How many tasks an exit cancels per poll: each drops a future of the user's.
 const CANCEL_BATCH: usize = 128;
-
-/// How many of those that hold a thread a log line names.
-const MOST_NAMED: usize = 32;
-
-/// Something that keeps an exiting thread from reading EXITED.
-///
-/// # Examples
-///
-/// Says by its text what an operator needs to know:
-///
-/// ```
-/// use corespun::thread::{ExitHolder, Poller, ThreadLib};
-///
-/// let mut runner = ThreadLib::new().thread().build()?.attach();
-/// let poller = runner.enter(|| Poller::builder().name("link watch").register(|| false))?;
-/// let exit = runner.exit();
-/// runner.poll(0, 0);
-/// let holders = runner.exit_holders();
-/// assert_eq!(holders, [ExitHolder::Poller("link watch".to_owned())]);
-/// assert_eq!(holders[0].to_string(), "poller link watch");
-/// # drop((poller, exit));
-/// # Ok::<(), Box<dyn std::error::Error>>(())
-/// ```
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum ExitHolder {
-    /// A registered poller, by name.
-    Poller(String),
-    /// A live task, by name and spawn location.
-    Task(String),
-    /// Messages or woken tasks that have not run yet.
-    Messages,
-    /// An io_channel that is open or waits to be destroyed, by device name.
-    Channel(String),
-    /// A walk over the threads that was started here and is under way.
-    ThreadWalk,
-    /// A walk over the channels of a device, by name, started here.
-    ChannelWalk(String),
-    /// A device, by name, that this thread unregistered and that still has
-    /// channels or walks.
-    Unregister(String),
-}
-
-/// The text of the first few of them.
-fn named(holders: &[ExitHolder]) -> String {
-    let mut text = String::new();
-    for holder in holders.iter().take(MOST_NAMED) {
-        let comma = if text.is_empty() { "" } else { ", " };
-        text += &format!("{comma}{holder}");
-    }
-    match holders.len().checked_sub(MOST_NAMED) {
-        None | Some(0) => text,
-        Some(more) => format!("{text} and {more} more"),
-    }
-}
-
-impl fmt::Display for ExitHolder {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            ExitHolder::Poller(name) => write!(f, "poller {name}"),
-            ExitHolder::Task(name) => write!(f, "task {name}"),
-            ExitHolder::Messages => f.write_str("queued messages"),
-            ExitHolder::Channel(device) => write!(f, "channel of {device}"),
-            ExitHolder::ThreadWalk => f.write_str("for_each_thread under way"),
-            ExitHolder::ChannelWalk(device) => write!(f, "for_each_channel of {device} under way"),
-            ExitHolder::Unregister(device) => write!(f, "unregister of {device} under way"),
-        }
-    }
-}
 
 /// Something of a higher floor that lives on a thread and takes part in its
 /// exit. Owner only.

@@ -4,7 +4,7 @@
 
 use std::mem::{self, ManuallyDrop, MaybeUninit};
 
-use super::panic::{Payload as PanicPayload, contain};
+use crate::thread::panic::{Payload as PanicPayload, contain};
 
 /// The content of a message, as its virtual table sees it.
 pub(crate) type Payload = [MaybeUninit<*mut ()>; 2];
@@ -32,7 +32,7 @@ pub(crate) struct Queued {
 
 impl Queued {
     #[inline]
-    pub(super) fn vtable(&self) -> &'static MessageVTable {
+    pub(in crate::thread) fn vtable(&self) -> &'static MessageVTable {
         self.vtable
     }
 }

@@ -3,6 +3,8 @@
 //! walk began. Threads that were asked to exit are passed over, and a thread
 //! that exits with the message in its queue, or drops it unrun, lets it go on.
 
+pub(crate) mod travel;
+
 use std::any::Any;
 use std::fmt;
 use std::pin::Pin;
@@ -11,14 +13,14 @@ use std::task::{Context, Poll, ready};
 
 use futures::channel::oneshot;
 
+use super::exit::pending::{Pending, PendingKey};
 use super::local::Local;
-use super::message::Message;
 use super::panic::drop_anywhere;
-use super::pending::{Pending, PendingKey};
+use super::poll::message::Message;
 use super::shared::Shared;
-use super::travel::{Journey, Traveller};
 use super::{SpdkThread, ThreadLib};
 use crate::sync::budget::poll_budget;
+use travel::{Journey, Traveller};
 
 /// A walk over threads needs a SpdkThread to come back to.
 ///

@@ -7,117 +7,29 @@
 //! poll returns to the loop. A thread knows the locks that it holds, and its
 //! loop looks at their number after every callback.
 
-use std::cell::{Cell, RefCell, UnsafeCell};
+mod held;
+mod misuse;
+mod mutex;
+
 use std::fmt;
 use std::hint;
 use std::io::Write;
-use std::marker::PhantomData;
-use std::ops::{Deref, DerefMut};
 use std::panic::Location;
 use std::ptr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicPtr, Ordering};
 
+pub(super) use held::HeldLocks;
+pub use misuse::{SpinlockError, SpinlockMisuse};
+pub use mutex::{SpinMutex, SpinMutexGuard};
+
 use super::local::Local;
-use super::panic::{PanicSource, contain, discard};
+use super::panic::{contain, discard};
 use crate::sync::{FREE, OwnerWord};
 
 /// Spins before the OS thread gives way to whoever may hold the lock without
 /// a core.
 const SPINS: u32 = 1 << 14;
-
-/// How a spinlock was misused.
-///
-/// # Examples
-///
-/// ```
-/// use corespun::thread::{Spinlock, SpinlockMisuse};
-///
-/// let lock = Spinlock::with_hook(|_error| ());
-/// let error = lock.lock().unwrap_err();
-/// assert_eq!(error.misuse, SpinlockMisuse::NotOnThread);
-/// assert_eq!(error.misuse.to_string(), "used off a SpdkThread");
-/// ```
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum SpinlockMisuse {
-    /// Used off a SpdkThread (`NOT_SPDK_THREAD`).
-    NotOnThread,
-    /// Locked by the thread that holds it (`DEADLOCK`).
-    Deadlock,
-    /// Unlocked by a thread that does not hold it (`WRONG_THREAD`).
-    WrongThread,
-    /// Still held when a callback returned (`HOLD_DURING_SWITCH`).
-    HeldDuringSwitch,
-    /// Destroyed while held (`LOCK_HELD`).
-    DestroyedHeld,
-}
-
-impl fmt::Display for SpinlockMisuse {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            SpinlockMisuse::NotOnThread => "used off a SpdkThread",
-            SpinlockMisuse::Deadlock => "locked by the thread that holds it already",
-            SpinlockMisuse::WrongThread => "unlocked by a thread that does not hold it",
-            SpinlockMisuse::HeldDuringSwitch => {
-                "still held when a message, poller or task returned to the loop"
-            }
-            SpinlockMisuse::DestroyedHeld => "destroyed while held",
-        })
-    }
-}
-
-/// A misuse of a spinlock, with all that is known about it.
-///
-/// # Examples
-///
-/// It names both threads:
-///
-/// ```
-/// use corespun::thread::{SpinlockMisuse, Spinlock, ThreadLib};
-///
-/// let library = ThreadLib::new();
-/// let mut a = library.thread().name("a").build()?.attach();
-/// let mut b = library.thread().name("b").build()?.attach();
-/// let lock = Spinlock::with_hook(|_error| ());
-/// a.enter(|| lock.lock())?;
-/// let error = b.enter(|| lock.unlock()).unwrap_err();
-/// assert_eq!(error.misuse, SpinlockMisuse::WrongThread);
-/// assert!(error.thread.contains("\"b\"") && error.holder.unwrap().contains("\"a\""));
-/// a.enter(|| lock.unlock())?;
-/// # Ok::<(), Box<dyn std::error::Error>>(())
-/// ```
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("spinlock made at {made}: {misuse}; by {thread} at {at}{}", Other(.holder, .locked))]
-#[non_exhaustive]
-pub struct SpinlockError {
-    /// What was wrong.
-    pub misuse: SpinlockMisuse,
-    /// Where the lock was made.
-    pub made: &'static Location<'static>,
-    /// The name of the thread that misused it.
-    pub thread: String,
-    /// Where; for [`SpinlockMisuse::HeldDuringSwitch`], where it was locked.
-    pub at: &'static Location<'static>,
-    /// The name of the thread that holds it, if any does.
-    pub holder: Option<String>,
-    /// Where it was last locked.
-    pub locked: Option<&'static Location<'static>>,
-}
-
-struct Other<'a>(&'a Option<String>, &'a Option<&'static Location<'static>>);
-
-impl fmt::Display for Other<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if let Some(holder) = self.0 {
-            write!(f, "; held by {holder}")?;
-        }
-        match self.1 {
-            Some(locked) => write!(f, "; last locked at {locked}"),
-            None => Ok(()),
-        }
-    }
-}
 
 type Hook = Box<dyn Fn(&SpinlockError) + Send + Sync>;
 
@@ -445,231 +357,5 @@ impl fmt::Debug for Spinlock {
             .field("made", &self.inner.made)
             .field("locked", &(self.inner.owner.get() != FREE))
             .finish_non_exhaustive()
-    }
-}
-
-/// Data that SpdkThreads share under a [`Spinlock`].
-///
-/// # Examples
-///
-/// ```
-/// use corespun::thread::{SpinMutex, ThreadLib};
-///
-/// let total = SpinMutex::new(0);
-/// let mut thread = ThreadLib::new().thread().build()?.attach();
-/// thread.enter(|| *total.lock().unwrap() += 1);
-/// assert_eq!(total.into_inner(), 1);
-/// # Ok::<(), corespun::thread::CreateError>(())
-/// ```
-#[derive(Default)]
-pub struct SpinMutex<T> {
-    lock: Spinlock,
-    value: UnsafeCell<T>,
-}
-
-// SAFETY: the value is reached through a guard only, of which `lock` lets one
-// be at a time.
-unsafe impl<T: Send> Sync for SpinMutex<T> {}
-
-impl<T> SpinMutex<T> {
-    /// Data under a lock whose misuse aborts the process.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use std::sync::Arc;
-    /// use corespun::thread::{SpinMutex, ThreadLib};
-    ///
-    /// let library = ThreadLib::new();
-    /// let table = Arc::new(SpinMutex::new(Vec::new()));
-    /// for name in ["a", "b"] {
-    ///     let mut runner = library.thread().name(name).build()?.attach();
-    ///     runner.enter(|| table.lock().unwrap().push(name));
-    /// }
-    /// assert_eq!(Arc::into_inner(table).unwrap().into_inner(), ["a", "b"]);
-    /// # Ok::<(), corespun::thread::CreateError>(())
-    /// ```
-    #[track_caller]
-    pub fn new(value: T) -> Self {
-        SpinMutex {
-            lock: Spinlock::new(),
-            value: UnsafeCell::new(value),
-        }
-    }
-
-    /// Data under a lock whose misuse is told to `hook`.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use corespun::thread::{SpinMutex, SpinlockMisuse, ThreadLib};
-    ///
-    /// let count = SpinMutex::with_hook(0, |_error| ());
-    /// let mut runner = ThreadLib::new().thread().build()?.attach();
-    /// runner.enter(|| {
-    ///     let guard = count.lock().unwrap();
-    ///     assert_eq!(count.lock().unwrap_err().misuse, SpinlockMisuse::Deadlock);
-    ///     drop(guard);
-    /// });
-    /// # Ok::<(), corespun::thread::CreateError>(())
-    /// ```
-    #[track_caller]
-    pub fn with_hook(value: T, hook: impl Fn(&SpinlockError) + Send + Sync + 'static) -> Self {
-        SpinMutex {
-            lock: Spinlock::with_hook(hook),
-            value: UnsafeCell::new(value),
-        }
-    }
-
-    /// Locks the data until the guard is dropped.
-    ///
-    /// # Errors
-    ///
-    /// As [`Spinlock::lock`].
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use corespun::thread::{SpinMutex, ThreadLib};
-    ///
-    /// let count = SpinMutex::new(0);
-    /// let mut runner = ThreadLib::new().thread().build()?.attach();
-    /// runner.enter(|| {
-    ///     *count.lock()? += 1;
-    ///     *count.lock()? += 1;
-    ///     Ok::<_, corespun::thread::SpinlockError>(())
-    /// })?;
-    /// assert_eq!(count.into_inner(), 2);
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
-    #[track_caller]
-    pub fn lock(&self) -> Result<SpinMutexGuard<'_, T>, SpinlockError> {
-        self.lock.lock()?;
-        Ok(SpinMutexGuard {
-            mutex: self,
-            _stays: PhantomData,
-        })
-    }
-
-    /// The data.
-    pub fn into_inner(self) -> T {
-        self.value.into_inner()
-    }
-}
-
-impl<T> fmt::Debug for SpinMutex<T> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("SpinMutex")
-            .field("lock", &self.lock)
-            .finish_non_exhaustive()
-    }
-}
-
-/// The locked data of a [`SpinMutex`]; unlocks when dropped, which must happen
-/// before the callback that locked returns to the loop.
-///
-/// # Examples
-///
-/// ```
-/// use corespun::thread::{SpinMutex, ThreadLib};
-///
-/// let queue = SpinMutex::new(vec![1, 2]);
-/// let mut runner = ThreadLib::new().thread().build()?.attach();
-/// let last = runner.enter(|| {
-///     let mut guard = queue.lock().unwrap();
-///     guard.push(3);
-///     guard.len()
-///     // Unlocked before the callback returns.
-/// });
-/// assert_eq!(last, 3);
-/// # Ok::<(), corespun::thread::CreateError>(())
-/// ```
-#[must_use = "dropping the guard unlocks"]
-pub struct SpinMutexGuard<'a, T> {
-    mutex: &'a SpinMutex<T>,
-    /// Belongs to the SpdkThread that locked.
-    _stays: PhantomData<*const ()>,
-}
-
-impl<T> Deref for SpinMutexGuard<'_, T> {
-    type Target = T;
-
-    fn deref(&self) -> &T {
-        // SAFETY: there is one guard at a time, and `self` is it.
-        unsafe { &*self.mutex.value.get() }
-    }
-}
-
-impl<T> DerefMut for SpinMutexGuard<'_, T> {
-    fn deref_mut(&mut self) -> &mut T {
-        // SAFETY: as above, and it is borrowed mutably.
-        unsafe { &mut *self.mutex.value.get() }
-    }
-}
-
-impl<T> Drop for SpinMutexGuard<'_, T> {
-    #[track_caller]
-    fn drop(&mut self) {
-        // On another thread than the one that locked it is reported, and the
-        // data stay locked.
-        let _ = self.mutex.lock.unlock();
-    }
-}
-
-impl<T> fmt::Debug for SpinMutexGuard<'_, T> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("SpinMutexGuard").finish_non_exhaustive()
-    }
-}
-
-/// The locks that a thread holds. Owner only.
-#[derive(Default)]
-pub(crate) struct HeldLocks {
-    count: Cell<usize>,
-    locks: RefCell<Vec<Arc<Inner>>>,
-}
-
-impl HeldLocks {
-    fn push(&self, lock: Arc<Inner>) {
-        self.count.set(self.count.get() + 1);
-        self.locks.borrow_mut().push(lock);
-    }
-
-    fn remove(&self, lock: &Arc<Inner>) -> Option<Arc<Inner>> {
-        let mut locks = self.locks.borrow_mut();
-        let index = locks.iter().rposition(|held| Arc::ptr_eq(held, lock))?;
-        self.count.set(self.count.get() - 1);
-        Some(locks.swap_remove(index))
-    }
-
-    /// After every callback.
-    #[inline]
-    pub(super) fn check(&self, local: &Local) {
-        if self.count.get() > 0 {
-            self.report(local);
-        }
-    }
-
-    /// The callback has returned, so that a hook's panic has nobody else to go to.
-    #[cold]
-    fn report(&self, local: &Local) {
-        let locks: Vec<_> = self.locks.borrow().clone();
-        for lock in locks {
-            let at = lock.locked_at().unwrap_or(lock.made);
-            let reported = contain(|| lock.misused(SpinlockMisuse::HeldDuringSwitch, at));
-            if let Err(payload) = reported {
-                local.report_panic(PanicSource::Hook, Some("spinlock"), payload);
-            }
-        }
-    }
-
-    /// The thread's memory goes. What is still held stays so: by nobody, for
-    /// another thread may come to have the address by which an owner is known.
-    pub(super) fn abandon(&self, local: &Local) {
-        for lock in self.locks.take() {
-            lock.owner.leave_to(GONE);
-            // Perhaps the last to have it, and with that its hook.
-            local.drop_contained(lock);
-        }
     }
 }

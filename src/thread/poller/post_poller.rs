@@ -2,9 +2,9 @@
 
 use std::cell::{Cell, RefCell};
 
-use super::bound::{Bound, BoundBy};
-use super::local::{ExitPhase, Local};
-use super::panic::{PanicSource, contain};
+use crate::thread::local::{ExitPhase, Local};
+use crate::thread::panic::{PanicSource, contain};
+use crate::thread::placement::bound::{Bound, BoundBy};
 
 /// How many may wait, as SPDK's.
 const MAX: usize = 4;
@@ -114,7 +114,7 @@ pub fn register_post_poller_handler(
 
 impl PostPollers {
     /// Names those that bind their thread.
-    pub(super) fn binders(&self, by: &mut Vec<BoundBy>) {
+    pub(in crate::thread) fn binders(&self, by: &mut Vec<BoundBy>) {
         let handlers = self.handlers.borrow();
         let binders = handlers.iter().filter(|handler| handler.binds());
         by.extend(binders.map(|_| BoundBy::PostPoller));
@@ -123,7 +123,7 @@ impl PostPollers {
 
 impl Local {
     #[inline]
-    pub(super) fn run_post_pollers(&self) {
+    pub(in crate::thread) fn run_post_pollers(&self) {
         if let Some(rare) = self.existing_rare()
             && rare.post_pollers.waiting.get() > 0
         {
@@ -153,7 +153,7 @@ impl Local {
     }
 
     /// Drops what waits unrun: the end of the thread.
-    pub(super) fn drop_post_pollers(&self) {
+    pub(in crate::thread) fn drop_post_pollers(&self) {
         if let Some(rare) = self.existing_rare() {
             rare.post_pollers.closed.set(true);
             for handler in self.take_post_pollers(&rare.post_pollers) {

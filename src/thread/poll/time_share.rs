@@ -6,9 +6,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError, TryLockError};
 use std::time::Duration;
 
-use super::SpdkThread;
-use super::local::Local;
 use super::runner::ThreadRunner;
+use crate::thread::SpdkThread;
+use crate::thread::local::Local;
 
 /// What a thread has unless it is given others.
 pub(crate) const DEFAULT_SHARES: u32 = 100;
@@ -42,7 +42,7 @@ pub struct LatencyMisses {
 pub(crate) struct TimeShare(AtomicU64);
 
 impl TimeShare {
-    pub(super) fn new() -> Self {
+    pub(in crate::thread) fn new() -> Self {
         TimeShare(AtomicU64::new(u64::from(DEFAULT_SHARES)))
     }
 
@@ -53,7 +53,7 @@ impl TimeShare {
         (shares as u32, word >> SHARE_BITS)
     }
 
-    pub(super) fn set_shares(&self, shares: u32) -> Result<(), SharesError> {
+    pub(in crate::thread) fn set_shares(&self, shares: u32) -> Result<(), SharesError> {
         if !(1..=MOST_SHARES).contains(&shares) {
             return Err(SharesError(shares));
         }
@@ -61,7 +61,7 @@ impl TimeShare {
         Ok(())
     }
 
-    pub(super) fn set_limit(&self, ticks: u64) {
+    pub(in crate::thread) fn set_limit(&self, ticks: u64) {
         let ticks = ticks.min(u64::MAX >> SHARE_BITS);
         self.update(|(shares, _)| (shares, ticks));
     }
@@ -81,7 +81,7 @@ impl TimeShare {
 
 /// Misses as the reactor tells them; it waits for no reader.
 #[derive(Debug, Default)]
-pub(super) struct ToldMisses(Mutex<LatencyMisses>);
+pub(in crate::thread) struct ToldMisses(Mutex<LatencyMisses>);
 
 impl ToldMisses {
     fn get(&self) -> LatencyMisses {
@@ -101,7 +101,7 @@ impl ToldMisses {
 }
 
 /// How far the poll under way may go. The reactor says, before each.
-pub(super) struct TimeSlice {
+pub(in crate::thread) struct TimeSlice {
     /// From this tick on [`should_yield`](crate::task::should_yield) says yes.
     end: Cell<u64>,
     /// From this tick on no further callback begins.
@@ -109,7 +109,7 @@ pub(super) struct TimeSlice {
 }
 
 impl TimeSlice {
-    pub(super) const fn unlimited() -> Self {
+    pub(in crate::thread) const fn unlimited() -> Self {
         TimeSlice {
             end: Cell::new(u64::MAX),
             cut: Cell::new(u64::MAX),
@@ -120,7 +120,7 @@ impl TimeSlice {
 impl Local {
     /// Whether the poll is to end with the callback that has just returned.
     #[inline]
-    pub(super) fn is_cut(&self) -> bool {
+    pub(in crate::thread) fn is_cut(&self) -> bool {
         let cut = self.slice.cut.get();
         cut != u64::MAX && self.shared.library.clock.now() >= cut
     }
@@ -176,7 +176,7 @@ impl SpdkThread {
     ///
     /// [`SharesError`] unless it is 1 to 1000; nothing is changed then.
     ///
-    /// [`ThreadBuilder::shares`]: super::ThreadBuilder::shares
+    /// [`ThreadBuilder::shares`]: crate::thread::ThreadBuilder::shares
     pub fn set_shares(&self, shares: u32) -> Result<(), SharesError> {
         self.shared.time_share.set_shares(shares)
     }
@@ -191,7 +191,7 @@ impl SpdkThread {
     /// Limits how long the thread may wait for its next poll ([`ThreadBuilder::latency`]),
     /// or ends that; from its next poll on. A tick is the least. From any OS thread.
     ///
-    /// [`ThreadBuilder::latency`]: super::ThreadBuilder::latency
+    /// [`ThreadBuilder::latency`]: crate::thread::ThreadBuilder::latency
     pub fn set_latency(&self, limit: Option<Duration>) {
         let ticks = |limit| self.shared.library.clock.ticks_from(limit).max(1);
         self.shared.time_share.set_limit(limit.map_or(0, ticks));

@@ -1,8 +1,8 @@
 //! The thread's own queue, of messages: see [`OwnQueue`] for their order.
 
-use super::local::Local;
 use super::message::{Message, Queued};
 use crate::sync::{Mailbox, OwnEntry, OwnQueue};
+use crate::thread::local::Local;
 
 impl OwnEntry for Queued {
     type Message = Message;
@@ -28,12 +28,12 @@ impl OwnEntry for Queued {
 pub(crate) struct ReadyQueue(OwnQueue<Queued>);
 
 impl ReadyQueue {
-    pub(super) fn new(mailbox: &Mailbox<Message>, limit: usize) -> Self {
+    pub(in crate::thread) fn new(mailbox: &Mailbox<Message>, limit: usize) -> Self {
         ReadyQueue(OwnQueue::new(mailbox, limit))
     }
 
     #[inline]
-    pub(super) fn is_empty(&self) -> bool {
+    pub(in crate::thread) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 }
@@ -52,7 +52,10 @@ impl Local {
     /// Sends an explicit message of the thread to itself, behind all that was sent
     /// to it, unless the limit is reached.
     #[inline(always)]
-    pub(super) fn send_explicit<F: FnOnce() + Send + 'static>(&self, f: F) -> Result<(), F> {
+    pub(in crate::thread) fn send_explicit<F: FnOnce() + Send + 'static>(
+        &self,
+        f: F,
+    ) -> Result<(), F> {
         // SAFETY: as above.
         unsafe {
             let ready = &self.ready.0;
@@ -68,31 +71,31 @@ impl Local {
     }
 
     #[inline]
-    pub(super) fn begin_messages(&self, mailbox_open: usize) {
+    pub(in crate::thread) fn begin_messages(&self, mailbox_open: usize) {
         self.ready.0.begin(mailbox_open);
     }
 
     /// Says whether the mailbox's messages go before the thread's own tasks.
-    pub(super) fn set_mailbox_next(&self, mailbox: bool) {
+    pub(in crate::thread) fn set_mailbox_next(&self, mailbox: bool) {
         self.ready.0.set_mailbox_next(mailbox);
     }
 
     /// Lets the poll under way go on with the tasks that gave way; see
     /// [`OwnQueue::reopen`].
     #[inline]
-    pub(super) fn reopen_messages(&self) -> bool {
+    pub(in crate::thread) fn reopen_messages(&self) -> bool {
         self.ready.0.reopen(&self.shared.mailbox)
     }
 
     /// The next message or task that the poll under way may run.
     #[inline]
-    pub(super) fn next_message(&self) -> Option<Message> {
+    pub(in crate::thread) fn next_message(&self) -> Option<Message> {
         // SAFETY: as above.
         unsafe { self.ready.0.next(&self.shared.mailbox) }
     }
 
     /// Takes out what the thread has sent itself or woken, whatever its turn.
-    pub(super) fn take_unrun(&self) -> Option<Message> {
+    pub(in crate::thread) fn take_unrun(&self) -> Option<Message> {
         self.ready.0.pop(&self.shared.mailbox)
     }
 }

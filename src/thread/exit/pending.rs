@@ -8,9 +8,9 @@ use std::any::Any;
 use std::cell::{Cell, RefCell};
 use std::sync::Arc;
 
-use super::bound::{Bound, BoundBy};
-use super::exit::ExitHolder;
-use super::local::{Local, Rare};
+use super::ExitHolder;
+use crate::thread::local::{Local, Rare};
+use crate::thread::placement::bound::{Bound, BoundBy};
 
 /// Consumes the answer, whose type is between the one who asked and the one
 /// who answers.
@@ -64,14 +64,14 @@ impl PendingTable {
         self.len.get()
     }
 
-    pub(super) fn holders(&self, holders: &mut Vec<ExitHolder>) {
+    pub(in crate::thread) fn holders(&self, holders: &mut Vec<ExitHolder>) {
         let slots = self.slots.borrow();
         let pending = slots.iter().filter_map(|slot| slot.entry.as_ref());
         holders.extend(pending.map(|entry| entry.what.holder()));
     }
 
     /// Names those that bind their thread.
-    pub(super) fn binders(&self, by: &mut Vec<BoundBy>) {
+    pub(in crate::thread) fn binders(&self, by: &mut Vec<BoundBy>) {
         let slots = self.slots.borrow();
         let pending = slots.iter().filter_map(|slot| slot.entry.as_ref());
         let binders = pending.filter(|entry| entry.completion.binds());
@@ -147,7 +147,7 @@ impl Local {
     }
 
     /// Drops every completion: the end of a forced exit.
-    pub(super) fn cancel_pending(&self) {
+    pub(in crate::thread) fn cancel_pending(&self) {
         let Some(Rare { pending, .. }) = self.existing_rare() else {
             return;
         };

@@ -3,7 +3,7 @@
 //! References to the cell may be on any OS thread, at the same time. The value is
 //! lent out only while its thread is the current one, to a function that returns
 //! before that ends. A thread is current on one OS thread at a time: on that of its
-//! one [`ThreadRunner`](super::ThreadRunner), which is borrowed for as long and can
+//! one [`ThreadRunner`](crate::thread::ThreadRunner), which is borrowed for as long and can
 //! be parked only afterwards. What hands the parked thread to another OS thread
 //! orders what was done here before what is done there. So the value needs no lock,
 //! and need not be `Sync`; as it is dropped by whoever has the last reference, and
@@ -11,8 +11,8 @@
 
 use std::sync::Arc;
 
-use super::local::Local;
-use super::shared::Shared;
+use crate::thread::local::Local;
+use crate::thread::shared::Shared;
 
 pub(crate) struct OnThread<T> {
     thread: Arc<Shared>,

@@ -4,13 +4,16 @@
 //! it. Both happen with each move at most, so a lock holds them; no user code
 //! runs under it.
 
+pub(crate) mod bound;
+pub(crate) mod on_thread;
+
 use std::sync::atomic::Ordering;
 use std::sync::{MutexGuard, PoisonError};
 
 use futures::channel::oneshot;
 
 use super::panic::{PanicSource, contain, drop_anywhere};
-use super::runner::ThreadRunner;
+use super::poll::runner::ThreadRunner;
 use super::shared::Shared;
 use super::{SpdkThread, ThreadState, ThreadStats};
 use crate::cpu::CpuSet;

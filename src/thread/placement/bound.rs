@@ -16,17 +16,17 @@
 //! of why they may be on any OS thread: a thread is current between the begin and the
 //! end of a borrow of its one [`ThreadRunner`], and to be parked that has to be owned.
 //!
-//! [`Poller`]: super::Poller
-//! [`SendPoller`]: super::SendPoller
+//! [`Poller`]: crate::thread::Poller
+//! [`SendPoller`]: crate::thread::SendPoller
 //! [`IoChannel`]: crate::channel::IoChannel
 //! [`SendChannel`]: crate::channel::SendChannel
-//! [`ThreadRunner`]: super::ThreadRunner
+//! [`ThreadRunner`]: crate::thread::ThreadRunner
 
 use std::fmt;
 use std::rc::Rc;
 use std::sync::atomic::Ordering;
 
-use super::local::Local;
+use crate::thread::local::Local;
 
 /// Counts the [`Stay`]s of one thread: they are its clones. Owner only.
 #[derive(Default)]
@@ -65,17 +65,17 @@ impl Anchor {
 
     /// Whether a [`Stay`] lives.
     #[inline]
-    pub(super) fn holds(&self) -> bool {
+    pub(in crate::thread) fn holds(&self) -> bool {
         Rc::strong_count(&self.0) > 1
     }
 
     /// Binds the thread by `value`.
-    pub(super) fn bind<T>(&self, value: T) -> Bound<T> {
+    pub(in crate::thread) fn bind<T>(&self, value: T) -> Bound<T> {
         self.bind_if(true, value)
     }
 
     /// Binds the thread by `value` if that `stays`, because it may not be `Send`.
-    pub(super) fn bind_if<T>(&self, stays: bool, value: T) -> Bound<T> {
+    pub(in crate::thread) fn bind_if<T>(&self, stays: bool, value: T) -> Bound<T> {
         Bound {
             value,
             stay: stays.then(|| self.stay()),
@@ -84,7 +84,7 @@ impl Anchor {
 }
 
 /// A value of the program's with what makes its thread keep it on its OS thread.
-pub(super) struct Bound<T> {
+pub(in crate::thread) struct Bound<T> {
     // Dropped first.
     value: T,
     stay: Option<Stay>,
@@ -92,22 +92,22 @@ pub(super) struct Bound<T> {
 
 impl<T> Bound<T> {
     #[inline]
-    pub(super) fn get(&self) -> &T {
+    pub(in crate::thread) fn get(&self) -> &T {
         &self.value
     }
 
     #[inline]
-    pub(super) fn get_mut(&mut self) -> &mut T {
+    pub(in crate::thread) fn get_mut(&mut self) -> &mut T {
         &mut self.value
     }
 
     /// Whether it binds its thread.
-    pub(super) fn binds(&self) -> bool {
+    pub(in crate::thread) fn binds(&self) -> bool {
         self.stay.is_some()
     }
 
     /// The value, which the thread does not own any more.
-    pub(super) fn into_inner(self) -> T {
+    pub(in crate::thread) fn into_inner(self) -> T {
         self.value
     }
 }
@@ -136,7 +136,7 @@ impl<T> Bound<T> {
 #[non_exhaustive]
 pub enum BoundBy {
     /// A poller, by name, whose callback or switch hook may not be `Send`: register
-    /// it with [`PollerBuilder::register_send`](super::PollerBuilder::register_send).
+    /// it with [`PollerBuilder::register_send`](crate::thread::PollerBuilder::register_send).
     Poller(String),
     /// A task, by name and spawn location, whose future may not be `Send`: spawn it
     /// with [`task::spawn`](crate::task::spawn).
@@ -153,16 +153,16 @@ pub enum BoundBy {
     Unregister(String),
     /// A post-poller handler that waits.
     PostPoller,
-    /// This many [`Interrupt`](super::Interrupt)s.
+    /// This many [`Interrupt`](crate::thread::Interrupt)s.
     Interrupts(usize),
     /// This many other handles that belong to the OS thread:
     /// [`LocalSpawner`](crate::task::LocalSpawner)s, receivers of
-    /// [`mpsc::channel`](crate::mpsc::channel), [`Poller`](super::Poller)s that are
+    /// [`mpsc::channel`](crate::mpsc::channel), [`Poller`](crate::thread::Poller)s that are
     /// unregistered or have none of their own.
     Handles(usize),
     /// What was cancelled and waits to be dropped.
     Cancelled,
-    /// [`SpdkThread::bind`](super::SpdkThread::bind).
+    /// [`SpdkThread::bind`](crate::thread::SpdkThread::bind).
     Request,
 }
 
@@ -186,7 +186,7 @@ impl fmt::Display for BoundBy {
 
 impl Local {
     /// Whether the thread must stay on this OS thread.
-    pub(super) fn is_bound(self: &Rc<Self>) -> bool {
+    pub(in crate::thread) fn is_bound(self: &Rc<Self>) -> bool {
         self.stays(1) || self.shared.bound.load(Ordering::Acquire)
     }
 
@@ -205,7 +205,7 @@ impl Local {
 
     /// What keeps the thread on this OS thread, besides so many `own` references to
     /// this.
-    pub(super) fn bound_by(self: &Rc<Self>, own: usize) -> Vec<BoundBy> {
+    pub(in crate::thread) fn bound_by(self: &Rc<Self>, own: usize) -> Vec<BoundBy> {
         let mut by = Vec::new();
         if self.stays(own) {
             let handles = Rc::strong_count(self) - own;

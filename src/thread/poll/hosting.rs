@@ -5,11 +5,11 @@
 use std::os::fd::BorrowedFd;
 use std::sync::atomic::Ordering;
 
-use super::SpdkThread;
-use super::local::Local;
 use super::message::Message;
 use super::runner::ThreadRunner;
 use crate::cpu::CpuSet;
+use crate::thread::SpdkThread;
+use crate::thread::local::Local;
 
 impl SpdkThread {
     /// Has whoever polls the thread look at it.
@@ -71,7 +71,7 @@ impl ThreadRunner {
         self.local.abandon();
     }
 
-    /// The descriptor that is readable when an [`Interrupt`](super::Interrupt) of
+    /// The descriptor that is readable when an [`Interrupt`](crate::thread::Interrupt) of
     /// the thread is ready, while it has any.
     pub(crate) fn interrupts(&self) -> Option<BorrowedFd<'_>> {
         self.local.handlers_fd()

@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use slab::Slab;
 
-use super::local::{ExitPhase, Local};
-use super::panic::{PanicSource, contain};
+use crate::thread::local::{ExitPhase, Local};
+use crate::thread::panic::{PanicSource, contain};
 
 /// Something that ends with its thread.
 pub(crate) trait EndsWithThread {
@@ -22,7 +22,7 @@ pub(crate) struct EndKey(usize);
 
 /// Owner only.
 #[derive(Default)]
-pub(super) struct EndList(RefCell<Slab<Arc<dyn EndsWithThread>>>);
+pub(in crate::thread) struct EndList(RefCell<Slab<Arc<dyn EndsWithThread>>>);
 
 impl EndList {
     fn take_any(&self) -> Option<Arc<dyn EndsWithThread>> {
@@ -54,7 +54,7 @@ impl Local {
     }
 
     /// Tells all: the last step of the exit.
-    pub(super) fn tell_ends(&self) {
+    pub(in crate::thread) fn tell_ends(&self) {
         let Some(rare) = self.existing_rare() else {
             return;
         };
