@@ -13,7 +13,7 @@ use std::task::{Context, Poll, ready};
 use futures::channel::oneshot;
 
 use super::io_channel::{self, IoChannel};
-use super::lifetime::{Lifetime, Requested};
+use super::lifetime::{Lifetime, Removed, Requested};
 use super::registry::{DeviceInfo, Registered, Registry};
 use super::{
     BoxError, ChannelError, FindError, RegisterError, UnregisterCancelled, UnregisterError,
@@ -105,20 +105,25 @@ impl DeviceCore {
     }
 
     pub(super) fn belongs_to(&self, local: &Local) -> bool {
-        let registry = Arc::as_ptr(&Registry::of(&local.shared.library));
-        std::ptr::eq(registry, self.registry.as_ptr())
+        let registry = local.shared.library.devices.get();
+        registry.is_some_and(|of| std::ptr::addr_eq(Arc::as_ptr(of), self.registry.as_ptr()))
     }
 
     /// Counts the channel that the thread is about to make, unless the device
     /// is gone.
-    pub(super) fn add_channel(&self, thread: &Arc<Shared>) -> bool {
-        self.lifetime.add_channel(thread.id, thread.clone())
+    pub(super) fn add_channel(&self, local: &Local) -> bool {
+        self.lifetime
+            .add_channel(local.shared.id, local.lend_shared())
     }
 
     /// The thread's channel is destroyed, or was not made after all.
     pub(super) fn remove_channel(&self, thread: u64) {
-        if let Some(request) = self.lifetime.remove_channel(thread) {
+        let Removed { holder, request } = self.lifetime.remove_channel(thread);
+        if let Some(request) = request {
             request.complete();
+        }
+        if let Some(holder) = holder {
+            Local::give_back_shared(holder);
         }
     }
 

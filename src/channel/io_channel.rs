@@ -21,7 +21,6 @@ use crate::thread::bound::Stay;
 use crate::thread::exit::{ExitHolder, ExitPart};
 use crate::thread::local::Local;
 use crate::thread::message::Message;
-use crate::thread::shared::Shared;
 
 pub(super) struct ChannelCell<C: 'static> {
     head: Head,
@@ -40,8 +39,8 @@ impl<C: 'static> ChannelCell<C> {
             return;
         }
         head.destroys.set(head.destroys.get() + 1);
-        let device = self.device.core.clone();
-        let message = Message::new(move || destroy_if_unused(&device));
+        let serial = self.device.core.serial;
+        let message = Message::new(move || destroy_if_unused(serial));
         local.send_to_itself(message);
         local.begun_outside();
     }
@@ -76,8 +75,8 @@ struct Head {
     /// Whether the thread's table has it. A forced exit takes it out under the
     /// handles, which keep it alive from then on.
     attached: Cell<bool>,
-    thread: Arc<Shared>,
-    /// There while there are such handles, so that they bind the thread.
+    /// There while there are handles that belong to the OS thread, so that they bind
+    /// the thread.
     local: Cell<Option<Rc<Local>>>,
 }
 
@@ -198,9 +197,14 @@ impl ChannelTable {
 /// says where to look: a device of another library instance has the same.
 #[inline]
 fn position(entries: &[Entry], device: &DeviceCore) -> Option<usize> {
-    let index = entries.binary_search_by_key(&device.serial, |entry| entry.serial);
-    let index = index.ok()?;
+    let index = search(entries, device.serial).ok()?;
     std::ptr::eq(&*entries[index].device, device).then_some(index)
+}
+
+/// Where the device of a thread's own library is, or would be.
+#[inline]
+fn search(entries: &[Entry], serial: u64) -> Result<usize, usize> {
+    entries.binary_search_by_key(&serial, |entry| entry.serial)
 }
 
 impl ExitPart for ChannelTable {
@@ -231,10 +235,7 @@ impl ExitPart for ChannelTable {
         loop {
             let last = self.entries.borrow_mut().pop();
             match last {
-                Some(Entry {
-                    cell: Some(cell), ..
-                }) => destroy(local, cell),
-                Some(_) => {}
+                Some(entry) => destroy(local, entry),
                 None => return,
             }
         }
@@ -243,20 +244,24 @@ impl ExitPart for ChannelTable {
 
 /// The end of a channel that was taken out of its table: its context is dropped
 /// now, unless a forced exit left handles behind.
-fn destroy(local: &Local, cell: Rc<dyn AnyCell>) {
-    let core = cell.core().clone();
+fn destroy(local: &Local, entry: Entry) {
+    let Entry { device, cell, .. } = entry;
+    // One that is being made is taken back by its maker.
+    let Some(cell) = cell else {
+        return;
+    };
     cell.head().attached.set(false);
     local.drop_contained(cell);
-    core.remove_channel(local.shared.id);
+    device.remove_channel(local.shared.id);
 }
 
 /// The message that the last handle sent.
-fn destroy_if_unused(device: &DeviceCore) {
+fn destroy_if_unused(serial: u64) {
     Local::with_current(|local| {
         let table = ChannelTable::of(local);
-        let cell = {
+        let entry = {
             let mut entries = table.entries.borrow_mut();
-            let Some(index) = position(&entries, device) else {
+            let Ok(index) = search(&entries, serial) else {
                 return;
             };
             let Some(cell) = &entries[index].cell else {
@@ -267,11 +272,9 @@ fn destroy_if_unused(device: &DeviceCore) {
             if head.is_used() || head.destroys.get() > 0 {
                 return;
             }
-            entries.remove(index).cell
+            entries.remove(index)
         };
-        if let Some(cell) = cell {
-            destroy(local, cell);
-        }
+        destroy(local, entry);
     });
 }
 
@@ -314,7 +317,7 @@ fn create<C>(device: &Arc<Device<C>>) -> Result<IoChannel<C>, ChannelError> {
             device: core.name(),
         });
     }
-    if !core.add_channel(&local.shared) {
+    if !core.add_channel(&local) {
         return Err(ChannelError::Unregistered(core.name()));
     }
     let table = ChannelTable::of(&local);
@@ -338,7 +341,6 @@ fn create<C>(device: &Arc<Device<C>>) -> Result<IoChannel<C>, ChannelError> {
             send_refs: Cell::new(0),
             destroys: Cell::new(0),
             attached: Cell::new(true),
-            thread: local.shared.clone(),
             local: Cell::new(None),
         },
         device: device.clone(),
@@ -431,7 +433,11 @@ impl<C: 'static> IoChannel<C> {
 
     /// The thread it belongs to.
     pub fn thread(&self) -> SpdkThread {
-        SpdkThread::from_shared(self.cell.head.thread.clone())
+        let kept = &self.cell.head.local;
+        let local = kept.take().expect("there while there is a handle");
+        let thread = SpdkThread::from_shared(local.shared.clone());
+        kept.set(Some(local));
+        thread
     }
 
     /// How many handles there are.

@@ -44,6 +44,15 @@ pub(super) enum Requested {
     Twice,
 }
 
+/// What the end of a channel left.
+#[must_use]
+pub(super) struct Removed<T, R> {
+    /// Who had it, if that was its last.
+    pub(super) holder: Option<T>,
+    /// To be completed.
+    pub(super) request: Option<R>,
+}
+
 /// A snapshot.
 pub(super) struct Counts<T> {
     pub(super) holders: Vec<T>,
@@ -91,16 +100,17 @@ impl<T: Clone, R: Clone> Lifetime<T, R> {
 
     /// The channel of `id` is destroyed, or was not made after all. With the
     /// last one of a closed device comes the request to be completed.
-    #[must_use]
-    pub(super) fn remove_channel(&self, id: u64) -> Option<R> {
+    pub(super) fn remove_channel(&self, id: u64) -> Removed<T, R> {
         let mut state = self.lock();
+        let mut holder = None;
         if let Entry::Occupied(mut entry) = state.channels.entry(id) {
             entry.get_mut().channels -= 1;
             if entry.get().channels == 0 {
-                entry.remove();
+                holder = Some(entry.remove().holder);
             }
         }
-        self.take_if_gone(&mut state)
+        let request = self.take_if_gone(&mut state);
+        Removed { holder, request }
     }
 
     fn take_if_gone(&self, state: &mut State<T, R>) -> Option<R> {

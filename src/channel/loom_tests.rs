@@ -47,7 +47,7 @@ impl Device {
     fn put(&self, id: u64) {
         // SAFETY: loom checks that nobody else touches it.
         self.parts[id as usize - 1].with_mut(|part| unsafe { *part += 1 });
-        self.complete(self.lifetime.remove_channel(id));
+        self.complete(self.lifetime.remove_channel(id).request);
     }
 
     fn complete(&self, request: Option<u8>) {

@@ -38,7 +38,8 @@ struct Walk<C: 'static, E, V> {
     device: IoDevice<C>,
     /// The thread visited last.
     cursor: u64,
-    origin: Arc<Shared>,
+    /// Taken at the end.
+    origin: Option<Arc<Shared>>,
     key: PendingKey,
     /// What it ends with, once that is not that all were visited.
     result: Option<Result<(), WalkError<E>>>,
@@ -76,7 +77,7 @@ impl<C: 'static, E: Send + 'static, V: Visit<C, E>> Journey for Walk<C, E, V> {
 
     fn end(mut self: Box<Self>) {
         self.result.get_or_insert(Ok(()));
-        let origin = self.origin.clone();
+        let origin = self.origin.take().expect("it ends once");
         let sent = origin.deliver(self, |mut walk| {
             Message::new(move || {
                 Local::with_current(|local| local.complete(walk.key, &mut walk.result));
@@ -426,7 +427,7 @@ impl<C: 'static> IoDevice<C> {
             let mut walk = Walk {
                 device: self.clone(),
                 cursor: 0,
-                origin: local.shared.clone(),
+                origin: Some(local.shared.clone()),
                 key,
                 result: None,
                 visit,
