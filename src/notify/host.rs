@@ -4,7 +4,8 @@
 //! A dormant thread is polled by nobody until something is published for it. It is
 //! a sleeper of a second kind, in the same handshake: the owner announces, behind a
 //! fence, and looks for work afterwards ([`Host::doze_unless`]); a sender publishes,
-//! and behind a fence looks here. At least one of them sees the other. The sender
+//! and behind a fence, or the exchange that its push is, looks here. At least one of
+//! them sees the other. The sender
 //! that takes the announcement back rouses the thread: it tells the sleeper which
 //! one it is. As long as the thread is not dormant, a sender does what it would do
 //! without all this.
@@ -95,6 +96,15 @@ impl Host {
         // `set`: a sender that still sees the old host published before the
         // new one looks. And with the one in `doze_unless`.
         fence(Ordering::SeqCst);
+        self.notify_pushed(recipient);
+    }
+
+    /// [`Host::notify`] for who has just pushed into the mailbox of the thread. It has no
+    /// fence of its own: the owner looks by
+    /// [`Mailbox::has_messages_before_sleep`](crate::sync::Mailbox::has_messages_before_sleep),
+    /// and of the two exchanges the later sees what came before the earlier.
+    #[inline]
+    pub(crate) fn notify_pushed<R: Recipient>(&self, recipient: &R) {
         let host = self.sleeper.load(Ordering::Acquire);
         if host.addr() & MARKS != 0 {
             return self.notify_marked(host, recipient);

@@ -40,7 +40,8 @@ fn receive(mailbox: &Mailbox<u8>, sleeper: &Sleeper, expected: usize) -> usize {
         }
         announced += 1;
         // SAFETY: as above.
-        let slept = sleeper.sleep_unless(|| unsafe { mailbox.has_messages() }, thread::park);
+        let has_messages = || unsafe { mailbox.has_messages_before_sleep() };
+        let slept = sleeper.sleep_unless(has_messages, thread::park);
         if slept.is_none() {
             // A place is claimed, and not written yet.
             thread::yield_now();
@@ -195,7 +196,7 @@ fn loom_a_publish_against_a_change_of_host_is_not_lost() {
             let (mailbox, host) = (mailbox.clone(), host.clone());
             thread::spawn(move || {
                 mailbox.push(0).unwrap();
-                host.notify(&Nobody);
+                host.notify_pushed(&Nobody);
             })
         };
         // Parked, and attached elsewhere.
@@ -265,7 +266,7 @@ impl Dozer {
 
     fn has_messages(&self) -> bool {
         // SAFETY: each model has one consumer, which is the reactor.
-        unsafe { self.mailbox.has_messages() }
+        unsafe { self.mailbox.has_messages_before_sleep() }
     }
 
     fn take(&self) -> Option<u8> {
@@ -301,7 +302,7 @@ impl Dozer {
         thread::spawn(move || {
             for n in 0..count {
                 mailbox.push(n).unwrap();
-                host.notify(&Nobody);
+                host.notify_pushed(&Nobody);
             }
         })
     }
@@ -400,7 +401,7 @@ fn loom_an_exit_against_a_send_to_a_dormant_thread_loses_nothing() {
             let (mailbox, host) = (dozer.mailbox.clone(), dozer.host.clone());
             thread::spawn(move || {
                 let sent = mailbox.push(0).is_ok();
-                host.notify(&Nobody);
+                host.notify_pushed(&Nobody);
                 sent
             })
         };

@@ -31,6 +31,11 @@ pub(crate) trait Ground {
     /// Whether the next turn would find something to run there, timers apart.
     fn needs_poll(&self, hosted: &Hosted) -> bool;
 
+    /// [`Ground::needs_poll`] when the sleep of the reactor is announced.
+    fn needs_poll_before_sleep(&self, hosted: &Hosted) -> bool {
+        self.needs_poll(hosted)
+    }
+
     /// Reaps I/O, and says whether some has completed.
     fn run_io(&self) -> bool;
 
@@ -81,6 +86,10 @@ impl Ground for EnterGuard {
     #[inline(always)]
     fn needs_poll(&self, hosted: &Hosted) -> bool {
         hosted.needs_poll()
+    }
+
+    fn needs_poll_before_sleep(&self, hosted: &Hosted) -> bool {
+        hosted.needs_poll_before_sleep()
     }
 
     #[inline]

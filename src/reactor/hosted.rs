@@ -197,6 +197,11 @@ impl Hosted {
     /// Whether the next turn would find something to run here, timers and
     /// interrupts that are waited for apart.
     pub(super) fn needs_poll(&self) -> bool {
+        self.runner.needs_poll_now() || self.can_leave()
+    }
+
+    /// [`Hosted::needs_poll`] for a reactor that has announced its sleep.
+    pub(super) fn needs_poll_before_sleep(&self) -> bool {
         self.runner.needs_poll() || self.can_leave()
     }
 

@@ -583,7 +583,8 @@ impl<G: Ground> Reactor<G> {
             &shared.sleeper,
             timeout,
             || {
-                has_work(ground, shared, threads)
+                let needs_poll = |hosted: &_| ground.needs_poll_before_sleep(hosted);
+                has_work(ground, shared, threads, needs_poll)
                     || self.group.is_stopping() != self.stopping
                     || closes && !self.group.has_walks()
             },
@@ -626,7 +627,8 @@ impl<G: Ground> Reactor<G> {
 
     /// Whether the next turn would find something to run, timers and I/O apart.
     fn has_work(&self) -> bool {
-        has_work(&self.ground, self.shared(), &self.threads) || self.may_close()
+        let needs_poll = |hosted: &_| self.ground.needs_poll(hosted);
+        has_work(&self.ground, self.shared(), &self.threads, needs_poll) || self.may_close()
     }
 
     /// Whether nothing needs this reactor any more: all stop, no thread is here, and
@@ -659,10 +661,15 @@ impl<G: Ground> Reactor<G> {
     }
 }
 
-fn has_work<G: Ground>(ground: &G, here: &Shared, threads: &[Hosted]) -> bool {
+fn has_work<G: Ground>(
+    ground: &G,
+    here: &Shared,
+    threads: &[Hosted],
+    needs_poll: impl Fn(&Hosted) -> bool,
+) -> bool {
     // SAFETY: a reactor is the only consumer of its events.
     (unsafe { here.events.has_messages() } && ground.has_event_arrived())
-        || threads.iter().any(|hosted| ground.needs_poll(hosted))
+        || threads.iter().any(needs_poll)
         || here.sleeper.is_called()
 }
 

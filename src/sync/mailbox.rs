@@ -28,6 +28,16 @@
 //! says so by a bit in `spilled` and every sender spills, counted. Two senders that
 //! look at once may both find the last place.
 //!
+//! # Sleep
+//!
+//! A sender has to see that the consumer sleeps, or the consumer what it sent. Each
+//! push that succeeds has exchanged the ring's tail or `spilled`, and
+//! [`Mailbox::has_messages_before_sleep`], to be asked when the sleep is announced,
+//! exchanges both. Of two exchanges of one place the later sees what was done before
+//! the earlier: so either the consumer finds the claim, or the sender, which looks
+//! after its push, finds the announcement. Neither needs a fence, which would cost a
+//! sender as much as the push.
+//!
 //! # Closing
 //!
 //! [`Mailbox::close`] sets one bit in the ring's tail and one in `spilled`:
@@ -293,6 +303,18 @@ impl<T> Mailbox<T> {
     #[inline]
     pub(crate) unsafe fn has_messages(&self) -> bool {
         self.ring.is_ready() || self.counts.spilled.load(Ordering::Acquire) & COUNT_MASK != 0
+    }
+
+    /// Whether something was pushed, or is about to be, that was not popped; for who has
+    /// announced a sleep. Who pushes after this sees the announcement, as the module
+    /// says.
+    ///
+    /// # Safety
+    ///
+    /// The caller is the only consumer.
+    pub(crate) unsafe fn has_messages_before_sleep(&self) -> bool {
+        let spilled = self.counts.spilled.fetch_add(0, Ordering::AcqRel);
+        self.ring.is_claimed_exchanged() || spilled & COUNT_MASK != 0
     }
 
     /// How many messages were popped, ever.

@@ -111,6 +111,14 @@ impl<T> Ring<T> {
         self.tail.load(Ordering::Acquire) & !CLOSED
     }
 
+    /// Whether a position is claimed that was not read, by an exchange of the tail: a
+    /// claim that this does not see happens after it, and its sender sees what the
+    /// caller did before. For the consumer.
+    pub(crate) fn is_claimed_exchanged(&self) -> bool {
+        let tail = self.tail.fetch_add(0, Ordering::AcqRel);
+        tail & !CLOSED != self.head()
+    }
+
     /// The position that is read next. The consumer's, exact for it.
     #[inline]
     pub(crate) fn head(&self) -> usize {

@@ -364,6 +364,13 @@ impl Local {
             || self.shared.critical.is_posted()
     }
 
+    /// [`Local::has_ready_work`] for who has announced a sleep: whoever sends after this
+    /// sees the announcement.
+    pub(super) fn has_ready_work_before_sleep(&self) -> bool {
+        // SAFETY: as above.
+        self.has_own_work() || unsafe { self.shared.mailbox.has_messages_before_sleep() }
+    }
+
     /// Whether a poll now would find something to run, apart from timers and from what
     /// is in the mailbox.
     pub(super) fn has_own_work(&self) -> bool {

@@ -187,7 +187,7 @@ impl Shared {
         }
         match self.mailbox.push_limited(self.limit, f, Message::new) {
             Ok(()) => {
-                self.notify_host();
+                self.notify_pushed();
                 Ok(())
             }
             Err(PushError::Full(f)) => Err(self.full(f)),
@@ -219,7 +219,7 @@ impl Shared {
     #[inline]
     pub(crate) fn enqueue(&self, message: Message) -> Result<(), Message> {
         self.mailbox.push(message)?;
-        self.notify_host();
+        self.notify_pushed();
         Ok(())
     }
 
@@ -235,7 +235,7 @@ impl Shared {
             return Ok(());
         }
         self.mailbox.push_with(content, pack)?;
-        self.notify_host();
+        self.notify_pushed();
         Ok(())
     }
 
@@ -243,6 +243,12 @@ impl Shared {
     #[inline]
     pub(crate) fn notify_host(&self) {
         self.host.notify(self);
+    }
+
+    /// [`Shared::notify_host`] for who has just pushed into the mailbox.
+    #[inline]
+    pub(crate) fn notify_pushed(&self) {
+        self.host.notify_pushed(self);
     }
 
     /// [`Shared::notify_host`] for a critical message, perhaps by a signal handler.

@@ -114,7 +114,7 @@ fn schedule(runnable: Runnable<TaskMeta>, gives_way: bool) {
 #[inline]
 fn send(thread: &Shared, runnable: Runnable<TaskMeta>, came_from: Option<Arc<Shared>>) {
     match thread.mailbox.push(message(runnable)) {
-        Ok(()) => thread.notify_host(),
+        Ok(()) => thread.notify_pushed(),
         Err(refused) => bounce(refused, came_from),
     }
 }

@@ -218,7 +218,7 @@ impl Local {
     fn make_readable_when_due(&self, pollable: &Pollable) {
         pollable.arm(self, self.next_deadline());
         pollable.sleeper.announce();
-        if self.needs_poll() {
+        if self.needs_poll_before_sleep() {
             pollable.sleeper.retract();
             let _ = pollable.wake.ring();
         }

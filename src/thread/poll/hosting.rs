@@ -47,6 +47,11 @@ impl ThreadRunner {
         self.local.shared.id
     }
 
+    /// [`ThreadRunner::needs_poll`] for who does not sleep for it.
+    pub(crate) fn needs_poll_now(&self) -> bool {
+        self.local.needs_poll()
+    }
+
     /// Whether the next poll would find something to run if only so many messages of
     /// its mailbox had arrived.
     pub(crate) fn needs_poll_of(&self, arrived: usize) -> bool {
@@ -116,7 +121,9 @@ impl ThreadRunner {
     /// more until it is told to, or [`ThreadRunner::next_deadline`] has come.
     pub(crate) fn doze(&mut self, place: usize, now: u64) -> bool {
         let shared = &self.local.shared;
-        let dozes = shared.host.doze_unless(place, || self.local.needs_poll());
+        let dozes = shared
+            .host
+            .doze_unless(place, || self.local.needs_poll_before_sleep());
         if dozes {
             shared.idle_ticks.start_sleep(now);
         }

@@ -95,6 +95,11 @@ impl Local {
         self.has_ready_work() || self.has_more_to_do()
     }
 
+    /// [`Local::needs_poll`] for who has announced a sleep.
+    pub(super) fn needs_poll_before_sleep(&self) -> bool {
+        self.has_more_to_do() || self.has_ready_work_before_sleep()
+    }
+
     /// Whether the next poll has something to run apart from messages, tasks and
     /// timers.
     pub(super) fn has_more_to_do(&self) -> bool {

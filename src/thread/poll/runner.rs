@@ -152,13 +152,16 @@ impl ThreadRunner {
         self.local.pollers.registered() > 0
     }
 
-    /// Whether a message, a ready task or a critical message waits to be run.
+    /// Whether a message, a ready task or a critical message waits to be run. Good before
+    /// a sleep as [`ThreadRunner::needs_poll`] is.
     pub fn has_messages(&self) -> bool {
-        self.local.has_ready_work()
+        self.local.has_ready_work_before_sleep()
     }
 
     /// Whether the next poll has something to run apart from timers: then
-    /// whoever polls this thread must not sleep.
+    /// whoever polls this thread must not sleep. Ask it when the sleep is announced
+    /// ([`Sleeper::sleep_unless`]): who sends after it said no wakes the sleeper. A poll
+    /// that found nothing says less.
     ///
     /// # Examples
     ///
@@ -176,7 +179,7 @@ impl ThreadRunner {
     /// # Ok::<(), corespun::thread::CreateError>(())
     /// ```
     pub fn needs_poll(&self) -> bool {
-        self.local.needs_poll()
+        self.local.needs_poll_before_sleep()
     }
 
     /// The latest tick to poll this thread at although nothing arrives: its
