@@ -13,7 +13,6 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 use std::os::unix::net::UnixStream as StdStream;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::task::{Context, RawWaker, RawWakerVTable, Waker};
 use std::time::{Duration, Instant};
 
@@ -22,7 +21,6 @@ use corespun::io::raw::{opcode, types};
 use corespun::io::{BackendChoice, Driver, DriverConfig};
 use corespun::net::UnixStream;
 use futures::{AsyncReadExt, AsyncWriteExt};
-use nix::sys::eventfd::EventFd;
 
 thread_local! {
     static READY: RefCell<VecDeque<usize>> = const { RefCell::new(VecDeque::new()) };
@@ -67,8 +65,7 @@ fn run(driver: &Driver, tasks: Vec<Pin<Box<dyn Future<Output = ()> + '_>>>) {
 }
 
 fn driver(choice: BackendChoice) -> Option<Driver> {
-    let wake = Arc::new(EventFd::new().unwrap());
-    Driver::new(&DriverConfig::new().backend(choice), wake).ok()
+    Driver::new(&DriverConfig::new().backend(choice)).ok()
 }
 
 fn pin_to(cpu: usize) {

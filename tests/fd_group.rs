@@ -8,7 +8,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::rc::Rc;
 use std::time::Duration;
 
-use corespun::interrupt::{Event, FdGroup, FdGroupError, FdHandlerState, FdKind, FdOptions};
+use corespun::interrupt::{FdGroup, FdGroupError, FdHandlerState, FdKind, FdOptions, Readiness};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
 const NOW: Option<Duration> = Some(Duration::ZERO);
@@ -40,11 +40,15 @@ fn a_descriptor_is_added_modified_and_removed() {
     };
     group.add(&fd, options, |_| ()).unwrap();
     assert_eq!(group.fd_count(), 1);
-    let waiting = (Event::READABLE, FdHandlerState::Waiting, "wake".to_owned());
+    let waiting = (
+        Readiness::READABLE,
+        FdHandlerState::Waiting,
+        "wake".to_owned(),
+    );
     assert_eq!(group.handler(&fd), Some(waiting));
     let twice = group.add(&fd, FdOptions::default(), |_| ()).unwrap_err();
     assert!(matches!(twice, FdGroupError::Exists(_)));
-    let both = Event::READABLE | Event::ERROR;
+    let both = Readiness::READABLE | Readiness::ERROR;
     group.modify(&fd, both).unwrap();
     assert_eq!(group.handler(&fd).unwrap().0, both);
     group.remove(&fd).unwrap();

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::Duration;
 
-use corespun::interrupt::{Event, FdGroup, FdGroupError, FdHandlerState, FdKind, FdOptions};
+use corespun::interrupt::{FdGroup, FdGroupError, FdHandlerState, FdKind, FdOptions, Readiness};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -220,14 +220,18 @@ impl Real {
                     ..FdOptions::default()
                 };
                 let added = self.groups[group].add(&self.fds[fd], options, move |event| {
-                    assert!(event.contains(Event::READABLE));
+                    assert!(event.contains(Readiness::READABLE));
                     called.borrow_mut().push((group, fd));
                 });
                 answer(added, done)
             }
             Op::Remove { group, fd } => answer(self.groups[group].remove(&self.fds[fd]), done),
             Op::Modify { group, fd, on } => {
-                let events = if on { Event::READABLE } else { Event(0) };
+                let events = if on {
+                    Readiness::READABLE
+                } else {
+                    Readiness(0)
+                };
                 answer(self.groups[group].modify(&self.fds[fd], events), done)
             }
             Op::Nest { parent, child } => {
@@ -287,7 +291,7 @@ proptest! {
                 for (fd, real_fd) in real.fds.iter().enumerate() {
                     let watched = model.groups[at].fds.get(&fd);
                     let expected = watched.map(|on| {
-                        let events = if *on { Event::READABLE } else { Event(0) };
+                        let events = if *on { Readiness::READABLE } else { Readiness(0) };
                         (events, FdHandlerState::Waiting, String::new())
                     });
                     prop_assert_eq!(group.handler(real_fd), expected);

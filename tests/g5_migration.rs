@@ -13,7 +13,7 @@ use std::thread;
 
 use corespun::channel::IoDevice;
 use corespun::clock::Clock;
-use corespun::interrupt::Event;
+use corespun::interrupt::Readiness;
 use corespun::stream::PollerStream;
 use corespun::thread::{
     Interrupt, Poller, PollerState, ThreadLib, ThreadRunner, register_post_poller_handler,
@@ -292,7 +292,7 @@ fn an_interrupt_is_gone_with_its_handle_whatever_its_descriptor_answers() {
     let interrupt = runner.enter(|| {
         let sockets = [there, other];
         let asked = Cell::new(0);
-        let called = move |_: Event| assert_eq!(Rc::strong_count(&mine), 2);
+        let called = move |_: Readiness| assert_eq!(Rc::strong_count(&mine), 2);
         Interrupt::register(Fickle { sockets, asked }, called).unwrap()
     });
     (&here).write_all(b"x").unwrap();

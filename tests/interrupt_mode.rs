@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use corespun::channel::IoDevice;
-use corespun::interrupt::{Event, FdOptions};
+use corespun::interrupt::{FdOptions, Readiness};
 use corespun::stream::PollerStream;
 use corespun::task::{self, LocalSpawner};
 use corespun::thread::{
@@ -42,7 +42,7 @@ fn an_interrupt_is_run_by_polls_in_both_modes_until_unregistered() {
                 ..FdOptions::default()
             };
             Interrupt::register_with(socket, options, move |event| {
-                assert!(event.contains(Event::READABLE));
+                assert!(event.contains(Readiness::READABLE));
                 counter.add();
                 let mut byte = [0];
                 reading.read_exact(&mut byte).unwrap();
@@ -58,10 +58,10 @@ fn an_interrupt_is_run_by_polls_in_both_modes_until_unregistered() {
         assert!(threads.poll_once(0));
         assert_eq!(runs.take(), 1);
     }
-    interrupt.set_events(Event::ERROR).unwrap();
+    interrupt.set_events(Readiness::ERROR).unwrap();
     peer.write_all(b"x").unwrap();
     assert!(!threads.poll_once(0));
-    interrupt.set_events(Event::READABLE).unwrap();
+    interrupt.set_events(Readiness::READABLE).unwrap();
     drop(interrupt);
     assert!(!threads.poll_once(0));
     assert_eq!(runs.get(), 0);
@@ -106,7 +106,7 @@ fn a_panic_of_an_interrupt_is_contained_and_unregisters_it() {
         assert_eq!(panics.load(Ordering::Relaxed), 1);
     }
     assert!(!runner.needs_poll());
-    let gone = interrupt.set_events(Event::READABLE).unwrap_err();
+    let gone = interrupt.set_events(Readiness::READABLE).unwrap_err();
     assert!(matches!(gone, InterruptError::Group { .. }), "{gone}");
     // The handle of the one that is gone does nothing to its successor.
     let next = register(&mut runner, socket);

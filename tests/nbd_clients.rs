@@ -8,11 +8,9 @@ use std::fs::File;
 use std::io::{Read, Write};
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::sync::Arc;
 
-use corespun::io::{BackendChoice, Driver, DriverConfig};
+use harness::io::io_uring_permitted;
 use harness::nbd::{Server, until};
-use nix::sys::eventfd::EventFd;
 
 const MIB: usize = 1 << 20;
 
@@ -61,8 +59,7 @@ fn run<'a>(
 /// Runs `client` on a server of each kind, with a disk of `size` bytes.
 fn on_every_server(size: usize, client: impl Fn(&Server)) {
     let size = size.to_string();
-    let uring = DriverConfig::new().backend(BackendChoice::IoUring);
-    let permitted = Driver::new(&uring, Arc::new(EventFd::new().unwrap())).is_ok();
+    let permitted = io_uring_permitted();
     for backend in ["io-uring", "epoll"] {
         if backend == "io-uring" && !permitted {
             println!("skipped: io_uring is not permitted here");

@@ -14,13 +14,14 @@ use std::time::Duration;
 use corespun::app::AppHandle;
 use corespun::channel::IoDevice;
 use corespun::cpu::CpuSet;
-use corespun::interrupt::{Event, FdOptions};
-use corespun::io::{BackendChoice, Driver, DriverConfig};
+use corespun::interrupt::{FdOptions, Readiness};
+use corespun::io::DriverConfig;
 use corespun::reactor::ReactorMode;
 use corespun::task::LocalSpawner;
 use corespun::thread::{Activity, Interrupt, Poller, SpdkThread};
 use corespun::{local, task, time};
 use futures::AsyncReadExt;
+use harness::io::backends;
 use harness::reactors::{app, must_end, stats};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
@@ -29,16 +30,6 @@ const MODES: [ReactorMode; 3] = [
     ReactorMode::Adaptive,
     ReactorMode::Interrupt,
 ];
-
-/// The I/O back-ends that this machine permits.
-fn backends() -> Vec<BackendChoice> {
-    let permitted = |choice: &BackendChoice| {
-        let wake = Arc::new(EventFd::new().unwrap());
-        Driver::new(&DriverConfig::new().backend(*choice), wake).is_ok()
-    };
-    let all = [BackendChoice::IoUring, BackendChoice::Epoll];
-    all.into_iter().filter(permitted).collect()
-}
 
 fn thread_on(app: &AppHandle, core: usize) -> SpdkThread {
     let cpumask = CpuSet::single(core);
@@ -341,7 +332,7 @@ fn an_interrupt_rouses_a_dormant_thread() {
         };
         pair.by_neighbour(prepare, || {
             let interrupt = held::<Interrupt>();
-            interrupt.set_events(Event::WRITABLE).unwrap();
+            interrupt.set_events(Readiness::WRITABLE).unwrap();
             hold(interrupt);
         })
         .await;

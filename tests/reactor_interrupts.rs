@@ -8,24 +8,15 @@ use std::time::Duration;
 
 use corespun::app::AppHandle;
 use corespun::cpu::CpuSet;
-use corespun::io::{BackendChoice, Driver, DriverConfig};
+use corespun::io::DriverConfig;
 use corespun::reactor::ReactorMode;
 use corespun::thread::{Activity, Interrupt, Poller, SpdkThread};
 use corespun::time;
+use harness::io::backends;
 use harness::reactors::{app, must_end, stats, wait_until};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
 const SLEEPING: [ReactorMode; 2] = [ReactorMode::Adaptive, ReactorMode::Interrupt];
-
-/// The I/O back-ends that this machine permits.
-fn backends() -> Vec<BackendChoice> {
-    let permitted = |choice: &BackendChoice| {
-        let wake = Arc::new(EventFd::new().unwrap());
-        Driver::new(&DriverConfig::new().backend(*choice), wake).is_ok()
-    };
-    let all = [BackendChoice::IoUring, BackendChoice::Epoll];
-    all.into_iter().filter(permitted).collect()
-}
 
 /// Runs `body` on the app thread of an app with three reactors, once for each
 /// back-end and sleeping mode.

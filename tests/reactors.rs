@@ -11,10 +11,11 @@ use std::time::Duration;
 use corespun::app::AppHandle;
 use corespun::clock::Clock;
 use corespun::cpu::{self, CpuSet};
-use corespun::io::{BackendChoice, Driver, DriverConfig};
+use corespun::io::DriverConfig;
 use corespun::reactor::{EventError, ReactorMode, SetModeError};
 use corespun::thread::{Activity, CreateError, Poller, SpdkThread};
 use corespun::{task, time};
+use harness::io::backends;
 use harness::reactors::{app, must_end, stats, wait_until};
 
 const MODES: [ReactorMode; 3] = [
@@ -22,16 +23,6 @@ const MODES: [ReactorMode; 3] = [
     ReactorMode::Adaptive,
     ReactorMode::Interrupt,
 ];
-
-/// The I/O back-ends that this machine permits.
-fn backends() -> Vec<BackendChoice> {
-    let permitted = |choice: &BackendChoice| {
-        let wake = Arc::new(nix::sys::eventfd::EventFd::new().unwrap());
-        Driver::new(&DriverConfig::new().backend(*choice), wake).is_ok()
-    };
-    let all = [BackendChoice::IoUring, BackendChoice::Epoll];
-    all.into_iter().filter(permitted).collect()
-}
 
 /// Makes a thread on `core`.
 fn thread_on(app: &AppHandle, core: usize) -> SpdkThread {

@@ -18,7 +18,6 @@ use std::time::{Duration, Instant};
 use corespun::io::{Driver, DriverConfig, Home, Interest, SharedFd};
 use crossbeam_queue::SegQueue;
 use harness::stress::*;
-use nix::sys::eventfd::EventFd;
 
 const BOTH: Interest = Interest::READABLE.add(Interest::WRITABLE);
 const PAIRS: usize = 6;
@@ -137,8 +136,7 @@ fn talk(shared: &Arc<Shared>) {
 /// Polls tasks, with drivers one after the other.
 fn drive(shared: &Shared, mut dice: Dice) {
     while !shared.done.load(Ordering::SeqCst) {
-        let wake = Arc::new(EventFd::new().unwrap());
-        let driver = Driver::new(&DriverConfig::new(), wake).unwrap();
+        let driver = Driver::new(&DriverConfig::new()).unwrap();
         let handle = driver.handle().unwrap();
         let entered = driver.enter();
         for _ in 0..dice.below(3000) {

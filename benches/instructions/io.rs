@@ -1,12 +1,9 @@
 //! The hot path of I/O: a driver on epoll, because not every place permits io_uring. What the kernel
 //! does is not counted.
 
-use std::sync::Arc;
-
 use corespun::io::{BackendChoice, DriverConfig, EnterGuard};
 use corespun::net::UnixStream;
 use corespun::task::{JoinHandle, spawn_local};
-use nix::sys::eventfd::EventFd;
 
 use crate::{Bench, ROUNDS};
 
@@ -20,8 +17,7 @@ pub struct WithSockets {
 /// A thread, and the sockets.
 pub fn with_sockets() -> WithSockets {
     let config = DriverConfig::new().backend(BackendChoice::Epoll);
-    let wake = Arc::new(EventFd::new().expect("an eventfd"));
-    let driver = corespun::io::Driver::new(&config, wake).expect("an epoll set");
+    let driver = corespun::io::Driver::new(&config).expect("an epoll set");
     let mut with = WithSockets {
         bench: Bench::new(),
         driver: driver.enter(),

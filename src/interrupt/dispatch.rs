@@ -11,7 +11,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use super::group::{Group, Handler};
-use super::{Event, FdGroup, FdGroupError, FdHandlerState, FdKind};
+use super::{FdGroup, FdGroupError, FdHandlerState, FdKind, Readiness};
 
 /// What a handler panicked with.
 pub(super) type Payload = Box<dyn Any + Send>;
@@ -114,7 +114,7 @@ impl FdGroup {
             let find = |event: &libc::epoll_event| {
                 let (data, ready) = (event.u64, event.events);
                 let handler = table.get(&(data as u32 as RawFd))?;
-                (handler.data() == data).then(|| (handler.clone(), Event(ready)))
+                (handler.data() == data).then(|| (handler.clone(), Readiness(ready)))
             };
             events[..count].iter().filter_map(find).collect()
         };
@@ -142,21 +142,21 @@ impl FdGroup {
     ///
     /// ```
     /// use std::{cell::Cell, os::unix::net::UnixStream, rc::Rc};
-    /// use corespun::interrupt::{Event, FdGroup, FdOptions};
+    /// use corespun::interrupt::{Readiness, FdGroup, FdOptions};
     ///
     /// let group = Rc::new(FdGroup::new()?);
     /// let (_peer, socket) = UnixStream::pair()?;
     /// let (here, seen) = (group.clone(), Rc::new(Cell::new(None)));
     /// let inside = seen.clone();
-    /// let options = FdOptions { events: Event::WRITABLE, ..FdOptions::default() };
+    /// let options = FdOptions { events: Readiness::WRITABLE, ..FdOptions::default() };
     /// group.add(&socket, options, move |_event| inside.set(here.current_event()))?;
     /// group.wait(None)?;
-    /// assert_eq!(seen.get(), Some(Event::WRITABLE));
+    /// assert_eq!(seen.get(), Some(Readiness::WRITABLE));
     /// assert_eq!(group.current_event(), None);
     /// # group.remove(&socket)?;
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
-    pub fn current_event(&self) -> Option<Event> {
+    pub fn current_event(&self) -> Option<Readiness> {
         self.group.root().current.get()
     }
 }
@@ -166,7 +166,7 @@ impl Group {
     fn dispatch(
         &self,
         handler: &Rc<Handler>,
-        event: Event,
+        event: Readiness,
         later: bool,
         told: &mut dyn FnMut(&str, Result<(), Payload>),
     ) -> io::Result<()> {

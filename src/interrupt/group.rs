@@ -15,9 +15,9 @@ use std::rc::{Rc, Weak};
 
 use super::dispatch::{contain, report_and_forget};
 use super::epoll::Epoll;
-use super::{Event, FdGroupError, FdHandlerState, FdKind, FdOptions};
+use super::{FdGroupError, FdHandlerState, FdKind, FdOptions, Readiness};
 
-type Callback = Box<dyn FnMut(Event)>;
+type Callback = Box<dyn FnMut(Readiness)>;
 
 pub(super) struct Handler {
     pub(super) fd: RawFd,
@@ -66,7 +66,7 @@ pub(super) struct Group {
     /// Of the whole tree, if this is its root; else empty.
     pub(super) table: RefCell<BTreeMap<RawFd, Rc<Handler>>>,
     last_generation: Cell<u32>,
-    pub(super) current: Cell<Option<Event>>,
+    pub(super) current: Cell<Option<Readiness>>,
 }
 
 impl Group {
@@ -186,14 +186,14 @@ impl Drop for Group {
 ///
 /// ```
 /// use std::{cell::Cell, io::Write, os::unix::net::UnixStream, rc::Rc, time::Duration};
-/// use corespun::interrupt::{Event, FdGroup, FdOptions};
+/// use corespun::interrupt::{Readiness, FdGroup, FdOptions};
 ///
 /// let (mut here, there) = UnixStream::pair()?;
 /// let group = FdGroup::new()?;
 /// let seen = Rc::new(Cell::new(false));
 /// let readable = seen.clone();
 /// group.add(&there, FdOptions::default(), move |event| {
-///     readable.set(event.contains(Event::READABLE));
+///     readable.set(event.contains(Readiness::READABLE));
 /// })?;
 /// here.write_all(b"x")?;
 /// assert_eq!(group.wait(Some(Duration::from_secs(1)))?, 1);
@@ -266,7 +266,7 @@ impl FdGroup {
         &self,
         fd: &impl AsFd,
         options: FdOptions,
-        callback: impl FnMut(Event) + 'static,
+        callback: impl FnMut(Readiness) + 'static,
     ) -> Result<(), FdGroupError> {
         self.add_member(fd.as_fd(), options, callback).map(drop)
     }
@@ -275,7 +275,7 @@ impl FdGroup {
         &self,
         fd: BorrowedFd<'_>,
         options: FdOptions,
-        callback: impl FnMut(Event) + 'static,
+        callback: impl FnMut(Readiness) + 'static,
     ) -> Result<Member, FdGroupError> {
         let fd = fd.as_raw_fd();
         let root = self.group.root();
@@ -330,11 +330,15 @@ impl FdGroup {
     /// # Errors
     ///
     /// [`FdGroupError::Unknown`], or the kernel's.
-    pub fn modify(&self, fd: &impl AsFd, events: Event) -> Result<(), FdGroupError> {
+    pub fn modify(&self, fd: &impl AsFd, events: Readiness) -> Result<(), FdGroupError> {
         self.modify_member(&Member(self.find(fd)?), events)
     }
 
-    pub(crate) fn modify_member(&self, member: &Member, events: Event) -> Result<(), FdGroupError> {
+    pub(crate) fn modify_member(
+        &self,
+        member: &Member,
+        events: Readiness,
+    ) -> Result<(), FdGroupError> {
         let handler = &member.0;
         if handler.state.get() == FdHandlerState::Removed {
             return Err(FdGroupError::Unknown(handler.fd));
@@ -351,21 +355,21 @@ impl FdGroup {
     ///
     /// ```
     /// use std::os::unix::net::UnixStream;
-    /// use corespun::interrupt::{Event, FdGroup, FdOptions};
+    /// use corespun::interrupt::{Readiness, FdGroup, FdOptions};
     ///
     /// let (peer, socket) = UnixStream::pair()?;
     /// let group = FdGroup::new()?;
     /// let options = FdOptions { name: "client 7".to_owned(), ..FdOptions::default() };
     /// group.add(&socket, options, |_event| ())?;
     /// let (events, _state, name) = group.handler(&socket).unwrap();
-    /// assert_eq!((events, &name[..]), (Event::READABLE, "client 7"));
+    /// assert_eq!((events, &name[..]), (Readiness::READABLE, "client 7"));
     /// assert!(group.handler(&peer).is_none());
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
-    pub fn handler(&self, fd: &impl AsFd) -> Option<(Event, FdHandlerState, String)> {
+    pub fn handler(&self, fd: &impl AsFd) -> Option<(Readiness, FdHandlerState, String)> {
         let handlers = self.group.handlers.borrow();
         let handler = handlers.get(&fd.as_fd().as_raw_fd())?;
-        let events = Event(handler.events.get());
+        let events = Readiness(handler.events.get());
         Some((events, handler.state.get(), handler.name.clone()))
     }
 
@@ -472,7 +476,7 @@ impl FdGroup {
     ///
     /// ```
     /// use std::{cell::RefCell, os::unix::net::UnixStream, rc::Rc};
-    /// use corespun::interrupt::{Event, FdGroup, FdOptions};
+    /// use corespun::interrupt::{Readiness, FdGroup, FdOptions};
     ///
     /// let group = FdGroup::new()?;
     /// let (_peer, socket) = UnixStream::pair()?;
@@ -483,7 +487,7 @@ impl FdGroup {
     ///     call();
     ///     outside.borrow_mut().push("leave");
     /// })?;
-    /// let options = FdOptions { events: Event::WRITABLE, ..FdOptions::default() };
+    /// let options = FdOptions { events: Readiness::WRITABLE, ..FdOptions::default() };
     /// group.add(&socket, options, move |_event| inside.borrow_mut().push("handle"))?;
     /// group.wait(None)?;
     /// assert_eq!(*log.borrow(), ["enter", "handle", "leave"]);
@@ -509,11 +513,11 @@ impl FdGroup {
     ///
     /// ```
     /// use std::os::unix::net::UnixStream;
-    /// use corespun::interrupt::{Event, FdGroup, FdOptions};
+    /// use corespun::interrupt::{Readiness, FdGroup, FdOptions};
     ///
     /// let group = FdGroup::new()?;
     /// let (_peer, socket) = UnixStream::pair()?;
-    /// let options = FdOptions { events: Event::WRITABLE, ..FdOptions::default() };
+    /// let options = FdOptions { events: Readiness::WRITABLE, ..FdOptions::default() };
     /// group.add(&socket, options, |_event| ())?;
     /// group.set_wrapper(|_call| panic!("wrapped"))?;
     /// group.clear_wrapper();

@@ -8,15 +8,15 @@
 
 mod dispatch;
 mod epoll;
-mod event;
 mod group;
+mod readiness;
 
 use std::io;
 use std::os::fd::RawFd;
 
-pub use event::{Event, FdHandlerState, FdKind, FdOptions};
 pub use group::FdGroup;
 pub(crate) use group::Member;
+pub use readiness::{FdHandlerState, FdKind, FdOptions, Readiness};
 
 /// What may go wrong with a group of descriptors.
 ///

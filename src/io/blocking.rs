@@ -8,11 +8,11 @@ use std::io;
 use std::sync::Arc;
 
 use crossbeam_queue::SegQueue;
-use nix::sys::eventfd::EventFd;
 
 use super::helpers::{Helpers, Lane};
 use super::op::{Completion, Request, Sink};
 use super::table::Key;
+use super::wake::WakeFd;
 use crate::notify::Sleeper;
 
 /// Where a relative path begins.
@@ -43,11 +43,8 @@ pub(crate) struct BlockingOps {
 
 impl BlockingOps {
     /// A driver's way to `helpers`, on which so many of its operations run at once.
-    pub(crate) fn new(helpers: Helpers, limit: usize, wake: Arc<EventFd>) -> Self {
-        let driver = Sleeper::new(move || {
-            // Fails only when the counter is full, and then it is readable.
-            let _ = wake.write(1);
-        });
+    pub(crate) fn new(helpers: Helpers, limit: usize, wake: WakeFd) -> Self {
+        let driver = Sleeper::new(move || wake.wake());
         BlockingOps {
             helpers,
             results: Arc::new(Results {
@@ -231,12 +228,11 @@ mod tests {
     use super::*;
     use crate::io::op::Slot;
     use crate::io::table::Table;
-    use nix::sys::eventfd::EfdFlags;
     use std::os::fd::AsRawFd;
 
     #[test]
     fn a_result_that_came_before_the_sleep_forbids_it() {
-        let wake = Arc::new(EventFd::from_flags(EfdFlags::EFD_NONBLOCK).unwrap());
+        let wake = WakeFd::new().unwrap();
         let helpers = Helpers::new(None);
         let mut pool = BlockingOps::new(helpers.clone(), 1, wake.clone());
         assert!(pool.announce_sleep(), "nothing is in flight");
@@ -256,10 +252,7 @@ mod tests {
         }
         assert!(!pool.announce_sleep());
         pool.retract();
-        assert!(
-            wake.read().is_err(),
-            "the driver was awake: no eventfd is written"
-        );
+        assert!(!wake.drain(), "the driver was awake: no eventfd is written");
 
         let (mut sources, mut effects) = Default::default();
         slots.insert(Slot::Waiting(None, crate::io::op::Ending::ByItself));

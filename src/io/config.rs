@@ -13,10 +13,9 @@ use crate::cpu::CpuSet;
 ///
 /// ```
 /// use corespun::io::{Backend, BackendChoice, Driver, DriverConfig};
-/// use nix::sys::eventfd::EventFd;
 ///
 /// let config = DriverConfig::new().backend(BackendChoice::Epoll);
-/// let driver = Driver::new(&config, EventFd::new()?.into())?;
+/// let driver = Driver::new(&config)?;
 /// assert_eq!(driver.backend(), Backend::Epoll);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```

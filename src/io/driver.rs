@@ -4,15 +4,13 @@ use std::cell::{Cell, RefCell};
 use std::io;
 use std::ptr;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::time::Duration;
-
-use nix::sys::eventfd::EventFd;
 
 use super::aligned::PooledBuf;
 use super::config::{Backend, DriverConfig, DriverError};
 use super::shared::DriverHandle;
 use super::state::Core;
+use super::wake::WakeFd;
 use crate::notify::Sleeper;
 
 thread_local! {
@@ -38,16 +36,13 @@ thread_local! {
 /// # Examples
 ///
 /// ```
-/// use std::{sync::Arc, time::Duration};
 /// use corespun::io::{Driver, DriverConfig};
-/// use nix::sys::eventfd::EventFd;
 ///
-/// let wake = Arc::new(EventFd::new()?);
-/// let driver = Driver::new(&DriverConfig::new(), wake.clone())?;
+/// let driver = Driver::new(&DriverConfig::new())?;
 /// let entered = driver.enter();
 /// assert_eq!(driver.poll(), 0);
-/// wake.write(1)?;
-/// assert_eq!(driver.park(None), 0); // the eventfd ends the sleep, and is drained
+/// driver.wake_fd().wake();
+/// assert_eq!(driver.park(None), 0); // no sleep: it was woken before
 /// # drop(entered);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
@@ -58,36 +53,25 @@ pub struct Driver(Rc<Handle>);
 struct Handle {
     core: Rc<Core>,
     backend: Backend,
-    wake: Arc<EventFd>,
+    wake: WakeFd,
 }
 
 impl Driver {
     /// Makes a driver for the calling OS thread.
     ///
-    /// `wake` ends a [`park`](Driver::park) when it becomes readable; who writes it, and when, is
-    /// the caller's. It is made non-blocking.
-    ///
     /// # Errors
     ///
     /// [`DriverError`]; with [`BackendChoice::Auto`](super::BackendChoice) only if not even epoll is to be had.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use std::{sync::Arc, time::Duration};
-    /// use corespun::io::{Driver, DriverConfig};
-    /// use nix::sys::eventfd::EventFd;
-    ///
-    /// let wake = Arc::new(EventFd::new()?);
-    /// let driver = Driver::new(&DriverConfig::new(), wake.clone())?;
-    /// let other = std::thread::spawn(move || wake.write(1));
-    /// // Until the other thread writes.
-    /// driver.park(None);
-    /// other.join().unwrap()?;
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
-    pub fn new(config: &DriverConfig, wake: Arc<EventFd>) -> Result<Driver, DriverError> {
-        set_nonblocking(&wake)?;
+    pub fn new(config: &DriverConfig) -> Result<Driver, DriverError> {
+        let wake = WakeFd::new().map_err(|source| DriverError::Setup {
+            what: "the wake eventfd",
+            source,
+        })?;
+        Self::with_wake(config, wake)
+    }
+
+    /// One whose sleep `wake` ends.
+    pub(crate) fn with_wake(config: &DriverConfig, wake: WakeFd) -> Result<Driver, DriverError> {
         let (core, backend) = Core::new(config, wake.clone())?;
         let core = Rc::new(core);
         Ok(Driver(Rc::new(Handle {
@@ -97,7 +81,7 @@ impl Driver {
         })))
     }
 
-    /// The eventfd that ends a [`park`](Self::park): the one it was made with.
+    /// What ends a [`park`](Self::park), from any OS thread.
     ///
     /// # Examples
     ///
@@ -109,16 +93,16 @@ impl Driver {
     /// let completions = App::builder().block_on(async |_app| {
     ///     let driver = Driver::current().unwrap();
     ///     let wake = driver.wake_fd();
-    ///     let other = std::thread::spawn(move || wake.write(1));
-    ///     // Until the other thread writes.
+    ///     let other = std::thread::spawn(move || wake.wake());
+    ///     // Until the other thread wakes it.
     ///     let completions = driver.park(None);
-    ///     other.join().unwrap().unwrap();
+    ///     other.join().unwrap();
     ///     completions
     /// })?;
     /// assert_eq!(completions, 0);
     /// # Ok::<(), corespun::app::AppError>(())
     /// ```
-    pub fn wake_fd(&self) -> Arc<EventFd> {
+    pub fn wake_fd(&self) -> WakeFd {
         self.0.wake.clone()
     }
 
@@ -138,9 +122,8 @@ impl Driver {
     ///
     /// ```
     /// use corespun::io::{Driver, DriverConfig};
-    /// use nix::sys::eventfd::EventFd;
     ///
-    /// let driver = Driver::new(&DriverConfig::new(), EventFd::new()?.into())?;
+    /// let driver = Driver::new(&DriverConfig::new())?;
     /// let entered = driver.enter();
     /// assert!(Driver::current().is_some());
     /// drop(entered);
@@ -229,9 +212,8 @@ impl Driver {
     /// ```
     /// use std::{future::Future, pin::pin, task::{Context, Waker}};
     /// use corespun::{fs::File, io::{Driver, DriverConfig}};
-    /// use nix::sys::eventfd::EventFd;
     ///
-    /// let driver = Driver::new(&DriverConfig::new(), EventFd::new()?.into())?;
+    /// let driver = Driver::new(&DriverConfig::new())?;
     /// let _entered = driver.enter();
     /// let mut opening = pin!(File::open("/dev/null"));
     /// let mut cx = Context::from_waker(Waker::noop());
@@ -246,29 +228,28 @@ impl Driver {
         self.0.core.poll()
     }
 
-    /// Submits what is queued, then blocks until a completion, a readable descriptor, a write to the
-    /// wake eventfd, or the end of `timeout` (nanoseconds count; `None` waits without limit). Drains
-    /// the eventfd, wakes tasks, and returns how many completions there were. A signal ends it too.
+    /// Submits what is queued, then blocks until a completion, a readable descriptor, a
+    /// [wake](WakeFd::wake), or the end of `timeout` (nanoseconds count; `None` waits without limit).
+    /// Wakes tasks, and returns how many completions there were. A signal ends it too.
     ///
-    /// A write to the eventfd that came before the call ends it at once.
+    /// A wake that came before the call, and after the last park, ends it at once.
     pub fn park(&self, timeout: Option<Duration>) -> usize {
         self.park_then(timeout, || {})
     }
 
     /// As [`park`](Self::park), for a sleep that `sleeper` has announced: the announcement is taken
     /// back once the wait is over and before any task is woken, so that no wake of this OS thread's
-    /// own tasks writes the eventfd.
+    /// own tasks makes a system call.
     ///
     /// # Examples
     ///
     /// ```
-    /// use std::{sync::Arc, time::Duration};
+    /// use std::time::Duration;
     /// use corespun::{io::{Driver, DriverConfig}, notify::Sleeper};
-    /// use nix::sys::eventfd::EventFd;
     ///
-    /// let wake = Arc::new(EventFd::new()?);
-    /// let driver = Driver::new(&DriverConfig::new(), wake.clone())?;
-    /// let sleeper = Sleeper::new(move || _ = wake.write(1));
+    /// let driver = Driver::new(&DriverConfig::new())?;
+    /// let wake = driver.wake_fd();
+    /// let sleeper = Sleeper::new(move || wake.wake());
     /// let limit = Some(Duration::from_micros(100));
     /// let slept = sleeper.sleep_unless(|| false, || driver.park_announced(limit, &sleeper));
     /// assert_eq!(slept, Some(0));
@@ -315,9 +296,8 @@ impl Driver {
     ///
     /// ```
     /// use corespun::io::{Driver, DriverConfig, POOL_ALIGN};
-    /// use nix::sys::eventfd::EventFd;
     ///
-    /// let driver = Driver::new(&DriverConfig::new(), EventFd::new()?.into())?;
+    /// let driver = Driver::new(&DriverConfig::new())?;
     /// let buf = driver.buffer(5000);
     /// assert_eq!((buf.len(), buf.as_ptr().addr() % POOL_ALIGN), (5000, 0));
     /// # Ok::<(), Box<dyn std::error::Error>>(())
@@ -343,10 +323,9 @@ impl std::fmt::Debug for Driver {
 ///
 /// ```
 /// use corespun::io::{Driver, DriverConfig};
-/// use nix::sys::eventfd::EventFd;
 ///
 /// fn entered() -> Result<corespun::io::EnterGuard, Box<dyn std::error::Error>> {
-///     let driver = Driver::new(&DriverConfig::new(), EventFd::new()?.into())?;
+///     let driver = Driver::new(&DriverConfig::new())?;
 ///     Ok(driver.enter())
 /// }
 ///
@@ -415,20 +394,6 @@ pub(crate) fn current_is_usable() -> bool {
             .is_some_and(|driver| driver.0.core.mark.is_set())
     };
     CURRENT.try_with(usable).unwrap_or(false)
-}
-
-fn set_nonblocking(wake: &EventFd) -> Result<(), DriverError> {
-    use nix::fcntl::{FcntlArg, OFlag, fcntl};
-    fcntl(wake, FcntlArg::F_GETFL)
-        .and_then(|flags| {
-            let flags = OFlag::from_bits_retain(flags) | OFlag::O_NONBLOCK;
-            fcntl(wake, FcntlArg::F_SETFL(flags))
-        })
-        .map(drop)
-        .map_err(|errno| DriverError::Setup {
-            what: "the wake eventfd",
-            source: errno.into(),
-        })
 }
 
 #[cold]

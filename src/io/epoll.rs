@@ -15,7 +15,6 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, ppoll};
 use nix::sys::epoll::{Epoll as Set, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
-use nix::sys::eventfd::EventFd;
 use nix::sys::time::TimeSpec;
 
 use super::aio::Aio;
@@ -25,6 +24,7 @@ use super::op::{Completion, Request, Sink, Slot};
 use super::readiness::Direction;
 use super::shared;
 use super::table::Key;
+use super::wake::WakeFd;
 
 const WAKE: u64 = u64::MAX;
 const AIO: u64 = u64::MAX - 1;
@@ -32,7 +32,7 @@ const AIO: u64 = u64::MAX - 1;
 pub(crate) struct Epoll {
     set: Arc<Set>,
     events: Vec<EpollEvent>,
-    wake: Arc<EventFd>,
+    wake: WakeFd,
     /// The eventfd was seen readable, and drained, since the last park.
     woken: bool,
     aio: Option<Aio>,
@@ -47,7 +47,7 @@ pub(crate) struct Epoll {
 }
 
 impl Epoll {
-    pub(crate) fn new(config: &DriverConfig, wake: Arc<EventFd>) -> Result<Self, DriverError> {
+    pub(crate) fn new(config: &DriverConfig, wake: WakeFd) -> Result<Self, DriverError> {
         let setup = |what| {
             move |errno: Errno| DriverError::Setup {
                 what,
@@ -55,7 +55,7 @@ impl Epoll {
             }
         };
         let set = Set::new(EpollCreateFlags::EPOLL_CLOEXEC).map_err(setup("an epoll set"))?;
-        set.add(&*wake, EpollEvent::new(EpollFlags::EPOLLIN, WAKE))
+        set.add(&wake, EpollEvent::new(EpollFlags::EPOLLIN, WAKE))
             .map_err(setup("the wake eventfd"))?;
         let aio = match Aio::new(config.entries) {
             Ok(aio) => {
@@ -192,7 +192,7 @@ impl Epoll {
             match event.data() {
                 WAKE => {
                     self.woken = true;
-                    let _ = self.wake.read();
+                    self.wake.drain();
                 }
                 // An edge, never read: the completions themselves are looked for in memory.
                 AIO => {}

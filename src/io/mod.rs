@@ -3,8 +3,8 @@
 //! One [`Driver`] per OS thread serves every SpdkThread that runs there. It rests on io_uring, and on
 //! epoll, Linux AIO and helper threads where io_uring is not permitted; [`Driver::backend`] says
 //! which. Files are in [`fs`](crate::fs), sockets in [`net`](crate::net); [`PollFd`] waits for any
-//! other descriptor, [`unblock`] runs what can only block, and [`Driver::submit_raw`] runs ring
-//! operations that have no wrapper.
+//! other descriptor, [`unblock`] runs what can only block. With the feature `raw-io-uring`,
+//! `Driver::submit_raw` runs ring operations that have no wrapper.
 //!
 //! An operation owns its buffer and its descriptor until the kernel is done with them, whatever
 //! happens to its future: reads and writes therefore take a buffer ([`IoBuf`], [`IoBufMut`]) and give
@@ -44,6 +44,7 @@ pub(crate) mod helpers;
 mod interest;
 mod mark;
 pub(crate) mod op;
+#[cfg(feature = "raw-io-uring")]
 pub mod raw;
 pub(crate) mod readiness;
 mod shared;
@@ -52,6 +53,7 @@ mod table;
 mod unblock;
 mod unusable;
 mod uring;
+mod wake;
 
 pub use aligned::{AlignedBuf, POOL_ALIGN, PooledBuf};
 pub use block::Block;
@@ -64,7 +66,9 @@ pub use driver::{Driver, EnterGuard};
 pub use fixed::KnownBuf;
 pub use interest::{Interest, Ready};
 pub use op::Completion;
+#[cfg(feature = "raw-io-uring")]
 pub use raw::{RawOp, RawStream};
 pub use readiness::PollFd;
 pub use shared::{DriverHandle, FdWatch, Home, NotWatched, ReadyEvent, SharedFd};
 pub use unblock::unblock;
+pub use wake::WakeFd;

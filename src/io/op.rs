@@ -213,6 +213,10 @@ pub(crate) enum Slot {
         owner: Option<Rc<dyn Any>>,
     },
     /// In flight: an operation with many completions.
+    #[cfg_attr(
+        not(feature = "raw-io-uring"),
+        expect(dead_code, reason = "only raw operations have many")
+    )]
     Multi {
         queue: VecDeque<Completion>,
         ended: bool,

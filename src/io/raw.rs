@@ -1,5 +1,9 @@
 //! Ring operations that have no wrapper here: any opcode, with what it needs kept alive.
+//!
+//! Behind the feature `raw-io-uring`, since the entries are those of the crate `io-uring`, which is
+//! re-exported here: its version is below 1.0, and this module changes when it does.
 
+use std::collections::VecDeque;
 use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -10,9 +14,10 @@ use io_uring::squeue::Flags;
 pub use io_uring::{cqueue, opcode, squeue, types};
 
 use super::driver::Driver;
-use super::op::{Abandon, Completion};
-use super::state::Core;
+use super::op::{Abandon, Completion, Ending, Slot};
+use super::state::{Core, Engine, State, shut_down};
 use super::table::Key;
+use super::uring::{Uring, flags_of, is_linked};
 use crate::sync::budget::poll_budget;
 
 impl Driver {
@@ -183,6 +188,107 @@ impl Driver {
     }
 }
 
+impl Engine {
+    /// For raw ring entries.
+    fn ring(&mut self) -> io::Result<&mut Uring> {
+        match self {
+            Engine::Uring(uring) => Ok(uring),
+            Engine::Epoll(_) => Err(io::Error::new(
+                io::ErrorKind::Unsupported,
+                "raw ring entries need the io_uring back-end; this driver runs on epoll",
+            )),
+            Engine::Closed => Err(shut_down()),
+        }
+    }
+}
+
+impl Uring {
+    /// # Errors
+    ///
+    /// If a chain of so many entries never fits into the submission ring.
+    fn check_length(&mut self, chain: usize) -> io::Result<()> {
+        let capacity = self.ring.submission().capacity();
+        if chain <= capacity {
+            return Ok(());
+        }
+        Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            format!(
+                "a chain of {chain} entries does not fit into a submission queue of {capacity}"
+            ),
+        ))
+    }
+
+    /// Queues entries of which each but the last is linked to the next, so that they are submitted by
+    /// one system call: the kernel ends a chain with the call.
+    fn push_chain(&mut self, chain: Vec<squeue::Entry>) {
+        self.backlog.extend(chain);
+        self.flush_backlog();
+    }
+}
+
+impl Core {
+    /// Queues a ring entry as it stands, in a slot of the kind given.
+    fn submit_entry(&self, entry: squeue::Entry, many: bool) -> io::Result<Key> {
+        self.check_current()?;
+        let mut state = self.state.borrow_mut();
+        let State { slots, engine, .. } = &mut *state;
+        let uring = engine.ring()?;
+        let key = slots.insert(match many {
+            false => Slot::Waiting(None, Ending::Cancelled),
+            true => Slot::Multi {
+                queue: VecDeque::new(),
+                ended: false,
+                waker: None,
+            },
+        });
+        uring.push(entry.user_data(key.to_bits()));
+        self.in_flight.set(self.in_flight.get() + 1);
+        Ok(key)
+    }
+
+    /// Queues ring entries that go to the kernel together or not at all.
+    fn submit_chain(&self, mut chain: Vec<squeue::Entry>) -> io::Result<Vec<Key>> {
+        self.check_current()?;
+        let mut state = self.state.borrow_mut();
+        let State { slots, engine, .. } = &mut *state;
+        let uring = engine.ring()?;
+        uring.check_length(chain.len())?;
+        let mut keys = Vec::with_capacity(chain.len());
+        for entry in &mut chain {
+            let key = slots.insert(Slot::Waiting(None, Ending::Cancelled));
+            entry.set_user_data(key.to_bits());
+            keys.push(key);
+        }
+        uring.push_chain(chain);
+        self.in_flight.set(self.in_flight.get() + keys.len());
+        Ok(keys)
+    }
+
+    /// The next completion of a `Slot::Multi`; None when it has ended.
+    fn poll_multi(&self, key: Key, cx: &mut Context<'_>) -> Poll<Option<Completion>> {
+        let mut state = self.state.borrow_mut();
+        let Some(Slot::Multi {
+            queue,
+            ended,
+            waker,
+        }) = state.slots.get_mut(key)
+        else {
+            unreachable!("only the stream frees the slot");
+        };
+        if let Some(completion) = queue.pop_front() {
+            return Poll::Ready(Some(completion));
+        }
+        if *ended || self.is_forked() {
+            return Poll::Ready(None);
+        }
+        let replaced = waker.replace(cx.waker().clone());
+        drop(state);
+        drop(replaced);
+        Poll::Pending
+    }
+}
+
 const UNANSWERED: &str = "a raw entry without a completion would never end: clear SKIP_SUCCESS";
 
 /// Refuses what cannot be submitted alone.
@@ -197,18 +303,6 @@ fn check_lone(entry: &squeue::Entry) -> io::Result<()> {
         return Err(invalid(UNANSWERED));
     }
     Ok(())
-}
-
-/// Whether the next entry belongs to the same chain.
-pub(super) fn is_linked(entry: &squeue::Entry) -> bool {
-    flags_of(entry).intersects(Flags::IO_LINK | Flags::IO_HARDLINK)
-}
-
-fn flags_of(entry: &squeue::Entry) -> Flags {
-    const { assert!(size_of::<squeue::Entry>() == 64) };
-    // SAFETY: an entry is the kernel's `struct io_uring_sqe` of 64 bytes, as its type says, whose
-    // second one are the flags (`linux/io_uring.h`).
-    Flags::from_bits_retain(unsafe { *std::ptr::from_ref(entry).cast::<u8>().add(1) })
 }
 
 #[cold]
@@ -443,19 +537,5 @@ impl<T: 'static> std::fmt::Debug for RawStream<T> {
         f.debug_struct("RawStream")
             .field("key", &self.key)
             .finish_non_exhaustive()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_flags_of_an_entry_are_where_the_kernel_has_them() {
-        let nop = || opcode::Nop::new().build();
-        assert_eq!(flags_of(&nop()), Flags::empty());
-        for flag in Flags::all().iter() {
-            assert_eq!(flags_of(&nop().flags(flag)), flag);
-        }
     }
 }

@@ -227,12 +227,11 @@ pub(crate) enum Waiter {
 /// # Examples
 ///
 /// ```
-/// use std::{io::{Read, Write}, os::unix::net::UnixStream, sync::Arc};
+/// use std::{io::{Read, Write}, os::unix::net::UnixStream};
 /// use corespun::io::{Driver, DriverConfig, PollFd};
-/// use nix::sys::eventfd::EventFd;
 ///
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// let driver = Driver::new(&DriverConfig::new(), Arc::new(EventFd::new()?))?;
+/// let driver = Driver::new(&DriverConfig::new())?;
 /// let _entered = driver.enter();
 /// let (mut a, b) = UnixStream::pair()?;
 /// b.set_nonblocking(true)?;

@@ -13,11 +13,8 @@ use std::io;
 use std::mem;
 use std::os::fd::{AsRawFd, RawFd};
 use std::rc::Rc;
-use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
-
-use nix::sys::eventfd::EventFd;
 
 use super::aligned::{BufPool, PooledBuf};
 use super::blocking::BlockingOps;
@@ -32,6 +29,7 @@ use super::shared::Watched;
 use super::table::{Key, Table};
 use super::unusable::CANCELLED;
 use super::uring::Uring;
+use super::wake::WakeFd;
 
 /// What all I/O objects of the driver share.
 pub(crate) struct Core {
@@ -39,9 +37,9 @@ pub(crate) struct Core {
     pub(super) mark: Mark,
     /// Why not, if the kernel has refused: which engine, and its errno.
     pub(super) lost: Cell<Option<(Backend, i32)>>,
-    pub(super) wake: Arc<EventFd>,
+    pub(super) wake: WakeFd,
     /// Operations and waits in flight: when zero, `poll` has nothing to look at.
-    in_flight: Cell<usize>,
+    pub(super) in_flight: Cell<usize>,
     waiters: Cell<u64>,
     /// Who read a file last: the address of a waker's data.
     pub(super) reader: Cell<usize>,
@@ -69,20 +67,6 @@ pub(super) enum Engine {
     Closed,
 }
 
-impl Engine {
-    /// For raw ring entries.
-    fn ring(&mut self) -> io::Result<&mut Uring> {
-        match self {
-            Engine::Uring(uring) => Ok(uring),
-            Engine::Epoll(_) => Err(io::Error::new(
-                io::ErrorKind::Unsupported,
-                "raw ring entries need the io_uring back-end; this driver runs on epoll",
-            )),
-            Engine::Closed => Err(shut_down()),
-        }
-    }
-}
-
 pub(super) enum Turn {
     /// Of the shared descriptors alone.
     Look,
@@ -93,10 +77,7 @@ pub(super) enum Turn {
 }
 
 impl Core {
-    pub(crate) fn new(
-        config: &DriverConfig,
-        wake: Arc<EventFd>,
-    ) -> Result<(Core, Backend), DriverError> {
+    pub(crate) fn new(config: &DriverConfig, wake: WakeFd) -> Result<(Core, Backend), DriverError> {
         let (engine, backend) = match config.backend {
             BackendChoice::IoUring => uring(config, &wake)?,
             BackendChoice::Epoll => epoll(config, &wake)?,
@@ -223,50 +204,6 @@ impl Core {
         Ok(Op::new(self.clone(), key, payload))
     }
 
-    /// Queues a ring entry as it stands, in a slot of the kind given.
-    pub(crate) fn submit_entry(
-        &self,
-        entry: io_uring::squeue::Entry,
-        many: bool,
-    ) -> io::Result<Key> {
-        self.check_current()?;
-        let mut state = self.state.borrow_mut();
-        let State { slots, engine, .. } = &mut *state;
-        let uring = engine.ring()?;
-        let key = slots.insert(match many {
-            false => Slot::Waiting(None, Ending::Cancelled),
-            true => Slot::Multi {
-                queue: VecDeque::new(),
-                ended: false,
-                waker: None,
-            },
-        });
-        uring.push(entry.user_data(key.to_bits()));
-        self.in_flight.set(self.in_flight.get() + 1);
-        Ok(key)
-    }
-
-    /// Queues ring entries that go to the kernel together or not at all.
-    pub(crate) fn submit_chain(
-        &self,
-        mut chain: Vec<io_uring::squeue::Entry>,
-    ) -> io::Result<Vec<Key>> {
-        self.check_current()?;
-        let mut state = self.state.borrow_mut();
-        let State { slots, engine, .. } = &mut *state;
-        let uring = engine.ring()?;
-        uring.check_length(chain.len())?;
-        let mut keys = Vec::with_capacity(chain.len());
-        for entry in &mut chain {
-            let key = slots.insert(Slot::Waiting(None, Ending::Cancelled));
-            entry.set_user_data(key.to_bits());
-            keys.push(key);
-        }
-        uring.push_chain(chain);
-        self.in_flight.set(self.in_flight.get() + keys.len());
-        Ok(keys)
-    }
-
     /// The completion of `Slot::Waiting`/`Done`, freeing the slot.
     pub(crate) fn poll_slot(&self, key: Key, cx: &mut Context<'_>) -> Poll<Completion> {
         let mut state = self.state.borrow_mut();
@@ -285,29 +222,6 @@ impl Core {
             drop((replaced, removed));
             return Poll::Ready(CANCELLED);
         }
-        drop(state);
-        drop(replaced);
-        Poll::Pending
-    }
-
-    /// The next completion of a `Slot::Multi`; None when it has ended.
-    pub(crate) fn poll_multi(&self, key: Key, cx: &mut Context<'_>) -> Poll<Option<Completion>> {
-        let mut state = self.state.borrow_mut();
-        let Some(Slot::Multi {
-            queue,
-            ended,
-            waker,
-        }) = state.slots.get_mut(key)
-        else {
-            unreachable!("only the stream frees the slot");
-        };
-        if let Some(completion) = queue.pop_front() {
-            return Poll::Ready(Some(completion));
-        }
-        if *ended || self.is_forked() {
-            return Poll::Ready(None);
-        }
-        let replaced = waker.replace(cx.waker().clone());
         drop(state);
         drop(replaced);
         Poll::Pending
@@ -717,17 +631,17 @@ impl Extend<Waker> for Woken<'_> {
     }
 }
 
-fn uring(config: &DriverConfig, wake: &Arc<EventFd>) -> Result<(Engine, Backend), DriverError> {
+fn uring(config: &DriverConfig, wake: &WakeFd) -> Result<(Engine, Backend), DriverError> {
     let uring = Uring::new(config, wake.clone())?;
     Ok((Engine::Uring(Box::new(uring)), Backend::IoUring))
 }
 
-fn epoll(config: &DriverConfig, wake: &Arc<EventFd>) -> Result<(Engine, Backend), DriverError> {
+fn epoll(config: &DriverConfig, wake: &WakeFd) -> Result<(Engine, Backend), DriverError> {
     let epoll = Epoll::new(config, wake.clone())?;
     Ok((Engine::Epoll(Box::new(epoll)), Backend::Epoll))
 }
 
 #[cold]
-fn shut_down() -> io::Error {
+pub(super) fn shut_down() -> io::Error {
     io::Error::other("the I/O driver this object belongs to was shut down")
 }

@@ -130,7 +130,7 @@ impl Core {
                 let _ = ppoll(&mut [wake], Some(limit), None);
             }
             blocking.retract();
-            let _ = self.wake.read();
+            self.wake.drain();
             blocking.reap(&mut sink);
         }
         (sink.reaped, sink.finished)

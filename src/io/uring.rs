@@ -8,19 +8,18 @@
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
-use std::sync::Arc;
 use std::time::Duration;
 
+use io_uring::squeue::Flags;
 use io_uring::types::{Fd, Fixed, FsyncFlags, SubmitArgs, Timespec};
 use io_uring::{EnterFlags, IoUring, Probe, Submitter, cqueue, opcode, squeue};
-use nix::sys::eventfd::EventFd;
 
 use super::blocking::BlockingOps;
 use super::config::{DriverConfig, DriverError};
 use super::fixed::Tables;
 use super::op::{Completion, Ending, Request, Sink, Slot};
-use super::raw::is_linked;
 use super::table::Key;
+use super::wake::WakeFd;
 
 /// Where a relative path begins.
 const HERE: Fd = Fd(libc::AT_FDCWD);
@@ -40,13 +39,13 @@ const FULL: usize = 32;
 pub(crate) struct Uring {
     pub(super) ring: IoUring,
     pub(super) fixed: Tables,
-    backlog: VecDeque<squeue::Entry>,
+    pub(super) backlog: VecDeque<squeue::Entry>,
     /// The user data of the entries in the submission ring that the kernel has not taken.
     unsubmitted: VecDeque<u64>,
     /// How many entries were in the submission ring at the last turn.
     seen: usize,
     probe: Probe,
-    wake: Arc<EventFd>,
+    wake: WakeFd,
     wake_armed: bool,
     /// The kernel has multi-shot polls (Linux 5.13).
     wake_multi: bool,
@@ -59,7 +58,7 @@ pub(crate) struct Uring {
 }
 
 impl Uring {
-    pub(crate) fn new(config: &DriverConfig, wake: Arc<EventFd>) -> Result<Self, DriverError> {
+    pub(crate) fn new(config: &DriverConfig, wake: WakeFd) -> Result<Self, DriverError> {
         let ring = build(config.entries).map_err(DriverError::IoUringRefused)?;
         if !ring.params().is_feature_ext_arg() {
             return Err(DriverError::IoUringTooOld("waits with a time limit"));
@@ -192,7 +191,7 @@ impl Uring {
     }
 
     pub(crate) fn push(&mut self, entry: squeue::Entry) {
-        // SAFETY: as in `push_chain`.
+        // SAFETY: as in `flush_backlog`.
         let full =
             !self.backlog.is_empty() || unsafe { self.ring.submission().push(&entry) }.is_err();
         if full {
@@ -202,31 +201,8 @@ impl Uring {
         }
     }
 
-    /// # Errors
-    ///
-    /// If a chain of so many entries never fits into the submission ring.
-    pub(crate) fn check_length(&mut self, chain: usize) -> io::Result<()> {
-        let capacity = self.ring.submission().capacity();
-        if chain <= capacity {
-            return Ok(());
-        }
-        Err(io::Error::new(
-            io::ErrorKind::InvalidInput,
-            format!(
-                "a chain of {chain} entries does not fit into a submission queue of {capacity}"
-            ),
-        ))
-    }
-
-    /// Queues entries of which each but the last is linked to the next, so that they are submitted by
-    /// one system call: the kernel ends a chain with the call.
-    pub(crate) fn push_chain(&mut self, chain: Vec<squeue::Entry>) {
-        self.backlog.extend(chain);
-        self.flush_backlog();
-    }
-
     /// Moves waiting entries into the ring as far as there is room, a chain as a whole.
-    fn flush_backlog(&mut self) {
+    pub(super) fn flush_backlog(&mut self) {
         let mut queue = self.ring.submission();
         while !self.backlog.is_empty() {
             let linked = self.backlog.iter().take_while(|entry| is_linked(entry));
@@ -383,7 +359,7 @@ impl Uring {
                     self.wake_armed = more;
                     self.wake_multi &= entry.result() != -libc::EINVAL;
                     self.woken = true;
-                    let _ = self.wake.read();
+                    self.wake.drain();
                 }
                 SHARED => {
                     self.shared_armed = false;
@@ -594,4 +570,30 @@ fn passes(error: &io::Error) -> bool {
         error.raw_os_error(),
         Some(libc::EINTR | libc::ETIME | libc::EAGAIN | libc::EBUSY | libc::ENOMEM)
     )
+}
+
+/// Whether the next entry belongs to the same chain.
+pub(super) fn is_linked(entry: &squeue::Entry) -> bool {
+    flags_of(entry).intersects(Flags::IO_LINK | Flags::IO_HARDLINK)
+}
+
+pub(super) fn flags_of(entry: &squeue::Entry) -> Flags {
+    const { assert!(size_of::<squeue::Entry>() == 64) };
+    // SAFETY: an entry is the kernel's `struct io_uring_sqe` of 64 bytes, as its type says, whose
+    // second one are the flags (`linux/io_uring.h`).
+    Flags::from_bits_retain(unsafe { *std::ptr::from_ref(entry).cast::<u8>().add(1) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_flags_of_an_entry_are_where_the_kernel_has_them() {
+        let nop = || opcode::Nop::new().build();
+        assert_eq!(flags_of(&nop()), Flags::empty());
+        for flag in Flags::all().iter() {
+            assert_eq!(flags_of(&nop().flags(flag)), flag);
+        }
+    }
 }

@@ -5,8 +5,6 @@ use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 
-use nix::sys::eventfd::{EfdFlags, EventFd};
-
 use super::hosted::{self, Hosted};
 use super::inside::WithinFn;
 use super::scheduler::Scheduling;
@@ -15,7 +13,7 @@ use super::stats::ToldKeeper;
 use super::watcher::{Watched, reactor_name};
 use super::{AdaptivePolling, ReactorMode};
 use crate::cpu::CpuSet;
-use crate::io::{Backend, DriverConfig};
+use crate::io::{Backend, DriverConfig, WakeFd};
 use crate::notify::{Observer, Sleeper};
 use crate::sync::Mailbox;
 use crate::thread::idle_ticks::IdleTicks;
@@ -57,7 +55,7 @@ pub(super) struct Shared {
     pub(super) events: Arc<Mailbox<Event>>,
     pub(super) sleeper: Arc<Sleeper>,
     /// What ends the sleep of an OS thread's driver; a simulated reactor has none.
-    pub(super) wake: Option<Arc<EventFd>>,
+    pub(super) wake: Option<WakeFd>,
     /// The mode in force; written by the reactor.
     mode: AtomicU8,
     /// A scheduler has put the core to sleep: who places threads avoids it.
@@ -78,15 +76,10 @@ pub(super) struct Shared {
 
 impl Shared {
     fn new(library: &ThreadLib, place: Place, mode: ReactorMode) -> io::Result<Self> {
-        let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
-        let wake = Arc::new(EventFd::from_flags(flags)?);
+        let wake = WakeFd::new()?;
         let events = Arc::new(Mailbox::new(EVENT_RING));
         let unpark = wake.clone();
-        let unpark = move || {
-            // Fails only when the counter is full, and then it is readable.
-            let _ = unpark.write(1);
-        };
-        let sleeper = Sleeper::with_dormant(unpark, rouse(&events));
+        let sleeper = Sleeper::with_dormant(move || unpark.wake(), rouse(&events));
         Ok(Shared::of(
             library,
             place,
@@ -116,7 +109,7 @@ impl Shared {
         place: Place,
         mode: ReactorMode,
         events: Arc<Mailbox<Event>>,
-        wake: Option<Arc<EventFd>>,
+        wake: Option<WakeFd>,
         sleeper: Sleeper,
     ) -> Self {
         Shared {

@@ -90,10 +90,11 @@ impl Reactor {
             .wake
             .clone()
             .expect("none but a simulated one lacks it");
-        let driver = Driver::new(&group.driver, wake).map_err(|source| StartError::Driver {
-            core: shared.place.core,
-            source,
-        })?;
+        let driver =
+            Driver::with_wake(&group.driver, wake).map_err(|source| StartError::Driver {
+                core: shared.place.core,
+                source,
+            })?;
         let _ = shared.backend.set(driver.backend());
         if let Some(watched) = &shared.watched {
             let _ = watched.tid.set(gettid().as_raw());

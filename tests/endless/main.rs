@@ -14,7 +14,6 @@ use std::collections::BTreeSet;
 use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
@@ -23,7 +22,6 @@ use corespun::thread::ThreadLib;
 use corespun::{task, time};
 use harness::io::on_every_backend;
 use harness::process::{in_a_process_of_its_own, refuse};
-use nix::sys::eventfd::EventFd;
 
 /// What one poll of a task may take, as `task::consume_budget` says.
 const BUDGET: usize = 128;
@@ -153,7 +151,7 @@ fn a_loop_over_anything_of_a_thread_gives_way() {
 
 fn with_driver(choice: BackendChoice, sources: &[Source]) {
     let config = DriverConfig::new().backend(choice);
-    let driver = Driver::new(&config, Arc::new(EventFd::new().unwrap())).unwrap();
+    let driver = Driver::new(&config).unwrap();
     let _entered = driver.enter();
     each_beside_others(sources);
 }

@@ -12,7 +12,7 @@
 //! told is in it; and at the end nothing is in flight, and all descriptors are
 //! closed.
 //!
-//! How to run for long, and one program again: `tests/random_harness/mod.rs`.
+//! How to run for long, and one program again: `tests/harness/src/random.rs`.
 #![allow(unreachable_pub, reason = "a program of several files")]
 
 mod across;
@@ -20,8 +20,6 @@ mod activity;
 mod files;
 mod peers;
 mod perform;
-#[path = "../random_harness/mod.rs"]
-mod random_harness;
 mod raw;
 mod streams;
 mod things;
@@ -30,10 +28,11 @@ use std::process::ExitCode;
 
 use corespun::io::BackendChoice;
 use harness::io::io_uring_permitted;
-use random_harness::{Beginning, Dice, Ran, Subject, Weighted};
+use harness::random::{self, Beginning, Ran, Subject, Weighted};
+use harness::stress::Dice;
 use things::World;
 
-pub(crate) type Step = random_harness::Step<Kind>;
+pub(crate) type Step = random::Step<Kind>;
 
 /// What a step does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -183,7 +182,7 @@ impl Subject for InputAndOutput {
         vec![step(), step()]
     }
 
-    fn run(&mut self, program: &random_harness::Program<Kind>) -> Result<Ran, String> {
+    fn run(&mut self, program: &random::Program<Kind>) -> Result<Ran, String> {
         let choice = match program.number.is_multiple_of(2) && self.ring {
             true => BackendChoice::IoUring,
             false => BackendChoice::Epoll,
@@ -218,5 +217,5 @@ impl Subject for InputAndOutput {
 
 fn main() -> ExitCode {
     let ring = std::env::var_os("CORESPUN_RANDOM_NO_RING").is_none() && io_uring_permitted();
-    random_harness::run(InputAndOutput { ring })
+    random::run(InputAndOutput { ring })
 }

@@ -15,9 +15,10 @@ use nix::sys::eventfd::EventFd;
 use crate::here::site;
 use crate::messages::take_refused;
 use crate::perform::perform_all;
-use crate::random_harness::{ON_PURPOSE, Panics};
 use crate::within::Shelf;
 use crate::{Kind, Step};
+use harness::random::Panics;
+use harness::stress::ON_PURPOSE;
 
 /// The OS thread that polls a SpdkThread, when none does.
 pub const NOWHERE: usize = usize::MAX;

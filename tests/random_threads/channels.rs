@@ -9,8 +9,8 @@ use corespun::thread::SpdkThread;
 use crate::books::{Context, Device, Value, World};
 use crate::here::{choose, current, holdings, subject, take};
 use crate::perform::perform_all;
-use crate::random_harness::ON_PURPOSE;
 use crate::{Kind, Step};
+use harness::stress::ON_PURPOSE;
 
 /// Devices and channels. Whether the step is one of these.
 pub fn act(world: &Arc<World>, step: &Arc<Step>) -> bool {

@@ -14,8 +14,8 @@ use crate::here::{self, hosted, take_hosted};
 use crate::hosting::{self, poll_hosted};
 use crate::moving;
 use crate::perform;
-use crate::random_harness::Subject as _;
 use crate::within;
+use harness::random::Subject as _;
 
 /// Rounds in which all threads are polled, for messages to arrive.
 const ARRIVING: usize = 60;

@@ -11,7 +11,7 @@
 //! and no request for one is overtaken for ever; a thread's descriptor is readable
 //! when the thread needs a poll; and nothing is left at the end.
 //!
-//! How to run for long, and one program again: `tests/random_harness/mod.rs`. No
+//! How to run for long, and one program again: `tests/harness/src/random.rs`. No
 //! test harness, so that ThreadSanitizer can follow every edge.
 #![allow(unreachable_pub, reason = "a program of several files")]
 
@@ -26,8 +26,6 @@ mod moving;
 mod perform;
 mod pollers;
 mod queues;
-#[path = "../random_harness/mod.rs"]
-mod random_harness;
 mod tasks;
 mod waits;
 mod within;
@@ -42,11 +40,12 @@ use books::World;
 use corespun::app::{App, AppHandle};
 use corespun::reactor::ReactorMode;
 use futures::channel::oneshot;
+use harness::random::{self, Beginning, Ran, Subject, Weighted};
+use harness::stress::{Dice, read};
 use nix::sys::eventfd::EventFd;
-use random_harness::{Beginning, Dice, Ran, Subject, Weighted, read};
 
-pub(crate) type Step = random_harness::Step<Kind>;
-pub(crate) type Script = random_harness::Script<Kind>;
+pub(crate) type Step = random::Step<Kind>;
+pub(crate) type Script = random::Script<Kind>;
 
 /// What a step does. The first group is for the top of an OS thread; it may also be
 /// inside of another SpdkThread's callback.
@@ -331,7 +330,7 @@ impl Subject for Threads {
         steps
     }
 
-    fn run(&mut self, program: &random_harness::Program<Kind>) -> Result<Ran, String> {
+    fn run(&mut self, program: &random::Program<Kind>) -> Result<Ran, String> {
         // Two of three are exact, and one of six is beside an app.
         let exact = !program.number.is_multiple_of(3);
         let steps = program.steps.clone();
@@ -467,5 +466,5 @@ impl Turns {
 }
 
 fn main() -> ExitCode {
-    random_harness::run(Threads)
+    random::run(Threads)
 }

@@ -14,8 +14,8 @@ use futures::StreamExt;
 use crate::books::{Home, Pile, Record, Value, World};
 use crate::here::current;
 use crate::perform::{contained, perform_all};
-use crate::random_harness::ON_PURPOSE;
 use crate::{Kind, Step};
+use harness::stress::ON_PURPOSE;
 
 pub fn act(world: &Arc<World>, step: &Arc<Step>) -> bool {
     match step.kind {

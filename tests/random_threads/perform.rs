@@ -6,11 +6,11 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use crate::books::World;
-use crate::random_harness::ON_PURPOSE;
 use crate::{
     Script, Step, buffers, channels, hosting, messages, moving, pollers, queues, tasks, waits,
     within,
 };
+use harness::stress::ON_PURPOSE;
 
 /// Steps within steps.
 const DEEP: usize = 7;

@@ -9,8 +9,9 @@ use corespun::thread::{SpdkThread, Spinlock, SpinlockMisuse};
 use crate::books::{Home, Value, World};
 use crate::here::{current, holdings, take};
 use crate::perform::contained;
-use crate::random_harness::{ON_PURPOSE, Panics};
 use crate::{Kind, Step, tasks};
+use harness::random::Panics;
+use harness::stress::ON_PURPOSE;
 
 thread_local! {
     /// What a thread-local is made for.

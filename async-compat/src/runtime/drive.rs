@@ -13,7 +13,6 @@ use std::time::Duration;
 use corespun::io::{Driver, DriverConfig};
 use corespun::notify::Sleeper;
 use corespun::thread::ThreadRunner;
-use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use super::config::call;
 use super::context;
@@ -29,8 +28,7 @@ struct Bed {
 impl Bed {
     fn of(driver: Driver) -> Self {
         let wake = driver.wake_fd();
-        // The write fails only when the counter is full, and then it is readable.
-        let sleeper = Sleeper::new(move || _ = wake.write(1));
+        let sleeper = Sleeper::new(move || wake.wake());
         Bed {
             driver,
             sleeper: Arc::new(sleeper),
@@ -53,9 +51,7 @@ fn bed() -> io::Result<(Rc<Bed>, Option<corespun::io::EnterGuard>)> {
     let bed = match known {
         Some(bed) => bed,
         None => {
-            let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
-            let wake = Arc::new(EventFd::from_flags(flags)?);
-            let driver = Driver::new(&DriverConfig::new(), wake).map_err(io::Error::other)?;
+            let driver = Driver::new(&DriverConfig::new()).map_err(io::Error::other)?;
             let bed = Rc::new(Bed::of(driver));
             // Not while the OS thread ends.
             let _ = BED.try_with(|place| place.replace(Some(bed.clone())));

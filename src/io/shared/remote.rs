@@ -17,7 +17,6 @@ use std::time::Duration;
 use crossbeam_queue::SegQueue;
 use nix::errno::Errno;
 use nix::sys::epoll::{Epoll as Set, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
-use nix::sys::eventfd::EventFd;
 use slab::Slab;
 
 use super::home::wake;
@@ -26,6 +25,7 @@ use crate::io::epoll::wait;
 use crate::io::interest::{Interest, Ready};
 use crate::io::readiness::Direction;
 use crate::io::state::Core;
+use crate::io::wake::WakeFd;
 
 /// Marks the events of shared descriptors in a set that has others too: a place that no `Key` has. With
 /// the last numbers of all it marks what is no descriptor's event.
@@ -67,7 +67,7 @@ pub(super) struct Remote {
     /// The notes should be looked at soon.
     urgent: AtomicBool,
     ended: AtomicBool,
-    wake: Arc<EventFd>,
+    wake: WakeFd,
 }
 
 impl Remote {
@@ -104,7 +104,7 @@ impl Remote {
 
     fn hurry(&self) {
         self.urgent.store(true, Ordering::Release);
-        let _ = self.wake.write(1);
+        self.wake.wake();
     }
 }
 
@@ -263,7 +263,7 @@ impl Watched {
     /// Has the wake eventfd end the waits for the set too, on a back-end whose own set it is not in.
     pub(crate) fn watch_wake(&self) -> io::Result<()> {
         let event = EpollEvent::new(EpollFlags::EPOLLIN, WAKE);
-        Ok(self.remote.set.add(&*self.remote.wake, event)?)
+        Ok(self.remote.set.add(&self.remote.wake, event)?)
     }
 
     /// Whether a turn is to look at the set, while nothing else tells of its events: a system call in
@@ -298,7 +298,7 @@ impl Watched {
         let mut seen = 0;
         for event in &events[..count] {
             if event.data() == WAKE {
-                let _ = self.remote.wake.read();
+                self.remote.wake.drain();
             } else {
                 seen += 1;
                 self.dispatch(*event, woken);

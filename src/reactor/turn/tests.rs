@@ -214,7 +214,7 @@ fn a_completion_that_ends_a_sleep_writes_no_eventfd() {
         reactor.turn();
         assert!(!task.is_finished());
         reactor.turn();
-        let written = reactor.shared().wake.as_ref().unwrap().read();
+        let written = reactor.shared().wake.as_ref().unwrap().drain();
         reactor.turn();
         assert!(task.is_finished());
         written
@@ -224,5 +224,5 @@ fn a_completion_that_ends_a_sleep_writes_no_eventfd() {
     }
     peer.write_all(b"x").unwrap();
     let written = reactor.join().unwrap();
-    assert_eq!(written, Err(nix::errno::Errno::EAGAIN));
+    assert!(!written);
 }

@@ -20,7 +20,7 @@ pub(super) use group::Interrupts;
 
 use super::local::{ExitPhase, Local};
 use super::poll::activity::Activity;
-use crate::interrupt::{Event, FdGroup, FdGroupError, FdOptions, Member};
+use crate::interrupt::{FdGroup, FdGroupError, FdOptions, Member, Readiness};
 
 /// Why an interrupt could not be registered, or interrupt mode not be entered.
 ///
@@ -161,7 +161,7 @@ impl Interrupt {
     /// ```
     pub fn register<A: Into<Activity>>(
         fd: impl AsFd + 'static,
-        callback: impl FnMut(Event) -> A + 'static,
+        callback: impl FnMut(Readiness) -> A + 'static,
     ) -> Result<Interrupt, InterruptError> {
         Interrupt::register_with(fd, FdOptions::default(), callback)
     }
@@ -205,7 +205,7 @@ impl Interrupt {
     pub fn register_with<A: Into<Activity>>(
         fd: impl AsFd + 'static,
         options: FdOptions,
-        callback: impl FnMut(Event) -> A + 'static,
+        callback: impl FnMut(Readiness) -> A + 'static,
     ) -> Result<Interrupt, InterruptError> {
         let local = Local::current_rc().ok_or(InterruptError::NotOnThread)?;
         let thread = || local.shared.name().to_owned();
@@ -246,23 +246,23 @@ impl Interrupt {
     ///
     /// ```
     /// use std::{cell::Cell, os::unix::net::UnixStream, rc::Rc};
-    /// use corespun::{interrupt::Event, thread::{Interrupt, ThreadLib}};
+    /// use corespun::{interrupt::Readiness, thread::{Interrupt, ThreadLib}};
     ///
     /// let mut runner = ThreadLib::new().thread().build()?.attach();
     /// let (_peer, socket) = UnixStream::pair()?;
     /// let last = Rc::new(Cell::new(None));
     /// let seen = last.clone();
     /// let interrupt = runner.enter(|| {
-    ///     Interrupt::register(socket, move |event: Event| seen.set(Some(event)))
+    ///     Interrupt::register(socket, move |event: Readiness| seen.set(Some(event)))
     /// })?;
     /// runner.poll(0, 0);
     /// assert_eq!(last.get(), None);
-    /// interrupt.set_events(Event::READABLE | Event::WRITABLE)?;
+    /// interrupt.set_events(Readiness::READABLE | Readiness::WRITABLE)?;
     /// runner.poll(0, 0);
-    /// assert_eq!(last.get(), Some(Event::WRITABLE));
+    /// assert_eq!(last.get(), Some(Readiness::WRITABLE));
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
-    pub fn set_events(&self, events: Event) -> Result<(), InterruptError> {
+    pub fn set_events(&self, events: Readiness) -> Result<(), InterruptError> {
         self.group()
             .modify_member(&self.member, events)
             .map_err(|source| InterruptError::Group {

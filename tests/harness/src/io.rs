@@ -7,30 +7,29 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::{Duration, Instant};
 
-use corespun::io::{BackendChoice, Driver, DriverConfig, EnterGuard};
-use nix::sys::eventfd::EventFd;
+use corespun::io::{BackendChoice, Driver, DriverConfig, EnterGuard, WakeFd};
 
 use crate::PATIENCE;
 
-/// A driver, entered, with its eventfd.
+/// A driver, entered.
 pub struct Loop {
     /// The driver.
     pub driver: Driver,
     /// Ends a sleep of the driver.
-    pub wake: Arc<EventFd>,
+    pub wake: WakeFd,
     entered: EnterGuard,
 }
 
 /// Wakes the loop as a reactor's handshake would: a flag, and the eventfd for the sleeper.
 struct Wakeup {
     woken: AtomicBool,
-    eventfd: Arc<EventFd>,
+    wake: WakeFd,
 }
 
 impl Wake for Wakeup {
     fn wake(self: Arc<Self>) {
         if !self.woken.swap(true, Ordering::SeqCst) {
-            self.eventfd.write(1).unwrap();
+            self.wake.wake();
         }
     }
 }
@@ -43,12 +42,11 @@ impl Loop {
 
     /// With those settings.
     pub fn with(config: DriverConfig) -> Self {
-        let wake = Arc::new(EventFd::new().unwrap());
-        let driver = Driver::new(&config, wake.clone()).unwrap();
+        let driver = Driver::new(&config).unwrap();
         let entered = driver.enter();
         Loop {
+            wake: driver.wake_fd(),
             driver,
-            wake,
             entered,
         }
     }
@@ -57,7 +55,7 @@ impl Loop {
     pub fn block_on<F: Future>(&self, future: F) -> F::Output {
         let wakeup = Arc::new(Wakeup {
             woken: AtomicBool::new(true),
-            eventfd: self.wake.clone(),
+            wake: self.wake.clone(),
         });
         let waker = Waker::from(wakeup.clone());
         let mut cx = Context::from_waker(&waker);
@@ -105,6 +103,13 @@ impl Loop {
         }
     }
 
+    /// How many wakes no sleep has taken; they are taken back.
+    pub fn take_wakes(&self) -> u64 {
+        let mut count = [0; 8];
+        let read = nix::unistd::read(&self.wake, &mut count);
+        read.map_or(0, |_| u64::from_ne_bytes(count))
+    }
+
     /// Leaves and drops the driver.
     pub fn end(self) {
         let Loop {
@@ -125,10 +130,7 @@ pub fn poll_once<F: Future + ?Sized>(future: std::pin::Pin<&mut F>) -> Poll<F::O
 /// Each on an OS thread of its own: the kernel tears a ring down after its close has returned, and
 /// interrupts a sleep of the OS thread that had it.
 pub fn on_every_backend(body: impl Fn(BackendChoice) + Sync) {
-    for choice in [BackendChoice::IoUring, BackendChoice::Epoll] {
-        if choice == BackendChoice::IoUring && !io_uring_permitted() {
-            continue;
-        }
+    for choice in backends() {
         eprintln!("on {choice:?}");
         let outcome = std::thread::scope(|scope| scope.spawn(|| body(choice)).join());
         if let Err(panic) = outcome {
@@ -137,12 +139,17 @@ pub fn on_every_backend(body: impl Fn(BackendChoice) + Sync) {
     }
 }
 
+/// The back-ends that this machine permits.
+pub fn backends() -> Vec<BackendChoice> {
+    let ring = io_uring_permitted().then_some(BackendChoice::IoUring);
+    ring.into_iter().chain([BackendChoice::Epoll]).collect()
+}
+
 /// Whether this machine permits io_uring; `CORESPUN_REQUIRE_IO_URING` makes it a failure if not.
 pub fn io_uring_permitted() -> bool {
     let attempt = || {
-        let wake = Arc::new(EventFd::new().unwrap());
         let config = DriverConfig::new().backend(BackendChoice::IoUring);
-        Driver::new(&config, wake).map(drop)
+        Driver::new(&config).map(drop)
     };
     match std::thread::scope(|scope| scope.spawn(attempt).join().unwrap()) {
         Ok(()) => true,

@@ -9,6 +9,7 @@
 //! | [`nbd`] | the example `nbd_target`, as a child process |
 //! | [`log`] | what is logged |
 //! | [`stress`] | random operations for a set time |
+//! | [`random`] | random programs, and the small one that fails |
 //!
 //! A panic that the library contains fails the test, unless it takes note of it
 //! ([`threads::Panics`]).
@@ -20,6 +21,7 @@ pub mod io;
 pub mod log;
 pub mod nbd;
 pub mod process;
+pub mod random;
 pub mod reactors;
 pub mod stress;
 pub mod threads;

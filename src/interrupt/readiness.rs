@@ -6,35 +6,35 @@
 /// # Examples
 ///
 /// ```
-/// use corespun::interrupt::Event;
+/// use corespun::interrupt::Readiness;
 ///
-/// let both = Event::READABLE | Event::WRITABLE;
-/// assert!(both.contains(Event::WRITABLE));
+/// let both = Readiness::READABLE | Readiness::WRITABLE;
+/// assert!(both.contains(Readiness::WRITABLE));
 /// // As epoll knows it.
-/// assert_eq!(Event::READABLE, Event(libc::EPOLLIN as u32));
+/// assert_eq!(Readiness::READABLE, Readiness(libc::EPOLLIN as u32));
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Event(pub u32);
+pub struct Readiness(pub u32);
 
-impl Event {
+impl Readiness {
     /// Something to read, a connection to accept, or the end of the other side.
-    pub const READABLE: Event = Event(libc::EPOLLIN as u32);
+    pub const READABLE: Readiness = Readiness(libc::EPOLLIN as u32);
     /// Room to write.
-    pub const WRITABLE: Event = Event(libc::EPOLLOUT as u32);
+    pub const WRITABLE: Readiness = Readiness(libc::EPOLLOUT as u32);
     /// An error; always reported.
-    pub const ERROR: Event = Event(libc::EPOLLERR as u32);
+    pub const ERROR: Readiness = Readiness(libc::EPOLLERR as u32);
 
     /// Whether all of `other` is in this.
-    pub fn contains(self, other: Event) -> bool {
+    pub fn contains(self, other: Readiness) -> bool {
         self.0 & other.0 == other.0
     }
 }
 
-impl std::ops::BitOr for Event {
-    type Output = Event;
+impl std::ops::BitOr for Readiness {
+    type Output = Readiness;
 
-    fn bitor(self, other: Event) -> Event {
-        Event(self.0 | other.0)
+    fn bitor(self, other: Readiness) -> Readiness {
+        Readiness(self.0 | other.0)
     }
 }
 
@@ -75,10 +75,10 @@ pub enum FdKind {
 /// # Examples
 ///
 /// ```
-/// use corespun::interrupt::{Event, FdKind, FdOptions};
+/// use corespun::interrupt::{Readiness, FdKind, FdOptions};
 ///
 /// let options = FdOptions {
-///     events: Event::READABLE | Event::WRITABLE,
+///     events: Readiness::READABLE | Readiness::WRITABLE,
 ///     name: "client 7".to_owned(),
 ///     ..FdOptions::default()
 /// };
@@ -87,7 +87,7 @@ pub enum FdKind {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FdOptions {
     /// What for; readable unless set.
-    pub events: Event,
+    pub events: Readiness,
     /// What it is.
     pub kind: FdKind,
     /// A name for introspection.
@@ -97,7 +97,7 @@ pub struct FdOptions {
 impl Default for FdOptions {
     fn default() -> Self {
         FdOptions {
-            events: Event::READABLE,
+            events: Readiness::READABLE,
             kind: FdKind::Plain,
             name: String::new(),
         }
@@ -110,12 +110,12 @@ impl Default for FdOptions {
 ///
 /// ```
 /// use std::{cell::Cell, os::unix::net::UnixStream, rc::Rc, time::Duration};
-/// use corespun::interrupt::{Event, FdGroup, FdHandlerState, FdOptions};
+/// use corespun::interrupt::{Readiness, FdGroup, FdHandlerState, FdOptions};
 ///
 /// let group = Rc::new(FdGroup::new()?);
 /// let (_peer, socket) = UnixStream::pair()?;
 /// let socket = Rc::new(socket);
-/// let options = FdOptions { events: Event::WRITABLE, ..FdOptions::default() };
+/// let options = FdOptions { events: Readiness::WRITABLE, ..FdOptions::default() };
 /// let (here, fd) = (group.clone(), socket.clone());
 /// let inside = Rc::new(Cell::new(None));
 /// let seen = inside.clone();

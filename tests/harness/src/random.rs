@@ -16,12 +16,6 @@
 //! | `CORESPUN_RANDOM_KEEP` | of which only these steps |
 //! | `CORESPUN_RANDOM_REDUCE` | make this one small |
 //! | `CORESPUN_RANDOM_SURVEY` | if set, go on after failures and count them by kind |
-#![allow(
-    dead_code,
-    unreachable_pub,
-    unused_imports,
-    reason = "each generator uses a part of it"
-)]
 
 use std::collections::BTreeMap;
 use std::fmt::{self, Debug, Write as _};
@@ -33,8 +27,7 @@ use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-pub use harness::stress::{Dice, ON_PURPOSE, read};
-use harness::stress::{number, settings};
+use crate::stress::{Dice, number, settings};
 
 const CHILD: &str = "CORESPUN_RANDOM_CHILD";
 const PROGRAM: &str = "CORESPUN_RANDOM_PROGRAM";
@@ -54,19 +47,27 @@ const TRIES: usize = 4;
 /// Which user code panics, if any.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Panics {
+    /// None does.
     Never,
+    /// A callback, or a task.
     InCall,
+    /// The destructor of its content.
     AtDrop,
 }
 
+/// One step of a program.
 pub struct Step<K> {
+    /// Its number in the program.
     pub number: usize,
+    /// What is done.
     pub kind: K,
     /// What is chosen, modulo how much there is to choose from.
     pub a: usize,
+    /// As `a`.
     pub b: usize,
     /// On which OS thread, at the top.
     pub site: usize,
+    /// Which of its user code panics.
     pub panics: Panics,
     /// What its callback does, or its task, or whoever is inside.
     pub then: Script<K>,
@@ -74,6 +75,7 @@ pub struct Step<K> {
     pub at_drop: Script<K>,
 }
 
+/// Steps, in their order.
 pub type Script<K> = Vec<Arc<Step<K>>>;
 
 impl<K: Debug> Debug for Step<K> {
@@ -102,13 +104,17 @@ pub type Weighted<K> = (K, u64);
 /// A first step: its kind, `a`, `b` and site, and what is inside.
 pub type Beginning<K> = (K, usize, usize, usize, Vec<(K, usize, usize)>);
 
+/// What follows from a number.
 pub struct Program<K> {
+    /// Which it is.
     pub number: u64,
+    /// Those at the top.
     pub steps: Script<K>,
 }
 
 /// A program that has passed.
 pub struct Ran {
+    /// How much it did.
     pub operations: usize,
     /// That what it forgot keeps open, at most.
     pub descriptors: usize,
@@ -116,15 +122,18 @@ pub struct Ran {
 
 /// What makes and runs the programs of one generator.
 pub trait Subject {
+    /// What a step may do.
     type Kind: Copy + Debug + Send + Sync + 'static;
 
+    /// The test's, for the command that runs a program again.
     const NAME: &'static str;
     /// How many OS threads the steps at the top are shared out to.
     const SITES: usize;
     /// Whether programs leak on purpose.
     const FORGETS: bool;
-    /// The kinds at the top, and those inside of others, if there are any.
+    /// The kinds at the top.
     const TOP: &'static [Weighted<Self::Kind>];
+    /// Those inside of others, if there are any.
     const INSIDE: &'static [Weighted<Self::Kind>];
 
     /// What each program begins with.
