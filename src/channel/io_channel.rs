@@ -18,9 +18,10 @@ use super::device::{Device, DeviceCore, IoDevice};
 use crate::thread::BoundBy;
 use crate::thread::SpdkThread;
 use crate::thread::bound::Stay;
-use crate::thread::exit::{ExitHolder, ExitPart};
+use crate::thread::exit::ExitHolder;
 use crate::thread::local::Local;
 use crate::thread::message::Message;
+use crate::thread::part::Part;
 
 pub(super) struct ChannelCell<C: 'static> {
     head: Head,
@@ -207,7 +208,7 @@ fn search(entries: &[Entry], serial: u64) -> Result<usize, usize> {
     entries.binary_search_by_key(&serial, |entry| entry.serial)
 }
 
-impl ExitPart for ChannelTable {
+impl Part for ChannelTable {
     fn holds(&self) -> bool {
         !self.entries.borrow().is_empty()
     }

@@ -9,13 +9,13 @@ use std::sync::Arc;
 use std::task::Waker;
 use std::time::Duration;
 
-use super::exit::ExitPart;
 use super::exit::ended::EndList;
 use super::exit::live::LiveList;
 use super::exit::pending::PendingTable;
 use super::interrupt::Interrupts;
 use super::local_key::LocalValues;
 use super::panic::{PanicSource, Payload, contain};
+use super::part::Part;
 use super::placement::bound::Anchor;
 use super::poll::ready::ReadyQueue;
 use super::poll::time_share::TimeSlice;
@@ -31,6 +31,18 @@ pub(crate) enum TimerTarget {
     Poller(Rc<PollerCore>),
     /// Wakes a task and is gone.
     Waker(Waker),
+}
+
+impl Part for RefCell<TimerQueue<TimerTarget>> {
+    fn cancel(&self, local: &Local) {
+        let targets = self.borrow_mut().drain();
+        for target in targets {
+            match target {
+                TimerTarget::Poller(poller) => local.unregister_poller(&poller),
+                TimerTarget::Waker(waker) => local.drop_contained(waker),
+            }
+        }
+    }
 }
 
 /// How many references a thread keeps for tasks to come: the end of the thread
@@ -71,8 +83,8 @@ pub(crate) struct Local {
     pub(crate) live: LiveList,
     rare: OnceCell<Box<Rare>>,
     pub(super) interrupts: OnceCell<Box<Interrupts>>,
-    /// The io_channels of this thread, kept by their own floor.
-    pub(crate) channels: OnceCell<Box<dyn ExitPart>>,
+    /// The io_channels of this thread: a part that only their own floor knows the type of.
+    pub(crate) channels: OnceCell<Box<dyn Part>>,
     /// Knows of the values that must not leave this OS thread, besides those
     /// that hold an `Rc` of this.
     pub(crate) anchor: Anchor,

@@ -7,6 +7,7 @@ use std::fmt;
 use std::rc::Rc;
 
 use super::local::{ExitPhase, Local};
+use super::part::Part;
 use super::placement::bound::{Bound, BoundBy};
 
 /// Declares thread-locals of SpdkThreads, as [`std::thread_local!`] does those
@@ -257,13 +258,6 @@ pub(crate) struct LocalValues {
 }
 
 impl LocalValues {
-    /// Names those that bind their thread.
-    pub(super) fn binders(&self, by: &mut Vec<BoundBy>) {
-        let values = self.values.borrow();
-        let binders = values.iter().filter(|value| value.value.binds());
-        by.extend(binders.map(|value| BoundBy::ThreadLocal(value.name)));
-    }
-
     fn find<T: 'static>(&self, key: usize) -> Option<Rc<T>> {
         let values = self.values.borrow();
         let mut of_key = values.iter().filter(|value| value.key == key);
@@ -272,21 +266,23 @@ impl LocalValues {
     }
 }
 
-impl Local {
-    /// Drops every thread-local, newest first. A destructor still finds those
-    /// that were made before.
-    pub(super) fn drop_locals(&self) {
-        let Some(rare) = self.existing_rare() else {
-            // Nothing of the user's runs between here and EXITED.
-            return;
-        };
-        let keys = &rare.keys;
-        keys.closed.set(true);
+impl Part for LocalValues {
+    fn binders(&self, by: &mut Vec<BoundBy>) -> usize {
+        let values = self.values.borrow();
+        let binders = values.iter().filter(|value| value.value.binds());
+        by.extend(binders.map(|value| BoundBy::ThreadLocal(value.name)));
+        0
+    }
+
+    /// Drops every value, newest first. A destructor still finds those that were made
+    /// before.
+    fn end(&self, local: &Local) {
+        self.closed.set(true);
         loop {
-            let Some(last) = keys.values.borrow_mut().pop() else {
+            let Some(last) = self.values.borrow_mut().pop() else {
                 return;
             };
-            self.drop_contained(last);
+            local.drop_contained(last);
         }
     }
 }

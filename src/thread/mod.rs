@@ -25,9 +25,9 @@
 //! [`ThreadRunner::poll`].
 //!
 //! A thread is two values: what any OS thread may touch of it (`shared`) and what its
-//! owner alone does (`local`). Its [handle](SpdkThread) and its settings
-//! ([`ThreadBuilder`]) stand beside them, and so do panics, thread-locals and errors. The
-//! rest has rooms:
+//! owner alone does (`local`), whose contents are its parts (`part`). Its
+//! [handle](SpdkThread) and its settings ([`ThreadBuilder`]) stand beside them, and so do
+//! panics, thread-locals and errors. The rest has rooms:
 //!
 //! | room | holds |
 //! |---|---|
@@ -50,6 +50,7 @@ pub(crate) mod library;
 pub(crate) mod local;
 mod local_key;
 pub(crate) mod panic;
+pub(crate) mod part;
 mod placement;
 mod poll;
 pub(crate) mod poller;

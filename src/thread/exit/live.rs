@@ -8,6 +8,11 @@
 use std::cell::Cell;
 use std::ptr;
 
+use super::ExitHolder;
+use crate::thread::local::Local;
+use crate::thread::part::Part;
+use crate::thread::placement::bound::BoundBy;
+
 /// What a thread may do to what it lists.
 pub(crate) struct Member {
     /// Cancels it: drops its user content in place, or has that done before it is next
@@ -131,24 +136,11 @@ impl LiveList {
         }
     }
 
-    /// Calls `f` with the name of each member that keeps the thread on its OS thread; `f`
-    /// must not touch the list.
-    pub(in crate::thread) fn describe_binders(&self, mut f: impl FnMut(String)) {
-        self.for_each(|node| {
-            // SAFETY: a listed node is valid for its member's functions.
-            unsafe {
-                let member = (*node).member;
-                if (member.binds)(node) {
-                    f((member.describe)(node));
-                }
-            }
-        });
-    }
-
-    /// Calls `f` with the name of each member; `f` must not touch the list.
-    pub(in crate::thread) fn describe_each(&self, mut f: impl FnMut(String)) {
-        // SAFETY: a listed node is valid for its member's functions.
-        self.for_each(|node| f(unsafe { ((*node).member.describe)(node) }));
+    /// Calls `f` for each member, by its node, which is valid for its functions; `f` must
+    /// not touch the list.
+    fn for_each_member(&self, mut f: impl FnMut(&'static Member, *const LiveNode)) {
+        // SAFETY: a listed node is valid.
+        self.for_each(|node| f(unsafe { (*node).member }, node));
     }
 
     /// Dooms all that are listed now; those listed from now on are spared.
@@ -190,5 +182,34 @@ impl LiveList {
         // returns, and is not touched again.
         unsafe { ((*newest).member.cancel)(newest) };
         true
+    }
+}
+
+impl Part for LiveList {
+    fn holds(&self) -> bool {
+        self.len() > 0
+    }
+
+    fn holders(&self, holders: &mut Vec<ExitHolder>) {
+        self.for_each_member(|member, node| {
+            // SAFETY: a listed node is valid for its member's functions.
+            holders.push(ExitHolder::Task(unsafe { (member.describe)(node) }));
+        });
+    }
+
+    fn binders(&self, by: &mut Vec<BoundBy>) -> usize {
+        self.for_each_member(|member, node| {
+            // SAFETY: a listed node is valid for its member's functions.
+            unsafe {
+                if (member.binds)(node) {
+                    by.push(BoundBy::Task((member.describe)(node)));
+                }
+            }
+        });
+        0
+    }
+
+    fn cancel(&self, _local: &Local) {
+        while self.cancel_one() {}
     }
 }

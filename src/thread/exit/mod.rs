@@ -19,7 +19,6 @@ mod holder;
 pub(crate) mod live;
 pub(crate) mod pending;
 
-use std::any::Any;
 use std::fmt;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -30,8 +29,8 @@ use std::task::{Context, Poll, ready};
 pub use holder::ExitHolder;
 use holder::named;
 
-use super::local::{Entered, ExitPhase, Local, TimerTarget};
-use super::placement::bound::BoundBy;
+use super::local::{Entered, ExitPhase, Local};
+use super::part::Part;
 use super::poll::activity::Activity;
 use super::shared::{self, Shared};
 use crate::sync::budget::poll_budget;
@@ -39,24 +38,6 @@ use crate::sync::yield_now;
 
 /// How many tasks an exit cancels per poll: each drops a future of the user's.
 const CANCEL_BATCH: usize = 128;
-
-/// Something of a higher floor that lives on a thread and takes part in its
-/// exit. Owner only.
-pub(crate) trait ExitPart: Any {
-    /// Whether it keeps the thread from reading EXITED.
-    fn holds(&self) -> bool;
-
-    /// Names what does.
-    fn holders(&self, holders: &mut Vec<ExitHolder>);
-
-    /// Names what keeps the thread on its OS thread. Says by how many references to
-    /// `Local` it does so.
-    fn binders(&self, by: &mut Vec<BoundBy>) -> usize;
-
-    /// Lets go of everything: the exit is forced, or over. User content that
-    /// is dropped may add more, which is let go of too.
-    fn cancel(&self, local: &Local);
-}
 
 impl Local {
     pub(crate) fn request_exit(&self) {
@@ -73,15 +54,7 @@ impl Local {
     /// What an exit would wait for now.
     pub(crate) fn exit_holders(&self) -> Vec<ExitHolder> {
         let mut holders = Vec::new();
-        self.pollers.holders(&mut holders);
-        self.live
-            .describe_each(|name| holders.push(ExitHolder::Task(name)));
-        if let Some(channels) = self.channels.get() {
-            channels.holders(&mut holders);
-        }
-        if let Some(rare) = self.existing_rare() {
-            rare.pending.holders(&mut holders);
-        }
+        self.parts().for_each(|part| part.holders(&mut holders));
         if self.has_ready_work() {
             holders.push(ExitHolder::Messages);
         }
@@ -89,13 +62,7 @@ impl Local {
     }
 
     pub(super) fn is_held(&self) -> bool {
-        self.pollers.registered() > 0
-            || self.live.len() > 0
-            || self.channels.get().is_some_and(|channels| channels.holds())
-            || self
-                .existing_rare()
-                .is_some_and(|rare| rare.pending.len() > 0)
-            || self.has_ready_work()
+        self.parts().any(Part::holds) || self.has_ready_work()
     }
 
     /// One step of the exit, at the end of a poll: busy if it leaves work for
@@ -170,26 +137,13 @@ impl Local {
     /// Cancels all that could hold the thread. `Closing` refuses what user
     /// content makes when it is dropped, so this comes to an end.
     fn cancel_everything(&self) {
-        while self.live.cancel_one() {}
-        self.unregister_all_pollers();
-        let targets = self.timers.borrow_mut().drain();
-        for target in targets {
-            match target {
-                TimerTarget::Poller(poller) => self.unregister_poller(&poller),
-                TimerTarget::Waker(waker) => self.drop_contained(waker),
-            }
-        }
-        if let Some(channels) = self.channels.get() {
-            channels.cancel(self);
-        }
-        self.cancel_pending();
+        self.parts().for_each(|part| part.cancel(self));
     }
 
     fn finish_exit(&self) {
         // The last messages may have left timers.
         self.cancel_everything();
-        self.drop_post_pollers();
-        self.drop_locals();
+        self.parts().rev().for_each(|part| part.end(self));
         self.exit_phase.set(ExitPhase::Done);
         self.shared.state.store(shared::EXITED, Ordering::Release);
         self.shared.library.forget_thread(self.shared.id);
@@ -215,6 +169,8 @@ impl Local {
         let mut holders = self.exit_holders();
         holders.retain(|holder| *holder != ExitHolder::Messages);
         self.begin_closing();
+        // Tasks go first, as they do in order.
+        while !self.cancel_batch() {}
         self.close();
         let mut unrun = 0;
         while !self.shared.critical.close() {

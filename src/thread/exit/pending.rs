@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use super::ExitHolder;
 use crate::thread::local::{Local, Rare};
+use crate::thread::part::Part;
 use crate::thread::placement::bound::{Bound, BoundBy};
 
 /// Consumes the answer, whose type is between the one who asked and the one
@@ -60,18 +61,29 @@ pub(crate) struct PendingTable {
 }
 
 impl PendingTable {
-    pub(crate) fn len(&self) -> usize {
-        self.len.get()
+    fn take(&self, index: usize) -> Option<Entry> {
+        let mut slots = self.slots.borrow_mut();
+        let slot = slots.get_mut(index)?;
+        let entry = slot.entry.take()?;
+        slot.generation = slot.generation.wrapping_add(1);
+        self.free.borrow_mut().push(index as u32);
+        self.len.set(self.len.get() - 1);
+        Some(entry)
+    }
+}
+
+impl Part for PendingTable {
+    fn holds(&self) -> bool {
+        self.len.get() > 0
     }
 
-    pub(in crate::thread) fn holders(&self, holders: &mut Vec<ExitHolder>) {
+    fn holders(&self, holders: &mut Vec<ExitHolder>) {
         let slots = self.slots.borrow();
         let pending = slots.iter().filter_map(|slot| slot.entry.as_ref());
         holders.extend(pending.map(|entry| entry.what.holder()));
     }
 
-    /// Names those that bind their thread.
-    pub(in crate::thread) fn binders(&self, by: &mut Vec<BoundBy>) {
+    fn binders(&self, by: &mut Vec<BoundBy>) -> usize {
         let slots = self.slots.borrow();
         let pending = slots.iter().filter_map(|slot| slot.entry.as_ref());
         let binders = pending.filter(|entry| entry.completion.binds());
@@ -81,16 +93,18 @@ impl PendingTable {
             Pending::ChannelWalk(device) => Some(BoundBy::ChannelWalk(device.to_string())),
             Pending::Unregister(device) => Some(BoundBy::Unregister(device.to_string())),
         }));
+        0
     }
 
-    fn take(&self, index: usize) -> Option<Entry> {
-        let mut slots = self.slots.borrow_mut();
-        let slot = slots.get_mut(index)?;
-        let entry = slot.entry.take()?;
-        slot.generation = slot.generation.wrapping_add(1);
-        self.free.borrow_mut().push(index as u32);
-        self.len.set(self.len.get() - 1);
-        Some(entry)
+    fn cancel(&self, local: &Local) {
+        let mut index = 0;
+        // Dropping user content may add more.
+        while index < self.slots.borrow().len() {
+            if let Some(entry) = self.take(index) {
+                local.drop_contained(entry.completion);
+            }
+            index += 1;
+        }
     }
 }
 
@@ -143,21 +157,6 @@ impl Local {
             .is_some_and(|slot| slot.generation == key.generation);
         if known && let Some(entry) = pending.take(index) {
             (entry.completion.into_inner())(answer);
-        }
-    }
-
-    /// Drops every completion: the end of a forced exit.
-    pub(in crate::thread) fn cancel_pending(&self) {
-        let Some(Rare { pending, .. }) = self.existing_rare() else {
-            return;
-        };
-        let mut index = 0;
-        // Dropping user content may add more.
-        while index < pending.slots.borrow().len() {
-            if let Some(entry) = pending.take(index) {
-                self.drop_contained(entry.completion);
-            }
-            index += 1;
         }
     }
 }

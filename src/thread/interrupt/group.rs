@@ -16,6 +16,8 @@ use crate::interrupt::{FdGroup, FdGroupError, FdKind, FdOptions};
 use crate::notify::Sleeper;
 use crate::thread::local::Local;
 use crate::thread::panic::PanicSource;
+use crate::thread::part::Part;
+use crate::thread::placement::bound::BoundBy;
 use crate::thread::poll::activity::Activity;
 
 /// The interrupts of one thread. What is shared in it is shared within it only,
@@ -124,9 +126,20 @@ impl Interrupts {
     }
 
     /// How many interrupts there are: the rest of the group are the thread's own.
-    pub(in crate::thread) fn registered(&self) -> usize {
+    fn registered(&self) -> usize {
         let own = if self.pollable.get().is_some() { 2 } else { 0 };
         self.group.fd_count() - own
+    }
+}
+
+impl Part for Interrupts {
+    /// An [`Interrupt`](super::Interrupt) refers to its thread.
+    fn binders(&self, by: &mut Vec<BoundBy>) -> usize {
+        let registered = self.registered();
+        if registered > 0 {
+            by.push(BoundBy::Interrupts(registered));
+        }
+        registered
     }
 }
 

@@ -209,7 +209,8 @@ impl Local {
         let mut by = Vec::new();
         if self.stays(own) {
             let handles = Rc::strong_count(self) - own;
-            let known = self.name_binders(&mut by);
+            // The references to this that what is known explains.
+            let known: usize = self.parts().map(|part| part.binders(&mut by)).sum();
             match handles.saturating_sub(known) {
                 0 if by.is_empty() => by.push(BoundBy::Cancelled),
                 0 => {}
@@ -220,28 +221,5 @@ impl Local {
             by.push(BoundBy::Request);
         }
         by
-    }
-
-    /// Names what binds and is known. Says how many references to the owner's part
-    /// that explains.
-    fn name_binders(&self, by: &mut Vec<BoundBy>) -> usize {
-        let mut handles = self.pollers.binders(by);
-        self.live
-            .describe_binders(|name| by.push(BoundBy::Task(name)));
-        if let Some(channels) = self.channels.get() {
-            handles += channels.binders(by);
-        }
-        if let Some(rare) = self.existing_rare() {
-            rare.keys.binders(by);
-            rare.pending.binders(by);
-            rare.post_pollers.binders(by);
-        }
-        if let Some(interrupts) = self.interrupts.get()
-            && interrupts.registered() > 0
-        {
-            handles += interrupts.registered();
-            by.push(BoundBy::Interrupts(interrupts.registered()));
-        }
-        handles
     }
 }

@@ -129,13 +129,6 @@ impl Local {
         self.ended_outside();
     }
 
-    /// Unregisters every poller: the end of a forced exit.
-    pub(in crate::thread) fn unregister_all_pollers(&self) {
-        for poller in self.pollers.in_order() {
-            self.unregister_poller(&poller);
-        }
-    }
-
     /// `hook` is `Send` if the callback of the poller is.
     pub(super) fn set_poller_interrupt(
         &self,

@@ -7,6 +7,8 @@ use slab::Slab;
 
 use super::{Place, PollerCore, PollerKey};
 use crate::thread::exit::ExitHolder;
+use crate::thread::local::Local;
+use crate::thread::part::Part;
 use crate::thread::placement::bound::BoundBy;
 
 /// An entry of the active order, good while the poller has that place: one that is
@@ -182,26 +184,31 @@ impl PollerList {
         self.active.set(active);
         seen
     }
+}
 
-    /// Names those that keep an exiting thread.
-    pub(in crate::thread) fn holders(&self, holders: &mut Vec<ExitHolder>) {
-        let pollers = self.in_order();
-        holders.extend(
-            pollers
-                .iter()
-                .map(|poller| ExitHolder::Poller(poller.name())),
-        );
+impl Part for PollerList {
+    fn holds(&self) -> bool {
+        self.registered() > 0
     }
 
-    /// Names those that bind their thread. Says how many handles do so besides.
-    pub(in crate::thread) fn binders(&self, by: &mut Vec<BoundBy>) -> usize {
+    fn holders(&self, holders: &mut Vec<ExitHolder>) {
+        let pollers = self.in_order();
+        let names = pollers.iter().map(|poller| poller.name());
+        holders.extend(names.map(ExitHolder::Poller));
+    }
+
+    fn binders(&self, by: &mut Vec<BoundBy>) -> usize {
         let pollers = self.in_order();
         let binders = pollers.iter().filter(|poller| poller.stays);
         by.extend(binders.map(|poller| BoundBy::Poller(poller.name())));
-        pollers
-            .iter()
-            .filter(|poller| poller.has_handle.get())
-            .count()
+        let handles = pollers.iter().filter(|poller| poller.has_handle.get());
+        handles.count()
+    }
+
+    fn cancel(&self, local: &Local) {
+        for poller in self.in_order() {
+            local.unregister_poller(&poller);
+        }
     }
 }
 

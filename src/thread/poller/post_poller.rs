@@ -4,6 +4,7 @@ use std::cell::{Cell, RefCell};
 
 use crate::thread::local::{ExitPhase, Local};
 use crate::thread::panic::{PanicSource, contain};
+use crate::thread::part::Part;
 use crate::thread::placement::bound::{Bound, BoundBy};
 
 /// How many may wait, as SPDK's.
@@ -113,11 +114,27 @@ pub fn register_post_poller_handler(
 }
 
 impl PostPollers {
-    /// Names those that bind their thread.
-    pub(in crate::thread) fn binders(&self, by: &mut Vec<BoundBy>) {
+    fn take(&self) -> Vec<Bound<Handler>> {
+        let handlers = self.handlers.take();
+        self.waiting.set(0);
+        handlers
+    }
+}
+
+impl Part for PostPollers {
+    fn binders(&self, by: &mut Vec<BoundBy>) -> usize {
         let handlers = self.handlers.borrow();
         let binders = handlers.iter().filter(|handler| handler.binds());
         by.extend(binders.map(|_| BoundBy::PostPoller));
+        0
+    }
+
+    /// Drops what waits unrun.
+    fn end(&self, local: &Local) {
+        self.closed.set(true);
+        for handler in self.take() {
+            local.drop_contained(handler);
+        }
     }
 }
 
@@ -131,15 +148,9 @@ impl Local {
         }
     }
 
-    fn take_post_pollers(&self, waiting: &PostPollers) -> Vec<Bound<Handler>> {
-        let handlers = waiting.handlers.take();
-        waiting.waiting.set(0);
-        handlers
-    }
-
     #[cold]
     fn run_waiting_post_pollers(&self, waiting: &PostPollers) {
-        let mut handlers = self.take_post_pollers(waiting);
+        let mut handlers = waiting.take();
         waiting.running.set(true);
         for handler in handlers.drain(..) {
             if let Err(payload) = contain(handler.into_inner()) {
@@ -150,15 +161,5 @@ impl Local {
         waiting.running.set(false);
         // Keeps the allocation for the next poller.
         waiting.handlers.replace(handlers);
-    }
-
-    /// Drops what waits unrun: the end of the thread.
-    pub(in crate::thread) fn drop_post_pollers(&self) {
-        if let Some(rare) = self.existing_rare() {
-            rare.post_pollers.closed.set(true);
-            for handler in self.take_post_pollers(&rare.post_pollers) {
-                self.drop_contained(handler);
-            }
-        }
     }
 }
