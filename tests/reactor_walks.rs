@@ -2,7 +2,7 @@
 //! a core.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
 
 use corespun::app::AppHandle;
@@ -152,6 +152,58 @@ fn a_walk_survives_the_panics_of_its_visits() {
                 assert_eq!(visits.load(Ordering::Relaxed), 3);
             })
             .unwrap();
+    });
+}
+
+/// G6. The reactor that the walk would come back to is gone, and what the walk holds
+/// panics while its last visit unwinds.
+#[test]
+fn a_walk_whose_origin_is_gone_ends_whatever_it_drops() {
+    struct Bad(mpsc::Sender<()>);
+    impl Drop for Bad {
+        fn drop(&mut self) {
+            self.0.send(()).unwrap();
+            panic!("as the test asks");
+        }
+    }
+    must_end(|| {
+        let armed = Arc::new(AtomicBool::new(false));
+        let strikes = armed.clone();
+        let cpu = cpu::available().unwrap().first().unwrap();
+        let builder = Reactors::builder().lcores((0..2).map(|core| (core, cpu)));
+        let builder = builder.mode(ReactorMode::Interrupt).sleep_hooks(
+            |_| (),
+            move |core| assert!(core != 0 || !strikes.load(Ordering::SeqCst), "a hook"),
+        );
+        let (reactors, seats) = builder.build(&ThreadLib::new()).unwrap();
+        let mut seats = seats
+            .into_iter()
+            .map(|seat| std::thread::spawn(|| drop(seat.run())));
+        let (first, second) = (seats.next().unwrap(), seats.next().unwrap());
+        let (begun, begins) = mpsc::channel();
+        let (release, released) = mpsc::channel::<()>();
+        let (dropped, drops) = mpsc::channel();
+        let (walked, bad) = (reactors.clone(), Bad(dropped));
+        let walk = move || {
+            let visit = move |reactor: &corespun::reactor::ReactorHandle| {
+                if reactor.core() == 1 {
+                    begun.send(()).unwrap();
+                    let _ = released.recv();
+                    panic!("as the test asks");
+                }
+            };
+            walked.for_each(visit, move || drop(bad)).unwrap();
+        };
+        reactors.send_event(0, walk).unwrap();
+        begins.recv().unwrap();
+        wait_until(|| stats(&reactors, 0).asleep);
+        armed.store(true, Ordering::SeqCst);
+        reactors.send_event(0, || ()).unwrap();
+        first.join().unwrap();
+        assert!(drops.try_recv().is_err());
+        drop(release);
+        second.join().unwrap();
+        assert_eq!(drops.iter().count(), 1);
     });
 }
 

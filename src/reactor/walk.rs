@@ -133,8 +133,9 @@ where
             done();
             drop(counted);
         };
-        drop(group.send_call(origin, end, Message::new));
-        // It may panic, and has perhaps just done so.
+        let refused = group.send_call(origin, end, Message::new);
+        // They may panic, and a visit has perhaps just done so.
+        drop_anywhere(refused);
         drop_anywhere(visit);
     }
 }
