@@ -6,9 +6,9 @@ use std::sync::{Arc, Mutex};
 use std::task::{Poll, Waker};
 
 use corespun::task::{MoveError, move_to, spawn_local, spawn_movable, yield_now};
-use corespun::thread::{SpdkThread, ThreadLib, ThreadRunner};
+use corespun::thread::{Poller, SpdkThread, ThreadLib, ThreadRunner};
 use corespun::time::sleep;
-use futures::future::{join, select};
+use futures::future::{FutureExt, join, select};
 use futures::poll;
 use harness::threads::*;
 
@@ -153,6 +153,44 @@ fn the_exit_of_the_thread_it_moved_to_cancels_a_task_there_and_not_that_of_the_o
     drop(there);
     let error = futures::executor::block_on(cancelled).unwrap_err();
     assert!(error.is_thread_exited());
+}
+
+/// It waits to be cancelled there, behind newer ones, and is not polled meanwhile.
+#[test]
+fn a_task_that_one_exit_spared_is_not_spared_where_it_moved_to() {
+    let (mut here, mut there) = two_threads();
+    let holds = here.enter(|| Poller::active(|| false)).unwrap();
+    drop(here.exit());
+    here.poll(0, 0);
+    let (away, polls) = (there.handle(), Arc::new(AtomicU64::new(0)));
+    let counter = polls.clone();
+    let task = here.enter(|| {
+        spawn_movable(async move {
+            move_to(&away).await.unwrap();
+            loop {
+                counter.fetch_add(1, Ordering::Relaxed);
+                yield_now().await;
+            }
+        })
+    });
+    here.poll(0, 0);
+    there.poll(0, 0);
+    assert!(polls.load(Ordering::Relaxed) > 0, "it has arrived");
+    for _ in 0..1_000 {
+        drop(there.enter(|| spawn_local(std::future::pending::<()>())));
+    }
+    while there.poll(0, 0).is_busy() && there.tasks().iter().any(|task| task.polls == 0) {}
+    drop(there.exit());
+    there.poll(0, 0);
+    polls.store(0, Ordering::Relaxed);
+    assert!(!there.is_exited(), "it takes several polls");
+    while !there.is_exited() {
+        there.poll(0, 0);
+    }
+    assert_eq!(polls.load(Ordering::Relaxed), 0);
+    assert!(task.now_or_never().unwrap().unwrap_err().is_thread_exited());
+    drop(holds);
+    settle(&mut here);
 }
 
 #[test]

@@ -360,6 +360,10 @@ impl TaskMeta {
         self.state.set_stage(Stage::Travels);
         // SAFETY: passed on.
         unsafe { self.leave(local, before) };
+        if let Some(rare) = self.rare.get() {
+            // By an exit of this thread, if any.
+            rare.spared.set(false);
+        }
     }
 
     /// Whether the exit is about to cancel the task.
