@@ -8,11 +8,12 @@ use std::future::{pending, poll_fn};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::task::Poll;
+use std::task::{Context, Poll};
 
 use corespun::channel::IoDevice;
 use corespun::task::{self, JoinHandle, TaskBuilder};
 use corespun::thread::{ExitHolder, Poller, SpdkThread, ThreadRunner};
+use corespun::time;
 use futures::FutureExt;
 use harness::log::Log;
 use harness::threads::{Runs, Threads, us};
@@ -297,6 +298,26 @@ fn a_detached_task_that_nobody_can_wake_is_dropped_at_exit() {
     assert_eq!(threads.runner(0).exit_holders().len(), 3);
     threads.free();
     assert_eq!(drops.get(), 3);
+}
+
+/// One that no task waits for holds nothing, and does not outlive the thread.
+#[test]
+fn a_timer_that_is_left_at_the_end_lets_its_waker_go() {
+    let mut threads = Threads::allocate(1);
+    let held = Arc::new(());
+    let inside = held.clone();
+    let waker = waker_fn::waker_fn(move || _ = &inside);
+    let mut nap = Box::pin(time::sleep(us(10)));
+    let polled = threads.on(0, || nap.as_mut().poll(&mut Context::from_waker(&waker)));
+    assert!(polled.is_pending());
+    drop(waker);
+    assert_eq!(Arc::strong_count(&held), 2);
+    drop(threads.handle(0).exit());
+    threads.poll_threads();
+    assert!(threads.is_exited(0));
+    assert_eq!(Arc::strong_count(&held), 1);
+    drop(nap);
+    threads.free();
 }
 
 /// A task that holds its own handles and wakers goes like any other.

@@ -341,6 +341,33 @@ fn a_flood_from_foreign_os_threads_runs_whole_and_in_order() {
     assert_eq!(OUT_OF_ORDER.get(), 0);
 }
 
+/// It is dropped before they are.
+#[test]
+fn a_post_poller_handler_that_is_dropped_unrun_finds_thread_locals() {
+    struct CountAtDrop;
+    impl Drop for CountAtDrop {
+        fn drop(&mut self) {
+            LATE.with(|late| AT_DROP.set(late.get()));
+        }
+    }
+    corespun::spdk_thread_local! {
+        static LATE: Cell<u32> = Cell::new(1);
+    }
+    thread_local! {
+        static AT_DROP: Cell<u32> = const { Cell::new(0) };
+    }
+    let mut threads = Threads::allocate(1);
+    threads.on(0, || {
+        let held = CountAtDrop;
+        register_post_poller_handler(move || drop(held)).unwrap();
+    });
+    // Fails if the destructor has panicked.
+    threads.exit(0);
+    threads.poll_threads();
+    assert_eq!(AT_DROP.get(), 1);
+    threads.free();
+}
+
 /// What an exiting thread accepts it drops before it reads EXITED, and what an
 /// exited one is given it refuses.
 #[test]

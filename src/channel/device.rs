@@ -68,7 +68,7 @@ pub(super) struct DeviceCore {
 #[derive(Clone)]
 struct Request {
     origin: Arc<Shared>,
-    key: PendingKey,
+    key: PendingKey<()>,
 }
 
 impl Request {
@@ -77,7 +77,7 @@ impl Request {
         // Refused only by a thread that has given up waiting.
         let _ = self.origin.deliver((), |()| {
             Message::new(move || {
-                Local::with_current(|local| local.complete(key, &mut ()));
+                Local::with_current(|local| local.complete(key, ()));
             })
         });
     }
@@ -183,7 +183,7 @@ impl DeviceCore {
             }
             let requested = self.lifetime.request(|| {
                 let what = Pending::Unregister(self.name.clone());
-                let key = local.insert_pending(what, stays, Box::new(move |_| done()));
+                let key = local.insert_pending(what, stays, move |()| done());
                 Request {
                     origin: local.shared.clone(),
                     key,

@@ -40,7 +40,7 @@ struct Walk<C: 'static, E, V> {
     cursor: u64,
     /// Taken at the end.
     origin: Option<Arc<Shared>>,
-    key: PendingKey,
+    key: PendingKey<Result<(), WalkError<E>>>,
     /// What it ends with, once that is not that all were visited.
     result: Option<Result<(), WalkError<E>>>,
     visit: V,
@@ -76,11 +76,11 @@ impl<C: 'static, E: Send + 'static, V: Visit<C, E>> Journey for Walk<C, E, V> {
     }
 
     fn end(mut self: Box<Self>) {
-        self.result.get_or_insert(Ok(()));
         let origin = self.origin.take().expect("it ends once");
         let sent = origin.deliver(self, |mut walk| {
             Message::new(move || {
-                Local::with_current(|local| local.complete(walk.key, &mut walk.result));
+                let result = walk.result.take().unwrap_or(Ok(()));
+                Local::with_current(|local| local.complete(walk.key, result));
             })
         });
         // Refused only by a thread that has given up waiting. What it visited
@@ -417,13 +417,7 @@ impl<C: 'static> IoDevice<C> {
                 });
             }
             let what = Pending::ChannelWalk(core.name.clone());
-            let completion = Box::new(move |answer: &mut dyn std::any::Any| {
-                let answer = answer.downcast_mut::<Option<Result<(), WalkError<E>>>>();
-                if let Some(result) = answer.and_then(Option::take) {
-                    done(result);
-                }
-            });
-            let key = local.insert_pending(what, stays, completion);
+            let key = local.insert_pending(what, stays, done);
             let mut walk = Walk {
                 device: self.clone(),
                 cursor: 0,

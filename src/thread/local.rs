@@ -10,7 +10,7 @@ use std::task::Waker;
 use std::time::Duration;
 
 use super::exit::ended::EndList;
-use super::exit::live::LiveList;
+use super::exit::live::{LiveList, LiveNode};
 use super::exit::pending::PendingTable;
 use super::interrupt::Interrupts;
 use super::local_key::LocalValues;
@@ -94,8 +94,8 @@ pub(crate) struct Local {
     pub(crate) task_ids: Cell<u64>,
     /// How many eager first polls are under way, one inside the other.
     pub(crate) eager_depth: Cell<u8>,
-    /// The task being polled, as the task floor knows it.
-    pub(crate) running: Cell<*const ()>,
+    /// The task being polled: what this floor knows of it.
+    pub(crate) running: Cell<*const LiveNode>,
     /// Whether each poll of a task is measured.
     pub(crate) times_tasks: bool,
     /// Ticks after which a callback has held the thread too long; 0 for never.

@@ -43,9 +43,8 @@ pub(crate) trait Part: Any {
 /// Finds a thread's part of one kind, if it has any of that.
 type Find = fn(&Local) -> Option<&dyn Part>;
 
-/// The kinds of parts. They are named and
-/// cancelled in this order, and end in the opposite one: a destructor finds what stands
-/// before it.
+/// The kinds of parts. They are named and cancelled in this order, and end in the opposite
+/// one: a destructor finds what stands before it.
 const PARTS: [Find; 8] = [
     |local| Some(&local.pollers),
     |local| Some(&local.live),

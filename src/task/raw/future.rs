@@ -246,7 +246,7 @@ impl<F: Future> TaskFuture<F> {
 struct Running<'a> {
     local: &'a Local,
     meta: &'a TaskMeta,
-    outer: *const (),
+    outer: *const LiveNode,
     outer_budget: u32,
     start: u64,
 }

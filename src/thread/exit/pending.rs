@@ -6,6 +6,7 @@
 
 use std::any::Any;
 use std::cell::{Cell, RefCell};
+use std::marker::PhantomData;
 use std::sync::Arc;
 
 use super::ExitHolder;
@@ -13,9 +14,8 @@ use crate::thread::local::{Local, Rare};
 use crate::thread::part::Part;
 use crate::thread::placement::bound::{Bound, BoundBy};
 
-/// Consumes the answer, whose type is between the one who asked and the one
-/// who answers.
-pub(crate) type Completion = Box<dyn FnOnce(&mut dyn Any)>;
+/// Consumes the answer, whose type only the key tells.
+type Completion = Box<dyn FnOnce(&mut dyn Any)>;
 
 /// What is pending, for the query of what holds an exit.
 pub(crate) enum Pending {
@@ -34,12 +34,20 @@ impl Pending {
     }
 }
 
-/// Finds one completion again, on its own thread.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct PendingKey {
+/// Finds one completion again, on its own thread, and says what answer it takes.
+pub(crate) struct PendingKey<A> {
     slot: u32,
     generation: u32,
+    takes: PhantomData<fn(A)>,
 }
+
+impl<A> Clone for PendingKey<A> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<A> Copy for PendingKey<A> {}
 
 struct Entry {
     what: Pending,
@@ -111,12 +119,26 @@ impl Part for PendingTable {
 impl Local {
     /// Keeps `completion` until [`Local::complete`] is called with the key.
     /// `stays` says that it must not leave this OS thread.
-    pub(crate) fn insert_pending(
+    pub(crate) fn insert_pending<A: 'static>(
         &self,
         what: Pending,
         stays: bool,
-        completion: Completion,
-    ) -> PendingKey {
+        completion: impl FnOnce(A) + 'static,
+    ) -> PendingKey<A> {
+        let completion: Completion = Box::new(move |answer: &mut dyn Any| {
+            let answer = answer.downcast_mut::<Option<A>>().and_then(Option::take);
+            completion(answer.expect("an answer is given by the key"));
+        });
+        let (slot, generation) = self.store_pending(what, stays, completion);
+        PendingKey {
+            slot,
+            generation,
+            takes: PhantomData,
+        }
+    }
+
+    /// Says in which slot, and the how manieth of it.
+    fn store_pending(&self, what: Pending, stays: bool, completion: Completion) -> (u32, u32) {
         let table = &self.rare().pending;
         table.len.set(table.len.get() + 1);
         let entry = Some(Entry {
@@ -127,25 +149,19 @@ impl Local {
         if let Some(slot) = table.free.borrow_mut().pop() {
             let reused = &mut slots[slot as usize];
             reused.entry = entry;
-            return PendingKey {
-                slot,
-                generation: reused.generation,
-            };
+            return (slot, reused.generation);
         }
         let slot = u32::try_from(slots.len()).expect("fewer than 2^32 walks of one thread");
         slots.push(Slot {
             generation: 0,
             entry,
         });
-        PendingKey {
-            slot,
-            generation: 0,
-        }
+        (slot, 0)
     }
 
     /// Calls the completion with its answer; one that was cancelled meanwhile
     /// is not there any more.
-    pub(crate) fn complete(&self, key: PendingKey, answer: &mut dyn Any) {
+    pub(crate) fn complete<A: 'static>(&self, key: PendingKey<A>, answer: A) {
         let index = key.slot as usize;
         let Some(Rare { pending, .. }) = self.existing_rare() else {
             return;
@@ -156,7 +172,7 @@ impl Local {
             .get(index)
             .is_some_and(|slot| slot.generation == key.generation);
         if known && let Some(entry) = pending.take(index) {
-            (entry.completion.into_inner())(answer);
+            (entry.completion.into_inner())(&mut Some(answer));
         }
     }
 }

@@ -5,7 +5,6 @@
 
 pub(crate) mod travel;
 
-use std::any::Any;
 use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -54,7 +53,7 @@ struct Walk<F> {
     /// The id of the thread visited last.
     cursor: u64,
     origin: Arc<Shared>,
-    key: PendingKey,
+    key: PendingKey<()>,
     visit: F,
 }
 
@@ -82,7 +81,7 @@ impl<F: FnMut(&SpdkThread) + Send + 'static> Journey for Walk<F> {
         // Refused only by a thread that has given up waiting.
         let _ = self.origin.deliver(self.key, |key| {
             Message::new(move || {
-                Local::with_current(|local| local.complete(key, &mut ()));
+                Local::with_current(|local| local.complete(key, ()));
             })
         });
         // What it visited with may panic, and has perhaps just done so.
@@ -136,9 +135,8 @@ impl ThreadLib {
             if local.refuses_work() {
                 return Err(ThreadWalkError::Exited(local.shared.name().to_owned()));
             }
-            let completion = Box::new(move |_: &mut dyn Any| done());
             // Both functions are `Send`, so a walk does not bind its thread.
-            let key = local.insert_pending(Pending::ThreadWalk, false, completion);
+            let key = local.insert_pending(Pending::ThreadWalk, false, move |()| done());
             let walk = Walk {
                 library: self.clone(),
                 cursor: 0,
