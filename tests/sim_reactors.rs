@@ -5,12 +5,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use corespun::app::AppHandle;
 use corespun::cpu::CpuSet;
 use corespun::reactor::scheduler::{Plan, Scheduler, Setup, Snapshot};
 use corespun::reactor::{EventError, ReactorMode};
 use corespun::sim::{Sim, SimBuilder};
 use corespun::thread::{Activity, Poller, SpdkThread};
+use corespun::time;
 use futures::FutureExt;
+use harness::reactors::{app, must_end};
 
 /// A tick is a microsecond, and passes when it is spent.
 fn exact(cores: usize) -> SimBuilder {
@@ -349,4 +352,36 @@ fn the_machine_s_governor_is_not_there() {
         refused.contains("there is no governor \"cpufreq\""),
         "{refused}"
     );
+}
+
+/// Turned inside of a poll of a real reactor, on the same OS thread: a mask that the real
+/// thread has asked for is its own reactor's to see, and that of a simulated one is the
+/// simulation's.
+#[test]
+fn a_simulation_inside_of_a_poll_takes_no_move_for_its_own() {
+    must_end(|| {
+        app(2, ReactorMode::Interrupt)
+            .block_on(async |app: AppHandle| {
+                let thread = app.thread().cpumask(CpuSet::single(0)).create().unwrap();
+                let moves = thread.call(|| {
+                    let here = SpdkThread::current().unwrap();
+                    here.set_cpumask(&CpuSet::single(1)).unwrap();
+                    let mut sim = exact(2).build();
+                    let simulated = thread_on(&sim, 0);
+                    sim.run_until_idle().unwrap();
+                    let go = || {
+                        let thread = SpdkThread::current().unwrap();
+                        thread.set_cpumask(&CpuSet::single(1)).unwrap();
+                    };
+                    sim.enter(&simulated, go).unwrap();
+                    sim.run_until_idle().unwrap();
+                    threads(&sim)
+                });
+                assert_eq!(moves.await.unwrap(), [0, 1]);
+                while thread.core() != Some(1) {
+                    time::sleep(us(1_000)).await;
+                }
+            })
+            .unwrap();
+    });
 }
