@@ -12,8 +12,8 @@ use corespun::app::AppHandle;
 use corespun::clock::Clock;
 use corespun::cpu::{self, CpuSet};
 use corespun::io::DriverConfig;
-use corespun::reactor::{EventError, ReactorMode, SetModeError};
-use corespun::thread::{Activity, CreateError, Poller, SpdkThread};
+use corespun::reactor::{EventError, ReactorMode, ReactorSeat, Reactors, SetModeError};
+use corespun::thread::{Activity, CreateError, Poller, SpdkThread, ThreadLib};
 use corespun::{task, time};
 use harness::io::backends;
 use harness::reactors::{app, must_end, stats, wait_until};
@@ -675,6 +675,31 @@ fn reactors_that_share_a_processor_all_make_progress() {
                 slept.await.unwrap();
             })
             .unwrap();
+    });
+}
+
+/// Nor does an OS thread that is pinned, and makes them, have them share its processor.
+#[test]
+fn reactors_made_by_a_pinned_os_thread_have_their_own_processors() {
+    if std::thread::available_parallelism().unwrap().get() < 2 {
+        return;
+    }
+    must_end(|| {
+        let cpus: Vec<_> = cpu::available().unwrap().iter().take(2).collect();
+        cpu::pin_current_thread(cpus[0]).unwrap();
+        let two = Reactors::builder().lcores([(0, cpus[0]), (1, cpus[1])]);
+        let two = two.mode(ReactorMode::Poll).build(&ThreadLib::new());
+        let (reactors, seats) = two.unwrap();
+        let run = |seat: ReactorSeat| std::thread::spawn(|| seat.run().unwrap());
+        let seats: Vec<_> = seats.into_iter().map(run).collect();
+        for _ in 0..20 {
+            task::block_on(reactors.call(1, || ())).unwrap();
+            std::thread::sleep(Duration::from_millis(1));
+            // In poll mode they sleep only where others need the processor.
+            assert!(!stats(&reactors, 1).asleep);
+        }
+        reactors.stop();
+        seats.into_iter().for_each(|seat| seat.join().unwrap());
     });
 }
 

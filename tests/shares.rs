@@ -1,13 +1,14 @@
 //! Shares of a reactor's time, latency limits and slices, on a reactor whose clock is moved
 //! by what runs on it: each piece of work takes as long as it says.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 
 use corespun::app::{App, AppHandle};
 use corespun::clock::{Clock, VirtualClock};
 use corespun::reactor::ReactorMode;
 use corespun::task::{should_yield, yield_now};
-use corespun::thread::{CreateError, Poller, SharesError, SpdkThread};
+use corespun::thread::{CreateError, Poller, SendPoller, SharesError, SpdkThread};
 use corespun::time::sleep;
 use harness::threads::{library, us};
 
@@ -150,6 +151,114 @@ fn a_latency_limit_is_kept_as_far_as_callbacks_are_short() {
             assert!(misses.longest >= us(5_000));
         }
     }
+}
+
+/// Each of 20 pollers of 50 µs has its turn all the same.
+#[test]
+fn a_latency_limit_cuts_a_round_of_pollers_and_the_next_goes_on_with_it() {
+    let (misses, runs) = on_one_reactor(async move |app, hand| {
+        let polls = app.thread().name("polls").create().unwrap();
+        let runs: Arc<Vec<AtomicU64>> = Arc::new((0..20).map(|_| AtomicU64::new(0)).collect());
+        let counts = runs.clone();
+        let registered = polls.call(move || {
+            let one = |n: usize| {
+                let (hand, runs) = (hand.clone(), counts.clone());
+                let poller = SendPoller::active(move || {
+                    hand.advance_by(us(50));
+                    runs[n].fetch_add(1, Ordering::Relaxed);
+                    true
+                });
+                poller.unwrap()
+            };
+            (0..20).map(one).collect::<Vec<_>>()
+        });
+        let _pollers = registered.await.unwrap();
+        let quick = app
+            .thread()
+            .name("quick")
+            .latency(us(200))
+            .create()
+            .unwrap();
+        // Awake, with nothing to do.
+        let looks = quick.call(|| SendPoller::active(|| false).unwrap());
+        let _looks = looks.await.unwrap();
+        sleep(us(200_000)).await;
+        let runs = runs.iter().map(|runs| runs.load(Ordering::Relaxed));
+        (quick.latency_misses(), runs.collect::<Vec<_>>())
+    });
+    assert_eq!(misses.count, 0, "{misses:?}");
+    let (least, most) = (runs.iter().min().unwrap(), runs.iter().max().unwrap());
+    assert!(*least > 100 && most - least <= 2, "{runs:?}");
+}
+
+/// Nor do the events of a turn keep it waiting longer than one of them.
+#[test]
+fn a_latency_limit_goes_before_further_events() {
+    let (misses, order) = on_one_reactor(async move |app, hand| {
+        let quick = app
+            .thread()
+            .name("quick")
+            .latency(us(200))
+            .create()
+            .unwrap();
+        let looks = quick.call(|| SendPoller::active(|| false).unwrap());
+        let _looks = looks.await.unwrap();
+        let core = app.reactors().cores().first().unwrap();
+        let order = Arc::new(Mutex::new(Vec::new()));
+        for n in 0..40 {
+            let (hand, order) = (hand.clone(), order.clone());
+            let event = move || {
+                hand.advance_by(us(90));
+                order.lock().unwrap().push(n);
+            };
+            app.reactors().send_event(core, event).unwrap();
+        }
+        app.reactors().call(core, || ()).await.unwrap();
+        let order = order.lock().unwrap().clone();
+        (quick.latency_misses(), order)
+    });
+    assert_eq!(misses.count, 0, "{misses:?}");
+    assert_eq!(order, (0..40).collect::<Vec<_>>());
+}
+
+/// One that cannot be interrupted is a miss with nobody's name.
+#[test]
+fn an_event_that_takes_too_long_is_a_miss() {
+    let misses = on_one_reactor(async move |app, hand| {
+        let quick = app.thread().latency(us(200)).create().unwrap();
+        let looks = quick.call(|| SendPoller::active(|| false).unwrap());
+        let _looks = looks.await.unwrap();
+        hand.advance_by(us(1));
+        quick.call(|| ()).await.unwrap();
+        let core = app.reactors().cores().first().unwrap();
+        let event = move || _ = hand.advance_by(us(5_000));
+        app.reactors().call(core, event).await.unwrap();
+        quick.call(|| ()).await.unwrap();
+        quick.latency_misses()
+    });
+    assert_eq!((misses.count, misses.cause), (1, None));
+    assert_eq!(misses.held, us(5_000));
+}
+
+/// The machine was suspended while one of two was polled: that one need not make up for all
+/// of it.
+#[test]
+fn a_pause_of_the_machine_is_nobodys_debt_for_long() {
+    let (late, early) = on_one_reactor(async |app, hand| {
+        let [paused, other] = [(); 2].map(|()| app.thread().create().unwrap());
+        works_without_end(&paused, &hand, 1);
+        works_without_end(&other, &hand, 1);
+        sleep(us(10_000)).await;
+        let stops = hand.clone();
+        let stopped = paused.call(move || _ = stops.advance_by(us(3_600_000_000)));
+        stopped.await.unwrap();
+        // What a thread makes up for at most, and a little.
+        sleep(us(110_000)).await;
+        let before = (busy(&paused), busy(&other));
+        sleep(us(100_000)).await;
+        (busy(&paused) - before.0, busy(&other) - before.1)
+    });
+    is_about(late, early);
 }
 
 /// Which is what a program would see that sleeps most of the time.

@@ -1,16 +1,25 @@
 //! Scenarios of the reference's reactor tests, which simulates its cores: here they are
 //! simulated too, and turned by hand.
 
-use std::sync::Arc;
+use std::cell::Cell;
+use std::convert::Infallible;
+use std::rc::Rc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use corespun::app::AppHandle;
+use corespun::channel::IoDevice;
 use corespun::cpu::CpuSet;
 use corespun::reactor::scheduler::{Plan, Scheduler, Setup, Snapshot};
-use corespun::reactor::{EventError, ReactorMode};
+use corespun::reactor::{EventError, ReactorMode, SetModeError};
 use corespun::sim::{Sim, SimBuilder};
-use corespun::thread::{Activity, Poller, SpdkThread};
+use corespun::thread::{Activity, Poller, SpdkThread, set_interrupt_mode};
+use corespun::time;
 use futures::FutureExt;
+use harness::process::in_a_process_of_its_own;
+use harness::reactors::{app, must_end};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 /// A tick is a microsecond, and passes when it is spent.
 fn exact(cores: usize) -> SimBuilder {
@@ -279,6 +288,163 @@ fn reactors_follow_their_mode_while_their_threads_are_away() {
     assert_eq!(runs.unwrap(), 50);
 }
 
+/// T-RE-07: one event on each core, in their order, and one for the end.
+#[test]
+fn a_walk_is_one_event_on_each_core_and_one_at_its_end() {
+    let mut sim = exact(5).build();
+    let count = Arc::new(AtomicUsize::new(0));
+    let (reactors, visits, end) = (sim.reactors(), count.clone(), count.clone());
+    let begin = move || {
+        let visit = move |_: &_| _ = visits.fetch_add(1, Ordering::Relaxed);
+        let done = move || _ = end.fetch_add(100, Ordering::Relaxed);
+        reactors.for_each(visit, done).unwrap();
+    };
+    sim.reactors().send_event(0, begin).unwrap();
+    assert!(sim.turn(0));
+    assert_eq!(count.load(Ordering::Relaxed), 0);
+    for core in 0..5 {
+        let later: Vec<_> = (core + 1..5).filter(|&later| sim.turn(later)).collect();
+        assert_eq!(later, [0; 0], "before its turn");
+        assert!(sim.turn(core));
+        assert_eq!(count.load(Ordering::Relaxed), core + 1);
+    }
+    assert!(sim.turn(0));
+    assert_eq!(count.load(Ordering::Relaxed), 105);
+}
+
+/// RE-020: a thread whose poller has an interrupt cannot follow where the kernel gives no
+/// descriptor. Then its reactor keeps its mode, and so does the thread that could follow.
+#[test]
+fn a_mode_that_a_thread_cannot_follow_is_refused() {
+    in_a_process_of_its_own("a_mode_that_a_thread_cannot_follow_is_refused", || {
+        let mut sim = exact(1).build();
+        let heard = Arc::new(Mutex::new(Vec::new()));
+        let runs = Arc::new(AtomicUsize::new(0));
+        let pollers = ["able", "unable"].map(|name| {
+            let thread = sim.thread().name(name).create().unwrap();
+            let (heard, runs) = (heard.clone(), runs.clone());
+            let register = || {
+                if name == "able" {
+                    // It has its descriptors.
+                    set_interrupt_mode(true).unwrap();
+                    set_interrupt_mode(false).unwrap();
+                }
+                let poller = Poller::active(move || {
+                    runs.fetch_add(1, Ordering::Relaxed);
+                });
+                let poller = poller.unwrap();
+                poller.set_interrupt(move |on| heard.lock().unwrap().push((name, on)));
+                poller
+            };
+            let poller = sim.enter(&thread, register).unwrap();
+            (thread, poller)
+        });
+        let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+        setrlimit(Resource::RLIMIT_NOFILE, 0, hard).unwrap();
+        let asked = sim.reactors().set_mode(0, ReactorMode::Interrupt);
+        let refused = answer(&mut sim, asked).unwrap_err();
+        setrlimit(Resource::RLIMIT_NOFILE, soft, hard).unwrap();
+        let text = refused.to_string();
+        let SetModeError::Refused {
+            core: 0, thread, ..
+        } = refused
+        else {
+            panic!("{refused}");
+        };
+        assert_eq!(thread, "unable");
+        assert!(text.contains("keeps its mode: thread \"unable\""), "{text}");
+        assert_eq!(sim.reactors().mode(0), Some(ReactorMode::Poll));
+        let told = std::mem::take(&mut *heard.lock().unwrap());
+        assert_eq!(told, [("able", true), ("able", false)]);
+        let before = runs.load(Ordering::Relaxed);
+        sim.turn(0);
+        assert_eq!(runs.load(Ordering::Relaxed), before + 2);
+        let asked = sim.reactors().set_mode(0, ReactorMode::Interrupt);
+        answer(&mut sim, asked).unwrap();
+        let told = std::mem::take(&mut *heard.lock().unwrap());
+        assert_eq!(told, [("able", true), ("unable", true)]);
+        sim.run_until_idle().unwrap();
+        assert_eq!(asleep(&sim), [true]);
+        for (thread, poller) in pollers {
+            sim.enter(&thread, || drop(poller)).unwrap();
+        }
+    });
+}
+
+/// T-IN-03: pollers that come and go where all sleep leave nothing behind, neither what
+/// keeps a core awake, nor a timer, nor their callbacks.
+#[test]
+fn pollers_that_were_unregistered_while_all_sleep_are_gone() {
+    let runs = Sim::builder().cores(3).mode(ReactorMode::Interrupt);
+    let runs = runs.explore(0..20, |sim| {
+        let placed: Vec<_> = (0..3).map(|core| thread_on(sim, core)).collect();
+        sim.run_until_idle().unwrap();
+        let (held, runs) = (Arc::new(()), Arc::new(AtomicUsize::new(0)));
+        let (holds, counts) = (held.clone(), runs.clone());
+        let device = sim.enter(&placed[0], || {
+            IoDevice::builder().name("examined").register(move || {
+                let (holds, counts) = (holds.clone(), counts.clone());
+                Ok::<_, Infallible>(examine(&holds, &counts))
+            })
+        });
+        let device = device.unwrap().unwrap();
+        for thread in &placed {
+            let device = device.clone();
+            let examines = thread.call(move || {
+                // The examination is over with this.
+                drop(device.channel().unwrap());
+            });
+            sim.block_on(examines).unwrap();
+        }
+        sim.run_until_idle().unwrap();
+        let over = sim.now();
+        sim.run_until_idle().unwrap();
+        assert_eq!(sim.now(), over, "a timer is left");
+        assert_eq!(asleep(sim), [true; 3]);
+        let stats = sim.reactors().stats();
+        assert!(stats.iter().all(|core| core.kept_awake_by.is_none()));
+        drop(sim.enter(&placed[0], || device.unregister()));
+        drop(device);
+        sim.run_until_idle().unwrap();
+        assert_eq!(Arc::strong_count(&held), 1, "a callback is left");
+        // Nothing holds them, so that no exit is forced.
+        for thread in &placed {
+            sim.block_on(thread.exit());
+        }
+        assert!(sim.now() - over < us(1_000_000));
+    });
+    assert_eq!(runs.unwrap(), 20);
+}
+
+/// Registers pollers of all kinds, and unregisters them: at once, in their callback, and
+/// with the channel that they are for.
+fn examine(held: &Arc<()>, runs: &Arc<AtomicUsize>) -> Vec<Poller> {
+    let callback = || {
+        let (held, runs) = (held.clone(), runs.clone());
+        move || {
+            let _ = &held;
+            runs.fetch_add(1, Ordering::Relaxed);
+        }
+    };
+    drop((
+        Poller::active(callback()).unwrap(),
+        Poller::timed(us(50), callback()).unwrap(),
+    ));
+    for period in [0, 50] {
+        let itself = Rc::new(Cell::new(None));
+        let (own, held) = (itself.clone(), held.clone());
+        let ends = move || {
+            let _ = &held;
+            drop(own.take());
+        };
+        itself.set(Some(Poller::timed(us(period), ends).unwrap()));
+    }
+    vec![
+        Poller::active(callback()).unwrap(),
+        Poller::timed(us(50), callback()).unwrap(),
+    ]
+}
+
 /// What a scheduler answers, without a thread that waits for it.
 fn answer<T>(sim: &mut Sim, mut reply: impl Future<Output = T> + Unpin) -> T {
     loop {
@@ -349,4 +515,36 @@ fn the_machine_s_governor_is_not_there() {
         refused.contains("there is no governor \"cpufreq\""),
         "{refused}"
     );
+}
+
+/// Turned inside of a poll of a real reactor, on the same OS thread: a mask that the real
+/// thread has asked for is its own reactor's to see, and that of a simulated one is the
+/// simulation's.
+#[test]
+fn a_simulation_inside_of_a_poll_takes_no_move_for_its_own() {
+    must_end(|| {
+        app(2, ReactorMode::Interrupt)
+            .block_on(async |app: AppHandle| {
+                let thread = app.thread().cpumask(CpuSet::single(0)).create().unwrap();
+                let moves = thread.call(|| {
+                    let here = SpdkThread::current().unwrap();
+                    here.set_cpumask(&CpuSet::single(1)).unwrap();
+                    let mut sim = exact(2).build();
+                    let simulated = thread_on(&sim, 0);
+                    sim.run_until_idle().unwrap();
+                    let go = || {
+                        let thread = SpdkThread::current().unwrap();
+                        thread.set_cpumask(&CpuSet::single(1)).unwrap();
+                    };
+                    sim.enter(&simulated, go).unwrap();
+                    sim.run_until_idle().unwrap();
+                    threads(&sim)
+                });
+                assert_eq!(moves.await.unwrap(), [0, 1]);
+                while thread.core() != Some(1) {
+                    time::sleep(us(1_000)).await;
+                }
+            })
+            .unwrap();
+    });
 }

@@ -12,7 +12,7 @@ use super::seat::SleepHooks;
 use super::stats::ToldKeeper;
 use super::watcher::{Watched, reactor_name};
 use super::{AdaptivePolling, ReactorMode};
-use crate::cpu::CpuSet;
+use crate::cpu::{self, CpuSet};
 use crate::io::{Backend, DriverConfig, WakeFd};
 use crate::notify::{Observer, Sleeper};
 use crate::sync::Mailbox;
@@ -198,14 +198,11 @@ impl Group {
             .iter()
             .map(|&place| Shared::new(&library, place, mode))
             .collect();
-        let processors = std::thread::available_parallelism().map_or(1, |n| n.get());
-        let mut cpus: Vec<_> = places.iter().map(|place| place.cpu).collect();
-        cpus.sort_unstable();
-        cpus.dedup();
+        let cpus = places.iter().map(|place| place.cpu).collect();
         let group = Group::of(library, reactors?, adaptive);
         Ok(Group {
             driver,
-            oversubscribed: places.len() > processors.min(cpus.len()),
+            oversubscribed: places.len() > processors_of(&cpus),
             sleep_hooks,
             ..group
         })
@@ -425,6 +422,20 @@ impl Group {
         self.send(index, Event::Arrival(thread))
             .map_err(|_| CreateError::Stopping)
     }
+}
+
+/// How many of `cpus` can work at a time: a quota may allow for fewer. The calling OS thread
+/// may be pinned, to one that it is to have for itself, which says nothing of the others.
+fn processors_of(cpus: &CpuSet) -> usize {
+    let all = *cpus;
+    let allowed = move || {
+        // Where they cannot be had, the reactors will say so.
+        let _ = cpu::set_current_affinity(&all);
+        std::thread::available_parallelism()
+    };
+    let asked = std::thread::Builder::new().spawn(allowed);
+    let allowed = asked.ok().and_then(|asked| asked.join().ok()?.ok());
+    allowed.map_or(1, |n| n.get()).min(cpus.count())
 }
 
 /// What places the library's threads: the reactors, as long as they are there.

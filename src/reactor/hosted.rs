@@ -35,6 +35,24 @@ pub(super) fn take_rescheduled() -> bool {
     RESCHEDULED.take()
 }
 
+/// Reactors that are turned inside of a poll of another one keep their own note of it: made
+/// at the begin of each of their turns, dropped at its end.
+pub(super) struct OwnNote<'a>(&'a Cell<bool>);
+
+impl<'a> OwnNote<'a> {
+    /// Exchanges the OS thread's note for `own`.
+    pub(super) fn begin(own: &'a Cell<bool>) -> Self {
+        RESCHEDULED.with(|note| note.swap(own));
+        OwnNote(own)
+    }
+}
+
+impl Drop for OwnNote<'_> {
+    fn drop(&mut self) {
+        RESCHEDULED.with(|note| note.swap(self.0));
+    }
+}
+
 pub(crate) struct Hosted {
     pub(super) runner: ThreadRunner,
     /// Its mask has changed and was not looked at since, or it does not allow

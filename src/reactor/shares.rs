@@ -20,8 +20,16 @@ const LEAD: Duration = Duration::from_micros(50);
 /// not rounded away.
 const PER_TICK: u64 = 16;
 
+/// The longest poll that a thread makes up for in full. One that took longer has held up
+/// the others for as long as that, and perhaps it was the machine that stood still: no
+/// thread is to sit out for hours then.
+const MOST_OWED: Duration = Duration::from_millis(100);
+
 /// A weighted time that takes years to come up.
 const LARGE: u64 = 1 << 60;
+
+/// The number of no thread: they begin at 1.
+const NO_THREAD: u64 = 0;
 
 pub(super) struct Fair {
     /// The least weighted time of those that wanted more in the turn before.
@@ -31,6 +39,8 @@ pub(super) struct Fair {
     lead: u64,
     /// The lead of a thread of 100 shares in ticks: its slice.
     slice: u64,
+    /// Ticks of `MOST_OWED`.
+    most_owed: u64,
     /// Nobody sits out this turn.
     all: bool,
     /// The tick at which the first thread with a latency limit is to be polled.
@@ -39,7 +49,8 @@ pub(super) struct Fair {
     next_due: u64,
     /// Up to this tick the reactor had nothing to do.
     rested: u64,
-    /// The longest poll since a thread with a limit was polled: its ticks, its thread.
+    /// The longest poll, or event, since a thread with a limit was polled: its ticks, its
+    /// thread.
     longest: Option<(u64, u64)>,
 }
 
@@ -50,6 +61,7 @@ impl Fair {
             next_least: u64::MAX,
             slice: clock.ticks_from(LEAD),
             lead: weighted(clock.ticks_from(LEAD), DEFAULT_SHARES),
+            most_owed: clock.ticks_from(MOST_OWED),
             all: false,
             due: u64::MAX,
             next_due: u64::MAX,
@@ -137,6 +149,9 @@ impl Fair {
             // A clock that stands still must not make work that costs nothing of it.
             let weighted = weighted(spent.max(1), shares);
             hosted.weighted = hosted.weighted.max(self.least).saturating_add(weighted);
+            if weighted > self.lead {
+                self.limit_debt(hosted, shares);
+            }
             self.next_least = self.next_least.min(hosted.weighted);
         }
         if limit > 0 {
@@ -148,10 +163,30 @@ impl Fair {
         }
     }
 
+    /// What a thread is ahead by, it sits out: that has an end.
+    #[cold]
+    fn limit_debt(&self, hosted: &mut Hosted, shares: u32) {
+        let most = weighted(self.most_owed, shares).saturating_add(self.lead);
+        hosted.weighted = hosted.weighted.min(self.least.saturating_add(most));
+    }
+
     /// Whether a thread with a latency limit is due at `tick`, whosever turn it is.
     #[inline]
     pub(super) fn somebody_is_due(&self, tick: u64) -> bool {
         tick >= self.due
+    }
+
+    /// Events took so long, while somebody may have waited.
+    pub(super) fn events_ran(&mut self, spent: u64) {
+        if self.longest.is_none_or(|(most, _)| most < spent) {
+            self.longest = Some((spent, NO_THREAD));
+        }
+    }
+
+    /// Whether a thread with a latency limit wants to be polled among others.
+    #[inline]
+    pub(super) fn somebody_hurries(&self) -> bool {
+        self.due != u64::MAX
     }
 
     /// Those of `threads` that were due were polled.

@@ -76,7 +76,11 @@ pub(crate) enum Rest {
     Asleep,
 }
 
-pub(crate) struct Stepped<D: Director>(Reactor<Stage<D>>);
+pub(crate) struct Stepped<D: Director> {
+    reactor: Reactor<Stage<D>>,
+    /// Its own of the note that otherwise an OS thread has.
+    rescheduled: Cell<bool>,
+}
 
 pub(super) struct Stage<D> {
     director: D,
@@ -165,39 +169,43 @@ impl<D: Director> Stepped<D> {
             events: group.reactors[index].events.clone(),
             rest: Cell::new(Rest::Worked),
         };
-        Stepped(Reactor::on(stage, group.clone(), index))
+        Stepped {
+            reactor: Reactor::on(stage, group.clone(), index),
+            rescheduled: Cell::new(false),
+        }
     }
 
     /// One turn. Not while it sleeps.
     pub(crate) fn turn(&mut self) -> Rest {
-        self.0.ground.rest.set(Rest::Worked);
-        self.0.turn();
-        self.0.ground.rest.get()
+        let _note = hosted::OwnNote::begin(&self.rescheduled);
+        self.reactor.ground.rest.set(Rest::Worked);
+        self.reactor.turn();
+        self.reactor.ground.rest.get()
     }
 
     /// Ends a sleep.
     pub(crate) fn wake(&mut self) {
-        self.0.shared().sleeper.retract();
-        self.0.awake();
+        self.reactor.shared().sleeper.retract();
+        self.reactor.awake();
     }
 
     /// Whether it has been stopped, and all that was sent here has been run.
     pub(crate) fn is_done(&self) -> bool {
-        self.0.is_done()
+        self.reactor.is_done()
     }
 
     /// When it has something to do although nothing more is sent: a timer, or what is on
     /// its way. Events apart.
     pub(crate) fn next(&self) -> Option<u64> {
-        let director = &self.0.ground.director;
-        let threads = self.0.threads.iter();
+        let director = &self.reactor.ground.director;
+        let threads = self.reactor.threads.iter();
         let arrivals = threads.filter_map(|one| director.next_arrival(one.runner.id()));
-        arrivals.chain(self.0.next_deadline()).min()
+        arrivals.chain(self.reactor.next_deadline()).min()
     }
 
     /// Takes a thread in, without an event.
     pub(crate) fn arrive(&mut self, thread: ParkedThread) {
-        self.0.arrive(thread);
+        self.reactor.arrive(thread);
     }
 
     /// Makes one of the threads here current while `f` runs; `None` if it is not here.
@@ -206,13 +214,14 @@ impl<D: Director> Stepped<D> {
             let mut threads = reactor.threads.iter();
             threads.position(|hosted| hosted.runner.id() == thread)
         };
-        let place = awake(&self.0).or_else(|| {
-            let (tick, asked) = (self.0.tick, |one: &Hosted| one.runner.id() == thread);
-            let woken = self.0.dormant.wake_all(tick, asked);
-            self.0.threads.extend(woken);
-            awake(&self.0)
+        let _note = hosted::OwnNote::begin(&self.rescheduled);
+        let place = awake(&self.reactor).or_else(|| {
+            let (tick, asked) = (self.reactor.tick, |one: &Hosted| one.runner.id() == thread);
+            let woken = self.reactor.dormant.wake_all(tick, asked);
+            self.reactor.threads.extend(woken);
+            awake(&self.reactor)
         })?;
-        let hosted = &mut self.0.threads[place];
+        let hosted = &mut self.reactor.threads[place];
         let result = hosted.runner.enter(f);
         hosted.moves |= hosted::take_rescheduled();
         Some(result)
@@ -220,27 +229,28 @@ impl<D: Director> Stepped<D> {
 
     /// The threads that the next turn polls, in whose order.
     pub(crate) fn awake(&self) -> usize {
-        self.0.threads.len()
+        self.reactor.threads.len()
     }
 
     /// Exchanges the turns of two threads.
     pub(crate) fn swap(&mut self, one: usize, other: usize) {
-        self.0.threads.swap(one, other);
+        self.reactor.threads.swap(one, other);
     }
 
     /// Every thread here.
     pub(crate) fn threads(&self) -> impl Iterator<Item = &ThreadRunner> {
-        let awake = self.0.threads.iter();
+        let awake = self.reactor.threads.iter();
         awake
-            .chain(self.0.dormant.iter())
+            .chain(self.reactor.dormant.iter())
             .map(|hosted| &hosted.runner)
     }
 
     /// Ends it here and now: its threads are cancelled, and what waits is dropped.
     pub(crate) fn end(&mut self) {
-        let group = self.0.group.clone();
-        let here = &group.reactors[self.0.index];
+        let _note = hosted::OwnNote::begin(&self.rescheduled);
+        let group = self.reactor.group.clone();
+        let here = &group.reactors[self.reactor.index];
         here.events.close();
-        self.0.fail_threads(&group, here);
+        self.reactor.fail_threads(&group, here);
     }
 }

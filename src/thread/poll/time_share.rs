@@ -30,9 +30,10 @@ pub struct LatencyMisses {
     pub count: u64,
     /// The longest of them, from poll to poll.
     pub longest: Duration,
-    /// The thread whose poll took most of that one.
+    /// The thread whose poll took most of that one. None if it was an event of the reactor,
+    /// or the thread has gone.
     pub cause: Option<String>,
-    /// How long that poll took.
+    /// How long that poll, or event, took.
     pub held: Duration,
 }
 
@@ -106,6 +107,9 @@ pub(in crate::thread) struct TimeSlice {
     end: Cell<u64>,
     /// From this tick on no further callback begins.
     cut: Cell<u64>,
+    /// The same, if it is for the sake of another thread's latency limit: then no further
+    /// active poller begins either.
+    due: Cell<u64>,
 }
 
 impl TimeSlice {
@@ -113,6 +117,7 @@ impl TimeSlice {
         TimeSlice {
             end: Cell::new(u64::MAX),
             cut: Cell::new(u64::MAX),
+            due: Cell::new(u64::MAX),
         }
     }
 }
@@ -123,6 +128,18 @@ impl Local {
     pub(in crate::thread) fn is_cut(&self) -> bool {
         let cut = self.slice.cut.get();
         cut != u64::MAX && self.shared.library.clock.now() >= cut
+    }
+
+    /// Whether another thread has a latency limit, which may come due in this poll.
+    #[inline]
+    pub(in crate::thread) fn makes_way(&self) -> bool {
+        self.slice.due.get() != u64::MAX
+    }
+
+    /// Whether it has.
+    #[inline]
+    pub(in crate::thread) fn is_due_elsewhere(&self) -> bool {
+        self.shared.library.clock.now() >= self.slice.due.get()
     }
 
     /// Whether the poll under way has used up its slice. If so, it ends with the callback
@@ -144,6 +161,7 @@ impl ThreadRunner {
     pub(crate) fn set_slice(&self, end: u64, cut: u64) {
         self.local.slice.end.set(end);
         self.local.slice.cut.set(cut);
+        self.local.slice.due.set(cut);
     }
 
     /// Its shares, and the ticks that it may wait from poll to poll, 0 for any number.

@@ -36,6 +36,8 @@ pub(crate) struct PollerList {
     /// Some entries of `active` are not good any more.
     stale: Cell<bool>,
     active_count: Cell<usize>,
+    /// The last pass was cut: those of lower numbers go on with it. 0: it was not.
+    cut_at: Cell<u64>,
     next_id: Cell<u64>,
     /// How many have an interrupt of their own, and how many ever had.
     with_interrupt: Cell<usize>,
@@ -155,6 +157,31 @@ impl PollerList {
         let mut pass = self.active.take();
         self.reap(&mut pass);
         pass
+    }
+
+    /// How many of the `pass`, from the oldest on, have their turn in it: those that a pass
+    /// that was cut has left, or all.
+    #[inline]
+    pub(super) fn turns_in(&self, pass: &[Listed]) -> usize {
+        match self.cut_at.get() {
+            0 => pass.len(),
+            number => self.left_by(number, pass),
+        }
+    }
+
+    #[cold]
+    fn left_by(&self, number: u64, pass: &[Listed]) -> usize {
+        self.cut_at.set(0);
+        match pass.partition_point(|listed| listed.number < number) {
+            // They have all gone.
+            0 => pass.len(),
+            left => left,
+        }
+    }
+
+    /// Leaves those that are older than the one `listed` to the next pass.
+    pub(super) fn cut_pass(&self, listed: &Listed) {
+        self.cut_at.set(listed.number);
     }
 
     /// After the pass; those that have become active meanwhile are the newest.

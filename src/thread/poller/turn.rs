@@ -2,6 +2,7 @@
 
 use std::rc::Rc;
 
+use super::list::Listed;
 use super::{Callback, Place, PollerCore, Turn};
 use crate::thread::local::Local;
 use crate::thread::panic::{PanicSource, Payload, contain};
@@ -9,7 +10,7 @@ use crate::thread::poll::activity::Activity;
 
 impl Local {
     /// Active pollers, newest first; what is registered meanwhile waits for
-    /// the next pass.
+    /// the next pass. A pass that is cut is the next poll's to end.
     #[inline(always)]
     pub(crate) fn run_active_pollers(&self) -> Activity {
         // Taking the list, though empty, is a third of an idle poll's work.
@@ -22,8 +23,20 @@ impl Local {
     fn run_pass(&self) -> Activity {
         let pollers = &self.pollers;
         let pass = pollers.begin_pass();
+        let turns = &pass[..pollers.turns_in(&pass)];
+        let activity = match self.makes_way() {
+            false => self.run_turns(turns, || false),
+            true => self.run_turns(turns, || self.is_due_elsewhere()),
+        };
+        pollers.end_pass(pass);
+        activity
+    }
+
+    #[inline(always)]
+    fn run_turns(&self, turns: &[Listed], is_cut: impl Fn() -> bool) -> Activity {
+        let pollers = &self.pollers;
         let mut activity = Activity::Idle;
-        for listed in pass.iter().rev() {
+        for (older, listed) in turns.iter().enumerate().rev() {
             if pollers.is_stale() && !listed.is_good() {
                 continue;
             }
@@ -32,8 +45,11 @@ impl Local {
             if runs {
                 self.run_post_pollers();
             }
+            if older > 0 && is_cut() {
+                pollers.cut_pass(listed);
+                break;
+            }
         }
-        pollers.end_pass(pass);
         activity
     }
 
