@@ -8,8 +8,10 @@ use std::rc::Rc;
 
 use corespun::fs::{File, OpenOptions};
 use corespun::io::{BackendChoice, DriverConfig, IoBuf, IoBufMut, PooledBuf};
+use corespun::task::{JoinHandle, spawn_local};
 use harness::io::{Loop, io_uring_permitted, on_every_backend, poll_once};
 use harness::process::{in_a_process_of_its_own, refuse};
+use harness::threads::thread;
 use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::ForkResult;
@@ -43,7 +45,7 @@ fn use_often(io: &Loop, file: &File, byte: u8) {
     }
 }
 
-/// A read that is not done on the spot: its waker could be anybody's.
+/// A read that is not done on the spot: its waker wakes no task.
 fn through_the_driver<B: IoBufMut>(io: &Loop, file: &File, buf: B, offset: u64) -> (usize, B) {
     let (read, buf) = io.must_end("a read", file.read_at(buf, offset));
     (read.unwrap(), buf)
@@ -303,7 +305,7 @@ fn a_file_outlives_its_driver() {
 }
 
 #[test]
-fn a_task_that_reads_alone_is_served_from_the_page_cache() {
+fn a_task_is_served_from_the_page_cache() {
     on_every_backend(|choice| {
         let (io, dir) = (Loop::new(choice), scratch());
         let path = dir.path().join("f");
@@ -334,65 +336,33 @@ fn a_task_that_reads_alone_is_served_from_the_page_cache() {
     });
 }
 
-/// Two tasks that read share their system calls instead.
+/// None of them waits for anything, so each goes behind the other after 64 KiB.
 #[test]
-fn tasks_that_read_at_the_same_time_go_through_the_driver() {
+fn tasks_that_read_from_the_page_cache_take_turns() {
     on_every_backend(|choice| {
         let io = Loop::new(choice);
         let file = file_of(&io, 1);
-        let wakers = [(); 2].map(|()| std::task::Waker::from(std::sync::Arc::new(Nobody)));
-        for _ in 0..10 {
-            let mut reads = [(); 2].map(|()| Box::pin(file.read_at(vec![0; 64], 0)));
-            for (read, waker) in reads.iter_mut().zip(&wakers) {
-                let mut cx = std::task::Context::from_waker(waker);
-                assert!(Future::poll(read.as_mut(), &mut cx).is_pending());
-            }
-            assert_eq!(io.driver.in_flight(), 2);
-            io.settle();
-            for (read, waker) in reads.iter_mut().zip(&wakers) {
-                let mut cx = std::task::Context::from_waker(waker);
-                assert!(Future::poll(read.as_mut(), &mut cx).is_ready());
-            }
+        let (mut runner, _hand) = thread();
+        let order = Rc::new(RefCell::new(Vec::new()));
+        let readers = [0, 1].map(|reader| {
+            let (file, order) = (file.clone(), order.clone());
+            let reading = async move {
+                let mut buf = vec![0; 4096];
+                for _ in 0..64 {
+                    let (read, back) = file.read_at(buf, 0).await;
+                    assert_eq!((read.unwrap(), &back[..]), (4096, &[1; 4096][..]));
+                    order.borrow_mut().push(reader);
+                    buf = back;
+                }
+            };
+            runner.enter(|| spawn_local(reading))
+        });
+        while !readers.iter().all(JoinHandle::is_finished) {
+            runner.poll(0, 0);
+            io.driver.poll();
         }
-    });
-}
-
-struct Nobody;
-
-impl std::task::Wake for Nobody {
-    fn wake(self: std::sync::Arc<Self>) {}
-}
-
-/// A file that had a place is closed when its last share is dropped, not with the next
-/// turn of the driver: a lock on it is free at once.
-#[test]
-fn what_a_file_with_a_place_held_is_let_go_of_when_it_is_dropped() {
-    on_every_backend(|choice| {
-        let io = Loop::new(choice);
-        let scratch = scratch();
-        let path = scratch.path().join("locked");
-        std::fs::write(&path, [5; 8192]).unwrap();
-        let open = || {
-            std::fs::OpenOptions::new()
-                .read(true)
-                .write(true)
-                .open(&path)
-                .unwrap()
-        };
-        for in_flight in [false, true] {
-            let locked = open();
-            locked.lock().unwrap();
-            let file = File::from_std(locked).unwrap();
-            use_often(&io, &file, 5);
-            let other = open();
-            assert!(other.try_lock().is_err());
-            let neighbour = file_of(&io, 6);
-            let mut read = pin!(neighbour.read_at(vec![0; 64], 0));
-            if in_flight {
-                let _ = poll_once(read.as_mut());
-            }
-            drop(file);
-            other.try_lock().expect("nobody has it open");
-        }
+        let order = order.borrow();
+        let turns: Vec<usize> = order.chunk_by(|a, b| a == b).map(<[_]>::len).collect();
+        assert!(turns.iter().all(|reads| *reads <= 16), "{turns:?}");
     });
 }

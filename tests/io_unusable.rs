@@ -76,14 +76,14 @@ fn once_the_kernel_refuses_every_operation_says_so() {
         assert!(io.driver.failure().is_none());
 
         entrance(choice).into_iter().for_each(refuse);
-        let mut unseen = Box::pin(file.read_at(vec![0; 8], 0));
-        let _ = poll_once(unseen.as_mut());
-        // What was read at once from memory, on epoll, comes yet.
-        let (read, _) = io.block_on(async {
-            let late = file.read_at(vec![0; 8], 8);
-            let (_, late) = futures::join!(unseen, late);
-            late
+        // Polled by hand: not read on the spot.
+        let [unseen, late] = [0, 8].map(|offset| {
+            let mut reading = Box::pin(file.read_at(vec![0; 8], offset));
+            assert!(poll_once(reading.as_mut()).is_pending());
+            reading
         });
+        // What was read at once from memory, on epoll, comes yet.
+        let (_, (read, _)) = io.block_on(futures::future::join(unseen, late));
         io.driver.park(Some(Duration::from_millis(1)));
         let failure = io.driver.failure().expect("the kernel refuses");
         assert_eq!(failure.kind(), std::io::ErrorKind::PermissionDenied);

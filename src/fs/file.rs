@@ -201,8 +201,9 @@ impl File {
     /// of the file. A `Vec` that is used again has the capacity it ever had:
     /// [`buf.slice(..n)`](IoBuf::slice) reads at most `n` bytes.
     ///
-    /// A task that reads alone gets up to 16 KiB that the page cache holds at once, for one unit of
-    /// its budget; tasks that read at the same time share their submission to the ring.
+    /// Up to 16 KiB that the page cache holds come at once, for one unit of the task's budget for each
+    /// 512 bytes: after 64 KiB it goes behind the others. Where the cache does not have them, tasks
+    /// that read at the same time share their submission to the ring.
     ///
     /// # Errors
     ///

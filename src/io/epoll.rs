@@ -248,9 +248,22 @@ pub(super) fn read_cached(fd: RawFd, ptr: *mut u8, len: u32, offset: u64) -> Opt
         iov_base: ptr.cast(),
         iov_len: len as usize,
     };
-    // SAFETY: the payload keeps the buffer and the descriptor valid (`op::Payload`), and this call
-    // is done with both when it returns.
-    let count = unsafe { libc::preadv2(fd, &part, 1, offset as i64, libc::RWF_NOWAIT) };
+    // Not by libc's function, which is a point of cancellation: that costs two atomic exchanges.
+    // SAFETY: the caller keeps the buffer and the descriptor valid, and this call is done with both
+    // when it returns. A word too narrow for the offset has its other half in the next.
+    let count = unsafe {
+        let (low, high) = (offset as libc::c_long, (offset >> 32) as libc::c_long);
+        let part = &raw const part;
+        libc::syscall(
+            libc::SYS_preadv2,
+            fd,
+            part,
+            1 as libc::c_long,
+            low,
+            high,
+            libc::RWF_NOWAIT,
+        )
+    };
     (count >= 0).then_some(count as i32)
 }
 

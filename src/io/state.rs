@@ -41,8 +41,6 @@ pub(crate) struct Core {
     /// Operations and waits in flight: when zero, `poll` has nothing to look at.
     pub(super) in_flight: Cell<usize>,
     waiters: Cell<u64>,
-    /// Who read a file last: the address of a waker's data.
-    pub(super) reader: Cell<usize>,
     pub(super) state: RefCell<State>,
     /// Kept between turns for its allocation.
     effects: Cell<Vec<Effect>>,
@@ -99,7 +97,6 @@ impl Core {
             wake: wake.clone(),
             in_flight: Cell::new(0),
             waiters: Cell::new(0),
-            reader: Cell::new(0),
             shared: OnceCell::new(),
             apart: Cell::new(false),
             state: RefCell::new(State {

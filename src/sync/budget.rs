@@ -59,6 +59,13 @@ impl Drop for Spent {
 /// Takes one unit of the current task's budget, or wakes it and is pending.
 #[inline]
 pub(crate) fn poll_budget(cx: &mut Context<'_>) -> Poll<Spent> {
+    poll_budget_of(1, cx)
+}
+
+/// As [`poll_budget`], for an item that is worth several units; the last one of a poll gets what is
+/// left.
+#[inline]
+pub(crate) fn poll_budget_of(units: u32, cx: &mut Context<'_>) -> Poll<Spent> {
     let restore = BUDGET.get();
     if restore == UNLIMITED {
         return Poll::Ready(Spent { restore });
@@ -67,7 +74,7 @@ pub(crate) fn poll_budget(cx: &mut Context<'_>) -> Poll<Spent> {
         cx.waker().wake_by_ref();
         return Poll::Pending;
     }
-    BUDGET.set(restore - 1);
+    BUDGET.set(restore.saturating_sub(units));
     Poll::Ready(Spent { restore })
 }
 
