@@ -8,18 +8,17 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+use std::os::fd::{BorrowedFd, RawFd};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, ppoll};
 use nix::sys::epoll::{Epoll as Set, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
-use nix::sys::time::TimeSpec;
 
 use super::aio::Aio;
 use super::blocking::BlockingOps;
 use super::config::{DriverConfig, DriverError};
+use super::epoll_wait::EpollWait;
 use super::op::{Completion, Request, Sink, Slot};
 use super::readiness::Direction;
 use super::shared;
@@ -31,6 +30,7 @@ const AIO: u64 = u64::MAX - 1;
 
 pub(crate) struct Epoll {
     set: Arc<Set>,
+    waits: EpollWait,
     events: Vec<EpollEvent>,
     wake: WakeFd,
     /// The eventfd was seen readable, and drained, since the last park.
@@ -71,6 +71,7 @@ impl Epoll {
         };
         Ok(Epoll {
             set: Arc::new(set),
+            waits: EpollWait::default(),
             events: vec![EpollEvent::empty(); 256],
             wake,
             woken: false,
@@ -177,7 +178,7 @@ impl Epoll {
             true => Some(Duration::ZERO),
             false => timeout,
         };
-        let waited = served(wait(&self.set, &mut self.events, limit));
+        let waited = served(self.waits.wait(&self.set, &mut self.events, limit));
         blocking.retract();
         self.dispatch(waited?, sink);
         if let Some(aio) = &mut self.aio {
@@ -272,40 +273,5 @@ fn served(waited: Result<usize, Errno>) -> io::Result<usize> {
     match waited {
         Err(Errno::EINTR) => Ok(0),
         waited => Ok(waited?),
-    }
-}
-
-/// `epoll_wait` with a limit in nanoseconds.
-pub(super) fn wait(
-    set: &Set,
-    events: &mut [EpollEvent],
-    limit: Option<Duration>,
-) -> Result<usize, Errno> {
-    let Some(mut limit) = limit else {
-        return set.wait(events, EpollTimeout::NONE);
-    };
-    if limit.is_zero() {
-        return set.wait(events, EpollTimeout::ZERO);
-    }
-    // Whole milliseconds are the set's own affair, and most sleeps end within them: one system call.
-    let whole = u16::try_from(limit.as_millis()).unwrap_or(u16::MAX);
-    if whole > 0 {
-        let begin = Instant::now();
-        let count = set.wait(events, EpollTimeout::from(whole))?;
-        limit = limit.saturating_sub(begin.elapsed());
-        if count > 0 || limit.is_zero() {
-            return Ok(count);
-        }
-    }
-    // An epoll set is itself pollable, and ppoll counts nanoseconds on every kernel.
-    let fd = set.0.as_fd();
-    debug_assert!(fd.as_raw_fd() >= 0);
-    match ppoll(
-        &mut [PollFd::new(fd, PollFlags::POLLIN)],
-        Some(TimeSpec::from(limit)),
-        None,
-    )? {
-        0 => Ok(0),
-        _ => set.wait(events, EpollTimeout::ZERO),
     }
 }

@@ -38,6 +38,7 @@ pub(crate) mod delay;
 mod detached;
 pub(crate) mod driver;
 mod epoll;
+mod epoll_wait;
 pub(crate) mod fixed;
 mod guess;
 pub(crate) mod helpers;

@@ -604,7 +604,7 @@ fn serve(watched: &Watched, engine: &mut Engine, turn: Look, effects: &mut Vec<E
         }
         (Engine::Closed, Look::IfShown) => 0,
     };
-    if count > 0 || watched.is_urgent() {
+    if watched.is_urgent() || count > 0 && watched.has_freed() {
         watched.tidy(&mut woken);
     }
     count

@@ -229,7 +229,8 @@ impl<'a> BlockOn<'a> {
             }
             worked |= runner.poll(0, 0).is_busy();
             worked |= self.bed.driver.poll() > 0;
-            if !worked {
+            // Not another turn that finds nothing: it reads the clock.
+            if !worked || !self.has_work(runner) {
                 self.rest(runner, load);
             }
         }

@@ -12,6 +12,15 @@ pub use stoppable::{advance, pause, resume};
 #[derive(Debug, Default)]
 pub(crate) struct Clock;
 
+#[cfg(all(feature = "rt", not(feature = "test-util")))]
+impl Clock {
+    /// Whether it says that `deadline` has passed although a thread's clock may not.
+    #[inline]
+    pub(super) fn is_due(&self, _deadline: super::Instant) -> bool {
+        false
+    }
+}
+
 /// The time of the current runtime.
 #[cfg(not(feature = "test-util"))]
 pub(super) fn now() -> std::time::Instant {
@@ -99,6 +108,14 @@ mod stoppable {
                 }
                 _ => Instant::now(),
             }
+        }
+
+        /// Whether it says that `deadline` has passed although a thread's clock may not: it
+        /// stood once, and is put forward between two turns of the thread's timers.
+        pub(in super::super) fn is_due(&self, deadline: crate::time::Instant) -> bool {
+            let stoppable = self.stoppable.as_ref();
+            stoppable.is_some_and(|one| one.stood.load(Ordering::Acquire))
+                && self.now() >= deadline.into_std()
         }
 
         /// Whether it stands, and nothing is under way that takes real time.

@@ -27,12 +27,18 @@ use crate::task::JoinHandle;
 /// Outside of a runtime, and in one whose timers are disabled.
 #[track_caller]
 pub fn sleep_until(deadline: Instant) -> Sleep {
+    new(deadline, Timer::Unarmed)
+}
+
+#[track_caller]
+fn new(deadline: Instant, timer: Timer) -> Sleep {
     let handle = Handle::current();
     handle.check_time();
     Sleep {
         deadline,
         handle,
-        timer: Timer::Unarmed,
+        timer,
+        polled: false,
         elapsed: false,
         _pinned: PhantomPinned,
     }
@@ -63,8 +69,13 @@ pub fn sleep_until(deadline: Instant) -> Sleep {
 /// ```
 #[track_caller]
 pub fn sleep(duration: Duration) -> Sleep {
-    let deadline = Instant::now().checked_add(duration);
-    sleep_until(deadline.unwrap_or_else(Instant::far_future))
+    match Instant::now().checked_add(duration) {
+        // The thread's clock is read here, so that no poll has to compare the two.
+        Some(deadline) if SpdkThread::has_current() => {
+            new(deadline, Timer::Thread(corespun::time::sleep(duration)))
+        }
+        deadline => sleep_until(deadline.unwrap_or_else(Instant::far_future)),
+    }
 }
 
 /// The future of [`sleep`] and [`sleep_until`].
@@ -74,6 +85,7 @@ pub struct Sleep {
     deadline: Instant,
     handle: Handle,
     timer: Timer,
+    polled: bool,
     elapsed: bool,
     /// tokio's is not `Unpin` either.
     #[pin]
@@ -98,10 +110,6 @@ impl Drop for Remote {
 }
 
 impl Sleep {
-    pub(super) fn far_future() -> Sleep {
-        sleep_until(Instant::far_future())
-    }
-
     /// When it is ready.
     #[must_use]
     pub fn deadline(&self) -> Instant {
@@ -111,7 +119,7 @@ impl Sleep {
     /// Whether that is past.
     #[must_use]
     pub fn is_elapsed(&self) -> bool {
-        let armed = !matches!(self.timer, Timer::Unarmed);
+        let armed = self.polled && !matches!(self.timer, Timer::Unarmed);
         self.elapsed || armed && Instant::now() >= self.deadline
     }
 
@@ -164,34 +172,35 @@ impl Sleep {
         let this = self.settled().project();
         #[cfg(not(feature = "test-util"))]
         let this = self.project();
+        *this.polled = true;
         while !*this.elapsed {
-            let now = Instant::now();
-            let left = this.deadline.saturating_duration_since(now);
-            if !left.is_zero() {
-                match this.timer {
-                    Timer::Thread(timer) if SpdkThread::has_current() => {
-                        ready!(Pin::new(&mut *timer).poll(cx));
-                        // The thread's clock may be ahead of the one that counts.
-                        let left = this.deadline.saturating_duration_since(Instant::now());
-                        timer.reset_after(left);
-                    }
-                    Timer::Remote(remote) if !SpdkThread::has_current() => {
-                        let _ = ready!(Pin::new(&mut remote.0).poll(cx));
-                        *this.timer = Timer::Unarmed;
-                    }
-                    _ if SpdkThread::has_current() => {
-                        *this.timer = Timer::Thread(corespun::time::sleep(left));
-                    }
-                    _ => {
-                        let (handle, deadline) = (this.handle.clone(), *this.deadline);
-                        let waits = async move { sleep_until(deadline).await };
-                        *this.timer = Timer::Remote(Remote(handle.spawn(waits)));
-                    }
+            let here = SpdkThread::has_current();
+            match this.timer {
+                // Due by the runtime's clock, whatever the thread's says, if that may stand.
+                Timer::Thread(_) if here && this.handle.inner.clock.is_due(*this.deadline) => {}
+                Timer::Thread(timer) if here => ready!(Pin::new(timer).poll(cx)),
+                Timer::Remote(remote) if !here => {
+                    let _ = ready!(Pin::new(&mut remote.0).poll(cx));
+                    *this.timer = Timer::Unarmed;
                 }
-                continue;
+                _ => *this.timer = Timer::Unarmed,
             }
-            *this.elapsed = true;
-            *this.timer = Timer::Unarmed;
+            // The thread's clock may be ahead of the one that counts.
+            let left = this.deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                *this.elapsed = true;
+                *this.timer = Timer::Unarmed;
+                break;
+            }
+            match this.timer {
+                Timer::Thread(timer) => timer.reset_after(left),
+                _ if here => *this.timer = Timer::Thread(corespun::time::sleep(left)),
+                _ => {
+                    let (handle, deadline) = (this.handle.clone(), *this.deadline);
+                    let waits = async move { sleep_until(deadline).await };
+                    *this.timer = Timer::Remote(Remote(handle.spawn(waits)));
+                }
+            }
         }
         Poll::Ready(())
     }

@@ -9,7 +9,7 @@ use pin_project::pin_project;
 use tokio::task::coop::has_budget_remaining;
 
 use super::error::Elapsed;
-use super::{Instant, Sleep, sleep_until};
+use super::{Instant, Sleep, sleep, sleep_until};
 
 /// Waits for `future` for `duration` at most.
 ///
@@ -34,10 +34,7 @@ use super::{Instant, Sleep, sleep_until};
 /// ```
 #[track_caller]
 pub fn timeout<F: IntoFuture>(duration: Duration, future: F) -> Timeout<F::IntoFuture> {
-    let delay = match Instant::now().checked_add(duration) {
-        Some(deadline) => sleep_until(deadline),
-        None => Sleep::far_future(),
-    };
+    let delay = sleep(duration);
     Timeout {
         value: future.into_future(),
         delay,

@@ -21,7 +21,7 @@ use slab::Slab;
 
 use super::home::wake;
 use super::source::Source;
-use crate::io::epoll::wait;
+use crate::io::epoll_wait::EpollWait;
 use crate::io::interest::{Interest, Ready};
 use crate::io::readiness::Direction;
 use crate::io::state::Core;
@@ -182,6 +182,7 @@ impl std::fmt::Debug for DriverHandle {
 /// The descriptors that a driver watches. Its own thread only.
 pub(crate) struct Watched {
     remote: Arc<Remote>,
+    waits: EpollWait,
     entries: RefCell<Slab<Entry>>,
     events: RefCell<Vec<EpollEvent>>,
     /// The last look at the set fetched as many events as it could.
@@ -214,6 +215,7 @@ impl Watched {
         };
         Ok(Watched {
             remote: Arc::new(remote),
+            waits: EpollWait::default(),
             entries: RefCell::default(),
             events: RefCell::default(),
             more: Cell::new(false),
@@ -237,6 +239,11 @@ impl Watched {
     /// Whether a turn has something to do here whatever the kernel says.
     pub(crate) fn is_urgent(&self) -> bool {
         self.has_more() || self.remote.urgent.load(Ordering::Relaxed)
+    }
+
+    /// Whether there are places to be given free.
+    pub(crate) fn has_freed(&self) -> bool {
+        self.remote.freed.load(Ordering::Relaxed) > 0
     }
 
     pub(super) fn watch(&self, source: &Arc<Source>, direction: Direction) -> io::Result<()> {
@@ -285,7 +292,7 @@ impl Watched {
     pub(crate) fn park(&self, limit: Option<Duration>, woken: &mut impl Extend<Waker>) -> usize {
         let mut events = self.events.borrow_mut();
         events.resize(256, EpollEvent::empty());
-        let count = match wait(&self.remote.set, &mut events, limit) {
+        let count = match self.waits.wait(&self.remote.set, &mut events, limit) {
             Ok(count) => count,
             Err(Errno::EINTR) => 0,
             Err(error) => {
