@@ -8,7 +8,7 @@ use std::any::type_name;
 use std::fmt;
 use std::pin::Pin;
 use std::sync::{Arc, Weak};
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 
 use futures::channel::oneshot;
 
@@ -18,7 +18,7 @@ use super::registry::{DeviceInfo, Registered, Registry};
 use super::{
     BoxError, ChannelError, FindError, RegisterError, UnregisterCancelled, UnregisterError,
 };
-use crate::sync::budget::poll_budget;
+use crate::task::reply::Reply;
 use crate::thread::local::Local;
 use crate::thread::message::Message;
 use crate::thread::panic::drop_anywhere;
@@ -410,7 +410,8 @@ impl<C: 'static> IoDevice<C> {
             let _ = sender.send(());
         });
         self.device.core.unregister(false, told)?;
-        Ok(Unregister { receiver })
+        let gone: Gone = |answer| answer.ok_or(UnregisterCancelled);
+        Ok(Unregister(Reply::new(gone, receiver)))
     }
 
     /// [`IoDevice::unregister`] with a callback, which is run by a message on
@@ -588,25 +589,29 @@ impl IoDeviceBuilder {
 /// let channel = runner.enter(|| device.channel())?;
 /// let mut gone = Box::pin(runner.enter(|| device.unregister())?);
 /// runner.poll(0, 0);
-/// // Somebody still has a channel.
+/// // A channel is still there.
 /// assert!(futures::FutureExt::now_or_never(gone.as_mut()).is_none());
 /// drop(channel);
 /// while runner.poll(0, 0).is_busy() {}
 /// assert_eq!(futures::executor::block_on(gone), Ok(()));
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
-#[derive(Debug)]
 #[must_use = "futures do nothing unless awaited; the device is unregistered without"]
-pub struct Unregister {
-    receiver: oneshot::Receiver<()>,
-}
+pub struct Unregister(Reply<Gone>);
+
+/// What the waiter gets when the last channel is gone, or when it will not be told.
+type Gone = fn(Option<()>) -> Result<(), UnregisterCancelled>;
 
 impl Future for Unregister {
     type Output = Result<(), UnregisterCancelled>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let budget = ready!(poll_budget(cx));
-        let answer = budget.on(Pin::new(&mut self.receiver).poll(cx));
-        answer.map(|answer| answer.map_err(|oneshot::Canceled| UnregisterCancelled))
+        Pin::new(&mut self.0).poll(cx)
+    }
+}
+
+impl fmt::Debug for Unregister {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Unregister").finish_non_exhaustive()
     }
 }

@@ -8,14 +8,14 @@
 use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 
 use futures::channel::oneshot;
 
 use super::ReactorMode;
 use super::group::Group;
 use super::inside::Inside;
-use crate::sync::budget::poll_budget;
+use crate::task::reply::{Asker, Reply};
 use crate::thread::InterruptError;
 use crate::thread::panic::{PanicSource, contain};
 
@@ -126,7 +126,7 @@ impl Group {
         // The one who waited may have given up.
         let done = Box::new(move |result| drop(sender.send(result)));
         let refused = self.set_mode(core, mode, done).err();
-        SetMode { core, end, refused }
+        SetMode(Reply::new(ModeAsker { core, refused }, end))
     }
 }
 
@@ -146,32 +146,39 @@ impl Group {
 /// # Ok::<(), corespun::app::AppError>(())
 /// ```
 #[must_use = "the mode changes without being awaited; this tells when, and whether"]
-pub struct SetMode {
-    core: usize,
-    end: oneshot::Receiver<Result<(), SetModeError>>,
-    /// Why it was not even begun.
-    refused: Option<SetModeError>,
-}
+pub struct SetMode(Reply<ModeAsker>);
 
 impl Future for SetMode {
     type Output = Result<(), SetModeError>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let budget = ready!(poll_budget(cx));
-        if let Some(refused) = self.refused.take() {
-            budget.progressed();
-            return Poll::Ready(Err(refused));
-        }
-        let end = ready!(budget.on(Pin::new(&mut self.end).poll(cx)));
+        Pin::new(&mut self.0).poll(cx)
+    }
+}
+
+struct ModeAsker {
+    core: usize,
+    /// Why the change was not even begun.
+    refused: Option<SetModeError>,
+}
+
+impl Asker for ModeAsker {
+    type Answer = Result<(), SetModeError>;
+    type Output = Result<(), SetModeError>;
+
+    fn output(&mut self, answer: Option<Self::Answer>) -> Self::Output {
         let core = self.core;
-        Poll::Ready(end.unwrap_or(Err(SetModeError::Stopping { core })))
+        match self.refused.take() {
+            Some(refused) => Err(refused),
+            None => answer.unwrap_or(Err(SetModeError::Stopping { core })),
+        }
     }
 }
 
 impl fmt::Debug for SetMode {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("SetMode")
-            .field("core", &self.core)
+            .field("core", &self.0.asker().core)
             .finish_non_exhaustive()
     }
 }

@@ -3,15 +3,15 @@
 use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 
 use super::group::{Event, Group};
 use super::handle::{EVENT_LIMIT, EventError, Reactors};
 use super::mode::SetMode;
 use super::{ReactorMode, ReactorStats};
 use crate::sync::PushError;
-use crate::sync::budget::poll_budget;
-use crate::task::call::{Reply, request};
+use crate::task::call::request;
+use crate::task::reply::{CallReply, Callee};
 use crate::thread::message::Message;
 use crate::thread::panic::{PanicSource, Payload, payload_text};
 
@@ -132,7 +132,10 @@ impl ReactorHandle {
         let (run, reply) = request(f, move || library.panic_is_fatal());
         // Refused, the request is dropped, and the reply says so.
         drop(self.group.send_call(self.index, run, Message::new));
-        ReactorCall(State::Sent(self.clone(), reply))
+        ReactorCall(CallReply::called(
+            CalledReactor::At(self.clone()),
+            Some(reply),
+        ))
     }
 }
 
@@ -181,10 +184,11 @@ impl Reactors {
     {
         match self.reactor(core) {
             Some(reactor) => reactor.call(f),
-            None => ReactorCall(State::NoReactor {
-                core,
-                available: self.cores().as_list().to_string(),
-            }),
+            None => {
+                let available = self.cores().as_list().to_string();
+                let callee = CalledReactor::Missing { core, available };
+                ReactorCall(CallReply::called(callee, None))
+            }
         }
     }
 }
@@ -225,57 +229,57 @@ impl fmt::Debug for ReactorCallError {
 
 /// The future of [`Reactors::call`].
 #[must_use = "the call runs without being awaited, but its result is lost; `send_event` is for that"]
-pub struct ReactorCall<R>(State<R>);
-
-enum State<R> {
-    NoReactor { core: usize, available: String },
-    Sent(ReactorHandle, Reply<R>),
-    Ended,
-}
+pub struct ReactorCall<R>(CallReply<R, CalledReactor>);
 
 impl<R> Future for ReactorCall<R> {
     type Output = Result<R, ReactorCallError>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let budget = ready!(poll_budget(cx));
-        let reply = match &mut self.0 {
-            State::Sent(_, reply) => Some(ready!(Pin::new(reply).poll(cx))),
-            _ => None,
-        };
-        budget.progressed();
-        let ended = |core, payload: Option<Payload>| match payload {
-            Some(payload) => ReactorCallError::Panicked {
-                core,
-                message: payload_text(&*payload).to_owned(),
-            },
-            None => ReactorCallError::Ended { core },
-        };
-        Poll::Ready(
-            match (std::mem::replace(&mut self.0, State::Ended), reply) {
-                (State::NoReactor { core, available }, _) => {
-                    Err(ReactorCallError::NoReactor { core, available })
-                }
-                (State::Sent(reactor, _), Some(Ok(result))) => {
-                    result.map_err(|payload| ended(reactor.core(), Some(payload)))
-                }
-                (State::Sent(reactor, _), _) => Err(ended(reactor.core(), None)),
-                (State::Ended, _) => panic!("a call to a reactor was polled after its end"),
-            },
-        )
+        Pin::new(&mut self.0).poll(cx)
     }
 }
 
-impl<R> Drop for ReactorCall<R> {
-    fn drop(&mut self) {
-        let State::Sent(reactor, reply) = &mut self.0 else {
-            return;
-        };
-        // Either the reply is here by now, or who sends it learns that nobody waits.
-        reply.close();
-        if let Ok(Some(Err(payload))) = reply.try_recv() {
+enum CalledReactor {
+    At(ReactorHandle),
+    Missing { core: usize, available: String },
+}
+
+impl Callee for CalledReactor {
+    type Error = ReactorCallError;
+
+    fn panicked(&self, payload: Payload) -> ReactorCallError {
+        ReactorCallError::Panicked {
+            core: self.core(),
+            message: payload_text(&*payload).to_owned(),
+        }
+    }
+
+    fn ended(&mut self) -> ReactorCallError {
+        match self {
+            CalledReactor::At(reactor) => ReactorCallError::Ended {
+                core: reactor.core(),
+            },
+            CalledReactor::Missing { core, available } => ReactorCallError::NoReactor {
+                core: *core,
+                available: std::mem::take(available),
+            },
+        }
+    }
+
+    fn report(&self, payload: Payload) {
+        if let CalledReactor::At(reactor) = self {
             let here = &reactor.group.reactors[reactor.index];
             let group = &reactor.group;
             group.report_panic(here, PanicSource::Message, payload);
+        }
+    }
+}
+
+impl CalledReactor {
+    fn core(&self) -> usize {
+        match self {
+            CalledReactor::At(reactor) => reactor.core(),
+            CalledReactor::Missing { core, .. } => *core,
         }
     }
 }

@@ -2,14 +2,14 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 use std::{fmt, io};
 
 use futures::channel::oneshot;
 
 use super::CallError;
+use super::reply::{CallReply, Callee};
 use crate::io::helpers::Lane;
-use crate::sync::budget::poll_budget;
 use crate::thread::library::LibraryInner;
 use crate::thread::panic::{PanicSource, Payload, contain};
 use crate::thread::{SpdkThread, ThreadLib};
@@ -96,16 +96,41 @@ impl ThreadLib {
                 Err(payload) => report(&library, PanicSource::Drop, payload),
             }
         });
-        Blocking {
-            reply,
-            failed: submitted.err(),
+        let helper = Helper {
+            refused: submitted.err(),
             library: self.inner.clone(),
-            ended: false,
-        }
+        };
+        Blocking(CallReply::called(helper, Some(reply)))
     }
 }
 
-/// A panic on a helper that nobody waits for.
+/// What runs a blocking call.
+struct Helper {
+    /// Why none could be started.
+    refused: Option<io::Error>,
+    library: Arc<LibraryInner>,
+}
+
+impl Callee for Helper {
+    type Error = CallError;
+
+    fn panicked(&self, payload: Payload) -> CallError {
+        CallError::panicked("helper", payload)
+    }
+
+    fn ended(&mut self) -> CallError {
+        match self.refused.take() {
+            Some(source) => CallError::NoHelper { source },
+            None => CallError::exited("helper"),
+        }
+    }
+
+    fn report(&self, payload: Payload) {
+        report(&self.library, PanicSource::Message, payload);
+    }
+}
+
+/// A panic on a helper that no waiter takes.
 #[cold]
 fn report(library: &LibraryInner, source: PanicSource, payload: Payload) {
     library.report_panic("helper", source, None, payload);
@@ -131,44 +156,13 @@ fn report(library: &LibraryInner, source: PanicSource, payload: Payload) {
 /// });
 /// ```
 #[must_use = "it runs without being awaited, but its result is lost"]
-pub struct Blocking<R> {
-    reply: oneshot::Receiver<Result<R, Payload>>,
-    failed: Option<io::Error>,
-    library: Arc<LibraryInner>,
-    /// Whether the reply was taken.
-    ended: bool,
-}
+pub struct Blocking<R>(CallReply<R, Helper>);
 
 impl<R> Future for Blocking<R> {
     type Output = Result<R, CallError>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let budget = ready!(poll_budget(cx));
-        if let Some(source) = self.failed.take() {
-            budget.progressed();
-            return Poll::Ready(Err(CallError::NoHelper { source }));
-        }
-        let reply = ready!(budget.on(Pin::new(&mut self.reply).poll(cx)));
-        self.ended = true;
-        Poll::Ready(match reply {
-            Ok(Ok(result)) => Ok(result),
-            Ok(Err(payload)) => Err(CallError::panicked("helper", payload)),
-            Err(oneshot::Canceled) => Err(CallError::exited("helper")),
-        })
-    }
-}
-
-impl<R> Drop for Blocking<R> {
-    fn drop(&mut self) {
-        if self.ended {
-            return;
-        }
-        // Either the reply is here by now, or who sends it learns that nobody
-        // waits.
-        self.reply.close();
-        if let Ok(Some(Err(payload))) = self.reply.try_recv() {
-            report(&self.library, PanicSource::Message, payload);
-        }
+        Pin::new(&mut self.0).poll(cx)
     }
 }
 

@@ -10,8 +10,8 @@ use std::task::{Context, Poll, ready};
 
 use futures::channel::oneshot;
 
+use super::reply::{CallReply, Callee};
 use super::{JoinHandle, TaskBuilder};
-use crate::sync::budget::poll_budget;
 use crate::thread::local::Local;
 use crate::thread::message::Message;
 use crate::thread::panic::{PanicSource, Payload, contain, payload_text};
@@ -23,7 +23,7 @@ use crate::thread::{BoundBy, ExitHolder, SendError, SpdkThread};
 pub(crate) fn request<R: Send + 'static>(
     f: impl FnOnce() -> R + Send + 'static,
     panic_is_fatal: impl FnOnce() -> bool + Send + 'static,
-) -> (impl FnOnce() + Send + 'static, Reply<R>) {
+) -> (impl FnOnce() + Send + 'static, Returned<R>) {
     let (sender, reply) = oneshot::channel();
     let run = move || {
         let result = match contain(f) {
@@ -44,7 +44,25 @@ fn panic_is_fatal() -> bool {
     Local::with_current(|local| local.shared.library.panic_is_fatal()) == Some(true)
 }
 
-pub(crate) type Reply<R> = oneshot::Receiver<Result<R, Payload>>;
+/// Where what was called says what it returned, or its panic.
+pub(crate) type Returned<R> = oneshot::Receiver<Result<R, Payload>>;
+
+impl Callee for SpdkThread {
+    type Error = CallError;
+
+    fn panicked(&self, payload: Payload) -> CallError {
+        CallError::panicked(self.name(), payload)
+    }
+
+    fn ended(&mut self) -> CallError {
+        CallError::exited(self.name())
+    }
+
+    fn report(&self, payload: Payload) {
+        let library = &self.shared.library;
+        library.report_panic(self.name(), PanicSource::Message, None, payload);
+    }
+}
 
 /// Calls to a thread from anywhere.
 impl SpdkThread {
@@ -82,11 +100,7 @@ impl SpdkThread {
         let (run, reply) = request(f, panic_is_fatal);
         // Refused, the request is dropped, and the reply says so.
         drop(self.shared.deliver(run, Message::new));
-        Call {
-            reply,
-            thread: self.clone(),
-            ended: false,
-        }
+        Call(CallReply::called(self.clone(), Some(reply)))
     }
 
     /// What would keep this thread from exiting now: pollers, channels, walks and
@@ -328,47 +342,20 @@ impl fmt::Debug for CallError {
 /// # Ok::<(), corespun::thread::CreateError>(())
 /// ```
 #[must_use = "the call runs without being awaited, but its result is lost; `send_msg` is for that"]
-pub struct Call<R> {
-    reply: Reply<R>,
-    thread: SpdkThread,
-    /// Whether the reply was taken.
-    ended: bool,
-}
+pub struct Call<R>(CallReply<R, SpdkThread>);
 
 impl<R> Future for Call<R> {
     type Output = Result<R, CallError>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let budget = ready!(poll_budget(cx));
-        let reply = ready!(budget.on(Pin::new(&mut self.reply).poll(cx)));
-        self.ended = true;
-        Poll::Ready(match reply {
-            Ok(Ok(result)) => Ok(result),
-            Ok(Err(payload)) => Err(CallError::panicked(self.thread.name(), payload)),
-            Err(oneshot::Canceled) => Err(CallError::exited(self.thread.name())),
-        })
-    }
-}
-
-impl<R> Drop for Call<R> {
-    fn drop(&mut self) {
-        if self.ended {
-            return;
-        }
-        // Either the reply is here by now, or who sends it learns that nobody
-        // waits.
-        self.reply.close();
-        if let Ok(Some(Err(payload))) = self.reply.try_recv() {
-            let (library, name) = (&self.thread.shared.library, self.thread.name());
-            library.report_panic(name, PanicSource::Message, None, payload);
-        }
+        Pin::new(&mut self.0).poll(cx)
     }
 }
 
 impl<R> fmt::Debug for Call<R> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Call")
-            .field("thread", &self.thread)
+            .field("thread", self.0.asker().callee())
             .finish_non_exhaustive()
     }
 }

@@ -21,6 +21,7 @@ mod join_set;
 mod list;
 mod movable;
 mod raw;
+pub(crate) mod reply;
 mod scope;
 mod set_cpumask;
 mod span;
@@ -484,9 +485,23 @@ impl TaskBuilder {
         F: Future + 'static,
         F::Output: Send + 'static,
     {
+        self.spawn_with_at(thread, make, Location::caller())
+    }
+
+    pub(crate) fn spawn_with_at<M, F>(
+        self,
+        thread: &SpdkThread,
+        make: M,
+        location: &'static Location<'static>,
+    ) -> JoinHandle<F::Output>
+    where
+        M: FnOnce() -> F + Send + 'static,
+        F: Future + 'static,
+        F::Output: Send + 'static,
+    {
         // Until its first poll, which is on the target, this holds `make` only.
         let future = async move { make().await };
-        self.spawn_remote(&thread.shared, future, TaskKind::Bound, Location::caller())
+        self.spawn_remote(&thread.shared, future, TaskKind::Bound, location)
     }
 
     /// `future` must hold only `Send` content before its first poll.

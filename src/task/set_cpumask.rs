@@ -2,13 +2,13 @@
 
 use std::fmt;
 use std::pin::Pin;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 
 use futures::channel::oneshot;
 
 use super::raw::with_running;
+use super::reply::{Asker, Reply};
 use crate::cpu::CpuSet;
-use crate::sync::budget::poll_budget;
 use crate::thread::message::Message;
 use crate::thread::{Destination, SetCpumaskError, SpdkThread};
 
@@ -72,10 +72,7 @@ impl SpdkThread {
                 thread.go_then(&to, sender);
             }));
         }
-        SetCpumask {
-            thread: self.clone(),
-            end,
-        }
+        SetCpumask(Reply::new(Mover(self.clone()), end))
     }
 }
 
@@ -95,39 +92,37 @@ impl SpdkThread {
 /// # Ok::<(), corespun::thread::CreateError>(())
 /// ```
 #[must_use = "futures do nothing unless awaited; the thread moves without"]
-pub struct SetCpumask {
-    thread: SpdkThread,
-    end: oneshot::Receiver<Result<(), SetCpumaskError>>,
-}
+pub struct SetCpumask(Reply<Mover>);
 
 impl Future for SetCpumask {
     type Output = Result<(), SetCpumaskError>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let budget = ready!(poll_budget(cx));
-        let polled = Pin::new(&mut self.end).poll(cx);
-        let name = || self.thread.name().to_owned();
-        let ended = match polled {
-            Poll::Ready(Ok(result)) => result,
-            Poll::Ready(Err(oneshot::Canceled)) => Err(SetCpumaskError::Exited(name())),
-            Poll::Pending if self.is_held_by_caller() => Err(SetCpumaskError::HeldByWaiter(name())),
-            Poll::Pending => return Poll::Pending,
-        };
-        budget.progressed();
-        Poll::Ready(ended)
+        Pin::new(&mut self.0).poll(cx)
     }
 }
 
-impl SetCpumask {
-    fn is_held_by_caller(&self) -> bool {
-        self.thread.is_current() && with_running(|task| task.stays()) == Some(true)
+/// The asker, with the thread that moves.
+struct Mover(SpdkThread);
+
+impl Asker for Mover {
+    type Answer = Result<(), SetCpumaskError>;
+    type Output = Result<(), SetCpumaskError>;
+
+    fn output(&mut self, answer: Option<Self::Answer>) -> Self::Output {
+        answer.unwrap_or_else(|| Err(SetCpumaskError::Exited(self.0.name().to_owned())))
+    }
+
+    fn instead(&mut self) -> Option<Self::Output> {
+        let waiter_holds = self.0.is_current() && with_running(|task| task.stays()) == Some(true);
+        waiter_holds.then(|| Err(SetCpumaskError::HeldByWaiter(self.0.name().to_owned())))
     }
 }
 
 impl fmt::Debug for SetCpumask {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("SetCpumask")
-            .field("thread", &self.thread)
+            .field("thread", &self.0.asker().0)
             .finish_non_exhaustive()
     }
 }

@@ -56,6 +56,10 @@ pub(crate) const EXEMPT: &[(&str, &str)] = &[
         "the task itself",
     ),
     (
+        "task/reply.rs Future for Reply",
+        "internal: calls, moves, modes and others wait by it",
+    ),
+    (
         "task/yield_now.rs Future for YieldNow",
         "gives way by contract",
     ),

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures::channel::oneshot;
@@ -15,7 +15,7 @@ use super::super::handle::Reactors;
 use super::conductor::{Command, Conductor, lock};
 use super::{Round, Scheduler, SchedulerError};
 use crate::cpu::CpuSet;
-use crate::sync::budget::poll_budget;
+use crate::task::reply::Reply;
 
 /// Schedulers and governors of some reactors: registration, choice and settings.
 ///
@@ -223,11 +223,11 @@ impl Schedulers {
     /// The future yields [`SchedulerError`]: no scheduler is set, it panicked or its
     /// plan makes no sense, or the reactors are stopping. Nothing has changed then.
     pub fn run_round(&self) -> SchedulerReply<Round> {
-        let (sender, reply) = oneshot::channel();
+        let (sender, answer) = oneshot::channel();
         self.0.conduct(Box::new(|conductor, group| {
             conductor.start_round(group, Some(sender));
         }));
-        SchedulerReply { reply }
+        SchedulerReply::new(answer)
     }
 
     /// The frequencies of the cores in kHz, in ascending order of the cores, as the
@@ -257,24 +257,24 @@ impl Schedulers {
         &self,
         f: impl FnOnce(&mut Conductor, &Arc<Group>) -> Result<T, SchedulerError> + Send + 'static,
     ) -> SchedulerReply<T> {
-        let (command, reply) = command(f);
+        let (command, answer) = command(f);
         self.0.conduct(command);
-        SchedulerReply { reply }
+        SchedulerReply::new(answer)
     }
 }
 
-type Reply<T> = oneshot::Receiver<Result<T, SchedulerError>>;
+type Answer<T> = oneshot::Receiver<Result<T, SchedulerError>>;
 
 fn command<T: Send + 'static>(
     f: impl FnOnce(&mut Conductor, &Arc<Group>) -> Result<T, SchedulerError> + Send + 'static,
-) -> (Command, Reply<T>) {
-    let (sender, reply) = oneshot::channel();
+) -> (Command, Answer<T>) {
+    let (sender, answer) = oneshot::channel();
     let run = move |conductor: &mut Conductor, group: &Arc<Group>| {
         let result = f(conductor, group);
         group.scheduling.tell(conductor, group);
         group.answer(sender, result);
     };
-    (Box::new(run), reply)
+    (Box::new(run), answer)
 }
 
 impl Group {
@@ -283,9 +283,9 @@ impl Group {
         self: &Arc<Self>,
         config: SchedulerConfig,
     ) -> Result<(), SchedulerError> {
-        let (command, mut reply) = command(move |conductor, group| config.apply(conductor, group));
+        let (command, mut answer) = command(move |conductor, group| config.apply(conductor, group));
         self.conduct_now(command);
-        match reply.try_recv() {
+        match answer.try_recv() {
             Ok(Some(result)) => result,
             _ => Err(SchedulerError::Stopping),
         }
@@ -381,18 +381,25 @@ impl fmt::Debug for Setup<'_> {
 
 /// What [`Schedulers`] was asked for, when it has happened.
 #[must_use = "it happens without being awaited; this says when, and whether"]
-pub struct SchedulerReply<T> {
-    reply: Reply<T>,
+pub struct SchedulerReply<T>(Reply<SchedulerAnswered<T>>);
+
+/// What the waiter gets for an answer, or for none.
+type SchedulerAnswered<T> = fn(Option<Result<T, SchedulerError>>) -> Result<T, SchedulerError>;
+
+impl<T> SchedulerReply<T> {
+    fn new(answer: Answer<T>) -> Self {
+        // Dropped unanswered where the reactors have ended.
+        let answered: SchedulerAnswered<T> =
+            |answer| answer.unwrap_or(Err(SchedulerError::Stopping));
+        SchedulerReply(Reply::new(answered, answer))
+    }
 }
 
 impl<T> Future for SchedulerReply<T> {
     type Output = Result<T, SchedulerError>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let budget = ready!(poll_budget(cx));
-        let reply = ready!(budget.on(Pin::new(&mut self.reply).poll(cx)));
-        // Dropped unanswered where the reactors have ended.
-        Poll::Ready(reply.unwrap_or(Err(SchedulerError::Stopping)))
+        Pin::new(&mut self.0).poll(cx)
     }
 }
 
