@@ -12,7 +12,7 @@ use std::task::{Context, Poll, Waker};
 
 use corespun::channel::{self, IoChannel, IoDevice, WalkError};
 use corespun::task::{self, JoinHandle, block_on};
-use corespun::thread::{ExitHolder, Poller, ThreadWalkError};
+use corespun::thread::{ExitHolder, Poller};
 use futures::FutureExt;
 use harness::threads::{SharedRuns, Threads, us};
 
@@ -164,41 +164,24 @@ impl<T> ReadyAnd<T> for Poll<T> {
 
 // ThreadLib::walk_threads.
 
+/// One made by no thread, and dropped where it is at; a thread on the way exits.
 #[test]
-fn a_walk_over_threads_that_nobody_awaits_any_more_goes_on() {
+fn a_walk_over_threads_outlives_a_thread_on_the_way_and_ends_where_it_is_dropped() {
     let mut threads = Threads::allocate(3);
     let visits = SharedRuns::default();
     let seen = visits.clone();
-    let library = threads.library.clone();
-    let walk = threads.on(1, || library.walk_threads(move |_| seen.add()));
-    threads.poll_thread(0);
-    assert_eq!(visits.get(), 1);
-    drop(walk.unwrap());
+    let walk = threads.library.walk_threads(async move |_| seen.add());
+    let mut walk = Box::pin(walk);
     threads.poll_threads();
-    assert_eq!(visits.get(), 3);
-    threads.free();
-}
-
-/// Who asked is dropped with the walk under way; a thread on the way exits.
-#[test]
-fn a_walk_over_threads_outlives_a_thread_on_the_way_and_is_cancelled_with_its_origin() {
-    let mut threads = Threads::allocate(2);
-    let visits = SharedRuns::default();
-    let library = threads.library.clone();
-    let mut origin = library.thread().build().unwrap().attach();
-    let seen = visits.clone();
-    let mut walk = origin
-        .enter(|| library.walk_threads(move |_| seen.add()))
-        .unwrap();
+    assert_eq!(visits.get(), 0, "nothing before it is awaited");
+    assert!(poll_once(&mut walk).is_pending());
     threads.exit(0);
     threads.poll_thread(0);
     assert!(threads.is_exited(0));
-    threads.poll_threads();
     assert!(poll_once(&mut walk).is_pending());
-    drop(origin);
-    let ended = walk.now_or_never().expect("told of the end");
-    assert_eq!(ended, Err(ThreadWalkError::Cancelled));
+    drop(walk);
     threads.poll_threads();
+    assert_eq!(visits.get(), 2, "not the third");
     threads.free();
 }
 
@@ -272,7 +255,7 @@ impl Walked {
                 seen.add();
                 visit(channel.thread().id()).await
             });
-            task::spawn_local(walk.unwrap())
+            task::spawn_local(walk)
         })
     }
 
@@ -289,24 +272,24 @@ impl Walked {
 }
 
 #[test]
-fn a_walk_over_channels_that_nobody_awaits_any_more_goes_on() {
+fn a_walk_over_channels_that_is_dropped_ends_where_it_is_at() {
     let mut walked = Walked::new();
     let walk = walked.walk(async |_| {
         task::yield_now().await;
         Ok(())
     });
-    walked.threads.poll_thread(0);
+    // Its task, and that of the visit.
+    walked.threads.runner(0).poll(0, 0);
     assert_eq!((walked.visits.get(), walks(&walked.threads)), (1, 1));
     walk.abort();
     walked.threads.poll_threads();
     assert!(block_on(walk).unwrap_err().is_cancelled());
-    assert_eq!(walked.visits.get(), 3);
+    assert_eq!(walked.visits.get(), 1);
     walked.finish();
 }
 
-/// As an error does.
 #[test]
-fn a_panic_in_an_async_walk_over_channels_ends_it_and_is_reported() {
+fn a_panic_in_an_async_walk_over_channels_is_reported_and_told_at_its_end() {
     let mut walked = Walked::new();
     let walk = walked.walk(async |id| {
         task::yield_now().await;
@@ -315,44 +298,68 @@ fn a_panic_in_an_async_walk_over_channels_ends_it_and_is_reported() {
     });
     walked.threads.poll_threads();
     let error = walk.now_or_never().unwrap().unwrap().unwrap_err();
-    assert_eq!(error, WalkError::Panicked("thread 2".to_owned()));
+    assert!(matches!(error, WalkError::Panicked(panicked) if panicked.stops == 1));
+    assert_eq!(walked.visits.get(), 3);
+    assert_eq!(walked.threads.take_panics().len(), 1);
+    walked.finish();
+}
+
+#[test]
+fn an_error_in_an_async_walk_over_channels_ends_it_though_another_panicked() {
+    let mut walked = Walked::new();
+    let walk = walked.walk(async |id| {
+        assert_ne!(id, 1, "contained");
+        Err(id)
+    });
+    walked.threads.poll_threads();
+    let error = walk.now_or_never().unwrap().unwrap().unwrap_err();
+    assert_eq!(error, WalkError::Stopped(2));
     assert_eq!(walked.visits.get(), 2);
     assert_eq!(walked.threads.take_panics().len(), 1);
     walked.finish();
 }
 
-/// The visit is cancelled and the walk goes on to the next; its origin waits.
+/// The visit is cancelled and the walk goes on to the next; with the task that awaits
+/// it, it ends.
 #[test]
 fn an_async_walk_over_channels_outlives_the_exit_of_a_thread_that_it_is_at() {
-    let mut walked = Walked::new();
-    let walk = walked.walk(async |id| {
-        if id == 2 {
-            pending().await
+    for exits in [1, 0] {
+        let mut walked = Walked::new();
+        let walk = walked.walk(async |id| {
+            if id == 2 {
+                pending().await
+            }
+            Ok(())
+        });
+        walked.threads.poll_threads();
+        assert_eq!(walked.visits.get(), 2);
+        assert!(!walk.is_finished());
+        let channel = walked.channels.remove(exits);
+        walked.threads.on(exits, || drop(channel));
+        walked.threads.exit(exits);
+        walked.threads.poll_threads();
+        assert!(walked.threads.is_exited(exits));
+        let ended = walk.now_or_never().unwrap();
+        if exits == 1 {
+            assert_eq!(ended.unwrap(), Ok(()));
+            assert_eq!((walked.visits.get(), walks(&walked.threads)), (3, 0));
+        } else {
+            assert!(ended.unwrap_err().is_thread_exited());
+            // The visit goes on.
+            assert_eq!((walked.visits.get(), walks(&walked.threads)), (2, 1));
+            let at = walked.channels.remove(0);
+            walked.threads.on(1, || drop(at));
+            walked.threads.exit(1);
+            walked.threads.poll_threads();
+            assert_eq!((walked.visits.get(), walks(&walked.threads)), (2, 0));
         }
-        Ok(())
-    });
-    walked.threads.poll_threads();
-    assert_eq!(walked.visits.get(), 2);
-    assert!(!walk.is_finished());
-    walked.threads.exit(0);
-    walked.threads.poll_threads();
-    assert!(!walked.threads.is_exited(0), "its walk is under way");
-    let channel = walked.channels.remove(1);
-    walked.threads.on(1, || drop(channel));
-    walked.threads.exit(1);
-    walked.threads.poll_threads();
-    assert!(walked.threads.is_exited(1));
-    assert_eq!((walked.visits.get(), walks(&walked.threads)), (3, 0));
-    // The waiting task was cancelled by the exit of its own thread.
-    assert!(walk.now_or_never().unwrap().unwrap_err().is_thread_exited());
-    let first = walked.channels.remove(0);
-    walked.threads.on(0, || drop(first));
-    walked.threads.poll_threads();
-    assert!(walked.threads.is_exited(0));
-    let last = walked.channels.remove(0);
-    walked.threads.on(2, || drop(last));
-    walked.threads.poll_threads();
-    walked.threads.free();
+        for (index, channel) in walked.channels.into_iter().enumerate() {
+            let index = if exits == 1 && index == 0 { 0 } else { 2 };
+            walked.threads.on(index, || drop(channel));
+        }
+        walked.threads.poll_threads();
+        walked.threads.free();
+    }
 }
 
 // IoDevice::walk_channels_concurrent.

@@ -378,13 +378,11 @@ fn walks_and_unregistrations_that_are_awaited_bind_nobody() {
     let [mut a, mut b] = [(); 2].map(|()| library.thread().build().unwrap().attach());
     let device = queue_device(&mut a, &Places::default());
     let channel = b.enter(|| device.send_channel().unwrap());
-    let walk = a.enter(|| {
-        device.walk_channels(async |channel| {
-            channel.submitted.set(7);
-            Ok::<_, Infallible>(())
-        })
+    let walk = device.walk_channels(async |channel| {
+        channel.submitted.set(7);
+        Ok::<_, Infallible>(())
     });
-    let walk = a.enter(|| task::spawn(walk.unwrap()));
+    let walk = a.enter(|| task::spawn(walk));
     let (mut a, ()) = elsewhere(a, settle);
     let (b, ()) = elsewhere(b, settle);
     settle(&mut a);

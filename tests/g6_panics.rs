@@ -508,7 +508,7 @@ fn a_walk_ends_though_its_function_panics_when_dropped() {
     let (mut runner, reports) = reporting();
     for panics in [false, true] {
         let grenade = Grenade("function");
-        let done = Arc::new(Mutex::new(false));
+        let done = Arc::new(Mutex::new(None));
         let told = done.clone();
         let library = runner.handle().library();
         let visit = move |_: &SpdkThread| {
@@ -517,11 +517,12 @@ fn a_walk_ends_though_its_function_panics_when_dropped() {
                 quiet_panic("visit");
             }
         };
-        let walk =
-            runner.enter(|| library.for_each_thread(visit, move || *told.lock().unwrap() = true));
+        let walk = runner
+            .enter(|| library.for_each_thread(visit, move |end| *told.lock().unwrap() = Some(end)));
         walk.unwrap();
         while runner.poll(0, 0).is_busy() {}
-        assert!(*done.lock().unwrap());
+        let walked = done.lock().unwrap().take().unwrap();
+        assert_eq!(walked.is_err(), panics);
         let told: Vec<_> = take(&reports).into_iter().map(|report| report.1).collect();
         let expected = [&["visit"][..usize::from(panics)], &["function"]].concat();
         assert_eq!(told.len(), expected.len(), "{told:?}");

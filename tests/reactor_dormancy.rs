@@ -378,12 +378,10 @@ fn a_walk_visits_dormant_threads() {
                 doing();
             }
         };
-        pair.app
-            .library()
-            .walk_threads(visit)
-            .unwrap()
-            .await
-            .unwrap();
+        let (tell, end) = futures::channel::oneshot::channel();
+        let done = |walked| tell.send(walked).unwrap();
+        pair.app.library().for_each_thread(visit, done).unwrap();
+        end.await.unwrap().unwrap();
         assert_eq!(pair.done.load(Ordering::Relaxed), 1);
     });
 }

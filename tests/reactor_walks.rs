@@ -54,11 +54,12 @@ fn a_walk_visits_every_reactor_in_order_and_ends_where_it_began() {
                     assert!(reactor.is_current() && SpdkThread::current().is_none());
                     visited.lock().unwrap().push(reactor.core());
                 };
-                let tell = move || {
+                let tell = move |walked| {
+                    assert_eq!(walked, Ok(()));
                     assert!(origin.is_current());
                     done.send(count.lock().unwrap().len()).unwrap();
                 };
-                walks.for_each(visit, tell).unwrap();
+                walks.for_each_reactor(visit, tell).unwrap();
             };
             reactors.send_event(2, begin).unwrap();
             (end.await.unwrap(), Arc::into_inner(visits))
@@ -82,8 +83,8 @@ fn a_walk_goes_from_reactor_to_reactor() {
         let (walks, visits, end) = (reactors.clone(), count.clone(), count.clone());
         let begin = move || {
             let visit = move |_: &_| _ = visits.fetch_add(1, Ordering::Relaxed);
-            let done = move || _ = end.fetch_add(10, Ordering::Relaxed);
-            walks.for_each(visit, done).unwrap();
+            let done = move |_| _ = end.fetch_add(10, Ordering::Relaxed);
+            walks.for_each_reactor(visit, done).unwrap();
         };
         reactors.send_event(0, begin).unwrap();
         assert_eq!(count.load(Ordering::Relaxed), 0);
@@ -111,14 +112,15 @@ fn a_walk_is_refused_off_the_reactors_and_once_they_stop() {
             .run(async move |app: AppHandle| {
                 let reactors = app.reactors();
                 let elsewhere = reactors.clone();
-                let refused = std::thread::spawn(move || elsewhere.for_each(|_| (), || ()));
+                let refused =
+                    std::thread::spawn(move || elsewhere.for_each_reactor(|_| (), |_| ()));
                 while !refused.is_finished() {
                     task::yield_now().await;
                 }
                 let refused = refused.join().unwrap();
                 assert_eq!(refused, Err(ReactorWalkError::NotOnReactor));
                 app.stop(0);
-                let refused = reactors.for_each(|_| panic!("visited"), || panic!("ended"));
+                let refused = reactors.for_each_reactor(|_| panic!("visited"), |_| panic!("ended"));
                 assert_eq!(refused, Err(ReactorWalkError::Stopping));
                 let mode = reactors.set_mode(0, ReactorMode::Poll).await;
                 assert!(matches!(mode, Err(SetModeError::Stopping { core: 0 })));
@@ -133,7 +135,7 @@ fn a_walk_is_refused_off_the_reactors_and_once_they_stop() {
     });
 }
 
-/// Its panic is contained, as that of any event, and the walk goes on.
+/// Its panic is contained, as that of any event, and the walk goes on and tells.
 #[test]
 fn a_walk_survives_the_panics_of_its_visits() {
     must_end(|| {
@@ -146,9 +148,9 @@ fn a_walk_survives_the_panics_of_its_visits() {
                     count.fetch_add(1, Ordering::Relaxed);
                     assert_ne!(reactor.core(), 1, "as the test asks");
                 };
-                let walk = app.reactors().for_each(visit, || done.send(()).unwrap());
-                walk.unwrap();
-                end.await.unwrap();
+                let tell = |walked| done.send(walked).unwrap();
+                app.reactors().for_each_reactor(visit, tell).unwrap();
+                assert_eq!(end.await.unwrap().unwrap_err().stops, 1);
                 assert_eq!(visits.load(Ordering::Relaxed), 3);
             })
             .unwrap();

@@ -722,7 +722,7 @@ fn schedulers_are_switched_between_rounds_only_and_the_end_comes() {
             fn walk(reactors: Reactors, app: AppHandle) {
                 let again = (reactors.clone(), app);
                 // Refused at the end.
-                let _ = reactors.for_each(|_| (), move || walk(again.0, again.1));
+                let _ = reactors.for_each_reactor(|_| (), move |_| walk(again.0, again.1));
             }
             walk(reactors.clone(), app.clone());
             let switch = |names: [&'static str; 2]| {

@@ -296,8 +296,8 @@ fn a_walk_is_one_event_on_each_core_and_one_at_its_end() {
     let (reactors, visits, end) = (sim.reactors(), count.clone(), count.clone());
     let begin = move || {
         let visit = move |_: &_| _ = visits.fetch_add(1, Ordering::Relaxed);
-        let done = move || _ = end.fetch_add(100, Ordering::Relaxed);
-        reactors.for_each(visit, done).unwrap();
+        let done = move |_| _ = end.fetch_add(100, Ordering::Relaxed);
+        reactors.for_each_reactor(visit, done).unwrap();
     };
     sim.reactors().send_event(0, begin).unwrap();
     assert!(sim.turn(0));

@@ -194,7 +194,7 @@ impl World {
     fn walk_threads(&self) {
         let walk = Entry::new(&self.books, |books| &books.walks);
         let library = self.app.library();
-        let walked = library.for_each_thread(|_| (), move || drop(walk));
+        let walked = library.for_each_thread(|_| (), move |_| drop(walk));
         assert!(walked.is_ok() || self.is_over());
     }
 
@@ -207,9 +207,7 @@ impl World {
             }
             Ok::<_, ()>(())
         });
-        if let Ok(walk) = walk {
-            let _ = walk.await;
-        }
+        let _ = walk.await;
     }
 }
 

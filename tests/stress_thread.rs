@@ -322,7 +322,7 @@ fn walk_threads(world: &Arc<World>) {
                 operate(&inside);
             }
         },
-        move || entry.done(),
+        move |_| entry.done(),
     );
 }
 

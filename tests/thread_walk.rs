@@ -4,6 +4,7 @@ use std::sync::{Arc, Mutex};
 
 use corespun::task;
 use corespun::thread::{ExitHolder, Poller, SpdkThread, ThreadWalkError};
+use harness::io::poll_once;
 use harness::threads::{SharedRuns, Threads};
 
 fn start(threads: &mut Threads, index: usize) -> SharedRuns {
@@ -12,7 +13,13 @@ fn start(threads: &mut Threads, index: usize) -> SharedRuns {
     let library = threads.library.clone();
     threads
         .on(index, || {
-            library.for_each_thread(move |_| visits.add(), move || end.add())
+            library.for_each_thread(
+                move |_| visits.add(),
+                move |walked| {
+                    assert_eq!(walked, Ok(()));
+                    end.add();
+                },
+            )
         })
         .unwrap();
     count
@@ -95,7 +102,7 @@ fn a_thread_made_during_a_walk_is_visited() {
         .on(0, || {
             library.for_each_thread(
                 move |thread| seen.lock().unwrap().push(thread.name().to_owned()),
-                || {},
+                |_| {},
             )
         })
         .unwrap();
@@ -114,25 +121,52 @@ fn a_thread_made_during_a_walk_is_visited() {
     threads.free();
 }
 
-/// The awaited form, a panic on the way, and a walk without a thread.
+/// A panic on the way, which the end tells of, and a walk without a thread.
 #[test]
-fn a_walk_may_be_awaited_anywhere_and_survives_a_panic() {
-    let mut threads = Threads::allocate(2);
+fn a_walk_goes_on_after_a_panic_and_tells_of_it() {
+    let mut threads = Threads::allocate(3);
     let library = threads.library.clone();
-    let refused = library.walk_threads(|_| {}).unwrap_err();
+    let refused = library.for_each_thread(|_| {}, |_| {}).unwrap_err();
     assert_eq!(refused, ThreadWalkError::NotOnThread);
-    let visits = SharedRuns::default();
-    let seen = visits.clone();
-    let walk = threads.on(1, || {
-        library.walk_threads(move |thread| {
-            seen.add();
-            assert_ne!(thread.id(), 1, "contained");
-        })
-    });
+    let (visits, end) = (SharedRuns::default(), Arc::new(Mutex::new(None)));
+    let (seen, tell) = (visits.clone(), end.clone());
+    let visit = move |thread: &SpdkThread| {
+        seen.add();
+        assert_eq!(thread.id(), 2, "contained");
+    };
+    let done = move |walked| *tell.lock().unwrap() = Some(walked);
+    threads
+        .on(1, || library.for_each_thread(visit, done))
+        .unwrap();
     threads.poll_threads();
-    assert_eq!(futures::executor::block_on(walk.unwrap()), Ok(()));
-    assert_eq!(visits.get(), 2);
-    assert_eq!(threads.take_panics().len(), 1);
+    let walked = end.lock().unwrap().take().unwrap();
+    assert_eq!(walked.unwrap_err().stops, 2);
+    assert_eq!(visits.get(), 3);
+    assert_eq!(threads.take_panics().len(), 2);
+    threads.free();
+}
+
+/// A thread that is dropped by what unwinds, with the walk in its queue, is passed over:
+/// nothing was visited that could have panicked.
+#[test]
+fn a_walk_that_waits_where_something_else_unwinds_has_not_panicked() {
+    let mut threads = Threads::allocate(1);
+    let library = threads.library.clone();
+    let other = library.thread().build().unwrap().attach();
+    let end = Arc::new(Mutex::new(None));
+    let tell = end.clone();
+    let done = move |walked| *tell.lock().unwrap() = Some(walked);
+    threads
+        .on(0, || library.for_each_thread(|_| (), done))
+        .unwrap();
+    threads.poll_once(0);
+    let unwound = std::panic::catch_unwind(std::panic::AssertUnwindSafe(move || {
+        let _other = other;
+        std::panic::resume_unwind(Box::new("not its own"));
+    }));
+    assert!(unwound.is_err());
+    threads.poll_threads();
+    assert_eq!(end.lock().unwrap().take(), Some(Ok(())));
     threads.free();
 }
 
@@ -147,7 +181,7 @@ fn an_async_walk_is_in_order_and_outlives_what_ends_on_the_way() {
     let seen = visits.clone();
     let walk = threads.on(0, || {
         task::spawn_local(async move {
-            let walk = library.walk_threads_async(async move |thread| {
+            let walk = library.walk_threads(async move |thread| {
                 seen.add();
                 task::yield_now().await;
                 match thread.id() {
@@ -194,9 +228,7 @@ fn a_dropped_async_walk_visits_no_further_thread() {
     let visits = SharedRuns::default();
     let seen = visits.clone();
     let walk = threads.on(1, || {
-        task::spawn_local(
-            async move { library.walk_threads_async(async move |_| seen.add()).await },
-        )
+        task::spawn_local(async move { library.walk_threads(async move |_| seen.add()).await })
     });
     threads.poll_thread(1);
     walk.abort();
@@ -206,21 +238,26 @@ fn a_dropped_async_walk_visits_no_further_thread() {
     threads.free();
 }
 
-/// Nobody waits for a turn; the results are in creation order.
+/// No stop waits for another; the results are in creation order.
 #[test]
 fn a_concurrent_walk_is_on_all_threads_at_once() {
     let mut threads = Threads::allocate(3);
     let visits = SharedRuns::default();
     let seen = visits.clone();
     // From no thread.
-    let walk = threads
-        .library
-        .walk_threads_concurrent(async move |thread| {
-            seen.add();
-            task::yield_now().await;
-            assert_ne!(thread.id(), 2, "contained");
-            thread.id()
-        });
+    let mut walk = Box::pin(
+        threads
+            .library
+            .walk_threads_concurrent(async move |thread| {
+                seen.add();
+                task::yield_now().await;
+                assert_ne!(thread.id(), 2, "contained");
+                thread.id()
+            }),
+    );
+    threads.poll_threads();
+    assert_eq!(visits.get(), 0, "nothing before it is awaited");
+    assert!(poll_once(walk.as_mut()).is_pending());
     for index in [2, 1, 0] {
         assert_eq!(visits.get(), 2 - index as i64);
         threads.poll_thread(index);

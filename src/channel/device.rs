@@ -139,6 +139,11 @@ impl DeviceCore {
         }
     }
 
+    /// The first thread that has a channel after the one of that id.
+    pub(super) fn channel_thread_after(&self, id: u64) -> Option<Arc<Shared>> {
+        self.lifetime.holder_after(id)
+    }
+
     /// The threads that have a channel, in the order they were created.
     pub(super) fn channel_threads(&self) -> Vec<Arc<Shared>> {
         self.lifetime.counts().holders

@@ -33,6 +33,13 @@ struct State<T, R> {
     request: Option<R>,
 }
 
+impl<T: Clone, R> State<T, R> {
+    fn holder_after(&self, cursor: u64) -> Option<T> {
+        let mut later = self.channels.range(cursor.saturating_add(1)..);
+        later.next().map(|(_, of)| of.holder.clone())
+    }
+}
+
 /// What [`Lifetime::request`] led to.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Requested {
@@ -134,11 +141,15 @@ impl<T: Clone, R: Clone> Lifetime<T, R> {
     /// the walk has ended, as by [`end_walk`](Lifetime::end_walk).
     pub(super) fn next_channel(&self, cursor: u64) -> Result<T, Option<R>> {
         let mut state = self.lock();
-        let mut later = state.channels.range(cursor.saturating_add(1)..);
-        match later.next() {
-            Some((_, of)) => Ok(of.holder.clone()),
+        match state.holder_after(cursor) {
+            Some(holder) => Ok(holder),
             None => Err(self.end_walk_locked(&mut state)),
         }
+    }
+
+    /// The first holder after `cursor`.
+    pub(super) fn holder_after(&self, cursor: u64) -> Option<T> {
+        self.lock().holder_after(cursor)
     }
 
     /// A walk has ended. With the last one comes the request that waited for

@@ -29,7 +29,6 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
-mod concurrent;
 mod device;
 mod io_channel;
 mod lifetime;
@@ -38,12 +37,15 @@ mod loom_tests;
 mod registry;
 mod send_channel;
 mod walk;
+mod walk_async;
 
 pub use device::{IoDevice, IoDeviceBuilder, Unregister};
 pub use io_channel::IoChannel;
 pub use registry::{DeviceInfo, devices};
 pub use send_channel::SendChannel;
-pub use walk::{ChannelWalk, WalkStep};
+pub use walk::WalkStep;
+
+use crate::thread::WalkPanicked;
 
 /// The error of a channel's constructor, as the one who asked sees it.
 ///
@@ -271,7 +273,8 @@ pub enum WalkStartError {
     },
 }
 
-/// Why a walk over the channels of a device ended before the last of them.
+/// What was wrong with a walk over the channels of a device: it ended before the last
+/// of them, or its function panicked.
 ///
 /// # Examples
 ///
@@ -302,12 +305,9 @@ pub enum WalkError<E> {
     /// The device is unregistered, or waits for earlier walks to be so.
     #[error("io_device {0:?} is being unregistered and takes no new walk")]
     Unregistered(String),
-    /// The function panicked on this thread; the panic was reported there.
-    #[error("the function of a for_each_channel panicked on thread {0:?}")]
-    Panicked(String),
-    /// The thread that started the walk was forced to exit before the end.
-    #[error("the thread that started the for_each_channel has exited")]
-    Exited,
+    /// All channels were visited, and the function panicked at some.
+    #[error(transparent)]
+    Panicked(WalkPanicked),
 }
 
 /// What awaiting [`IoDevice::unregister`] may fail with.

@@ -10,24 +10,18 @@
 
 use std::fmt;
 use std::ops::Deref;
-use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
-
-use futures::channel::oneshot;
 
 use super::device::{DeviceCore, IoDevice};
 use super::io_channel::{self, ChannelCell, IoChannel};
 use super::{WalkError, WalkStartError};
-use crate::sync::budget::poll_budget;
-use crate::task;
 use crate::thread::local::Local;
 use crate::thread::message::Message;
 use crate::thread::panic::drop_anywhere;
 use crate::thread::pending::{Pending, PendingKey};
 use crate::thread::shared::Shared;
-use crate::thread::travel::{Journey, Traveller};
+use crate::thread::travel::{Journey, Traveller, Trip};
 
 /// What is done at each stop. Takes the walk along and sends it on.
 trait Visit<C: 'static, E: Send + 'static>: Send + Sized + 'static {
@@ -75,24 +69,20 @@ impl<C: 'static, E: Send + 'static, V: Visit<C, E>> Journey for Walk<C, E, V> {
         }
     }
 
-    fn end(mut self: Box<Self>) {
-        let origin = self.origin.take().expect("it ends once");
-        let sent = origin.deliver(self, |mut walk| {
+    fn end(mut trip: Box<Trip<Self>>) {
+        let origin = trip.journey.origin.take().expect("it ends once");
+        let sent = origin.deliver(trip, |mut trip| {
             Message::new(move || {
-                let result = walk.result.take().unwrap_or(Ok(()));
-                Local::with_current(|local| local.complete(walk.key, result));
+                let walked = trip.walked().map_err(WalkError::Panicked);
+                let result = trip.journey.result.take().unwrap_or(walked);
+                Local::with_current(|local| local.complete(trip.journey.key, result));
             })
         });
         // Refused only by a thread that has given up waiting. What it visited
         // with may panic, and has perhaps just done so.
-        if let Err(walk) = sent {
-            drop_anywhere(walk);
+        if let Err(trip) = sent {
+            drop_anywhere(trip);
         }
-    }
-
-    fn unwound(walk: Traveller<Self>) {
-        let name = Local::with_current(|local| local.shared.name().to_owned());
-        stop(walk, WalkError::Panicked(name.unwrap_or_default()));
     }
 }
 
@@ -105,12 +95,12 @@ where
 {
     match result {
         Ok(()) => walk.advance(),
-        Err(error) => stop(walk, WalkError::Stopped(error)),
+        Err(error) => stop(walk, error),
     }
 }
 
 /// Ends the walk before its last stop.
-fn stop<C, E, V>(mut walk: Traveller<Walk<C, E, V>>, error: WalkError<E>)
+fn stop<C, E, V>(mut walk: Traveller<Walk<C, E, V>>, error: E)
 where
     C: 'static,
     E: Send + 'static,
@@ -118,7 +108,7 @@ where
 {
     let journey = walk.journey_mut();
     journey.core().end_walk();
-    journey.result = Some(Err(error));
+    journey.result = Some(Err(WalkError::Stopped(error)));
     walk.finish();
 }
 
@@ -249,10 +239,13 @@ impl<C: 'static> IoDevice<C> {
     /// thread by message; then `done` on the current thread
     /// (`spdk_for_each_channel`).
     ///
-    /// An error of `f` ends the walk and is what `done` gets. A channel that is
+    /// An error of `f` ends the walk and is what `done` gets; a panic of it is
+    /// contained, and the walk goes on: see [walks](crate::thread#walks). A channel that is
     /// gone when its turn comes is passed over; one that is opened before its
     /// turn is visited. `done` is always called by a later message, and the
     /// current thread does not exit before.
+    ///
+    /// [`IoDevice::walk_channels`] is the form with an asynchronous function.
     ///
     /// # Errors
     ///
@@ -292,7 +285,7 @@ impl<C: 'static> IoDevice<C> {
         F: FnMut(&C) -> Result<(), E> + Send + 'static,
         D: FnOnce(Result<(), WalkError<E>>) + 'static,
     {
-        self.start_walk(Inline(f), true, done)
+        self.start_walk(Inline(f), done)
     }
 
     /// As [`IoDevice::for_each_channel`], for an `f` that is done later: each
@@ -336,70 +329,10 @@ impl<C: 'static> IoDevice<C> {
         F: Fn(WalkStep<C, E>) + Send + Sync + 'static,
         D: FnOnce(Result<(), WalkError<E>>) + 'static,
     {
-        self.start_walk(Stepwise(Arc::new(f)), true, done)
+        self.start_walk(Stepwise(Arc::new(f)), done)
     }
 
-    /// As [`IoDevice::for_each_channel`], asynchronous on both ends: the future
-    /// that `f` makes is run as a task of the channel's thread, and the walk's
-    /// end is awaited.
-    ///
-    /// # Errors
-    ///
-    /// [`WalkStartError`] as for [`IoDevice::for_each_channel`]; the future
-    /// yields [`WalkError`].
-    ///
-    /// # Cancel safety
-    ///
-    /// Dropping the future only stops the waiting; the walk goes on. A task
-    /// that its thread's exit cancels sends the walk on.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use std::convert::Infallible;
-    /// use corespun::{channel::IoDevice, task, thread::ThreadLib};
-    ///
-    /// let mut thread = ThreadLib::new().thread().build()?.attach();
-    /// let device = thread.enter(|| IoDevice::builder().register(|| Ok::<_, Infallible>(7)))?;
-    /// let _channel = thread.enter(|| device.channel())?;
-    /// let walk = thread.enter(|| {
-    ///     device.walk_channels(async |channel| {
-    ///         task::yield_now().await;
-    ///         assert_eq!(*channel, 7);
-    ///         Ok::<_, Infallible>(())
-    ///     })
-    /// })?;
-    /// let walk = thread.enter(|| task::spawn_local(walk));
-    /// for _ in 0..5 {
-    ///     thread.poll(0, 0);
-    /// }
-    /// assert!(walk.is_finished());
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
-    pub fn walk_channels<E, F>(&self, f: F) -> Result<ChannelWalk<E>, WalkStartError>
-    where
-        E: Send + 'static,
-        F: AsyncFn(IoChannel<C>) -> Result<(), E> + Send + Sync + 'static,
-    {
-        let (sender, receiver) = oneshot::channel();
-        let f = Arc::new(f);
-        let visit = move |step: WalkStep<C, E>| {
-            let f = f.clone();
-            drop(task::spawn_local(async move {
-                let result = f(step.channel().clone()).await;
-                step.proceed(result);
-            }));
-        };
-        let told: Box<dyn FnOnce(_) + Send> = Box::new(move |result| {
-            // The one who waited may have given up.
-            let _ = sender.send(result);
-        });
-        self.start_walk(Stepwise(Arc::new(visit)), false, told)?;
-        Ok(ChannelWalk { receiver })
-    }
-
-    /// `stays` says that `done` may not be `Send`.
-    fn start_walk<E, V, D>(&self, visit: V, stays: bool, done: D) -> Result<(), WalkStartError>
+    fn start_walk<E, V, D>(&self, visit: V, done: D) -> Result<(), WalkStartError>
     where
         E: Send + 'static,
         V: Visit<C, E>,
@@ -417,8 +350,9 @@ impl<C: 'static> IoDevice<C> {
                 });
             }
             let what = Pending::ChannelWalk(core.name.clone());
-            let key = local.insert_pending(what, stays, done);
-            let mut walk = Walk {
+            // It need not be `Send`.
+            let key = local.insert_pending(what, true, done);
+            let walk = Walk {
                 device: self.clone(),
                 cursor: 0,
                 origin: Some(local.shared.clone()),
@@ -426,56 +360,15 @@ impl<C: 'static> IoDevice<C> {
                 result: None,
                 visit,
             };
-            if core.begin_walk() {
-                Traveller::start(walk);
-            } else {
-                walk.result = Some(Err(WalkError::Unregistered(core.name())));
-                Box::new(walk).end();
+            match core.begin_walk() {
+                true => Traveller::start(walk),
+                false => Traveller::end_at_once(Walk {
+                    result: Some(Err(WalkError::Unregistered(core.name()))),
+                    ..walk
+                }),
             }
             Ok(())
         };
         Local::with_current(start).unwrap_or_else(|| Err(WalkStartError::NotOnThread(core.name())))
-    }
-}
-
-/// Completes when a walk over the channels of a device has ended; made by
-/// [`IoDevice::walk_channels`].
-///
-/// # Examples
-///
-/// ```
-/// use std::{cell::Cell, convert::Infallible};
-/// use corespun::{channel::{IoDevice, WalkError}, task, thread::ThreadLib};
-///
-/// let mut runner = ThreadLib::new().thread().build()?.attach();
-/// let device = runner.enter(|| IoDevice::builder().register(|| Ok::<_, Infallible>(Cell::new(5))))?;
-/// let channel = runner.enter(|| device.channel())?;
-/// let walk = runner.enter(|| device.walk_channels(async |channel| match channel.get() {
-///     0 => Ok(()),
-///     in_flight => Err(in_flight),
-/// }))?;
-/// while runner.poll(0, 0).is_busy() {}
-/// assert_eq!(futures::executor::block_on(walk), Err(WalkError::Stopped(5)));
-/// # drop(channel);
-/// # Ok::<(), Box<dyn std::error::Error>>(())
-/// ```
-#[must_use = "futures do nothing unless awaited; the walk goes on without"]
-pub struct ChannelWalk<E> {
-    receiver: oneshot::Receiver<Result<(), WalkError<E>>>,
-}
-
-impl<E> Future for ChannelWalk<E> {
-    type Output = Result<(), WalkError<E>>;
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let budget = ready!(poll_budget(cx));
-        let answer = budget.on(Pin::new(&mut self.receiver).poll(cx));
-        answer.map(|answer| answer.unwrap_or(Err(WalkError::Exited)))
-    }
-}
-
-impl<E> fmt::Debug for ChannelWalk<E> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ChannelWalk").finish_non_exhaustive()
     }
 }

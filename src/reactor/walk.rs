@@ -1,4 +1,4 @@
-//! `for_each`: one event after another visits the reactors in the order of their
+//! `for_each_reactor`: one event after another visits the reactors in the order of their
 //! cores, and the last comes back to the reactor where the walk began.
 
 use std::cell::Cell;
@@ -7,10 +7,10 @@ use std::sync::Arc;
 use super::group::{Event, Group};
 use super::handle::Reactors;
 use super::one::ReactorHandle;
-use crate::thread::SpdkThread;
 use crate::thread::message::Message;
 use crate::thread::panic::drop_anywhere;
-use crate::thread::travel::{Journey, Traveller};
+use crate::thread::travel::{Journey, Traveller, Trip};
+use crate::thread::{SpdkThread, WalkPanicked};
 
 thread_local! {
     /// The reactor that runs events on this OS thread now: its group, and its index.
@@ -75,7 +75,7 @@ impl Drop for Counted {
 pub enum ReactorWalkError {
     /// It would have no reactor to come back to.
     #[error(
-        "for_each needs a reactor to come back to: call it from an event, or on a thread that one polls"
+        "for_each_reactor needs a reactor to come back to: call it from an event, or on a thread that one polls"
     )]
     NotOnReactor,
     /// The reactors are stopping.
@@ -96,7 +96,7 @@ struct Walk<F, D> {
 impl<F, D> Journey for Walk<F, D>
 where
     F: FnMut(&ReactorHandle) + Send + 'static,
-    D: FnOnce() + Send + 'static,
+    D: FnOnce(Result<(), WalkPanicked>) + Send + 'static,
 {
     type Stop = usize;
 
@@ -119,7 +119,8 @@ where
         walk.advance();
     }
 
-    fn end(self: Box<Self>) {
+    fn end(trip: Box<Trip<Self>>) {
+        let walked = trip.walked();
         let Walk {
             group,
             origin,
@@ -127,10 +128,10 @@ where
             done,
             counted,
             ..
-        } = *self;
+        } = trip.journey;
         // Refused only by a reactor whose loop has panicked: all stop.
         let end = move || {
-            done();
+            done(walked);
             drop(counted);
         };
         let refused = group.send_call(origin, end, Message::new);
@@ -145,8 +146,8 @@ impl Reactors {
     /// cores, each in an event of its own; then `done`, in an event on the reactor
     /// that this was called on (`spdk_for_each_reactor`).
     ///
-    /// A panic of `f` is contained, and the walk goes on. A walk that has begun comes
-    /// to its end: the reactors stop only after it.
+    /// A panic of `f` is contained, and the walk goes on; see [walks](crate::thread#walks).
+    /// A walk that has begun comes to its end: the reactors stop only after it.
     ///
     /// # Errors
     ///
@@ -166,17 +167,17 @@ impl Reactors {
     ///     let (sender, cores) = mpsc::channel();
     ///     let (done, end) = oneshot::channel();
     ///     let visit = move |reactor: &corespun::reactor::ReactorHandle| sender.send(reactor.core()).unwrap();
-    ///     app.reactors().for_each(visit, || done.send(()).unwrap()).unwrap();
-    ///     end.await.unwrap();
+    ///     app.reactors().for_each_reactor(visit, |walked| done.send(walked).unwrap()).unwrap();
+    ///     end.await.unwrap().unwrap();
     ///     cores.try_iter().collect::<Vec<_>>()
     /// })?;
     /// assert_eq!(cores, [0, 1]);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
-    pub fn for_each(
+    pub fn for_each_reactor(
         &self,
         f: impl FnMut(&ReactorHandle) + Send + 'static,
-        done: impl FnOnce() + Send + 'static,
+        done: impl FnOnce(Result<(), WalkPanicked>) + Send + 'static,
     ) -> Result<(), ReactorWalkError> {
         let origin = self.0.current().ok_or(ReactorWalkError::NotOnReactor)?;
         let counted = Counted::new(&self.0).ok_or(ReactorWalkError::Stopping)?;

@@ -21,6 +21,24 @@
 //! # Ok::<(), corespun::thread::CreateError>(())
 //! ```
 //!
+//! # Walks
+//!
+//! What there are several of is visited by walks, threads here, the
+//! [channels](crate::channel) of a device, and [reactors](crate::reactor), all by one
+//! rule:
+//!
+//! - `for_each_*` calls a function at each stop, one after the other, by message (or in
+//!   an event), and then another one where the walk began. It begins with the call, and
+//!   what it comes back to waits for it.
+//! - `walk_*` runs an asynchronous function as a task at each stop, one after the other,
+//!   and is a future: it may be awaited anywhere, and does nothing until it is. Dropped,
+//!   it visits no further stop; the one that it is at goes on.
+//! - `walk_*_concurrent` is the same with all stops at once.
+//! - A stop that is gone when its turn comes is passed over.
+//! - A panic at a stop is contained and ends that visit, not the walk. Its end tells: as
+//!   that stop's [`JoinError`](crate::task::JoinError) where each stop has a result, else
+//!   as [`WalkPanicked`], with the panics reported where contained panics are.
+//!
 //! The order of work inside one poll is written in one function,
 //! [`ThreadRunner::poll`].
 //!
@@ -81,7 +99,7 @@ pub use poller::{
 };
 pub use spinlock::{SpinMutex, SpinMutexGuard, Spinlock, SpinlockError, SpinlockMisuse};
 pub use stall::{OsThread, OsThreadState, Stall, StallSource};
-pub use walk::{ThreadWalk, ThreadWalkError};
+pub use walk::{ThreadWalkError, WalkPanicked};
 
 // What other floors use of the rooms.
 pub(crate) use exit::{ended, live, pending};

@@ -199,11 +199,11 @@ pub(crate) const SOURCES: &[Source] = &[
         assert!(gone.unset().await.is_err())
     ),
     source!(
-        ["task/walk.rs fn walk_threads_async"],
+        ["task/walk.rs fn walk_threads"],
         {
             let empty = ThreadLib::new();
         },
-        empty.walk_threads_async(async |_| ()).await
+        empty.walk_threads(async |_| ()).await
     ),
     source!(
         ["task/walk.rs fn walk_threads_concurrent"],
@@ -213,14 +213,7 @@ pub(crate) const SOURCES: &[Source] = &[
         empty.walk_threads_concurrent(async |_| ()).await
     ),
     source!(
-        ["thread/walk.rs Future for ThreadWalk"],
-        {
-            let library = current().library();
-        },
-        library.walk_threads(|_| ()).unwrap().await.unwrap()
-    ),
-    source!(
-        ["thread/exit.rs Future for Exit"],
+        ["thread/exit/mod.rs Future for Exit"],
         {
             let gone = exited();
         },
@@ -497,18 +490,17 @@ pub(crate) const SOURCES: &[Source] = &[
     ),
     // Devices and buffers.
     source!(
-        ["channel/walk.rs Future for ChannelWalk"],
+        ["channel/walk_async.rs fn walk_channels"],
         {
             let device = device();
         },
         device
             .walk_channels(async |_| Ok::<_, Infallible>(()))
-            .unwrap()
             .await
             .unwrap()
     ),
     source!(
-        ["channel/concurrent.rs fn walk_channels_concurrent"],
+        ["channel/walk_async.rs fn walk_channels_concurrent"],
         {
             let device = device();
         },

@@ -37,7 +37,7 @@ pub fn act(world: &Arc<World>, step: &Arc<Step>) -> bool {
                         visit.call();
                     }
                 },
-                move || end.check("called"),
+                move |_| end.check("called"),
             );
         }
         _ => return false,

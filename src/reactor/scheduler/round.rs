@@ -10,7 +10,7 @@ use super::super::group::Group;
 use super::super::inside::Inside;
 use super::super::walk::Counted;
 use super::{CoreSnapshot, Power, SchedulerError};
-use crate::thread::travel::{Journey, Traveller};
+use crate::thread::travel::{Journey, Traveller, Trip};
 
 /// What a round did.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -137,13 +137,13 @@ impl Journey for Gather {
         gather.advance();
     }
 
-    fn end(mut self: Box<Self>) {
-        self.cores.sort_unstable_by_key(|core| core.core);
-        let group = self.group.clone();
+    fn end(mut trip: Box<Trip<Self>>) {
+        trip.journey.cores.sort_unstable_by_key(|core| core.core);
+        let group = trip.journey.group.clone();
         // Refused when a reactor's loop has panicked: all stop.
-        let _ = group.send_within(group.scheduling.core(), self, |reactor, gather| {
+        let _ = group.send_within(group.scheduling.core(), trip, |reactor, trip| {
             let group = reactor.group().clone();
-            group.scheduling.balance(&group, *gather);
+            group.scheduling.balance(&group, trip.journey);
         });
     }
 }

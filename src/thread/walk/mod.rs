@@ -5,12 +5,7 @@
 
 pub(crate) mod travel;
 
-use std::fmt;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
-
-use futures::channel::oneshot;
 
 use super::exit::pending::{Pending, PendingKey};
 use super::local::Local;
@@ -18,8 +13,7 @@ use super::panic::drop_anywhere;
 use super::poll::message::Message;
 use super::shared::Shared;
 use super::{SpdkThread, ThreadLib};
-use crate::sync::budget::poll_budget;
-use travel::{Journey, Traveller};
+use travel::{Journey, Traveller, Trip};
 
 /// A walk over threads needs a SpdkThread to come back to.
 ///
@@ -29,7 +23,7 @@ use travel::{Journey, Traveller};
 /// use corespun::thread::{ThreadLib, ThreadWalkError};
 ///
 /// // It could not come back to here.
-/// let walk = ThreadLib::new().for_each_thread(|_thread| (), || ());
+/// let walk = ThreadLib::new().for_each_thread(|_thread| (), |_walked| ());
 /// assert_eq!(walk, Err(ThreadWalkError::NotOnThread));
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -43,9 +37,49 @@ pub enum ThreadWalkError {
     /// The current thread has exited.
     #[error("thread {0:?} has exited and cannot wait for a for_each_thread")]
     Exited(String),
-    /// The thread that started the walk was forced to exit before its end.
-    #[error("the thread that started the for_each_thread was forced to exit before its end")]
-    Cancelled,
+}
+
+/// A walk went to its end, and the function panicked at some of its stops.
+///
+/// # Examples
+///
+/// ```
+/// use std::sync::mpsc;
+/// use corespun::thread::ThreadLib;
+///
+/// let library = ThreadLib::builder().panic_hook(|_panic| ()).build();
+/// let mut a = library.thread().name("a").build()?.attach();
+/// let mut b = library.thread().name("b").build()?.attach();
+/// let (sender, visits) = mpsc::channel();
+/// let (tell, end) = mpsc::channel();
+/// let visit = move |thread: &corespun::thread::SpdkThread| match thread.name() {
+///     "a" => panic!("not here"),
+///     name => sender.send(name.to_owned()).unwrap(),
+/// };
+/// a.enter(|| library.for_each_thread(visit, move |walked| tell.send(walked).unwrap()))?;
+/// a.poll(0, 0);
+/// b.poll(0, 0);
+/// a.poll(0, 0);
+/// assert!(visits.try_iter().eq(["b"]));
+/// assert_eq!(end.try_recv()?.unwrap_err().stops, 1);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the function of a walk panicked at {stops} of its stops; each panic was reported there")]
+#[non_exhaustive]
+pub struct WalkPanicked {
+    /// At how many.
+    pub stops: usize,
+}
+
+impl WalkPanicked {
+    /// An error, unless that is nowhere.
+    pub(crate) fn at(stops: usize) -> Result<(), Self> {
+        match stops {
+            0 => Ok(()),
+            stops => Err(WalkPanicked { stops }),
+        }
+    }
 }
 
 struct Walk<F> {
@@ -53,7 +87,7 @@ struct Walk<F> {
     /// The id of the thread visited last.
     cursor: u64,
     origin: Arc<Shared>,
-    key: PendingKey<()>,
+    key: PendingKey<Result<(), WalkPanicked>>,
     visit: F,
 }
 
@@ -77,15 +111,16 @@ impl<F: FnMut(&SpdkThread) + Send + 'static> Journey for Walk<F> {
         walk.advance();
     }
 
-    fn end(self: Box<Self>) {
+    fn end(trip: Box<Trip<Self>>) {
+        let walked = trip.walked();
         // Refused only by a thread that has given up waiting.
-        let _ = self.origin.deliver(self.key, |key| {
+        let _ = trip.journey.origin.deliver(trip.journey.key, |key| {
             Message::new(move || {
-                Local::with_current(|local| local.complete(key, ()));
+                Local::with_current(|local| local.complete(key, walked));
             })
         });
         // What it visited with may panic, and has perhaps just done so.
-        drop_anywhere(self);
+        drop_anywhere(trip);
     }
 }
 
@@ -97,7 +132,9 @@ impl ThreadLib {
     /// Threads that were asked to exit before their turn are passed over;
     /// threads made while the walk is under way are visited. `done` is always
     /// called by a later message, and the current thread does not exit before.
-    /// A panic of `f` is contained, and the walk goes on.
+    /// A panic of `f` is contained, and the walk goes on; see [walks](crate::thread#walks).
+    ///
+    /// [`ThreadLib::walk_threads`] is the form with an asynchronous function.
     ///
     /// # Errors
     ///
@@ -117,26 +154,26 @@ impl ThreadLib {
     /// a.enter(|| {
     ///     library.for_each_thread(
     ///         move |thread| sender.send(thread.name().to_owned()).unwrap(),
-    ///         move || end.send("all".to_owned()).unwrap(),
+    ///         move |walked| end.send(format!("all: {walked:?}")).unwrap(),
     ///     )
     /// })?;
     /// a.poll(0, 0);
     /// b.poll(0, 0);
     /// a.poll(0, 0);
-    /// assert!(visits.try_iter().eq(["a", "b", "all"]));
+    /// assert!(visits.try_iter().eq(["a", "b", "all: Ok(())"]));
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn for_each_thread(
         &self,
         f: impl FnMut(&SpdkThread) + Send + 'static,
-        done: impl FnOnce() + Send + 'static,
+        done: impl FnOnce(Result<(), WalkPanicked>) + Send + 'static,
     ) -> Result<(), ThreadWalkError> {
         let start = |local: &Local| {
             if local.refuses_work() {
                 return Err(ThreadWalkError::Exited(local.shared.name().to_owned()));
             }
             // Both functions are `Send`, so a walk does not bind its thread.
-            let key = local.insert_pending(Pending::ThreadWalk, false, move |()| done());
+            let key = local.insert_pending(Pending::ThreadWalk, false, done);
             let walk = Walk {
                 library: self.clone(),
                 cursor: 0,
@@ -148,97 +185,5 @@ impl ThreadLib {
             Ok(())
         };
         Local::with_current(start).unwrap_or(Err(ThreadWalkError::NotOnThread))
-    }
-
-    /// As [`ThreadLib::for_each_thread`]; the future completes where the
-    /// callback would be called, and may be awaited anywhere.
-    ///
-    /// # Errors
-    ///
-    /// As [`ThreadLib::for_each_thread`]; the future yields
-    /// [`ThreadWalkError::Cancelled`] if it comes to that.
-    ///
-    /// # Cancel safety
-    ///
-    /// Dropping the future only stops the waiting; the walk goes on.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use std::sync::{Arc, atomic::{AtomicU32, Ordering}};
-    /// use corespun::thread::ThreadLib;
-    ///
-    /// let library = ThreadLib::new();
-    /// let (mut a, mut b) = (library.thread().build()?.attach(), library.thread().build()?.attach());
-    /// let visits = Arc::new(AtomicU32::new(0));
-    /// let counter = visits.clone();
-    /// let walk = a.enter(|| {
-    ///     library.walk_threads(move |_thread| _ = counter.fetch_add(1, Ordering::Relaxed))
-    /// })?;
-    /// a.poll(0, 0);
-    /// b.poll(0, 0);
-    /// a.poll(0, 0);
-    /// futures::executor::block_on(walk)?;
-    /// assert_eq!(visits.load(Ordering::Relaxed), 2);
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
-    pub fn walk_threads(
-        &self,
-        f: impl FnMut(&SpdkThread) + Send + 'static,
-    ) -> Result<ThreadWalk, ThreadWalkError> {
-        let (sender, receiver) = oneshot::channel();
-        self.for_each_thread(f, move || {
-            // The one who waited may have given up.
-            let _ = sender.send(());
-        })?;
-        Ok(ThreadWalk { receiver })
-    }
-}
-
-/// Completes when a walk over threads has ended; made by
-/// [`ThreadLib::walk_threads`].
-///
-/// # Examples
-///
-/// Awaited by a task, it tells when a change has reached every thread:
-///
-/// ```
-/// use std::sync::{Arc, atomic::{AtomicU32, Ordering}};
-/// use corespun::{task, thread::{SpdkThread, ThreadLib}};
-///
-/// let library = ThreadLib::new();
-/// let (mut a, mut b) = (library.thread().build()?.attach(), library.thread().build()?.attach());
-/// let changed = a.enter(|| task::spawn_local(async {
-///     let reached = Arc::new(AtomicU32::new(0));
-///     let counter = reached.clone();
-///     let library = SpdkThread::current().unwrap().library();
-///     library.walk_threads(move |_| _ = counter.fetch_add(1, Ordering::Relaxed))?.await?;
-///     Ok::<_, corespun::thread::ThreadWalkError>(reached.load(Ordering::Relaxed))
-/// }));
-/// while !changed.is_finished() {
-///     a.poll(0, 0);
-///     b.poll(0, 0);
-/// }
-/// assert_eq!(futures::executor::block_on(changed)??, 2);
-/// # Ok::<(), Box<dyn std::error::Error>>(())
-/// ```
-#[must_use = "futures do nothing unless awaited; the walk goes on without"]
-pub struct ThreadWalk {
-    receiver: oneshot::Receiver<()>,
-}
-
-impl Future for ThreadWalk {
-    type Output = Result<(), ThreadWalkError>;
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let budget = ready!(poll_budget(cx));
-        let answer = budget.on(Pin::new(&mut self.receiver).poll(cx));
-        answer.map(|answer| answer.map_err(|oneshot::Canceled| ThreadWalkError::Cancelled))
-    }
-}
-
-impl fmt::Debug for ThreadWalk {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ThreadWalk").finish_non_exhaustive()
     }
 }
