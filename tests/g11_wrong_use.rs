@@ -40,7 +40,7 @@ fn sleeping_without_a_current_thread_says_what_to_do() {
 #[test]
 fn registering_a_poller_without_a_current_thread_is_an_error() {
     let error = Poller::active(|| ()).unwrap_err();
-    assert!(matches!(error, PollerError::NotOnThread));
+    assert!(matches!(error, PollerError::NotOnThread(_)));
     assert!(error.to_string().contains("on a SpdkThread"));
     assert!(SpdkThread::current().is_none());
 }

@@ -73,10 +73,10 @@ fn an_interrupt_is_run_by_polls_in_both_modes_until_unregistered() {
     assert!(matches!(refused, InterruptError::Exiting(_)), "{refused}");
     let (late, _) = UnixStream::pair().unwrap();
     let refused = Interrupt::register(late, |_| ()).unwrap_err();
-    assert!(matches!(refused, InterruptError::NotOnThread));
+    assert!(matches!(refused, InterruptError::NotOnThread(_)));
     assert!(matches!(
         set_interrupt_mode(true),
-        Err(InterruptError::NotOnThread)
+        Err(InterruptError::NotOnThread(_))
     ));
 }
 

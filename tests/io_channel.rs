@@ -492,7 +492,7 @@ fn an_exiting_thread_gets_its_channel_again() {
     assert_eq!((made.get(), live.get()), (1, 0));
     assert!(threads.is_exited(0));
     let late = threads.on(0, || device.channel()).unwrap_err();
-    assert!(matches!(late, ChannelError::Exited { .. }), "{late}");
+    assert!(matches!(late, ChannelError::Exited(_)), "{late}");
 }
 
 /// T-TH-34 (IO-021).
@@ -815,7 +815,9 @@ fn off_a_thread_every_call_says_what_it_needs() {
     let refused = IoDevice::builder()
         .name("x")
         .register(|| Ok::<_, Infallible>(()));
-    assert!(matches!(refused.unwrap_err(), RegisterError::NotOnThread(name) if name == "x"));
+    assert!(
+        matches!(refused.unwrap_err(), RegisterError::NotOnThread(it) if it.to_string().contains("\"x\""))
+    );
     let mut threads = Threads::allocate(1);
     let device = threads.on(0, plain_device);
     assert!(device.name().starts_with("io_device "));

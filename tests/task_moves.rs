@@ -85,7 +85,7 @@ fn a_task_that_finds_its_target_gone_on_arrival_goes_on_where_it_was() {
     });
     settle(&mut here);
     let (error, at) = output(result);
-    assert!(matches!(error, MoveError::Exited { .. }));
+    assert!(matches!(error, MoveError::Exited(_)));
     assert_eq!(at, "here");
 }
 

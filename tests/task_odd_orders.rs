@@ -488,7 +488,7 @@ fn a_task_that_moves_to_a_thread_dropped_on_the_way_ends_there_or_stays() {
     drop(there);
     settle(&mut here);
     let (moved, place) = output(task);
-    assert!(matches!(moved, Err(MoveError::Exited { .. })));
+    assert!(matches!(moved, Err(MoveError::Exited(_))));
     assert_eq!(place.as_deref(), Some("here"));
 
     let (mut here, there) = two_threads();

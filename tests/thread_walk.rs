@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex};
 
 use corespun::task;
-use corespun::thread::{ExitHolder, Poller, SpdkThread, ThreadWalkError};
+use corespun::thread::{ExitHolder, Poller, SpdkThread, WalkStartError};
 use harness::io::poll_once;
 use harness::threads::{SharedRuns, Threads};
 
@@ -127,7 +127,7 @@ fn a_walk_goes_on_after_a_panic_and_tells_of_it() {
     let mut threads = Threads::allocate(3);
     let library = threads.library.clone();
     let refused = library.for_each_thread(|_| {}, |_| {}).unwrap_err();
-    assert_eq!(refused, ThreadWalkError::NotOnThread);
+    assert!(matches!(refused, WalkStartError::NotOnThread(_)));
     let (visits, end) = (SharedRuns::default(), Arc::new(Mutex::new(None)));
     let (seen, tell) = (visits.clone(), end.clone());
     let visit = move |thread: &SpdkThread| {

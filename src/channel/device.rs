@@ -24,7 +24,7 @@ use crate::thread::message::Message;
 use crate::thread::panic::drop_anywhere;
 use crate::thread::pending::{Pending, PendingKey};
 use crate::thread::shared::Shared;
-use crate::thread::{SpdkThread, ThreadLib};
+use crate::thread::{Exited, NotOnThread, SpdkThread, ThreadLib};
 
 type Constructor<C> = Box<dyn Fn() -> Result<C, BoxError> + Send + Sync>;
 
@@ -176,15 +176,20 @@ impl DeviceCore {
         stays: bool,
         done: Box<dyn FnOnce()>,
     ) -> Result<(), UnregisterError> {
+        let not_on_thread = || {
+            UnregisterError::from(NotOnThread::new(format!(
+                "io_device {:?} must be unregistered on a SpdkThread of its library instance",
+                self.name()
+            )))
+        };
         Local::with_current(|local| {
             if !self.belongs_to(local) {
-                return Err(UnregisterError::NotOnThread(self.name()));
+                return Err(not_on_thread());
             }
             if local.refuses_work() {
-                return Err(UnregisterError::Exited {
-                    thread: local.shared.name().to_owned(),
-                    device: self.name(),
-                });
+                let device = self.name();
+                let gone = format!("has exited and cannot wait for io_device {device:?}");
+                return Err(Exited::new(local.shared.name(), gone).into());
             }
             let requested = self.lifetime.request(|| {
                 let what = Pending::Unregister(self.name.clone());
@@ -201,7 +206,7 @@ impl DeviceCore {
             }
             Ok(())
         })
-        .unwrap_or_else(|| Err(UnregisterError::NotOnThread(self.name())))
+        .unwrap_or_else(|| Err(not_on_thread()))
     }
 
     fn unregister_now(&self) {
@@ -549,7 +554,9 @@ impl IoDeviceBuilder {
     {
         let registry = Local::with_current(|local| Registry::of(&local.shared.library));
         let Some(registry) = registry else {
-            return Err(RegisterError::NotOnThread(self.name.unwrap_or_default()));
+            let name = self.name.unwrap_or_default();
+            let needs = format!("io_device {name:?} must be registered on a SpdkThread");
+            return Err(NotOnThread::new(needs).into());
         };
         let construct: Constructor<C> = Box::new(move || construct().map_err(Into::into));
         let mut registered = None;

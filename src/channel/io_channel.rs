@@ -22,6 +22,7 @@ use crate::thread::exit::ExitHolder;
 use crate::thread::local::Local;
 use crate::thread::message::Message;
 use crate::thread::part::Part;
+use crate::thread::{Exited, NotOnThread};
 
 pub(super) struct ChannelCell<C: 'static> {
     head: Head,
@@ -299,15 +300,25 @@ pub(super) fn get<C>(device: &Arc<Device<C>>) -> Result<IoChannel<C>, ChannelErr
     }
 }
 
+/// The error of a thread that has exited.
+#[cold]
+pub(super) fn opens_no_channel(thread: &str, core: &DeviceCore) -> ChannelError {
+    let device = core.name();
+    let gone = format!("has exited and opens no channel of io_device {device:?}");
+    Exited::new(thread, gone).into()
+}
+
 #[cold]
 fn create<C>(device: &Arc<Device<C>>) -> Result<IoChannel<C>, ChannelError> {
     let core = &*device.core;
-    let local = Local::current_rc().ok_or_else(|| ChannelError::NotOnThread(core.name()))?;
+    let local = Local::current_rc().ok_or_else(|| {
+        let name = core.name();
+        NotOnThread::new(format!(
+            "a channel of io_device {name:?} can be had on a SpdkThread only"
+        ))
+    })?;
     if local.refuses_work() {
-        return Err(ChannelError::Exited {
-            thread: local.shared.name().to_owned(),
-            device: core.name(),
-        });
+        return Err(opens_no_channel(local.shared.name(), core));
     }
     if !core.is_registered() {
         return Err(ChannelError::Unregistered(core.name()));

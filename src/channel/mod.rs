@@ -45,7 +45,7 @@ pub use registry::{DeviceInfo, devices};
 pub use send_channel::SendChannel;
 pub use walk::WalkStep;
 
-use crate::thread::WalkPanicked;
+use crate::thread::{Exited, NotOnThread, WalkPanicked};
 
 /// The error of a channel's constructor, as the one who asked sees it.
 ///
@@ -76,16 +76,14 @@ pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 /// use corespun::channel::{IoDevice, RegisterError};
 ///
 /// let error = IoDevice::builder().name("null0").register(|| Ok::<_, Infallible>(()));
-/// assert!(matches!(error, Err(RegisterError::NotOnThread(name)) if name == "null0"));
+/// assert!(matches!(error, Err(RegisterError::NotOnThread(_))));
 /// ```
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum RegisterError {
     /// No SpdkThread is current on this OS thread.
-    #[error(
-        "io_device {0:?} must be registered on a SpdkThread: call this from a message, task or poller"
-    )]
-    NotOnThread(String),
+    #[error(transparent)]
+    NotOnThread(#[from] NotOnThread),
     /// A device has this key already.
     #[error("an io_device with key {key:#x} is registered already, as {name:?}")]
     Duplicate {
@@ -152,18 +150,11 @@ pub enum FindError {
 #[non_exhaustive]
 pub enum ChannelError {
     /// No SpdkThread is current on this OS thread.
-    #[error(
-        "a channel of io_device {0:?} can be had on a SpdkThread only: call this from a message, task or poller"
-    )]
-    NotOnThread(String),
+    #[error(transparent)]
+    NotOnThread(#[from] NotOnThread),
     /// The current thread has exited.
-    #[error("thread {thread:?} has exited and opens no channel of io_device {device:?}")]
-    Exited {
-        /// The thread.
-        thread: String,
-        /// The device.
-        device: String,
-    },
+    #[error(transparent)]
+    Exited(#[from] Exited),
     /// The channel is of another thread than the current one, if there is one.
     #[error(
         "the channel of io_device {device:?} belongs to thread {thread:?}: use it in a message, task or poller of that"
@@ -221,56 +212,14 @@ pub enum ChannelError {
 #[non_exhaustive]
 pub enum UnregisterError {
     /// No SpdkThread of the device's library instance is current.
-    #[error(
-        "io_device {0:?} must be unregistered on a SpdkThread of its library instance: call this from a message, task or poller"
-    )]
-    NotOnThread(String),
+    #[error(transparent)]
+    NotOnThread(#[from] NotOnThread),
     /// The current thread has exited.
-    #[error("thread {thread:?} has exited and cannot wait for io_device {device:?}")]
-    Exited {
-        /// The thread.
-        thread: String,
-        /// The device.
-        device: String,
-    },
+    #[error(transparent)]
+    Exited(#[from] Exited),
     /// It was unregistered before, or waits for walks to end to be so.
     #[error("io_device {0:?} is unregistered already, or about to be")]
     Twice(String),
-}
-
-/// Why a walk over the channels of a device could not be started.
-///
-/// # Examples
-///
-/// ```
-/// # use std::convert::Infallible;
-/// use corespun::{channel::{IoDevice, WalkStartError}, thread::ThreadLib};
-///
-/// let mut runner = ThreadLib::new().thread().build()?.attach();
-/// let device = runner.enter(|| {
-///     IoDevice::builder().name("null0").register(|| Ok::<_, Infallible>(()))
-/// })?;
-/// // It could not come back to here.
-/// let walk = device.for_each_channel(|_| Ok::<_, Infallible>(()), |_result| ());
-/// assert_eq!(walk, Err(WalkStartError::NotOnThread("null0".to_owned())));
-/// # Ok::<(), Box<dyn std::error::Error>>(())
-/// ```
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum WalkStartError {
-    /// No SpdkThread of the device's library instance is current.
-    #[error(
-        "a walk over the channels of io_device {0:?} needs a SpdkThread of its library instance to come back to: call this from a message, task or poller"
-    )]
-    NotOnThread(String),
-    /// The current thread has exited.
-    #[error("thread {thread:?} has exited and cannot wait for a walk of io_device {device:?}")]
-    Exited {
-        /// The thread.
-        thread: String,
-        /// The device.
-        device: String,
-    },
 }
 
 /// What was wrong with a walk over the channels of a device: it ended before the last

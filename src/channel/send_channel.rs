@@ -84,10 +84,9 @@ impl<C: Send + 'static> Held<C> {
             });
         };
         // A forced exit has destroyed it.
-        io_channel::existing(local, &self.device.core).ok_or_else(|| ChannelError::Exited {
-            thread: thread(),
-            device: self.device.core.name(),
-        })
+        let core = &self.device.core;
+        let gone = || io_channel::opens_no_channel(&thread(), core);
+        io_channel::existing(local, core).ok_or_else(gone)
     }
 }
 

@@ -13,15 +13,16 @@ use std::ops::Deref;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use super::WalkError;
 use super::device::{DeviceCore, IoDevice};
 use super::io_channel::{self, ChannelCell, IoChannel};
-use super::{WalkError, WalkStartError};
 use crate::thread::local::Local;
 use crate::thread::message::Message;
 use crate::thread::panic::drop_anywhere;
 use crate::thread::pending::{Pending, PendingKey};
 use crate::thread::shared::Shared;
 use crate::thread::travel::{Journey, Traveller, Trip};
+use crate::thread::{Exited, NotOnThread, WalkStartError};
 
 /// What is done at each stop. Takes the walk along and sends it on.
 trait Visit<C: 'static, E: Send + 'static>: Send + Sized + 'static {
@@ -339,15 +340,20 @@ impl<C: 'static> IoDevice<C> {
         D: FnOnce(Result<(), WalkError<E>>) + 'static,
     {
         let core = &self.device.core;
+        let not_on_thread = || {
+            WalkStartError::from(NotOnThread::new(format!(
+                "a walk over the channels of io_device {:?} needs a SpdkThread of its library instance to come back to",
+                core.name()
+            )))
+        };
         let start = |local: &Local| {
             if !core.belongs_to(local) {
-                return Err(WalkStartError::NotOnThread(core.name()));
+                return Err(not_on_thread());
             }
             if local.refuses_work() {
-                return Err(WalkStartError::Exited {
-                    thread: local.shared.name().to_owned(),
-                    device: core.name(),
-                });
+                let device = core.name();
+                let gone = format!("has exited and cannot wait for a walk of io_device {device:?}");
+                return Err(Exited::new(local.shared.name(), gone).into());
             }
             let what = Pending::ChannelWalk(core.name.clone());
             // It need not be `Send`.
@@ -369,6 +375,6 @@ impl<C: 'static> IoDevice<C> {
             }
             Ok(())
         };
-        Local::with_current(start).unwrap_or_else(|| Err(WalkStartError::NotOnThread(core.name())))
+        Local::with_current(start).unwrap_or_else(|| Err(not_on_thread()))
     }
 }

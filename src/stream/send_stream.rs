@@ -156,7 +156,7 @@ impl PollerStreamBuilder {
         R::Item: Send + 'static,
     {
         let buffer = Local::with_current(|local| OnThread::new(local, Buffer::new(self.capacity)));
-        let buffer = Arc::new(buffer.ok_or(PollerError::NotOnThread)?);
+        let buffer = Arc::new(buffer.ok_or_else(PollerError::not_on_thread)?);
         let shared = buffer.clone();
         let poller = self.poller().register_send_with(move |poller| {
             let producer = Producer::new(shared, poller);

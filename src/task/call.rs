@@ -15,7 +15,7 @@ use super::{JoinHandle, TaskBuilder};
 use crate::thread::local::Local;
 use crate::thread::message::Message;
 use crate::thread::panic::{PanicSource, Payload, contain, payload_text};
-use crate::thread::{BoundBy, ExitHolder, SendError, SpdkThread};
+use crate::thread::{BoundBy, ExitHolder, Exited, SendError, SpdkThread};
 
 /// What carries a reply back. Dropped unanswered, which only the end of the
 /// thread or reactor does, it says so by itself. A panic that nobody waits for is that of
@@ -258,7 +258,7 @@ impl SpdkThread {
 /// let call = runner.handle().call(|| 5);
 /// drop(runner);
 /// let error = futures::executor::block_on(call).unwrap_err();
-/// assert!(matches!(&error, CallError::Exited { thread } if thread == "disk"));
+/// assert!(matches!(&error, CallError::Exited(exited) if exited.thread() == "disk"));
 /// assert_eq!(error.to_string(), r#"thread "disk" exited before it finished the call"#);
 /// # Ok::<(), corespun::thread::CreateError>(())
 /// ```
@@ -280,11 +280,8 @@ pub enum CallError {
         source: std::io::Error,
     },
     /// The thread exited before the call ended, or had exited.
-    #[error("thread {thread:?} exited before it finished the call")]
-    Exited {
-        /// The thread's name.
-        thread: String,
-    },
+    #[error(transparent)]
+    Exited(#[from] Exited),
 }
 
 fn text(payload: &Mutex<Payload>) -> String {
@@ -301,9 +298,7 @@ impl CallError {
     }
 
     pub(crate) fn exited(thread: &str) -> Self {
-        CallError::Exited {
-            thread: thread.to_owned(),
-        }
+        Exited::new(thread, "exited before it finished the call").into()
     }
 
     /// Whether what was called panicked.
@@ -313,7 +308,7 @@ impl CallError {
 
     /// Whether the thread exited before the call ended.
     pub fn is_exited(&self) -> bool {
-        matches!(self, CallError::Exited { .. })
+        matches!(self, CallError::Exited(_))
     }
 }
 

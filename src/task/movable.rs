@@ -13,8 +13,8 @@ use std::task::{Context, Poll, ready};
 use super::raw::with_running;
 use super::{JoinHandle, TaskBuilder};
 use crate::sync::budget::poll_budget;
-use crate::thread::SpdkThread;
 use crate::thread::shared::Shared;
+use crate::thread::{Exited, SpdkThread};
 
 /// Empties `place` if `thread` is in it; says whether it was.
 fn take_if_same(place: &Cell<Option<Arc<Shared>>>, thread: &Arc<Shared>) -> bool {
@@ -156,9 +156,8 @@ impl Future for MoveTo {
             };
             // A hop that failed was to a thread that had closed its mailbox.
             if self.target.is_exited() || (self.asked && take_if_same(&hop.refused, target)) {
-                return Err(MoveError::Exited {
-                    thread: self.target.name().to_owned(),
-                });
+                let gone = "has exited; the task stays where it is";
+                return Err(Exited::new(self.target.name(), gone).into());
             }
             hop.wanted.set(Some(target.clone()));
             Ok(())
@@ -203,10 +202,8 @@ impl Drop for MoveTo {
 /// let gone = library.thread().name("gone").build()?.attach().handle();
 /// let stays = here.enter(|| task::spawn_movable(async move { task::move_to(&gone).await }));
 /// here.poll(0, 0);
-/// assert_eq!(
-///     futures::executor::block_on(stays).unwrap(),
-///     Err(MoveError::Exited { thread: "gone".to_owned() })
-/// );
+/// let refused = futures::executor::block_on(stays).unwrap();
+/// assert!(matches!(refused, Err(MoveError::Exited(it)) if it.thread() == "gone"));
 /// # Ok::<(), corespun::thread::CreateError>(())
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -216,9 +213,6 @@ pub enum MoveError {
     #[error("this task cannot change its thread: spawn it with `spawn_movable`")]
     NotMovable,
     /// The thread has exited.
-    #[error("thread {thread:?} has exited; the task stays where it is")]
-    Exited {
-        /// The thread's name.
-        thread: String,
-    },
+    #[error(transparent)]
+    Exited(#[from] Exited),
 }

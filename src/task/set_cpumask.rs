@@ -110,7 +110,7 @@ impl Asker for Mover {
     type Output = Result<(), SetCpumaskError>;
 
     fn output(&mut self, answer: Option<Self::Answer>) -> Self::Output {
-        answer.unwrap_or_else(|| Err(SetCpumaskError::Exited(self.0.name().to_owned())))
+        answer.unwrap_or_else(|| Err(SetCpumaskError::exited(self.0.name())))
     }
 
     fn instead(&mut self) -> Option<Self::Output> {

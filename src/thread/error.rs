@@ -1,8 +1,91 @@
 //! What is wrong when a thread cannot be made, or a message not be sent to it.
 
+use std::borrow::Cow;
 use std::fmt;
 
 use super::SharesError;
+
+/// No SpdkThread is current on this OS thread, or none that would do. In every error
+/// that says so.
+///
+/// # Examples
+///
+/// ```
+/// use corespun::thread::{Poller, PollerError};
+///
+/// let error = Poller::active(|| ()).unwrap_err();
+/// assert!(matches!(error, PollerError::NotOnThread(_)));
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}: call this from a message, task or poller")]
+pub struct NotOnThread(Cow<'static, str>);
+
+impl NotOnThread {
+    /// What has to be done on a thread, as a sentence.
+    pub(crate) fn new(sentence: impl Into<Cow<'static, str>>) -> Self {
+        NotOnThread(sentence.into())
+    }
+}
+
+/// A thread has exited, or is so far in its exit that it takes nothing more. In every
+/// error that says so, except [`CriticalMsgError`], which a signal handler may get.
+///
+/// # Examples
+///
+/// ```
+/// use corespun::{task::CallError, thread::ThreadLib};
+///
+/// let thread = ThreadLib::new().thread().name("disk").build()?.handle();
+/// let error = futures::executor::block_on(thread.call(|| 5)).unwrap_err();
+/// assert!(matches!(&error, CallError::Exited(exited) if exited.thread() == "disk"));
+/// assert_eq!(error.to_string(), r#"thread "disk" exited before it finished the call"#);
+/// # Ok::<(), corespun::thread::CreateError>(())
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("thread {thread:?} {consequence}")]
+pub struct Exited {
+    thread: String,
+    consequence: Cow<'static, str>,
+}
+
+impl Exited {
+    /// What follows for the caller is the rest of a sentence that the thread begins.
+    #[cold]
+    pub(crate) fn new(thread: &str, consequence: impl Into<Cow<'static, str>>) -> Self {
+        Exited {
+            thread: thread.to_owned(),
+            consequence: consequence.into(),
+        }
+    }
+
+    /// The thread's name.
+    pub fn thread(&self) -> &str {
+        &self.thread
+    }
+}
+
+/// Why a walk that comes back to where it began could not begin.
+///
+/// # Examples
+///
+/// ```
+/// use corespun::thread::{ThreadLib, WalkStartError};
+///
+/// // It could not come back to here.
+/// let walk = ThreadLib::new().for_each_thread(|_thread| (), |_walked| ());
+/// assert!(matches!(walk, Err(WalkStartError::NotOnThread(_))));
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum WalkStartError {
+    /// No SpdkThread is current on this OS thread, or none of the library instance of
+    /// what is walked over.
+    #[error(transparent)]
+    NotOnThread(#[from] NotOnThread),
+    /// The current thread has exited.
+    #[error(transparent)]
+    Exited(#[from] Exited),
+}
 
 /// A message that could not be sent, with its closure.
 ///
@@ -43,7 +126,7 @@ pub struct SendError<F> {
 /// let thread = runner.handle();
 /// drop(runner);
 /// let refused = thread.send_msg(|| ()).unwrap_err();
-/// assert_eq!(*refused.reason(), SendErrorReason::Exited { thread: "disk".to_owned() });
+/// assert!(matches!(refused.reason(), SendErrorReason::Exited(it) if it.thread() == "disk"));
 /// # Ok::<(), corespun::thread::CreateError>(())
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -58,11 +141,8 @@ pub enum SendErrorReason {
         limit: usize,
     },
     /// The thread has exited.
-    #[error("thread {thread:?} has exited and runs no more messages")]
-    Exited {
-        /// The thread's name.
-        thread: String,
-    },
+    #[error(transparent)]
+    Exited(#[from] Exited),
 }
 
 impl<F> SendError<F> {
@@ -80,9 +160,7 @@ impl<F> SendError<F> {
     #[cold]
     pub(crate) fn exited(thread: &str, message: F) -> Self {
         SendError {
-            reason: SendErrorReason::Exited {
-                thread: thread.to_owned(),
-            },
+            reason: Exited::new(thread, "has exited and runs no more messages").into(),
             message,
         }
     }
@@ -104,7 +182,7 @@ impl<F> SendError<F> {
 
     /// Whether the thread has exited.
     pub fn is_exited(&self) -> bool {
-        matches!(self.reason, SendErrorReason::Exited { .. })
+        matches!(self.reason, SendErrorReason::Exited(_))
     }
 }
 

@@ -9,6 +9,7 @@ use std::rc::Rc;
 use super::local::{ExitPhase, Local};
 use super::part::Part;
 use super::placement::bound::{Bound, BoundBy};
+use super::{Exited, NotOnThread};
 
 /// Declares thread-locals of SpdkThreads, as [`std::thread_local!`] does those
 /// of OS threads.
@@ -90,19 +91,18 @@ pub struct LocalKey<T: 'static> {
 ///
 /// spdk_thread_local!(static REQUESTS: Cell<u32> = Cell::new(0));
 ///
-/// assert_eq!(REQUESTS.try_with(Cell::get), Err(LocalKeyError::NotOnThread));
+/// let refused = REQUESTS.try_with(Cell::get);
+/// assert!(matches!(refused, Err(LocalKeyError::NotOnThread(_))));
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum LocalKeyError {
     /// No SpdkThread is current on this OS thread.
-    #[error(
-        "a thread-local of SpdkThreads was used off one: call this from a message, task or poller"
-    )]
-    NotOnThread,
+    #[error(transparent)]
+    NotOnThread(#[from] NotOnThread),
     /// The thread is dropping its thread-locals.
-    #[error("thread {0:?} is dropping its thread-locals and makes no new one")]
-    Exited(String),
+    #[error(transparent)]
+    Exited(#[from] Exited),
 }
 
 impl<T: 'static> LocalKey<T> {
@@ -185,7 +185,8 @@ impl<T: 'static> LocalKey<T> {
                 return Ok(value);
             }
             if keys.closed.get() || local.exit_phase.get() == ExitPhase::Done {
-                return Err(LocalKeyError::Exited(local.shared.name().to_owned()));
+                let gone = "is dropping its thread-locals and makes no new one";
+                return Err(Exited::new(local.shared.name(), gone).into());
             }
             let value = Rc::new((self.init)());
             // `init` may have used the key itself.
@@ -202,7 +203,7 @@ impl<T: 'static> LocalKey<T> {
         });
         match value {
             Some(value) => value.map(|value| f(&value)),
-            None => Err(LocalKeyError::NotOnThread),
+            None => Err(NotOnThread::new("a thread-local of SpdkThreads was used off one").into()),
         }
     }
 

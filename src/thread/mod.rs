@@ -78,7 +78,9 @@ pub(crate) mod stall;
 mod walk;
 
 pub use builder::ThreadBuilder;
-pub use error::{CreateError, CriticalMsgError, SendError, SendErrorReason};
+pub use error::{
+    CreateError, CriticalMsgError, Exited, NotOnThread, SendError, SendErrorReason, WalkStartError,
+};
 pub use exit::{Exit, ExitHolder};
 pub use handle::SpdkThread;
 pub use interrupt::{Interrupt, InterruptError, set_interrupt_mode};
@@ -99,7 +101,7 @@ pub use poller::{
 };
 pub use spinlock::{SpinMutex, SpinMutexGuard, Spinlock, SpinlockError, SpinlockMisuse};
 pub use stall::{OsThread, OsThreadState, Stall, StallSource};
-pub use walk::{ThreadWalkError, WalkPanicked};
+pub use walk::WalkPanicked;
 
 // What other floors use of the rooms.
 pub(crate) use exit::{ended, live, pending};

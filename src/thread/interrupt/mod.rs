@@ -18,6 +18,7 @@ use std::rc::Rc;
 
 pub(super) use group::Interrupts;
 
+use super::NotOnThread;
 use super::local::{ExitPhase, Local};
 use super::poll::activity::Activity;
 use crate::interrupt::{FdGroup, FdGroupError, FdOptions, Member, Readiness};
@@ -31,15 +32,15 @@ use crate::interrupt::{FdGroup, FdGroupError, FdOptions, Member, Readiness};
 ///
 /// let (_peer, socket) = std::os::unix::net::UnixStream::pair()?;
 /// let error = Interrupt::register(socket, |_event| ()).unwrap_err();
-/// assert!(matches!(error, InterruptError::NotOnThread));
+/// assert!(matches!(error, InterruptError::NotOnThread(_)));
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum InterruptError {
     /// No SpdkThread is current on this OS thread.
-    #[error("interrupts belong to a SpdkThread: call this from a message, task or poller")]
-    NotOnThread,
+    #[error(transparent)]
+    NotOnThread(#[from] NotOnThread),
     /// The thread was asked to exit.
     #[error("thread {0:?} is exiting and takes no interrupt")]
     Exiting(String),
@@ -51,6 +52,13 @@ pub enum InterruptError {
         /// Why.
         source: FdGroupError,
     },
+}
+
+impl InterruptError {
+    #[cold]
+    fn not_on_thread() -> Self {
+        NotOnThread::new("interrupts belong to a SpdkThread").into()
+    }
 }
 
 /// Switches the current SpdkThread between poll mode and interrupt mode
@@ -89,7 +97,7 @@ pub enum InterruptError {
 /// ```
 pub fn set_interrupt_mode(on: bool) -> Result<(), InterruptError> {
     Local::with_current(|local| local.set_interrupt_mode(on))
-        .unwrap_or(Err(InterruptError::NotOnThread))
+        .unwrap_or_else(|| Err(InterruptError::not_on_thread()))
 }
 
 /// A descriptor that a SpdkThread reacts to (`struct spdk_interrupt`): its
@@ -207,7 +215,7 @@ impl Interrupt {
         options: FdOptions,
         callback: impl FnMut(Readiness) -> A + 'static,
     ) -> Result<Interrupt, InterruptError> {
-        let local = Local::current_rc().ok_or(InterruptError::NotOnThread)?;
+        let local = Local::current_rc().ok_or_else(InterruptError::not_on_thread)?;
         let thread = || local.shared.name().to_owned();
         if local.exit_phase.get() != ExitPhase::None {
             return Err(InterruptError::Exiting(thread()));

@@ -15,7 +15,7 @@ use futures::channel::oneshot;
 use super::panic::{PanicSource, contain, drop_anywhere};
 use super::poll::runner::ThreadRunner;
 use super::shared::Shared;
-use super::{SpdkThread, ThreadState, ThreadStats};
+use super::{Exited, SpdkThread, ThreadState, ThreadStats};
 use crate::cpu::CpuSet;
 
 /// Why a thread's cpumask could not be changed, or did not bring it to one of
@@ -91,8 +91,15 @@ pub enum SetCpumaskError {
     },
     /// The thread exited first, or had exited. Only from
     /// [`SpdkThread::set_cpumask_async`] and [`SpdkThread::move_to_core`].
-    #[error("thread {0:?} exited before it was on a core of its new cpumask")]
-    Exited(String),
+    #[error(transparent)]
+    Exited(#[from] Exited),
+}
+
+impl SetCpumaskError {
+    #[cold]
+    pub(crate) fn exited(thread: &str) -> Self {
+        Exited::new(thread, "exited before it was on a core of its new cpumask").into()
+    }
 }
 
 /// Is told how a move ended.
@@ -250,7 +257,7 @@ impl Shared {
     pub(super) fn end_all_moves(&self) {
         let moves = self.placement().take_moves(|_| true);
         if !moves.is_empty() {
-            let error = SetCpumaskError::Exited(self.name().to_owned());
+            let error = SetCpumaskError::exited(self.name());
             self.end_moves(moves, &Err(error));
         }
     }
@@ -325,7 +332,7 @@ impl SpdkThread {
     /// `end` is told when the thread is there.
     pub(crate) fn go_then(&self, to: &Destination, end: MoveEnd) {
         let result = match (self.state(), to) {
-            (ThreadState::Exited, _) => Err(SetCpumaskError::Exited(self.name().to_owned())),
+            (ThreadState::Exited, _) => Err(SetCpumaskError::exited(self.name())),
             (_, Destination::Mask(mask)) => self.set_cpumask(mask),
             (_, Destination::Core(core)) => self.set_target(*core),
         };

@@ -8,6 +8,7 @@ use std::time::Duration;
 use super::{
     Place, PollerBuilder, PollerCore, PollerError, PollerInterrupt, PollerKey, SwitchHook, Turn,
 };
+use crate::thread::Exited;
 use crate::thread::local::{Local, TimerTarget};
 use crate::thread::panic::{PanicSource, contain};
 use crate::thread::poll::activity::Activity;
@@ -26,7 +27,8 @@ impl Local {
         F: FnMut() -> A + 'static,
     {
         if self.refuses_work() {
-            return Err(PollerError::Exited(self.shared.name().to_owned()));
+            let gone = "has exited and takes no poller";
+            return Err(Exited::new(self.shared.name(), gone).into());
         }
         let key = self.pollers.next_key();
         let mut callback = self.anchor.bind_if(stays, make(key));

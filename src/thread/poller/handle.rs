@@ -412,7 +412,7 @@ impl PollerBuilder {
         A: Into<Activity>,
         F: FnMut() -> A + 'static,
     {
-        let local = Local::current_rc().ok_or(PollerError::NotOnThread)?;
+        let local = Local::current_rc().ok_or_else(PollerError::not_on_thread)?;
         let core = local.register_poller(self, true, make)?;
         Ok(Poller {
             core,

@@ -27,6 +27,7 @@ pub use send::SendPoller;
 use super::poll::activity::Activity;
 use super::poll::timer_queue::TimerKey;
 use super::stall::Occupant;
+use super::{Exited, NotOnThread};
 
 /// Where a poller stands; the text forms are SPDK's.
 ///
@@ -101,19 +102,24 @@ pub struct PollerStats {
 /// use corespun::thread::{Poller, PollerError};
 ///
 /// let error = Poller::active(|| ()).unwrap_err();
-/// assert!(matches!(error, PollerError::NotOnThread));
+/// assert!(matches!(error, PollerError::NotOnThread(_)));
 /// ```
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum PollerError {
     /// No SpdkThread is current on this OS thread.
-    #[error(
-        "a poller must be registered on a SpdkThread: call this from a message, task or poller"
-    )]
-    NotOnThread,
+    #[error(transparent)]
+    NotOnThread(#[from] NotOnThread),
     /// The current thread is about to read EXITED.
-    #[error("thread {0:?} has exited and takes no poller")]
-    Exited(String),
+    #[error(transparent)]
+    Exited(#[from] Exited),
+}
+
+impl PollerError {
+    #[cold]
+    pub(crate) fn not_on_thread() -> Self {
+        NotOnThread::new("a poller must be registered on a SpdkThread").into()
+    }
 }
 
 type Callback = Box<dyn FnMut() -> Activity>;

@@ -6,6 +6,7 @@ use crate::thread::local::{ExitPhase, Local};
 use crate::thread::panic::{PanicSource, contain};
 use crate::thread::part::Part;
 use crate::thread::placement::bound::{Bound, BoundBy};
+use crate::thread::{Exited, NotOnThread};
 
 /// How many may wait, as SPDK's.
 const MAX: usize = 4;
@@ -25,17 +26,16 @@ const MAX: usize = 4;
 ///     assert_eq!(register_post_poller_handler(|| ()), Err(PostPollerError::Full));
 ///     Ok::<_, PostPollerError>(())
 /// })?;
-/// assert_eq!(register_post_poller_handler(|| ()), Err(PostPollerError::NotOnThread));
+/// let refused = register_post_poller_handler(|| ());
+/// assert!(matches!(refused, Err(PostPollerError::NotOnThread(_))));
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum PostPollerError {
     /// No SpdkThread is current on this OS thread.
-    #[error(
-        "a post-poller handler must be registered on a SpdkThread: call this from a message, task or poller"
-    )]
-    NotOnThread,
+    #[error(transparent)]
+    NotOnThread(#[from] NotOnThread),
     /// As many wait already as there may be.
     #[error("{MAX} post-poller handlers wait on this thread already")]
     Full,
@@ -43,8 +43,8 @@ pub enum PostPollerError {
     #[error("a post-poller handler cannot register another")]
     Nested,
     /// The thread has exited, or is dropping what it has.
-    #[error("the thread has exited and runs no more post-poller handlers")]
-    Exited,
+    #[error(transparent)]
+    Exited(#[from] Exited),
 }
 
 type Handler = Box<dyn FnOnce()>;
@@ -96,7 +96,8 @@ pub fn register_post_poller_handler(
     let register = |local: &Local| {
         let waiting = &local.rare().post_pollers;
         if waiting.closed.get() || local.exit_phase.get() == ExitPhase::Done {
-            return Err(PostPollerError::Exited);
+            let gone = "has exited and runs no more post-poller handlers";
+            return Err(Exited::new(local.shared.name(), gone).into());
         }
         if waiting.running.get() {
             return Err(PostPollerError::Nested);
@@ -110,7 +111,8 @@ pub fn register_post_poller_handler(
         waiting.waiting.set(waiting.waiting.get() + 1);
         Ok(())
     };
-    Local::with_current(register).unwrap_or(Err(PostPollerError::NotOnThread))
+    let needs = "a post-poller handler must be registered on a SpdkThread";
+    Local::with_current(register).unwrap_or_else(|| Err(NotOnThread::new(needs).into()))
 }
 
 impl PostPollers {

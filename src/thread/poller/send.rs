@@ -235,6 +235,6 @@ impl PollerBuilder {
                 detached: false,
             })
         });
-        registered.unwrap_or(Err(PollerError::NotOnThread))
+        registered.unwrap_or_else(|| Err(PollerError::not_on_thread()))
     }
 }

@@ -12,32 +12,8 @@ use super::local::Local;
 use super::panic::drop_anywhere;
 use super::poll::message::Message;
 use super::shared::Shared;
-use super::{SpdkThread, ThreadLib};
+use super::{Exited, NotOnThread, SpdkThread, ThreadLib, WalkStartError};
 use travel::{Journey, Traveller, Trip};
-
-/// A walk over threads needs a SpdkThread to come back to.
-///
-/// # Examples
-///
-/// ```
-/// use corespun::thread::{ThreadLib, ThreadWalkError};
-///
-/// // It could not come back to here.
-/// let walk = ThreadLib::new().for_each_thread(|_thread| (), |_walked| ());
-/// assert_eq!(walk, Err(ThreadWalkError::NotOnThread));
-/// ```
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum ThreadWalkError {
-    /// No SpdkThread is current on this OS thread.
-    #[error(
-        "for_each_thread needs a SpdkThread to come back to: call it from a message, task or poller"
-    )]
-    NotOnThread,
-    /// The current thread has exited.
-    #[error("thread {0:?} has exited and cannot wait for a for_each_thread")]
-    Exited(String),
-}
 
 /// A walk went to its end, and the function panicked at some of its stops.
 ///
@@ -138,7 +114,7 @@ impl ThreadLib {
     ///
     /// # Errors
     ///
-    /// [`ThreadWalkError`] when no SpdkThread is current or it has exited.
+    /// [`WalkStartError`] when no SpdkThread is current or it has exited.
     ///
     /// # Examples
     ///
@@ -167,10 +143,11 @@ impl ThreadLib {
         &self,
         f: impl FnMut(&SpdkThread) + Send + 'static,
         done: impl FnOnce(Result<(), WalkPanicked>) + Send + 'static,
-    ) -> Result<(), ThreadWalkError> {
+    ) -> Result<(), WalkStartError> {
         let start = |local: &Local| {
             if local.refuses_work() {
-                return Err(ThreadWalkError::Exited(local.shared.name().to_owned()));
+                let gone = "has exited and cannot wait for a for_each_thread";
+                return Err(Exited::new(local.shared.name(), gone).into());
             }
             // Both functions are `Send`, so a walk does not bind its thread.
             let key = local.insert_pending(Pending::ThreadWalk, false, done);
@@ -184,6 +161,7 @@ impl ThreadLib {
             Traveller::start(walk);
             Ok(())
         };
-        Local::with_current(start).unwrap_or(Err(ThreadWalkError::NotOnThread))
+        let needs = "for_each_thread needs a SpdkThread to come back to";
+        Local::with_current(start).unwrap_or_else(|| Err(NotOnThread::new(needs).into()))
     }
 }
