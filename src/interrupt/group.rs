@@ -52,6 +52,11 @@ impl Member {
     pub(crate) fn fd(&self) -> RawFd {
         self.0.fd
     }
+
+    /// Whether it may still be called.
+    pub(crate) fn is_registered(&self) -> bool {
+        self.0.state.get() != FdHandlerState::Removed
+    }
 }
 
 /// A callback around the handlers of a group.

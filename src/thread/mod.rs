@@ -83,7 +83,7 @@ pub use error::{
 };
 pub use exit::{Exit, ExitHolder};
 pub use handle::SpdkThread;
-pub use interrupt::{Interrupt, InterruptError, set_interrupt_mode};
+pub use interrupt::{Interrupt, InterruptError, SendInterrupt, set_interrupt_mode};
 pub use library::{Framework, FrameworkSet, PanicPolicy, ThreadLib, ThreadLibBuilder};
 pub use local_key::{LocalKey, LocalKeyError};
 pub use panic::{ContainedPanic, PanicSource};
@@ -97,7 +97,7 @@ pub use poll::time_share::{LatencyMisses, SharesError};
 pub(crate) use poll::{Slice, Whole};
 pub use poller::{
     Polled, Poller, PollerBuilder, PollerError, PollerState, PollerStats, PostPollerError,
-    SendPoller, register_post_poller_handler,
+    SendPoller, register_post_poller_handler, register_send_post_poller_handler,
 };
 pub use spinlock::{SpinMutex, SpinMutexGuard, Spinlock, SpinlockError, SpinlockMisuse};
 pub use stall::{OsThread, OsThreadState, Stall, StallSource};

@@ -12,6 +12,7 @@ use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFl
 
 use super::InterruptError;
 use super::doorbell::Doorbell;
+use super::send::SentInterrupts;
 use crate::interrupt::{FdGroup, FdGroupError, FdKind, FdOptions};
 use crate::notify::Sleeper;
 use crate::thread::local::Local;
@@ -22,7 +23,7 @@ use crate::thread::poll::activity::Activity;
 
 /// The interrupts of one thread. What is shared in it is shared within it only,
 /// and an [`Interrupt`](super::Interrupt) refers to the whole thread, so a thread without any may
-/// move to another OS thread with this.
+/// move to another OS thread with this, and with the [`SendInterrupt`](super::SendInterrupt)s in it.
 pub(crate) struct Interrupts {
     pub(super) group: FdGroup,
     /// The reactor waits for the group's descriptor.
@@ -31,6 +32,8 @@ pub(crate) struct Interrupts {
     /// What the handlers of one wait did.
     pub(super) activity: Rc<Cell<Activity>>,
     pollable: OnceCell<Pollable>,
+    /// Those that move along.
+    pub(super) sent: SentInterrupts,
 }
 
 /// What makes the group readable when the thread has something to do.
@@ -122,6 +125,7 @@ impl Interrupts {
             mode: Cell::new(false),
             activity: Rc::default(),
             pollable: OnceCell::new(),
+            sent: SentInterrupts::default(),
         })
     }
 
@@ -135,11 +139,16 @@ impl Interrupts {
 impl Part for Interrupts {
     /// An [`Interrupt`](super::Interrupt) refers to its thread.
     fn binders(&self, by: &mut Vec<BoundBy>) -> usize {
-        let registered = self.registered();
-        if registered > 0 {
-            by.push(BoundBy::Interrupts(registered));
+        let stay = self.registered() - self.sent.registered();
+        if stay > 0 {
+            by.push(BoundBy::Interrupts(stay));
         }
-        registered
+        stay
+    }
+
+    /// Those that are not their handles' to unregister.
+    fn end(&self, local: &Local) {
+        self.sent.end(local);
     }
 }
 

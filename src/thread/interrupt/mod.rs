@@ -11,12 +11,14 @@
 
 mod doorbell;
 mod group;
+mod send;
 
 use std::fmt;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::rc::Rc;
 
 pub(super) use group::Interrupts;
+pub use send::SendInterrupt;
 
 use super::NotOnThread;
 use super::local::{ExitPhase, Local};
@@ -216,24 +218,8 @@ impl Interrupt {
         callback: impl FnMut(Readiness) -> A + 'static,
     ) -> Result<Interrupt, InterruptError> {
         let local = Local::current_rc().ok_or_else(InterruptError::not_on_thread)?;
-        let thread = || local.shared.name().to_owned();
-        if local.exit_phase.get() != ExitPhase::None {
-            return Err(InterruptError::Exiting(thread()));
-        }
-        let refused = |source| InterruptError::Group {
-            thread: thread(),
-            source,
-        };
-        let interrupts = local.interrupts_or_new().map_err(refused)?;
-        let sum = interrupts.activity.clone();
-        let mut callback = local.anchor.bind(callback);
-        let run = move |event| {
-            let activity = (callback.get_mut())(event).into();
-            sum.set(sum.get().max(activity));
-        };
         // Asked once: it may answer differently the next time.
-        let member = interrupts.group.add_member(fd.as_fd(), options, run);
-        let member = member.map_err(refused)?;
+        let (_, member) = add_handler(&local, fd.as_fd(), options, true, callback)?;
         Ok(Interrupt {
             member,
             local,
@@ -286,6 +272,33 @@ impl Interrupt {
         let interrupts = self.local.interrupts.get();
         &interrupts.expect("made when this was registered").group
     }
+}
+
+/// Adds a callback to those of the thread, which binds it if it `stays`.
+fn add_handler<'a, A: Into<Activity>>(
+    local: &'a Local,
+    fd: BorrowedFd<'_>,
+    options: FdOptions,
+    stays: bool,
+    callback: impl FnMut(Readiness) -> A + 'static,
+) -> Result<(&'a Interrupts, Member), InterruptError> {
+    let thread = || local.shared.name().to_owned();
+    if local.exit_phase.get() != ExitPhase::None {
+        return Err(InterruptError::Exiting(thread()));
+    }
+    let refused = |source| InterruptError::Group {
+        thread: thread(),
+        source,
+    };
+    let interrupts = local.interrupts_or_new().map_err(refused)?;
+    let sum = interrupts.activity.clone();
+    let mut callback = local.anchor.bind_if(stays, callback);
+    let run = move |event| {
+        let activity = (callback.get_mut())(event).into();
+        sum.set(sum.get().max(activity));
+    };
+    let member = interrupts.group.add_member(fd, options, run);
+    Ok((interrupts, member.map_err(refused)?))
 }
 
 impl Drop for Interrupt {

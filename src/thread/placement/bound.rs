@@ -69,11 +69,6 @@ impl Anchor {
         Rc::strong_count(&self.0) > 1
     }
 
-    /// Binds the thread by `value`.
-    pub(in crate::thread) fn bind<T>(&self, value: T) -> Bound<T> {
-        self.bind_if(true, value)
-    }
-
     /// Binds the thread by `value` if that `stays`, because it may not be `Send`.
     pub(in crate::thread) fn bind_if<T>(&self, stays: bool, value: T) -> Bound<T> {
         Bound {
@@ -151,9 +146,11 @@ pub enum BoundBy {
     ChannelWalk(String),
     /// The completion of the unregistration of a device, by name.
     Unregister(String),
-    /// A post-poller handler that waits.
+    /// A post-poller handler that waits: register it with
+    /// [`register_send_post_poller_handler`](crate::thread::register_send_post_poller_handler).
     PostPoller,
-    /// This many [`Interrupt`](crate::thread::Interrupt)s.
+    /// This many [`Interrupt`](crate::thread::Interrupt)s: register them as
+    /// [`SendInterrupt`](crate::thread::SendInterrupt)s.
     Interrupts(usize),
     /// This many other handles that belong to the OS thread:
     /// [`LocalSpawner`](crate::task::LocalSpawner)s, receivers of

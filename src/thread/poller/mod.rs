@@ -21,7 +21,9 @@ use std::fmt;
 pub use handle::{Polled, Poller, PollerBuilder};
 pub(crate) use list::PollerList;
 pub(super) use post_poller::PostPollers;
-pub use post_poller::{PostPollerError, register_post_poller_handler};
+pub use post_poller::{
+    PostPollerError, register_post_poller_handler, register_send_post_poller_handler,
+};
 pub use send::SendPoller;
 
 use super::poll::activity::Activity;

@@ -93,6 +93,23 @@ pub(crate) struct PostPollers {
 pub fn register_post_poller_handler(
     handler: impl FnOnce() + 'static,
 ) -> Result<(), PostPollerError> {
+    register(true, Box::new(handler))
+}
+
+/// [`register_post_poller_handler`] of a `handler` that is `Send`: while it waits, it does
+/// not keep the thread on its OS thread.
+///
+/// # Errors
+///
+/// As there.
+pub fn register_send_post_poller_handler(
+    handler: impl FnOnce() + Send + 'static,
+) -> Result<(), PostPollerError> {
+    register(false, Box::new(handler))
+}
+
+/// Registers a handler that may not be `Send` if it `stays`.
+fn register(stays: bool, handler: Handler) -> Result<(), PostPollerError> {
     let register = |local: &Local| {
         let waiting = &local.rare().post_pollers;
         if waiting.closed.get() || local.exit_phase.get() == ExitPhase::Done {
@@ -105,8 +122,7 @@ pub fn register_post_poller_handler(
         if waiting.waiting.get() == MAX {
             return Err(PostPollerError::Full);
         }
-        let handler: Handler = Box::new(handler);
-        let handler = local.anchor.bind(handler);
+        let handler = local.anchor.bind_if(stays, handler);
         waiting.handlers.borrow_mut().push(handler);
         waiting.waiting.set(waiting.waiting.get() + 1);
         Ok(())
