@@ -236,7 +236,7 @@ fn isolated_cores_are_of_the_app_and_do_not_schedule() {
 fn walks_without_end(reactors: Reactors) {
     let again = reactors.clone();
     // Refused in the end, when all stop.
-    let _ = reactors.for_each_reactor(|_| (), move || walks_without_end(again));
+    let _ = reactors.for_each_reactor(|_| (), move |_| walks_without_end(again));
 }
 
 /// T-SC-10: pinned and free threads, some of which come, go and change, while walks are
