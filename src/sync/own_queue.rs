@@ -219,6 +219,22 @@ impl<T: OwnEntry> OwnQueue<T> {
         self.pop(mailbox)
     }
 
+    /// What the poll under way runs next, if that is the first entry here and `is_it`.
+    #[inline]
+    pub(crate) fn next_if(
+        &self,
+        mailbox: &Mailbox<T::Message>,
+        is_it: impl FnOnce(&T) -> bool,
+    ) -> Option<T::Message> {
+        let open = self.open.get();
+        if open == 0 || !self.entries.borrow().front().is_some_and(is_it) || !mailbox.is_empty() {
+            return None;
+        }
+        self.mailbox_next.set(true);
+        self.open.set(open - 1);
+        self.pop(mailbox)
+    }
+
     /// Takes the first entry out, whatever its turn: also for who drops them all.
     #[inline]
     pub(crate) fn pop(&self, mailbox: &Mailbox<T::Message>) -> Option<T::Message> {

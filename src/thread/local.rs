@@ -17,6 +17,7 @@ use super::local_key::LocalValues;
 use super::panic::{PanicSource, Payload, contain};
 use super::part::Part;
 use super::placement::bound::Anchor;
+use super::poll::at_once::AtOnce;
 use super::poll::ready::ReadyQueue;
 use super::poll::time_share::TimeSlice;
 use super::poll::timer_queue::{TimerKey, TimerQueue};
@@ -96,6 +97,7 @@ pub(crate) struct Local {
     pub(crate) eager_depth: Cell<u8>,
     /// The task being polled: what this floor knows of it.
     pub(crate) running: Cell<*const LiveNode>,
+    pub(crate) at_once: AtOnce,
     /// Whether each poll of a task is measured.
     pub(crate) times_tasks: bool,
     /// Ticks after which a callback has held the thread too long; 0 for never.
@@ -227,6 +229,7 @@ impl Local {
             stall_limit,
             eager_depth: Cell::new(0),
             running: Cell::new(ptr::null()),
+            at_once: AtOnce::new(),
             ready: ReadyQueue::new(&shared.mailbox, shared.limit),
             shared,
             spare_shared: Cell::new(0),
@@ -341,7 +344,7 @@ impl Local {
 
     /// After every callback: no spinlock may be held.
     #[inline]
-    pub(super) fn check_held_locks(&self) {
+    pub(crate) fn check_held_locks(&self) {
         if let Some(rare) = self.existing_rare() {
             rare.held.check(self);
         }

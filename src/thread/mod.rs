@@ -106,7 +106,7 @@ pub use walk::WalkPanicked;
 // What other floors use of the rooms.
 pub(crate) use exit::{ended, live, pending};
 pub(crate) use placement::{bound, on_thread};
-pub(crate) use poll::{idle_ticks, message, timer_queue};
+pub(crate) use poll::{at_once, idle_ticks, message, timer_queue};
 pub(crate) use walk::travel;
 
 /// Names are cut at this many bytes, as SPDK's.

@@ -10,7 +10,7 @@ use std::task::{Context, Poll, Wake, Waker, ready};
 use super::{AbortHandle, JoinError, Outcome};
 use crate::sync::budget::poll_budget;
 use crate::task::TaskId;
-use crate::task::raw::{RawTask, TaskMeta, with_running};
+use crate::task::raw::{RawTask, TaskMeta, with_running_on};
 use crate::thread::panic::{contain, discard, payload_text};
 
 /// Owns the right to learn how a task ended. Awaiting it gives the task's
@@ -155,9 +155,9 @@ impl<T> JoinHandle<T> {
         if self.is_finished() {
             return Path::Ended;
         }
-        let here = with_running(|running| {
+        let here = with_running_on(|local, running| {
             // SAFETY: the join handle keeps the task alive.
-            let join_here = || unsafe { self.meta().join_here(running) };
+            let join_here = || unsafe { self.meta().join_here(local, running) };
             running.is_waker(waker).then(join_here)
         });
         match here.flatten() {

@@ -12,6 +12,7 @@ use super::meta::TaskMeta;
 use super::state::Stage;
 use crate::sync::budget;
 use crate::task::join::{JoinError, Outcome};
+use crate::thread::at_once::Asked;
 use crate::thread::live::{LiveNode, Member};
 use crate::thread::local::Local;
 use crate::thread::panic::{PanicSource, Payload, contain, payload_text};
@@ -134,33 +135,49 @@ impl<F: Future> Future for TaskFuture<F> {
 impl<F: Future> TaskFuture<F> {
     #[inline]
     fn poll_on(&self, local: &Local, cx: &mut Context<'_>) -> Poll<Outcome<F::Output>> {
+        loop {
+            let asked = match self.poll_once(local, cx) {
+                Ok(outcome) => return Poll::Ready(outcome),
+                Err(asked) => asked,
+            };
+            // SAFETY: this is the task's run, and the poll of its future has returned.
+            if !unsafe { self.meta().goes_on(local, asked) } {
+                return Poll::Pending;
+            }
+            local.check_held_locks();
+        }
+    }
+
+    /// One poll of the user's future; of one that is pending, what it asks for.
+    #[inline(always)]
+    fn poll_once(&self, local: &Local, cx: &mut Context<'_>) -> Result<Outcome<F::Output>, Asked> {
         let meta = self.meta();
         meta.state.set_scheduled(false);
         // Before the task is placed: one that is cancelled is not listed again.
         if meta.state.is_aborted() {
-            return Poll::Ready(self.aborted(local));
+            return Ok(self.aborted(local));
         }
         if meta.state.stage() != Stage::Waiting {
             let subject = ptr::from_ref(self).cast();
             // SAFETY: this is the task's poll, so it is pinned.
             if meta.state.is_gone() || !unsafe { meta.begin(local, subject) } {
-                return Poll::Ready(self.exited(local));
+                return Ok(self.exited(local));
             }
         }
         if meta.is_doomed(local) {
             // The exit comes to it in a later poll.
-            return Poll::Ready(self.exited(local));
+            return Ok(self.exited(local));
         }
         // SAFETY: by R1 only the owner gets here, and never from inside this
         // poll; `release` is not called while this reference is in use.
         let Some(future) = (unsafe { &mut *self.future.get() }) else {
-            return Poll::Ready(self.exited(local));
+            return Ok(self.exited(local));
         };
         // SAFETY: the task is pinned, and the future is dropped in its place.
         let future = unsafe { Pin::new_unchecked(future) };
-        let polled = {
+        let (polled, asked) = {
             let _running = Running::new(local, meta);
-            contain(|| future.poll(cx))
+            (contain(|| future.poll(cx)), local.at_once.asked())
         };
         let outcome = match polled {
             Ok(Poll::Pending) => {
@@ -169,15 +186,16 @@ impl<F: Future> TaskFuture<F> {
                     && let Some(target) = hop.wanted.take()
                 {
                     self.leave(local, target);
+                    return Err(Asked::NOTHING);
                 }
-                return Poll::Pending;
+                return Err(asked);
             }
             Ok(Poll::Ready(output)) => Outcome::finished(output),
             Err(payload) => self.panicked(payload),
         };
         // Not the last reference: the `Runnable` that is running has one.
         drop(self.release(local));
-        Poll::Ready(outcome)
+        Ok(outcome)
     }
 
     /// The exit was here, or is about to be.
@@ -247,6 +265,7 @@ struct Running<'a> {
     local: &'a Local,
     meta: &'a TaskMeta,
     outer: *const LiveNode,
+    outer_asked: Asked,
     outer_budget: u32,
     start: u64,
 }
@@ -256,6 +275,7 @@ impl<'a> Running<'a> {
     fn new(local: &'a Local, meta: &'a TaskMeta) -> Self {
         Running {
             outer: local.running.replace(ptr::from_ref(meta).cast()),
+            outer_asked: local.at_once.begin(),
             outer_budget: budget::replace(budget::PER_POLL),
             start: match local.times_tasks {
                 true => Self::begins(local, meta),
@@ -289,6 +309,7 @@ impl Drop for Running<'_> {
     fn drop(&mut self) {
         let Running { local, meta, .. } = self;
         local.running.set(self.outer);
+        local.at_once.set_asked(self.outer_asked);
         budget::replace(self.outer_budget);
         let ticks = match local.times_tasks {
             true => Self::ends(local, meta, self.start),
@@ -300,11 +321,17 @@ impl Drop for Running<'_> {
 
 /// The task that this OS thread is polling, if `f` is called from within one.
 pub(in crate::task) fn with_running<R>(f: impl FnOnce(&TaskMeta) -> R) -> Option<R> {
+    with_running_on(|_, running| f(running))
+}
+
+/// [`with_running`], with the thread.
+#[inline]
+pub(in crate::task) fn with_running_on<R>(f: impl FnOnce(&Local, &TaskMeta) -> R) -> Option<R> {
     Local::with_current(|local| {
         let running = local.running.get().cast::<TaskMeta>();
         // SAFETY: set by `Running`, for the duration of the task's poll, which
         // this is a part of; the metadata lives as long as the task.
-        unsafe { running.as_ref() }.map(f)
+        unsafe { running.as_ref() }.map(|running| f(local, running))
     })?
 }
 

@@ -4,10 +4,11 @@
 use std::cell::{Cell, OnceCell, UnsafeCell};
 use std::mem::ManuallyDrop;
 use std::panic::Location;
-use std::ptr::{self, NonNull};
+use std::ptr;
 use std::sync::Arc;
 use std::task::{RawWaker, RawWakerVTable, Waker};
 
+use super::joiner::Joiner;
 use super::rare::{Hop, Label, Metadata, PollCounts, Rare};
 use super::state::{Stage, State};
 use crate::task::TaskId;
@@ -39,9 +40,7 @@ pub(crate) struct TaskMeta {
     /// before the task is first scheduled.
     waker_data: Cell<*const ()>,
     waker_vtable: Cell<Option<&'static RawWakerVTable>>,
-    /// The task of the same thread that waits for this one's end (R7), by a
-    /// counted waker.
-    joiner: Cell<Option<NonNull<TaskMeta>>>,
+    pub(super) joiner: Joiner,
     /// There from the begin if the task is movable. Owner only, but for what R6 says
     /// of a movable one.
     rare: OnceCell<Box<Rare>>,
@@ -87,7 +86,7 @@ impl TaskMeta {
             location,
             waker_data: Cell::new(ptr::null()),
             waker_vtable: Cell::new(None),
-            joiner: Cell::new(None),
+            joiner: Joiner::nobody(),
             rare,
             serial: id.serial,
             polls: Cell::new(0),
@@ -395,7 +394,7 @@ impl TaskMeta {
         // async-task says so only when the poll has returned. The joiner runs
         // after that, or, if it has gone to another thread, asks async-task
         // itself.
-        if let Some(joiner) = self.take_joiner() {
+        if let Some(joiner) = self.joiner.take() {
             joiner.wake();
         }
         if let Some(rare) = self.rare.get()
@@ -422,59 +421,26 @@ impl TaskMeta {
         }
     }
 
-    /// Whether the current thread is the task's, and always was.
+    /// Whether the thread of `local`, the current one, is the task's, and always was.
     ///
     /// # Safety
     ///
     /// The caller keeps the task alive.
     #[inline]
-    unsafe fn stays_here(&self) -> bool {
+    pub(super) unsafe fn stays_on(&self, local: &Local) -> bool {
         // SAFETY: the thread of a task that is not movable never changes (R6).
-        self.kind != TaskKind::Movable && unsafe { self.thread() }.is_current()
+        self.kind != TaskKind::Movable && Arc::ptr_eq(unsafe { self.thread() }, &local.shared)
     }
 
-    /// Has the running task `joiner` woken when the future of this one is gone,
-    /// without synchronisation. False where that cannot be done.
-    ///
-    /// # Safety
-    ///
-    /// The caller keeps this task alive.
+    /// The address of the task's `Runnable`.
     #[inline]
-    pub(in crate::task) unsafe fn join_here(&self, joiner: &TaskMeta) -> bool {
-        // SAFETY: passed on.
-        if !unsafe { self.stays_here() } || self.state.is_gone() {
-            return false;
-        }
-        // This is the owner, on the task's thread (R7).
-        let pointer = NonNull::from(joiner);
-        if self.joiner.get() != Some(pointer) {
-            drop(self.take_joiner());
-            // SAFETY: a running task is alive.
-            std::mem::forget(Waker::clone(&*unsafe { joiner.waker() }));
-            self.joiner.set(Some(pointer));
-        }
-        true
+    pub(super) fn runnable(&self) -> *const () {
+        self.waker_data.get()
     }
 
-    /// The waker of the task that joins this one on its thread. For the owner.
     #[inline]
-    fn take_joiner(&self) -> Option<Waker> {
-        let joiner = self.joiner.take()?;
-        // SAFETY: the reference that `join_here` set aside keeps the joiner
-        // alive (R7), and passes to the caller.
-        Some(ManuallyDrop::into_inner(unsafe { joiner.as_ref().waker() }))
-    }
-
-    /// Forgets who joins the task on its own thread, if the caller is there.
-    ///
-    /// # Safety
-    ///
-    /// The caller keeps the task alive.
-    pub(in crate::task) unsafe fn forget_joiner(&self) {
-        // SAFETY: passed on.
-        if unsafe { self.stays_here() } {
-            drop(self.take_joiner());
-        }
+    pub(super) fn is_movable(&self) -> bool {
+        self.kind == TaskKind::Movable
     }
 
     /// Makes the task end with [`JoinError::is_cancelled`] at its next poll.

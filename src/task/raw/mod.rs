@@ -35,12 +35,15 @@
 //!   one `Runnable` goes where it says. The thread of a task that is not movable
 //!   never changes, so that whoever keeps the task alive may read it.
 //! - **R7** The joiner of a task is a task of ours, of which one counted waker is
-//!   set aside, so that its metadata is alive. It is touched by the owner of the
+//!   set aside, so that its metadata is alive; or a run on the stack, of a task that
+//!   runs this one inside itself, and looks after it. It is touched by the owner of the
 //!   joined task's thread only, while that is the current one, and movable tasks
 //!   have none. Who drops the future elsewhere (R3) does so before anybody could
 //!   have joined it: the handle is given out after that.
 
+mod at_once;
 mod future;
+mod joiner;
 #[cfg(all(test, corespun_loom))]
 mod loom_tests;
 mod meta;
@@ -49,7 +52,8 @@ mod schedule;
 mod state;
 mod waker_table;
 
-pub(super) use future::with_running;
+pub(super) use at_once::gives_way;
+pub(super) use future::{with_running, with_running_on};
 pub(super) use meta::{Birth, TaskKind, TaskMeta};
 pub(super) use rare::Label;
 pub(super) use schedule::{FirstPoll, Origin, spawn};

@@ -102,6 +102,7 @@ fn schedule(runnable: Runnable<TaskMeta>, gives_way: bool) {
     // SAFETY: this has the `Runnable`.
     let thread = unsafe { meta.thread() };
     if let Some(local) = thread.current_local() {
+        let gives_way = gives_way && !local.at_once.takes_turn();
         return local.queue_task(message(runnable), gives_way);
     }
     // The task may run and be freed before the sleeper is notified.

@@ -3,6 +3,7 @@
 //! one is boxed; a task's `Runnable` is one word.
 
 use std::mem::{self, ManuallyDrop, MaybeUninit};
+use std::ptr;
 
 use crate::thread::panic::{Payload as PanicPayload, contain};
 
@@ -31,6 +32,13 @@ pub(crate) struct Queued {
 }
 
 impl Queued {
+    /// Whether it is the task whose `Runnable` has this address.
+    #[inline]
+    pub(super) fn is_task_at(&self, runnable: *const ()) -> bool {
+        // SAFETY: the first word of a task is its `Runnable`.
+        self.vtable.task && ptr::eq(unsafe { self.payload[0].assume_init() }, runnable)
+    }
+
     #[inline]
     pub(in crate::thread) fn vtable(&self) -> &'static MessageVTable {
         self.vtable

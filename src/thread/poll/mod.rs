@@ -3,11 +3,13 @@
 //!
 //! Who has the right to poll is a [`ThreadRunner`]; a reactor asks it a few things
 //! more (`hosting`). Messages and woken tasks wait in the mailbox and in the thread's own
-//! queue (`ready`), each as a `message`; timers in the `timer_queue`. What a poll found
+//! queue (`ready`), each as a `message`; timers in the `timer_queue`. What a task may go on
+//! with at the end of its run, out of turn but in order, is in `at_once`. What a poll found
 //! is an [`Activity`], how long it took is counted in `idle_ticks` and beside, and what
 //! part of its reactor's time a thread is to have is in `time_share`.
 
 pub(crate) mod activity;
+pub(crate) mod at_once;
 mod hosting;
 pub(crate) mod idle_ticks;
 pub(crate) mod message;
@@ -16,7 +18,6 @@ pub(super) mod runner;
 pub(super) mod time_share;
 pub(crate) mod timer_queue;
 
-use std::cell::Cell;
 use std::panic::resume_unwind;
 use std::sync::atomic::Ordering;
 
@@ -156,25 +157,27 @@ impl Local {
         match self.next_message() {
             None => Activity::Idle,
             Some(first) => {
-                self.run_batches(first, limit, now);
+                self.at_once.left.set(limit);
+                self.at_once.now.set(now);
+                self.run_batches(first);
+                self.at_once.left.set(0);
                 Activity::Busy
             }
         }
     }
 
-    /// Up to `limit` messages and tasks, of which `next` is the first.
-    fn run_batches(&self, mut next: Message, limit: usize, now: u64) {
-        let ran = Cell::new(0);
+    /// As many messages and tasks as are left for the poll, of which `next` is the first.
+    fn run_batches(&self, mut next: Message) {
         loop {
             // Contained as a whole, which costs once: after a panic it goes on with the
             // next message.
-            if let Err(payload) = contain(|| self.run_batch(next, limit, &ran)) {
+            if let Err(payload) = contain(|| self.run_batch(next)) {
                 self.report_panic(PanicSource::Message, None, payload);
                 self.check_held_locks();
-            } else if self.is_cut() || !self.nothing_else_waits(now) {
+            } else if self.is_cut() || !self.nothing_else_waits() {
                 return;
             }
-            if ran.get() == limit {
+            if self.at_once.left.get() == 0 {
                 return;
             }
             match self.next_message() {
@@ -185,17 +188,18 @@ impl Local {
     }
 
     #[inline]
-    fn run_batch(&self, first: Message, limit: usize, ran: &Cell<usize>) {
+    fn run_batch(&self, first: Message) {
+        let left = &self.at_once.left;
         let mut message = first;
         loop {
-            ran.set(ran.get() + 1);
+            left.set(left.get() - 1);
             if self.stall_limit > 0 && !message.is_task() {
                 self.run_watched(message);
             } else {
                 message.run();
             }
             self.check_held_locks();
-            if ran.get() == limit || self.is_cut() {
+            if left.get() == 0 || self.is_cut() {
                 return;
             }
             match self.next_message() {
@@ -222,17 +226,22 @@ impl Local {
     /// of the thread (another thread, the completions of I/O) cannot be seen from here:
     /// so only if the last poll was short, and no timer is due as soon.
     #[inline]
-    fn nothing_else_waits(&self, now: u64) -> bool {
-        !self.ready.is_empty()
-            && self.was_short.get()
+    fn nothing_else_waits(&self) -> bool {
+        !self.ready.is_empty() && self.is_alone() && self.reopen_messages()
+    }
+
+    /// Whether nothing else waits than messages and tasks, as far as can be seen.
+    #[inline]
+    pub(super) fn is_alone(&self) -> bool {
+        self.was_short.get()
             && self.pollers.active_count() == 0
             && self.exit_phase.get() == ExitPhase::None
             && self.interrupts.get().is_none()
             && !self.shared.critical.is_posted()
-            && self
-                .next_deadline()
-                .is_none_or(|due| due > now.saturating_add(self.short))
-            && self.reopen_messages()
+            && !self
+                .timers
+                .borrow()
+                .is_due(self.at_once.now.get().saturating_add(self.short))
     }
 
     /// Everything due at `now`, earliest first, each once; one at least if the poll is cut.

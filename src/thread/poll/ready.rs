@@ -94,6 +94,12 @@ impl Local {
         unsafe { self.ready.0.next(&self.shared.mailbox) }
     }
 
+    /// [`Local::next_message`], if it is of the thread's own queue and of those asked for.
+    #[inline]
+    pub(super) fn next_message_if(&self, is_it: impl FnOnce(&Queued) -> bool) -> Option<Message> {
+        self.ready.0.next_if(&self.shared.mailbox, is_it)
+    }
+
     /// Takes out what the thread has sent itself or woken, whatever its turn.
     pub(in crate::thread) fn take_unrun(&self) -> Option<Message> {
         self.ready.0.pop(&self.shared.mailbox)

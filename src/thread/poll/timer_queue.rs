@@ -5,11 +5,16 @@
 //! is: insert, cancel and re-arm are O(log n), cancelling a far timer hardly
 //! moves anything, and nothing is allocated per timer once the vectors have grown.
 //!
+//! The earliest timer, where it was that when it was inserted, does not go into the heap: it
+//! is the *front*. One that waits for a short while among many that wait for long, which
+//! is what most are that fire at all, is put there and taken from there, and the heap is
+//! not touched.
+//!
 //! Where a good part of all timers is due at once, they are not taken out of the heap
 //! one by one, each of which moves another down its whole height, but together, and
 //! sorted: the *run*, which is then read from its begin. What is re-armed meanwhile goes
 //! into the heap, where it is later than most and so hardly moves either. While a run is
-//! there, the earliest timer is the earlier of its first and the heap's.
+//! there, and no front, the earliest timer is the earlier of its first and the heap's.
 
 use std::cmp::Ordering;
 
@@ -41,22 +46,44 @@ impl Entry {
 
 struct Slot<T> {
     generation: u32,
-    /// Index in the heap, or with `IN_RUN` in the run; or the next free slot.
+    /// Index in the heap, or with `IN_RUN` in the run, or `FRONT`; or the next free slot.
     position: u32,
     target: Option<T>,
 }
 
 const NONE: u32 = u32::MAX;
 const IN_RUN: u32 = 1 << 31;
+const FRONT: u32 = NONE - 1;
 const ARITY: usize = 4;
 
 /// So many timers have to be due for a run, and this part of all.
 const RUN_AT_LEAST: usize = 16;
 const RUN_PART: usize = 4;
 
+/// Where a timer is.
+#[derive(Clone, Copy)]
+enum Place {
+    Front,
+    Heap(usize),
+    Run(usize),
+}
+
+impl Place {
+    #[inline]
+    fn read(position: u32) -> Self {
+        match position {
+            FRONT => Place::Front,
+            heap if heap & IN_RUN == 0 => Place::Heap(heap as usize),
+            run => Place::Run((run & !IN_RUN) as usize),
+        }
+    }
+}
+
 /// Timers with a target each, earliest deadline first, equal ones in the order
 /// inserted.
 pub(crate) struct TimerQueue<T> {
+    /// Before all others, if it is there.
+    front: Option<Entry>,
     heap: Vec<Entry>,
     /// Due timers, the next one last; without a slot where one was cancelled.
     run: Vec<Entry>,
@@ -76,6 +103,7 @@ impl<T> Default for TimerQueue<T> {
 impl<T> TimerQueue<T> {
     pub(crate) fn new() -> Self {
         TimerQueue {
+            front: None,
             heap: Vec::new(),
             run: Vec::new(),
             found: Vec::new(),
@@ -88,16 +116,26 @@ impl<T> TimerQueue<T> {
     #[cfg(test)]
     pub(crate) fn len(&self) -> usize {
         let run = self.run.iter().filter(|entry| entry.slot != NONE);
-        self.heap.len() + run.count()
+        usize::from(self.front.is_some()) + self.heap.len() + run.count()
     }
 
-    /// The earliest timer, and whether it is in the run.
+    /// The earliest timer, and where it is.
     #[inline]
-    fn earliest(&self) -> Option<(Entry, bool)> {
+    fn earliest(&self) -> Option<(Entry, Place)> {
+        match self.front {
+            Some(front) => Some((front, Place::Front)),
+            None => self.earliest_behind(),
+        }
+    }
+
+    /// The earliest timer but for the front.
+    #[inline]
+    fn earliest_behind(&self) -> Option<(Entry, Place)> {
+        let in_run = |run: &Entry| (*run, Place::Run(self.run.len() - 1));
         match (self.heap.first(), self.run.last()) {
-            (Some(heap), None) => Some((*heap, false)),
-            (Some(heap), Some(run)) if heap.before(run) => Some((*heap, false)),
-            (_, Some(run)) => Some((*run, true)),
+            (Some(heap), None) => Some((*heap, Place::Heap(0))),
+            (Some(heap), Some(run)) if heap.before(run) => Some((*heap, Place::Heap(0))),
+            (_, Some(run)) => Some(in_run(run)),
             (None, None) => None,
         }
     }
@@ -124,8 +162,10 @@ impl<T> TimerQueue<T> {
     /// Whether a timer is due at `now`.
     #[inline]
     pub(crate) fn is_due(&self, now: u64) -> bool {
-        let is_first_due = |entry: &Entry| entry.deadline <= now;
-        self.heap.first().is_some_and(is_first_due) || !self.run.is_empty()
+        let is_due = |entry: &Entry| entry.deadline <= now;
+        self.front.as_ref().is_some_and(is_due)
+            || self.heap.first().is_some_and(is_due)
+            || !self.run.is_empty()
     }
 
     /// Makes what is due at `now` the run, if that is enough for one. For who is about to
@@ -186,7 +226,7 @@ impl<T> TimerQueue<T> {
     pub(crate) fn insert(&mut self, deadline: u64, target: T) -> TimerKey {
         let slot = self.take_slot(target);
         let order = self.next_order();
-        self.push(Entry {
+        self.place_behind_earlier(Entry {
             deadline,
             order,
             slot,
@@ -211,11 +251,7 @@ impl<T> TimerQueue<T> {
     /// When a timer that has not fired is due.
     pub(crate) fn deadline(&self, key: TimerKey) -> Option<u64> {
         let slot = self.slots.get(key.slot as usize)?;
-        let entry = || match slot.position & IN_RUN {
-            0 => self.heap[slot.position as usize],
-            _ => self.run[(slot.position & !IN_RUN) as usize],
-        };
-        (slot.generation == key.generation).then(|| entry().deadline)
+        (slot.generation == key.generation).then(|| self.entry(slot.position).deadline)
     }
 
     /// The target of a timer that has not fired.
@@ -230,13 +266,14 @@ impl<T> TimerQueue<T> {
     /// Removes and returns the earliest timer if it is due.
     #[inline]
     pub(crate) fn pop_due(&mut self, now: u64) -> Option<T> {
-        let (first, in_run) = self.earliest()?;
+        let (first, place) = self.earliest()?;
         if first.deadline > now {
             return None;
         }
-        match in_run {
-            true => self.pop_run(),
-            false => self.remove_entry(0),
+        match place {
+            Place::Front => self.front = None,
+            Place::Run(_) => self.pop_run(),
+            Place::Heap(position) => self.remove_from_heap(position),
         }
         self.release_slot(first.slot)
     }
@@ -244,7 +281,7 @@ impl<T> TimerQueue<T> {
     /// Gives the earliest timer a later deadline, behind its equals.
     #[inline]
     pub(crate) fn rearm_first(&mut self, deadline: u64) {
-        let Some((first, in_run)) = self.earliest() else {
+        let Some((first, place)) = self.earliest() else {
             return;
         };
         let order = self.next_order();
@@ -253,13 +290,42 @@ impl<T> TimerQueue<T> {
             order,
             slot: first.slot,
         };
-        if in_run {
-            self.pop_run();
-            self.push(entry);
-        } else {
-            self.heap[0] = entry;
-            self.sift_down(0);
+        match place {
+            Place::Front => {
+                self.front = None;
+                self.place_behind_earlier(entry);
+            }
+            Place::Run(_) => {
+                self.pop_run();
+                self.push(entry);
+            }
+            Place::Heap(position) => {
+                self.heap[position] = entry;
+                self.sift_down(position);
+            }
         }
+    }
+
+    /// The entry of a timer that has not fired.
+    fn entry(&self, position: u32) -> Entry {
+        match Place::read(position) {
+            Place::Front => self.front.expect("a slot knows where its timer is"),
+            Place::Heap(position) => self.heap[position],
+            Place::Run(position) => self.run[position],
+        }
+    }
+
+    /// Makes an entry the front, if it is before all others, or puts it into the heap.
+    #[inline]
+    fn place_behind_earlier(&mut self, entry: Entry) {
+        let earliest = self.earliest();
+        if earliest.is_some_and(|(earliest, _)| !entry.before(&earliest)) {
+            return self.push(entry);
+        }
+        if let Some(front) = self.front.replace(entry) {
+            self.push(front);
+        }
+        self.slots[entry.slot as usize].position = FRONT;
     }
 
     /// Takes the first of the run out, and what was cancelled behind it.
@@ -294,19 +360,26 @@ impl<T> TimerQueue<T> {
         }
         let position = slot.position;
         let order = self.next_order();
-        if position & IN_RUN == 0 {
-            self.heap[position as usize].order = order;
-            self.sift_down(position as usize);
-        } else {
-            let entry = self.run[(position & !IN_RUN) as usize];
-            self.remove_entry(position);
-            self.push(Entry { order, ..entry });
+        let entry = Entry {
+            order,
+            ..self.entry(position)
+        };
+        match Place::read(position) {
+            Place::Heap(position) => {
+                self.heap[position] = entry;
+                self.sift_down(position);
+            }
+            Place::Front | Place::Run(_) => {
+                self.remove_entry(position);
+                self.place_behind_earlier(entry);
+            }
         }
     }
 
     /// Takes every target out, in no order.
     pub(crate) fn drain(&mut self) -> Vec<T> {
         let mut entries = std::mem::take(&mut self.heap);
+        entries.extend(self.front.take());
         entries.extend(self.run.drain(..).filter(|entry| entry.slot != NONE));
         entries
             .into_iter()
@@ -346,15 +419,19 @@ impl<T> TimerQueue<T> {
     }
 
     fn remove_entry(&mut self, position: u32) {
-        let position = position as usize;
-        if position & IN_RUN as usize != 0 {
-            let position = position & !IN_RUN as usize;
-            self.run[position].slot = NONE;
-            if position + 1 == self.run.len() {
-                self.pop_run();
+        match Place::read(position) {
+            Place::Front => self.front = None,
+            Place::Heap(position) => self.remove_from_heap(position),
+            Place::Run(position) => {
+                self.run[position].slot = NONE;
+                if position + 1 == self.run.len() {
+                    self.pop_run();
+                }
             }
-            return;
         }
+    }
+
+    fn remove_from_heap(&mut self, position: usize) {
         let last = self.heap.len() - 1;
         self.heap.swap_remove(position);
         if position < last {
@@ -390,22 +467,26 @@ impl<T> TimerQueue<T> {
         let entry = self.heap[position];
         loop {
             let first_child = position * ARITY + 1;
-            let end = (first_child + ARITY).min(self.heap.len());
-            if first_child >= end {
+            // With its children in one slice, whose length is looked at once.
+            let children = match self.heap.get(first_child..first_child + ARITY) {
+                Some(all) => all,
+                None => self.heap.get(first_child..).unwrap_or_default(),
+            };
+            let Some((mut least, others)) = children.split_first() else {
                 break;
-            }
-            let mut least = first_child;
-            for child in first_child + 1..end {
-                if self.heap[child].before(&self.heap[least]) {
-                    least = child;
+            };
+            let mut least_at = first_child;
+            for (other, at) in others.iter().zip(first_child + 1..) {
+                if other.before(least) {
+                    (least, least_at) = (other, at);
                 }
             }
-            if !self.heap[least].before(&entry) {
+            if !least.before(&entry) {
                 break;
             }
-            let moved = self.heap[least];
+            let moved = *least;
             self.place(position, moved);
-            position = least;
+            position = least_at;
         }
         self.place(position, entry);
     }
