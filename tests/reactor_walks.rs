@@ -194,7 +194,7 @@ fn a_walk_whose_origin_is_gone_ends_whatever_it_drops() {
                     panic!("as the test asks");
                 }
             };
-            walked.for_each(visit, move || drop(bad)).unwrap();
+            walked.for_each_reactor(visit, move |_| drop(bad)).unwrap();
         };
         reactors.send_event(0, walk).unwrap();
         begins.recv().unwrap();
