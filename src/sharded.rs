@@ -17,7 +17,7 @@ use crate::task::{CallError, JoinHandle};
 use crate::thread::SpdkThread;
 
 /// Where a thread's value is found by what runs on the thread.
-struct Slot<T> {
+struct ShardSlot<T> {
     thread: SpdkThread,
     value: RefCell<Option<Rc<T>>>,
 }
@@ -25,11 +25,11 @@ struct Slot<T> {
 // SAFETY: `value` is only touched while `thread` is the current one, which `with`
 // checks and `Filled` has by being part of a task of it. It is empty whenever no
 // `Filled` is there, so whoever drops the slot elsewhere drops no `Rc`.
-unsafe impl<T> Sync for Slot<T> {}
+unsafe impl<T> Sync for ShardSlot<T> {}
 // SAFETY: as above.
-unsafe impl<T> Send for Slot<T> {}
+unsafe impl<T> Send for ShardSlot<T> {}
 
-impl<T> Slot<T> {
+impl<T> ShardSlot<T> {
     /// The value, on its own thread, while it is there.
     fn get(&self) -> Option<Rc<T>> {
         if !self.thread.is_current() {
@@ -40,10 +40,10 @@ impl<T> Slot<T> {
 }
 
 /// Empties the slot again. Part of the task that owns the value.
-struct Filled<T>(Arc<Slot<T>>);
+struct Filled<T>(Arc<ShardSlot<T>>);
 
 impl<T> Filled<T> {
-    fn new(slot: Arc<Slot<T>>, value: T) -> Self {
+    fn new(slot: Arc<ShardSlot<T>>, value: T) -> Self {
         *slot.value.borrow_mut() = Some(Rc::new(value));
         Filled(slot)
     }
@@ -57,7 +57,7 @@ impl<T> Drop for Filled<T> {
 }
 
 struct Shard<T> {
-    slot: Arc<Slot<T>>,
+    slot: Arc<ShardSlot<T>>,
     /// Dropped to end the task that owns the value.
     stop: Mutex<Option<(oneshot::Sender<()>, JoinHandle<()>)>>,
 }
@@ -147,7 +147,7 @@ impl<T: 'static> Sharded<T> {
         let started = threads.into_iter().enumerate().map(|(index, thread)| {
             let (ready, is_ready) = oneshot::channel();
             let (stop, stopped) = oneshot::channel::<()>();
-            let slot = Arc::new(Slot {
+            let slot = Arc::new(ShardSlot {
                 thread: thread.clone(),
                 value: RefCell::new(None),
             });

@@ -26,7 +26,7 @@ fn attached() -> ThreadRunner {
 }
 
 fn stays(runner: ThreadRunner) -> ThreadRunner {
-    assert!(runner.is_bound());
+    assert!(!runner.can_move());
     runner.park().unwrap_err()
 }
 
@@ -163,7 +163,7 @@ fn a_send_only_thread_moves_with_all_it_holds() {
         thread.send_msg(count()).unwrap();
     }
     runner.enter(|| thread.send_msg(count()).unwrap());
-    assert!(!runner.is_bound());
+    assert!(runner.can_move());
     let parked = runner.park().unwrap();
 
     // Between two OS threads it still takes messages.
@@ -174,7 +174,7 @@ fn a_send_only_thread_moves_with_all_it_holds() {
         while runner.poll(0, 0).is_busy() {}
         assert_eq!(ran.load(Ordering::Relaxed), 7);
         assert!(ready.is_finished());
-        assert_eq!(runner.next_expiration(), Some(100));
+        assert_eq!(runner.next_deadline(), Some(100));
         hand.advance(100);
         while runner.poll(0, 0).is_busy() {}
         drop(thread.exit());

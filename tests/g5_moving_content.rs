@@ -83,7 +83,7 @@ fn active_timed_and_paused_pollers_move_with_their_thread() {
     assert_eq!(places[0].take(), [here]);
     let (mut runner, there) = elsewhere(runner, move |runner| {
         // What was left of its period moved along.
-        assert_eq!(runner.next_expiration(), Some(100));
+        assert_eq!(runner.next_deadline(), Some(100));
         hand.advance(60);
         runner.poll(0, 0);
         runner.enter(|| paused.resume());
@@ -644,7 +644,7 @@ fn by_promise_a_thread_moves_whatever_it_holds() {
             drop(poller);
         }));
     });
-    assert!(!runner.is_bound());
+    assert!(runner.can_move());
     for _ in 0..6 {
         let (moved, ()) = elsewhere(runner, |runner| _ = runner.poll(1, 0));
         runner = moved;

@@ -348,12 +348,12 @@ fn a_timed_poller_goes_on_with_what_was_left_of_its_period() {
     });
     threads.time.advance(70);
     threads.runner(0).set_interrupt_mode(true).unwrap();
-    assert_eq!(threads.runner(0).next_expiration(), None);
+    assert_eq!(threads.runner(0).next_deadline(), None);
     threads.time.advance(1_000);
     threads.poll_once(0);
     assert_eq!(runs.get(), 0);
     threads.runner(0).set_interrupt_mode(false).unwrap();
-    assert_eq!(threads.runner(0).next_expiration(), Some(1_100));
+    assert_eq!(threads.runner(0).next_deadline(), Some(1_100));
     threads.time.advance(29);
     threads.poll_once(0);
     assert_eq!(runs.get(), 0);

@@ -802,11 +802,11 @@ fn a_thread_with_a_channel_is_bound() {
     let library = &threads.library;
     let mut runner = library.thread().build().unwrap().attach();
     let device = runner.enter(plain_device);
-    assert!(!runner.is_bound());
+    assert!(runner.can_move());
     drop(runner.enter(|| device.channel()).unwrap());
-    assert!(runner.is_bound());
+    assert!(!runner.can_move());
     runner.poll(0, 0);
-    assert!(!runner.is_bound());
+    assert!(runner.can_move());
 }
 
 /// IO-001, 002, 004: everything that needs a thread says so off one.
@@ -942,6 +942,41 @@ fn a_concurrent_walk_outlives_an_exit_and_a_panic() {
     let result = futures::executor::block_on(walk);
     assert!(matches!(result, Err(WalkError::Panicked(panicked)) if panicked.stops == 1));
     assert_eq!(threads.take_panics(), ["contained"]);
+}
+
+/// A walk that is dropped between two stops lets the device go.
+#[test]
+fn an_async_walk_holds_the_device_until_it_ends_or_is_dropped() {
+    let mut threads = Threads::allocate(2);
+    let device = threads.on(0, plain_device);
+    let channels = [0, 1].map(|index| threads.on(index, || device.channel()).unwrap());
+    let visits = SharedRuns::default();
+    let seen = visits.clone();
+    let visit = async move |_: IoChannel<Context>| {
+        seen.add();
+        Ok::<_, Infallible>(())
+    };
+    let mut walk = Box::pin(device.walk_channels(visit));
+    assert_eq!(walks(&threads), 0, "nothing before it is awaited");
+    assert!(poll_once(walk.as_mut()).is_pending());
+    threads.poll_threads();
+    assert_eq!(visits.get(), 1, "who awaits it sends it on");
+    let gone = Runs::default();
+    let ended = gone.clone();
+    threads
+        .on(0, || device.unregister_with(move || ended.add()))
+        .unwrap();
+    threads.poll_threads();
+    assert!(device.is_registered(), "the walk is under way");
+    drop(walk);
+    threads.poll_threads();
+    assert!(!device.is_registered());
+    for (index, channel) in channels.into_iter().enumerate() {
+        threads.on(index, || drop(channel));
+    }
+    threads.poll_threads();
+    assert_eq!((visits.get(), gone.get()), (1, 1));
+    threads.free();
 }
 
 /// A context that, destroyed, opens its device's channel again, once.

@@ -306,7 +306,7 @@ fn behaves_like_the_model(ops: Vec<Option<Op>>) -> Result<(), TestCaseError> {
         });
         prop_assert_eq!(runner.has_active_pollers(), active);
         prop_assert_eq!(
-            runner.next_expiration(),
+            runner.next_deadline(),
             model.next_due().map(|((due, _), _)| due)
         );
     }

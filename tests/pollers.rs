@@ -351,7 +351,7 @@ fn the_earliest_timer_is_always_known() {
     let mut threads = Threads::allocate(1);
     let runs = Runs::default();
     let [p1, p2, p3] = [1000, 1500, 1800].map(|period| register(&mut threads, period, &runs));
-    let next = |threads: &mut Threads| threads.runner(0).next_expiration();
+    let next = |threads: &mut Threads| threads.runner(0).next_deadline();
     assert_eq!(next(&mut threads), Some(1000));
     threads.delay_us(1000);
     threads.poll_threads();
@@ -404,11 +404,11 @@ fn equal_expirations_run_in_the_order_armed() {
     let pollers = [("p1", 500), ("p2", 500), ("p3", 1000), ("p4", 1500)]
         .map(|(name, period)| log.register(&mut threads, period, name));
     assert_eq!(log.after(&mut threads, 500), ["p1", "p2"]);
-    assert_eq!(threads.runner(0).next_expiration(), Some(1000));
+    assert_eq!(threads.runner(0).next_deadline(), Some(1000));
     assert_eq!(log.after(&mut threads, 500), ["p3", "p1", "p2"]);
     assert_eq!(log.after(&mut threads, 500), ["p4", "p1", "p2"]);
     drop(pollers);
-    assert_eq!(threads.runner(0).next_expiration(), None);
+    assert_eq!(threads.runner(0).next_deadline(), None);
     assert!(log.after(&mut threads, 1500).is_empty());
     threads.free();
 }
@@ -426,12 +426,12 @@ fn unregistering_one_of_several_leaves_the_others_in_order() {
         let p3 = log.register(&mut threads, 750, "p3");
         p2.unregister();
         assert_eq!(log.after(&mut threads, 250), ["p1"]);
-        assert_eq!(threads.runner(0).next_expiration(), Some(1000));
+        assert_eq!(threads.runner(0).next_deadline(), Some(1000));
         assert!(log.after(&mut threads, 250).is_empty());
         let p3 = Some(p3).filter(|_| p3_stays);
         let at_1000: &[&str] = if p3_stays { &["p3", "p1"] } else { &["p1"] };
         assert_eq!(log.after(&mut threads, 250), at_1000);
-        assert_eq!(threads.runner(0).next_expiration(), Some(1500));
+        assert_eq!(threads.runner(0).next_deadline(), Some(1500));
         drop((p1, p3));
         assert!(log.after(&mut threads, 500).is_empty());
         threads.free();
@@ -541,7 +541,7 @@ fn a_late_timed_poller_runs_once_and_drifts() {
     threads.delay_us(570);
     threads.poll_threads();
     assert_eq!(runs.take(), 1);
-    assert_eq!(threads.runner(0).next_expiration(), Some(670));
+    assert_eq!(threads.runner(0).next_deadline(), Some(670));
     drop(poller);
     threads.free();
 }

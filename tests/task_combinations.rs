@@ -410,7 +410,7 @@ fn check(act: Act, at: At, handle: Handle, expected: Cell) {
     let exits = act == Act::ThreadExits && expected.acts;
     assert_eq!(world.thread.is_exited(), exits, "{cell}");
     if !exits {
-        assert!(!runner.is_bound(), "{cell}");
+        assert!(runner.can_move(), "{cell}");
         let after = runner.enter(|| spawn_local(async { 1 }));
         runner.poll(0, 0);
         assert_eq!(block_on(after).unwrap(), 1, "{cell}");

@@ -559,10 +559,10 @@ fn an_eager_task_is_listed_bound_and_cancelled_from_its_first_poll_on() {
         })
     });
     assert_eq!(runner.tasks().len(), 1);
-    assert!(runner.is_bound());
+    assert!(!runner.can_move());
     drop(runner.exit());
     settle(&mut runner);
-    assert!(runner.is_exited() && !runner.is_bound());
+    assert!(runner.is_exited() && runner.can_move());
     assert_eq!(Rc::strong_count(&content), 1);
     assert!(block_on(task).unwrap_err().is_thread_exited());
 }

@@ -130,8 +130,8 @@ fn a_timer_of_a_task_that_moved_fires_on_its_new_thread() {
         })
     });
     settle_all(&mut [&mut here, &mut there]);
-    assert_eq!(here.next_expiration(), None);
-    assert_eq!(there.next_expiration(), Some(10));
+    assert_eq!(here.next_deadline(), None);
+    assert_eq!(there.next_deadline(), Some(10));
     hand.advance(10);
     settle_all(&mut [&mut here, &mut there]);
     assert_eq!(output(done), "there");

@@ -63,10 +63,10 @@ fn a_dropped_sleep_leaves_no_timer() {
     let (mut runner, _hand) = thread();
     let nap = runner.enter(|| spawn_local(sleep(us(10))));
     settle(&mut runner);
-    assert_eq!(runner.next_expiration(), Some(10));
+    assert_eq!(runner.next_deadline(), Some(10));
     nap.abort();
     settle(&mut runner);
-    assert_eq!(runner.next_expiration(), None);
+    assert_eq!(runner.next_deadline(), None);
 }
 
 #[test]
@@ -162,7 +162,7 @@ fn a_timeout_ends_what_is_late_and_drops_it() {
     run_to(&mut runner, &hand, 10);
     assert_eq!(output(handle), Err(Elapsed));
     assert_eq!(dropped.get(), 10);
-    assert_eq!(runner.next_expiration(), None);
+    assert_eq!(runner.next_deadline(), None);
 }
 
 #[test]

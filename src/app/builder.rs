@@ -12,7 +12,7 @@ use crate::clock::Clock;
 use crate::cpu::CpuSet;
 use crate::io::DriverConfig;
 use crate::reactor::scheduler::{Scheduler, SchedulerConfig};
-use crate::reactor::{AdaptivePolling, Place, ReactorMode};
+use crate::reactor::{AdaptivePolling, Lcore, ReactorMode};
 use crate::thread::Stall;
 
 /// The application framework; see [`App::builder`].
@@ -80,7 +80,7 @@ pub(super) enum OnPanic {
 #[must_use = "call `run` or `block_on`"]
 pub struct AppBuilder {
     pub(super) name: String,
-    pub(super) places: Option<Vec<Place>>,
+    pub(super) places: Option<Vec<Lcore>>,
     pub(super) main_core: Option<usize>,
     pub(super) mode: ReactorMode,
     pub(super) adaptive: AdaptivePolling,
@@ -126,7 +126,7 @@ impl AppBuilder {
     /// The cores to run a reactor on; the first core of the process unless
     /// set. `"0x3".parse()` makes a set of a core mask, `"[0-1]"` of a list.
     pub fn cores(mut self, cores: CpuSet) -> Self {
-        let places = cores.iter().map(|core| Place { core, cpu: core });
+        let places = cores.iter().map(|core| Lcore { core, cpu: core });
         self.places = Some(places.collect());
         self
     }
@@ -151,7 +151,7 @@ impl AppBuilder {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn lcores(mut self, lcores: impl IntoIterator<Item = (usize, usize)>) -> Self {
-        let places = lcores.into_iter().map(|(core, cpu)| Place { core, cpu });
+        let places = lcores.into_iter().map(|(core, cpu)| Lcore { core, cpu });
         self.places = Some(places.collect());
         self
     }

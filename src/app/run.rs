@@ -11,7 +11,7 @@ use super::os_thread::{Borrowed, name_after_core, reactor_name};
 use super::{AppError, signals};
 use crate::cpu::{self, CpuSet};
 use crate::io::Driver;
-use crate::reactor::{Group, Place, Placement, Reactor, ReactorPanicked, StartError, Watcher};
+use crate::reactor::{Group, Lcore, Placement, Reactor, ReactorPanicked, StartError, Watcher};
 use crate::task::{JoinHandle, TaskBuilder};
 use crate::thread::{PanicPolicy, SpdkThread, ThreadLib};
 
@@ -116,12 +116,12 @@ impl AppBuilder {
     }
 
     /// Where the reactors go, the main one first.
-    fn places(&self, available: &CpuSet) -> Result<Vec<Place>, AppError> {
+    fn places(&self, available: &CpuSet) -> Result<Vec<Lcore>, AppError> {
         let mut places = match &self.places {
             Some(places) => places.clone(),
             None => available
                 .first()
-                .map(|core| Place { core, cpu: core })
+                .map(|core| Lcore { core, cpu: core })
                 .into_iter()
                 .collect(),
         };
@@ -174,7 +174,7 @@ struct OtherReactors {
 
 impl OtherReactors {
     /// Starts them and waits until each can poll; if one cannot, all end.
-    fn start(group: &Arc<Group>, places: &[Place]) -> Result<Self, StartError> {
+    fn start(group: &Arc<Group>, places: &[Lcore]) -> Result<Self, StartError> {
         let (report, reports) = std::sync::mpsc::channel();
         let mut others = OtherReactors {
             group: group.clone(),

@@ -19,7 +19,6 @@ pub use stoppable::StoppableClock;
 pub use virtual_clock::VirtualClock;
 
 const NANOS_PER_SEC: u64 = 1_000_000_000;
-const MICROS_PER_SEC: u64 = 1_000_000;
 
 /// A source of ticks, with the rate that converts them to time.
 ///
@@ -207,16 +206,6 @@ impl Clock {
             Source::Virtual(_) => ClockSource::Virtual,
             Source::Stoppable(_) => ClockSource::Stoppable,
         }
-    }
-
-    /// A poller period of `us` microseconds in ticks, rounded down as SPDK does
-    /// (`us/10⁶·hz + us%10⁶·hz/10⁶`), so that 0 ticks can come out of a period
-    /// shorter than one. A period beyond the tick counter becomes `u64::MAX`.
-    #[inline]
-    #[must_use]
-    pub fn ticks_from_us(&self, us: u64) -> u64 {
-        let whole = (us / MICROS_PER_SEC).saturating_mul(self.hz);
-        whole.saturating_add(us % MICROS_PER_SEC * self.hz / MICROS_PER_SEC)
     }
 
     /// The fewest ticks that last at least `duration`, for timers: one that

@@ -63,11 +63,11 @@ pub enum FileAction {
 /// ```
 #[must_use = "it runs without being awaited, but its result is lost"]
 pub struct FileOp {
-    place: Arc<Place>,
+    place: Arc<ResultSlot>,
 }
 
 #[derive(Default)]
-struct Place {
+struct ResultSlot {
     result: Mutex<Option<(i32, Vec<u8>)>>,
     waiter: AtomicWaker,
 }
@@ -76,7 +76,7 @@ struct Running {
     action: FileAction,
     file: Arc<File>,
     buf: Vec<u8>,
-    place: Arc<Place>,
+    place: Arc<ResultSlot>,
 }
 
 // SAFETY: the buffer's memory does not move with the `Vec`, which is not touched until the completion;
@@ -139,7 +139,7 @@ impl FileOp {
             Some(driver) if driver.backend() == Backend::IoUring => driver,
             _ => return Err((io::ErrorKind::Unsupported.into(), buf)),
         };
-        let place = Arc::new(Place::default());
+        let place = Arc::new(ResultSlot::default());
         let running = Running {
             action,
             file: file.clone(),

@@ -440,7 +440,7 @@ impl<T: AsFd + 'static> PollFd<T> {
         direction: Direction,
         mut op: impl FnMut(&T) -> io::Result<R>,
     ) -> io::Result<R> {
-        let place = Place {
+        let place = ListedWaiter {
             fd: self,
             direction,
             id: self.core.next_waiter(),
@@ -509,13 +509,13 @@ impl<T: AsFd + std::fmt::Debug + 'static> std::fmt::Debug for PollFd<T> {
 }
 
 /// A waiter's place in a direction's list, given up when its future is dropped.
-struct Place<'a, T: AsFd + 'static> {
+struct ListedWaiter<'a, T: AsFd + 'static> {
     fd: &'a PollFd<T>,
     direction: Direction,
     id: u64,
 }
 
-impl<T: AsFd + 'static> Drop for Place<'_, T> {
+impl<T: AsFd + 'static> Drop for ListedWaiter<'_, T> {
     fn drop(&mut self) {
         drop(
             self.fd

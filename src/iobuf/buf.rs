@@ -6,7 +6,7 @@ use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 
 use super::Class;
-use super::pool::{Inner, Pool};
+use super::pool::{Pool, Pools};
 use super::queue;
 use crate::io::{IoBuf, IoBufMut};
 
@@ -38,7 +38,7 @@ use crate::io::{IoBuf, IoBufMut};
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub struct IobufBuf {
-    inner: Arc<Inner>,
+    inner: Arc<Pools>,
     index: u32,
     node: u16,
     class: Class,
@@ -58,7 +58,7 @@ impl Home {
 impl IobufBuf {
     /// The index must have come out of the pool's free queue or a cache, and
     /// goes into no other `IobufBuf`.
-    pub(super) fn new(inner: Arc<Inner>, index: u32, node: u16, class: Class, home: Home) -> Self {
+    pub(super) fn new(inner: Arc<Pools>, index: u32, node: u16, class: Class, home: Home) -> Self {
         IobufBuf {
             inner,
             index,
@@ -80,7 +80,7 @@ impl IobufBuf {
         this.index
     }
 
-    pub(super) fn inner(&self) -> &Arc<Inner> {
+    pub(super) fn inner(&self) -> &Arc<Pools> {
         &self.inner
     }
 

@@ -67,7 +67,7 @@ impl Pool {
         self.free.pop()
     }
 
-    /// Gives a buffer back; [`Inner::wake_waiting`] must follow.
+    /// Gives a buffer back; [`Pools::wake_waiting`] must follow.
     pub(super) fn give(&self, index: u32) {
         // There is room for every buffer that exists.
         let _ = self.free.push(index);
@@ -80,7 +80,7 @@ impl Pool {
     }
 }
 
-pub(super) struct Inner {
+pub(super) struct Pools {
     /// By node, then class.
     pools: Vec<[Pool; 2]>,
     pub(super) sizes: [usize; 2],
@@ -90,7 +90,7 @@ pub(super) struct Inner {
     pub(super) next_channel: AtomicU64,
 }
 
-impl Inner {
+impl Pools {
     #[inline]
     pub(super) fn pool(&self, node: u16, class: Class) -> &Pool {
         &self.pools[usize::from(node)][class as usize]
@@ -202,7 +202,7 @@ impl Inner {
 /// ```
 #[derive(Clone)]
 pub struct Iobuf {
-    pub(super) inner: Arc<Inner>,
+    pub(super) inner: Arc<Pools>,
     counts: [usize; 2],
 }
 
@@ -304,7 +304,7 @@ impl IobufBuilder {
                 .map(|&node| pools(Some(node)))
                 .collect::<Result<Vec<_>, IobufError>>()?,
         };
-        let inner = Arc::new(Inner {
+        let inner = Arc::new(Pools {
             pools,
             sizes,
             modules: Mutex::default(),

@@ -15,7 +15,7 @@ use std::task::{Context, Poll, Waker, ready};
 
 use super::buf::{Home, IobufBuf};
 use super::channel::{ChannelCore, WaiterId};
-use super::pool::Inner;
+use super::pool::Pools;
 use super::{Class, IobufError};
 use crate::sync::budget::poll_budget;
 use crate::thread::local::Local;
@@ -42,7 +42,7 @@ struct Loose {
 }
 
 pub(super) struct ThreadState {
-    pub(super) inner: Arc<Inner>,
+    pub(super) inner: Arc<Pools>,
     thread: Arc<Shared>,
     pub(super) node: u16,
     queues: [RefCell<VecDeque<Waiter>>; 2],
@@ -54,7 +54,7 @@ pub(super) struct ThreadState {
 }
 
 impl ThreadState {
-    pub(super) fn new(inner: Arc<Inner>, thread: Arc<Shared>) -> Self {
+    pub(super) fn new(inner: Arc<Pools>, thread: Arc<Shared>) -> Self {
         ThreadState {
             thread,
             node: inner.node_here(),
@@ -228,7 +228,7 @@ fn partition<T>(all: VecDeque<T>, mut choose: impl FnMut(&T) -> bool) -> (Vec<T>
 }
 
 /// A buffer was dropped, on any thread.
-pub(super) fn put(inner: &Arc<Inner>, index: u32, node: u16, class: Class, home: Home) {
+pub(super) fn put(inner: &Arc<Pools>, index: u32, node: u16, class: Class, home: Home) {
     let loose = Loose { index, node, class };
     let device = inner.device.get();
     let put = device.and_then(|device| device.with_existing(|state| state.put(loose, home)));
@@ -255,7 +255,7 @@ pub(super) fn arrived(buffer: IobufBuf) {
 
 /// What a waiting future and its entry in the queue share.
 #[derive(Default)]
-struct Slot {
+struct WaiterSlot {
     buffers: RefCell<Option<Vec<IobufBuf>>>,
     waker: RefCell<Option<Waker>>,
 }
@@ -263,7 +263,7 @@ struct Slot {
 enum GetState {
     Refused(Option<IobufError>),
     New,
-    Waiting { slot: Rc<Slot>, id: WaiterId },
+    Waiting { slot: Rc<WaiterSlot>, id: WaiterId },
     Done,
 }
 
@@ -324,7 +324,7 @@ impl GetMany {
             self.state = GetState::Done;
             return Poll::Ready(got);
         }
-        let slot = Rc::new(Slot::default());
+        let slot = Rc::new(WaiterSlot::default());
         slot.waker.replace(Some(cx.waker().clone()));
         let place = slot.clone();
         let done = Box::new(move |buffers| {

@@ -64,9 +64,9 @@ impl Bed {
 
 /// Where a waiter's buffer arrives.
 #[derive(Clone, Default)]
-struct Place(Rc<RefCell<Option<IobufBuf>>>);
+struct Served(Rc<RefCell<Option<IobufBuf>>>);
 
-impl Place {
+impl Served {
     fn is_served(&self) -> bool {
         self.0.borrow().is_some()
     }
@@ -80,8 +80,8 @@ impl Place {
     }
 }
 
-fn wait(channel: &IobufChannel, len: usize) -> (Place, WaiterId) {
-    let place = Place::default();
+fn wait(channel: &IobufChannel, len: usize) -> (Served, WaiterId) {
+    let place = Served::default();
     let arrives = place.clone();
     let got = channel.get_with(len, move |buffer| {
         arrives.0.replace(Some(buffer));
@@ -112,7 +112,7 @@ fn waiters_are_served_in_order_when_a_pool_is_exhausted() {
     });
     assert_eq!(larges[0].len(), LARGE);
     assert_eq!(smalls[0].len(), SMALL);
-    let served = || [&l3, &l4, &s3, &s4].map(Place::is_served);
+    let served = || [&l3, &l4, &s3, &s4].map(Served::is_served);
     bed.on(0, || drop(larges.pop()));
     assert_eq!(served(), [true, false, false, false]);
     bed.on(0, || drop(larges.pop()));
@@ -357,7 +357,7 @@ fn who_needs_two_buffers_keeps_the_head_of_the_queue() {
 /// waits besides.
 #[test]
 fn who_asks_again_in_its_callback_goes_behind_who_waits() {
-    fn ask(channel: &Rc<IobufChannel>, name: char, served: &Rc<RefCell<String>>, kept: &Place) {
+    fn ask(channel: &Rc<IobufChannel>, name: char, served: &Rc<RefCell<String>>, kept: &Served) {
         let (again, order, place) = (channel.clone(), served.clone(), kept.clone());
         let called = move |buffer| {
             order.borrow_mut().push(name);
@@ -370,7 +370,7 @@ fn who_asks_again_in_its_callback_goes_behind_who_waits() {
 
     let mut bed = Bed::new(1, 1);
     let channels = ["0", "1"].map(|module| Rc::new(bed.channel(0, module, 0)));
-    let (served, kept) = (Rc::new(RefCell::new(String::new())), Place::default());
+    let (served, kept) = (Rc::new(RefCell::new(String::new())), Served::default());
     bed.on(0, || {
         kept.put(take(&channels[0], SMALL));
         ask(&channels[0], 'a', &served, &kept);
@@ -502,7 +502,7 @@ fn a_waiter_is_listed_again_after_the_last_one_has_gone() {
     });
     bed.on(1, || drop(held));
     bed.poll();
-    assert!(places.iter().all(Place::is_served));
+    assert!(places.iter().all(Served::is_served));
     drop(bed.on(0, || places.map(|place| place.take())));
     assert_eq!(bed.iobuf.free_counts(), [1, 1]);
 }

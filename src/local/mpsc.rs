@@ -13,7 +13,7 @@ use futures::stream::{FusedStream, Stream};
 use super::semaphore::{Semaphore, TryAcquireError};
 use crate::sync::budget::poll_budget;
 
-struct Inner<T> {
+struct Channel<T> {
     queue: RefCell<VecDeque<T>>,
     receiver: Cell<Option<Waker>>,
     senders: Cell<usize>,
@@ -22,7 +22,7 @@ struct Inner<T> {
     bounded: bool,
 }
 
-impl<T> Inner<T> {
+impl<T> Channel<T> {
     fn push(&self, value: T) {
         self.queue.borrow_mut().push_back(value);
         self.wake_receiver();
@@ -92,8 +92,8 @@ pub fn unbounded<T>() -> (UnboundedSender<T>, Receiver<T>) {
     (sender, Receiver { inner })
 }
 
-fn make<T>(capacity: usize, bounded: bool) -> Rc<Inner<T>> {
-    Rc::new(Inner {
+fn make<T>(capacity: usize, bounded: bool) -> Rc<Channel<T>> {
+    Rc::new(Channel {
         queue: RefCell::new(VecDeque::new()),
         receiver: Cell::new(None),
         senders: Cell::new(1),
@@ -185,7 +185,7 @@ impl<T> fmt::Debug for TrySendError<T> {
 /// assert_eq!(futures::executor::block_on(receiver.collect::<Vec<_>>()), [1, 2]);
 /// ```
 pub struct Sender<T> {
-    inner: Rc<Inner<T>>,
+    inner: Rc<Channel<T>>,
 }
 
 impl<T> Sender<T> {
@@ -278,7 +278,7 @@ impl<T> Sender<T> {
 /// assert_eq!(lines.try_recv().unwrap(), "line 0");
 /// ```
 pub struct UnboundedSender<T> {
-    inner: Rc<Inner<T>>,
+    inner: Rc<Channel<T>>,
 }
 
 impl<T> UnboundedSender<T> {
@@ -361,7 +361,7 @@ sender_traits!(UnboundedSender);
 /// assert_eq!(block_on(even.collect::<Vec<_>>()), [2, 4]);
 /// ```
 pub struct Receiver<T> {
-    inner: Rc<Inner<T>>,
+    inner: Rc<Channel<T>>,
 }
 
 /// Why there is no value.

@@ -5,7 +5,7 @@ use std::fmt;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
-use super::wait_list::{Place, WaitList};
+use super::wait_list::{WaitList, WaiterKey};
 use crate::sync::budget::poll_budget;
 
 /// Wakes one of the tasks of a SpdkThread that wait for it, or all of them.
@@ -172,7 +172,7 @@ impl fmt::Debug for Notify {
 
 enum State {
     New,
-    Waiting(Place),
+    Waiting(WaiterKey),
     Done,
 }
 

@@ -8,7 +8,7 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
-use super::wait_list::{Place, WaitList};
+use super::wait_list::{WaitList, WaiterKey};
 use crate::sync::budget::poll_budget;
 
 /// A counting semaphore for the tasks of one SpdkThread.
@@ -292,7 +292,7 @@ pub struct Acquire<S: Deref<Target = Semaphore>> {
     /// `None` once complete.
     semaphore: Option<S>,
     permits: usize,
-    place: Option<Place>,
+    place: Option<WaiterKey>,
 }
 
 impl<S: Deref<Target = Semaphore>> Unpin for Acquire<S> {}

@@ -9,7 +9,7 @@ use std::task::Waker;
 
 /// A waiter's place in the table; given back by [`WaitList::remove`].
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Place(u32);
+pub(super) struct WaiterKey(u32);
 
 const NONE: u32 = u32::MAX;
 
@@ -50,7 +50,7 @@ impl<W: Copy, G> WaitList<W, G> {
     }
 
     /// Goes to the end of the queue.
-    pub(super) fn insert(&mut self, wants: W, waker: Waker) -> Place {
+    pub(super) fn insert(&mut self, wants: W, waker: Waker) -> WaiterKey {
         let waiter = Waiter {
             waker: Some(waker),
             wants,
@@ -74,7 +74,7 @@ impl<W: Copy, G> WaitList<W, G> {
             None => self.first = index,
         }
         self.last = index;
-        Place(index)
+        WaiterKey(index)
     }
 
     /// Lets the first in the queue through. Its waker is to be woken once no
@@ -93,7 +93,7 @@ impl<W: Copy, G> WaitList<W, G> {
     /// What the waiter was let through with; else it goes on waiting with this
     /// waker. A waker that was replaced comes back as an error, to be dropped
     /// once no borrow of this is held.
-    pub(super) fn poll(&mut self, place: Place, waker: &Waker) -> Result<G, Option<Waker>> {
+    pub(super) fn poll(&mut self, place: WaiterKey, waker: &Waker) -> Result<G, Option<Waker>> {
         let waiter = &mut self.waiters[place.0 as usize];
         if let Some(got) = waiter.got.take() {
             self.release(place.0);
@@ -108,7 +108,7 @@ impl<W: Copy, G> WaitList<W, G> {
 
     /// Leaves, and returns what the waiter was let through with but had not
     /// seen, and its waker.
-    pub(super) fn remove(&mut self, place: Place) -> (Option<G>, Option<Waker>) {
+    pub(super) fn remove(&mut self, place: WaiterKey) -> (Option<G>, Option<Waker>) {
         let waiter = &mut self.waiters[place.0 as usize];
         let got = waiter.got.take();
         let waker = waiter.waker.take();
@@ -166,7 +166,7 @@ mod tests {
         ) {
             let mut list: WaitList<usize, usize> = WaitList::new();
             let mut queue = VecDeque::new();
-            let mut places: Vec<(usize, Place)> = Vec::new();
+            let mut places: Vec<(usize, WaiterKey)> = Vec::new();
             let mut through = std::collections::BTreeMap::new();
             for (name, op) in ops.into_iter().enumerate() {
                 match op {

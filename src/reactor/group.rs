@@ -26,7 +26,7 @@ const EVENT_RING: usize = 1024;
 
 /// Which processor a reactor's OS thread is pinned to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Place {
+pub(crate) struct Lcore {
     /// The reactor's number.
     pub(crate) core: usize,
     /// The processor; usually the same number.
@@ -51,7 +51,7 @@ pub(crate) enum Event {
 
 /// The part of a reactor that any OS thread may touch.
 pub(super) struct Shared {
-    pub(super) place: Place,
+    pub(super) place: Lcore,
     pub(super) events: Arc<Mailbox<Event>>,
     pub(super) sleeper: Arc<Sleeper>,
     /// What ends the sleep of an OS thread's driver; a simulated reactor has none.
@@ -75,7 +75,7 @@ pub(super) struct Shared {
 }
 
 impl Shared {
-    fn new(library: &ThreadLib, place: Place, mode: ReactorMode) -> io::Result<Self> {
+    fn new(library: &ThreadLib, place: Lcore, mode: ReactorMode) -> io::Result<Self> {
         let wake = WakeFd::new()?;
         let events = Arc::new(Mailbox::new(EVENT_RING));
         let unpark = wake.clone();
@@ -93,7 +93,7 @@ impl Shared {
     /// One that a simulation turns, which hears of all that is sent here.
     fn simulated(
         library: &ThreadLib,
-        place: Place,
+        place: Lcore,
         mode: ReactorMode,
         observer: impl FnOnce(Arc<Mailbox<Event>>) -> Box<dyn Observer>,
     ) -> Self {
@@ -106,7 +106,7 @@ impl Shared {
 
     fn of(
         library: &ThreadLib,
-        place: Place,
+        place: Lcore,
         mode: ReactorMode,
         events: Arc<Mailbox<Event>>,
         wake: Option<WakeFd>,
@@ -177,7 +177,7 @@ pub(crate) struct Group {
 impl Group {
     pub(crate) fn new(
         library: ThreadLib,
-        places: &[Place],
+        places: &[Lcore],
         mode: ReactorMode,
         adaptive: AdaptivePolling,
         driver: DriverConfig,
@@ -188,7 +188,7 @@ impl Group {
 
     pub(super) fn with_hooks(
         library: ThreadLib,
-        places: &[Place],
+        places: &[Lcore],
         mode: ReactorMode,
         adaptive: AdaptivePolling,
         driver: DriverConfig,
@@ -212,7 +212,7 @@ impl Group {
     /// is sent to one, by its number and its events.
     pub(crate) fn simulated(
         library: ThreadLib,
-        places: &[Place],
+        places: &[Lcore],
         mode: ReactorMode,
         adaptive: AdaptivePolling,
         observer: impl Fn(usize, Arc<Mailbox<Event>>) -> Box<dyn Observer>,

@@ -179,7 +179,7 @@ impl Hosted {
             && !stopping
             && self.runner.is_running()
             && self.runner.handle().wants_elsewhere(core);
-        self.moves && !self.runner.is_bound()
+        self.moves && self.runner.can_move()
     }
 
     /// Has the thread follow its reactor into a mode that sleeps, or out of it,
@@ -225,7 +225,7 @@ impl Hosted {
 
     /// Whether it waits to leave and is not bound.
     pub(super) fn can_leave(&self) -> bool {
-        self.moves && !self.runner.is_bound()
+        self.moves && self.runner.can_move()
     }
 
     /// Gives the thread away; comes back when it cannot leave this OS thread.

@@ -33,7 +33,7 @@ mod wreck;
 use std::time::Duration;
 
 pub use group::StartError;
-pub(crate) use group::{Event, Group, Place, Placement};
+pub(crate) use group::{Event, Group, Lcore, Placement};
 pub use handle::{EventError, Reactors};
 pub use mode::{SetMode, SetModeError};
 pub use one::{ReactorCall, ReactorCallError, ReactorHandle};

@@ -5,7 +5,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use super::group::{Group, Place, Placement, StartError};
+use super::group::{Group, Lcore, Placement, StartError};
 use super::handle::Reactors;
 use super::turn::Reactor;
 use super::{AdaptivePolling, ReactorMode};
@@ -42,7 +42,7 @@ pub(super) struct SleepHooks {
 #[derive(Default)]
 #[must_use = "call `build`"]
 pub struct ReactorsBuilder {
-    places: Vec<Place>,
+    places: Vec<Lcore>,
     mode: ReactorMode,
     adaptive: AdaptivePolling,
     driver: DriverConfig,
@@ -77,7 +77,7 @@ impl ReactorsBuilder {
     /// Pairs of a core number and the processor that its reactor is pinned to, as
     /// [`AppBuilder::lcores`](crate::app::AppBuilder::lcores).
     pub fn lcores(mut self, lcores: impl IntoIterator<Item = (usize, usize)>) -> Self {
-        let places = lcores.into_iter().map(|(core, cpu)| Place { core, cpu });
+        let places = lcores.into_iter().map(|(core, cpu)| Lcore { core, cpu });
         self.places = places.collect();
         self
     }

@@ -165,7 +165,7 @@ mod tests {
     use crate::clock::Clock;
     use crate::cpu;
     use crate::io::DriverConfig;
-    use crate::reactor::{AdaptivePolling, Place, ReactorMode};
+    use crate::reactor::{AdaptivePolling, Lcore, ReactorMode};
     use crate::thread::{OsThread, Stall};
 
     /// The reactor that polled a thread last may not be where it is now.
@@ -182,7 +182,7 @@ mod tests {
             })
             .build();
         let cpu = cpu::available().unwrap().first().unwrap();
-        let places = [0, 1].map(|core| Place { core, cpu });
+        let places = [0, 1].map(|core| Lcore { core, cpu });
         let (mode, polling) = (ReactorMode::Poll, AdaptivePolling::default());
         let driver = DriverConfig::new();
         let group = Group::new(library.clone(), &places, mode, polling, driver).unwrap();

@@ -119,7 +119,7 @@ mod tests {
     use super::*;
     use crate::cpu;
     use crate::io::DriverConfig;
-    use crate::reactor::{AdaptivePolling, Place, Placement, ReactorMode};
+    use crate::reactor::{AdaptivePolling, Lcore, Placement, ReactorMode};
     use crate::task;
     use crate::thread::{CreateError, ThreadLib};
 
@@ -136,7 +136,7 @@ mod tests {
             })
             .build();
         let cpu = cpu::available().unwrap().first().unwrap();
-        let places = [Place { core: 0, cpu }];
+        let places = [Lcore { core: 0, cpu }];
         let (mode, polling) = (ReactorMode::Poll, AdaptivePolling::default());
         let group = Group::new(library, &places, mode, polling, DriverConfig::new()).unwrap();
         let placement = Placement(Arc::downgrade(&group));

@@ -33,7 +33,6 @@ pub struct SimBuilder {
     pub(super) adaptive: AdaptivePolling,
     pub(super) hz: u64,
     pub(super) chance: Chance,
-    pub(super) trace: usize,
     pub(super) turn_limit: u64,
     pub(super) contains_panics: bool,
 }
@@ -47,7 +46,6 @@ impl Default for SimBuilder {
             adaptive: AdaptivePolling::default(),
             hz: 1_000_000_000,
             chance: Chance::usual(),
-            trace: 40,
             turn_limit: 1_000_000,
             contains_panics: false,
         }
@@ -148,13 +146,6 @@ impl SimBuilder {
     /// is [spent](super::SimHandle::spend), or with [`Sim::advance`].
     pub fn exact(mut self) -> Self {
         self.chance = Chance::none();
-        self
-    }
-
-    /// How many of the last things that happened a [`Trace`](super::Trace) shows: 40
-    /// else.
-    pub fn trace_lines(mut self, lines: usize) -> Self {
-        self.trace = lines;
         self
     }
 

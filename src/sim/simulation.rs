@@ -12,7 +12,7 @@ use super::world::{Ears, NEVER, Sender, View, World};
 use super::{SimBuilder, SimError, SimHandle, Trace};
 use crate::clock::{Clock, VirtualClock};
 use crate::cpu::CpuSet;
-use crate::reactor::{Group, Place, Placement, Reactors, Rest, Stepped};
+use crate::reactor::{Group, Lcore, Placement, Reactors, Rest, Stepped};
 use crate::task;
 use crate::thread::panic::{ContainedPanic, contain, discard};
 use crate::thread::{SpdkThread, ThreadBuilder, ThreadLib};
@@ -25,6 +25,9 @@ const SPIN: Duration = Duration::from_nanos(500);
 
 /// How many threads an error names.
 const NAMED: usize = 20;
+
+/// How many of the last things that happened a trace shows.
+const TRACE_LINES: usize = 40;
 
 /// A machine with some cores, each with its reactor, on virtual time.
 ///
@@ -85,7 +88,7 @@ impl Sim {
         let hand = VirtualClock::new(settings.hz);
         let count = settings.cores.len();
         let (seed, chance) = (settings.seed, &settings.chance);
-        let world = Arc::new(World::new(seed, hand, count, chance, settings.trace));
+        let world = Arc::new(World::new(seed, hand, count, chance, TRACE_LINES));
         let reported = Arc::downgrade(&world);
         let library = ThreadLib::builder()
             .clock(world.clock.clone())
@@ -96,7 +99,7 @@ impl Sim {
             })
             .build();
         let places = settings.cores.iter();
-        let places: Vec<_> = places.map(|&core| Place { core, cpu: core }).collect();
+        let places: Vec<_> = places.map(|&core| Lcore { core, cpu: core }).collect();
         let (mode, adaptive) = (settings.mode, settings.adaptive);
         let group = Group::simulated(library, &places, mode, adaptive, |core, events| {
             let world = world.clone();

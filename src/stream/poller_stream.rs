@@ -315,7 +315,7 @@ impl<T> fmt::Debug for PollerStream<T> {
 ///     .period(Duration::from_millis(100))
 ///     .capacity(1);
 /// let beats = runner.enter(|| beats.register(|| Some("alive"))).unwrap();
-/// assert!(runner.next_expiration().is_some());
+/// assert!(runner.next_deadline().is_some());
 /// # drop(beats);
 /// # Ok::<(), corespun::thread::CreateError>(())
 /// ```

@@ -66,7 +66,7 @@ impl<T> Ring<T> {
     /// Claims the next position, unless the ring is full or closed. Any
     /// thread. The consumer waits at a claimed position, so write at once.
     #[inline]
-    pub(crate) fn claim(&self) -> Option<Place<'_, T>> {
+    pub(crate) fn claim(&self) -> Option<ClaimedSlot<'_, T>> {
         let mut tail = self.tail.load(Ordering::Relaxed);
         loop {
             let slot = &self.slots[tail & self.mask];
@@ -79,7 +79,7 @@ impl<T> Ring<T> {
                     Ordering::Relaxed,
                 ) {
                     Ok(_) => {
-                        return Some(Place {
+                        return Some(ClaimedSlot {
                             slot,
                             position: tail,
                         });
@@ -165,12 +165,12 @@ impl<T> Ring<T> {
 }
 
 /// A claimed position, to be written by the producer that claimed it.
-pub(crate) struct Place<'a, T> {
+pub(crate) struct ClaimedSlot<'a, T> {
     slot: &'a Slot<T>,
     position: usize,
 }
 
-impl<T> Place<'_, T> {
+impl<T> ClaimedSlot<'_, T> {
     #[inline]
     pub(crate) fn write(self, value: T) {
         self.slot.value.with_mut(|cell| {

@@ -44,7 +44,7 @@ fn take_if_same(place: &Cell<Option<Arc<Shared>>>, thread: &Arc<Shared>) -> bool
 ///
 /// let mut runner = ThreadLib::new().thread().build()?.attach();
 /// let task = runner.enter(|| task::spawn_movable(async { 5 }));
-/// assert!(!runner.is_bound());
+/// assert!(runner.can_move());
 /// runner.poll(0, 0);
 /// assert_eq!(futures::executor::block_on(task).unwrap(), 5);
 /// # Ok::<(), corespun::thread::CreateError>(())

@@ -131,7 +131,7 @@ impl Drop for EmptyOnDrop<'_, '_> {
     }
 }
 
-struct Inner<'env> {
+struct ScopeState<'env> {
     /// Children that the scope has not taken in yet.
     started: RefCell<Vec<LocalBoxFuture<'env, ()>>>,
     cancelled: Cell<bool>,
@@ -162,13 +162,13 @@ struct Inner<'env> {
 /// ```
 #[derive(Clone)]
 pub struct Scope<'env> {
-    inner: Rc<Inner<'env>>,
+    inner: Rc<ScopeState<'env>>,
 }
 
 impl<'env> Scope<'env> {
     fn new() -> Self {
         Scope {
-            inner: Rc::new(Inner {
+            inner: Rc::new(ScopeState {
                 started: RefCell::new(Vec::new()),
                 cancelled: Cell::new(false),
             }),

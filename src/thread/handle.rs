@@ -246,7 +246,7 @@ impl SpdkThread {
     }
 
     /// Whether the framework was asked not to move the thread. See
-    /// [`ThreadRunner::is_bound`](super::ThreadRunner::is_bound) for whether it cannot.
+    /// [`ThreadRunner::can_move`](super::ThreadRunner::can_move) for whether it cannot.
     pub fn is_bound(&self) -> bool {
         self.shared.bound.load(Ordering::Acquire)
     }

@@ -121,7 +121,7 @@ impl<T: 'static> LocalKey<T> {
     /// let mut runner = ThreadLib::new().thread().build()?.attach();
     /// assert_eq!(runner.enter(|| REQUESTS.with(Cell::get)), 1);
     /// // The value keeps its thread on this OS thread.
-    /// assert!(runner.is_bound());
+    /// assert!(!runner.can_move());
     /// # Ok::<(), corespun::thread::CreateError>(())
     /// ```
     pub const fn new(init: fn() -> T) -> Self {

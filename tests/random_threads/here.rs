@@ -16,7 +16,7 @@ use crate::books::{Context, NOWHERE, Record, Value, World};
 use crate::buffers::Opened;
 use crate::hosting::drop_hosted;
 use crate::perform::contained;
-use crate::queues::{MpscReceiver, Parcel};
+use crate::queues::{Item, MpscReceiver};
 use crate::waits::{Bell, OneshotSender, Slots, Taken};
 use crate::within;
 
@@ -44,7 +44,7 @@ pub struct Holdings {
     pub tasks: Vec<corespun::task::AbortHandle>,
     pub locals: Vec<corespun::local::mpsc::Sender<Value>>,
     pub locks: Vec<Spinlock>,
-    pub parcels: Vec<Parcel>,
+    pub items: Vec<Item>,
     pub bells: Vec<Rc<Bell>>,
     pub slots: Vec<Rc<Slots>>,
     pub permits: Vec<Taken>,
@@ -215,7 +215,7 @@ fn drop_each(world: &Arc<World>, held: Holdings) {
     all(world, held.receivers);
     all(world, held.locals);
     all(world, held.locks);
-    all(world, held.parcels);
+    all(world, held.items);
     all(world, held.bells);
     all(world, held.permits);
     all(world, held.slots);

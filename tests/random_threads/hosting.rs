@@ -286,9 +286,9 @@ pub fn check_arrived(world: &Arc<World>) {
                     world.fail("semaphore: one sleeps beside free permits");
                 }
                 for receiver in &mut held.receivers {
-                    while let Ok(parcel) = receiver.receiver.try_recv() {
+                    while let Ok(item) = receiver.receiver.try_recv() {
                         receiver.book.received.fetch_add(1, Ordering::AcqRel);
-                        held.parcels.push(parcel);
+                        held.items.push(item);
                     }
                     receiver.check_all(world, "mpsc: an accepted value does not arrive");
                 }

@@ -35,7 +35,7 @@ pub fn act(world: &Arc<World>, step: &Arc<Step>) -> bool {
                 let mut open = true;
                 for _ in 0..=b % 5 {
                     match receiver.receiver.try_recv() {
-                        Ok(parcel) => receiver.got(parcel),
+                        Ok(item) => receiver.got(item),
                         Err(TryRecvError::Closed) => {
                             receiver.closed(world);
                             open = false;
@@ -64,14 +64,14 @@ pub struct MpscBook {
     order: Order,
 }
 
-pub struct Parcel {
+pub struct Item {
     value: Value,
     stamp: Stamp,
 }
 
 pub struct MpscSender {
     pub book: Arc<MpscBook>,
-    pub sender: mpsc::Sender<Parcel>,
+    pub sender: mpsc::Sender<Item>,
 }
 
 impl Clone for MpscSender {
@@ -84,13 +84,13 @@ impl Clone for MpscSender {
 }
 
 impl MpscSender {
-    fn parcel(&self, world: &Arc<World>, step: &Arc<Step>) -> (Parcel, Stamp) {
+    fn item(&self, world: &Arc<World>, step: &Arc<Step>) -> (Item, Stamp) {
         let stamp = Stamp::begin(world);
-        let parcel = Parcel {
+        let item = Item {
             value: Value::anywhere(world, step),
             stamp: stamp.clone(),
         };
-        (parcel, stamp)
+        (item, stamp)
     }
 
     fn accepted(&self, world: &World, stamp: &Stamp) {
@@ -99,16 +99,16 @@ impl MpscSender {
     }
 
     fn try_send(&self, world: &Arc<World>, step: &Arc<Step>) {
-        let (parcel, stamp) = self.parcel(world, step);
-        match self.sender.try_send(parcel) {
+        let (item, stamp) = self.item(world, step);
+        match self.sender.try_send(item) {
             Ok(()) => self.accepted(world, &stamp),
             Err(error) => drop(error.into_inner()),
         }
     }
 
     pub async fn send(&self, world: &Arc<World>, step: &Arc<Step>) {
-        let (parcel, stamp) = self.parcel(world, step);
-        if self.sender.send(parcel).await.is_ok() {
+        let (item, stamp) = self.item(world, step);
+        if self.sender.send(item).await.is_ok() {
             self.accepted(world, &stamp);
         }
     }
@@ -116,17 +116,17 @@ impl MpscSender {
 
 pub struct MpscReceiver {
     pub book: Arc<MpscBook>,
-    pub receiver: mpsc::Receiver<Parcel>,
+    pub receiver: mpsc::Receiver<Item>,
 }
 
 impl MpscReceiver {
-    pub fn got(&self, parcel: Parcel) {
+    pub fn got(&self, item: Item) {
         self.book.received.fetch_add(1, Ordering::AcqRel);
-        let world = &parcel.value.world;
-        if !self.book.order.allows(&parcel.stamp) {
+        let world = &item.value.world;
+        if !self.book.order.allows(&item.stamp) {
             world.fail("mpsc: a value came after one that was sent later");
         }
-        parcel.value.call();
+        item.value.call();
     }
 
     /// All senders are gone.

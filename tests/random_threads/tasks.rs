@@ -195,7 +195,7 @@ async fn wait_for(world: &Arc<World>, step: &Arc<Step>) -> bool {
             if let Some(mut receiver) = receiver {
                 for _ in 0..=b % 3 {
                     match receiver.receiver.recv().await {
-                        Some(parcel) => receiver.got(parcel),
+                        Some(item) => receiver.got(item),
                         None => {
                             receiver.closed(world);
                             return true;

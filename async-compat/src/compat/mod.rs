@@ -29,7 +29,7 @@
 //!   There it holds up the reactor if it blocks. While the reactor is held up (in
 //!   [`block_in_place`](crate::task::block_in_place), say), it stands still.
 //! - A SpdkThread of a reactor that has polled a wrapped value stays on its OS thread from then
-//!   on: it [is bound](corespun::thread::ThreadRunner::is_bound). The thread of a `block_on` goes
+//!   on: it [is bound](corespun::thread::ThreadRunner::can_move). The thread of a `block_on` goes
 //!   where that goes; what it has wrapped is woken across cores from then on.
 
 mod foreign;

@@ -242,7 +242,7 @@ impl Schedulers {
                 .by_core
                 .iter()
                 .map(|&index| group.reactors[index].place);
-            let mut frequency = |place: super::super::Place| {
+            let mut frequency = |place: super::super::Lcore| {
                 let ask = |governor: &mut dyn Governor| governor.frequency(place.cpu);
                 let khz = conductor.with_governor(group, ask).transpose()?;
                 Ok(khz.map(|khz| (place.core, khz)))

@@ -54,7 +54,7 @@ pub struct ThreadMove {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Hold {
-    /// It is bound: see [`ThreadRunner::is_bound`](crate::thread::ThreadRunner::is_bound).
+    /// It is bound: see [`ThreadRunner::can_move`](crate::thread::ThreadRunner::can_move).
     Bound,
     /// One of the two cores is isolated.
     Isolated,

@@ -188,7 +188,7 @@ impl Hosted {
         ThreadSnapshot {
             initial_core: initial_core.unwrap_or(core),
             cpumask,
-            bound: runner.is_bound(),
+            bound: !runner.can_move(),
             ..ThreadSnapshot::new(runner.id(), core, busy, period)
         }
     }

@@ -9,7 +9,7 @@ use crate::clock::Clock;
 use crate::cpu::CpuSet;
 use crate::io::DriverConfig;
 use crate::net::UnixStream;
-use crate::reactor::{AdaptivePolling, Place, Placement, ReactorStats};
+use crate::reactor::{AdaptivePolling, Lcore, Placement, ReactorStats};
 use crate::thread::{Activity, Poller, SpdkThread, ThreadLib};
 
 /// What a move meets when the app stops between its look at that and its
@@ -17,7 +17,7 @@ use crate::thread::{Activity, Poller, SpdkThread, ThreadLib};
 #[test]
 fn a_thread_that_the_other_reactor_refuses_stays_whole() {
     let cpu = cpu::available().unwrap().first().unwrap();
-    let places = [0, 1].map(|core| Place { core, cpu });
+    let places = [0, 1].map(|core| Lcore { core, cpu });
     let (mode, polling) = (ReactorMode::Poll, AdaptivePolling::default());
     let library = ThreadLib::new();
     let group = Group::new(library, &places, mode, polling, DriverConfig::new()).unwrap();
@@ -51,7 +51,7 @@ fn every_tick_is_somebodys_and_without_threads_it_is_idle() {
     let (clock, hand) = Clock::virtual_at(1_000_000);
     hand.set(100);
     let cpu = cpu::available().unwrap().first().unwrap();
-    let places = [Place { core: 0, cpu }];
+    let places = [Lcore { core: 0, cpu }];
     let (mode, polling) = (ReactorMode::Poll, AdaptivePolling::default());
     let library = ThreadLib::builder().clock(clock).build();
     let group = Group::new(library, &places, mode, polling, DriverConfig::new()).unwrap();
@@ -123,7 +123,7 @@ fn a_dormant_thread_is_idle_until_it_is_roused() {
     let (clock, hand) = Clock::virtual_at(1_000_000);
     hand.set(100);
     let cpu = cpu::available().unwrap().first().unwrap();
-    let places = [Place { core: 0, cpu }];
+    let places = [Lcore { core: 0, cpu }];
     let (mode, polling) = (ReactorMode::Poll, AdaptivePolling::default());
     let library = ThreadLib::builder().clock(clock).build();
     let group = Group::new(library, &places, mode, polling, DriverConfig::new()).unwrap();
@@ -161,7 +161,7 @@ fn a_dormant_thread_is_idle_until_it_is_roused() {
 #[test]
 fn a_reader_of_the_keeper_that_takes_its_time_holds_nobody_up() {
     let cpu = cpu::available().unwrap().first().unwrap();
-    let places = [Place { core: 0, cpu }];
+    let places = [Lcore { core: 0, cpu }];
     let (mode, polling) = (ReactorMode::Interrupt, AdaptivePolling::default());
     let library = ThreadLib::new();
     let group = Group::new(library, &places, mode, polling, DriverConfig::new()).unwrap();
@@ -192,7 +192,7 @@ fn a_completion_that_ends_a_sleep_writes_no_eventfd() {
     let cpu = cpu::available().unwrap().first().unwrap();
     let group = Group::new(
         ThreadLib::new(),
-        &[Place { core: cpu, cpu }],
+        &[Lcore { core: cpu, cpu }],
         ReactorMode::Interrupt,
         AdaptivePolling::default(),
         DriverConfig::new(),

@@ -55,7 +55,7 @@ struct Entry {
 }
 
 #[derive(Default)]
-struct Slot {
+struct PendingSlot {
     generation: u32,
     entry: Option<Entry>,
 }
@@ -63,7 +63,7 @@ struct Slot {
 /// The pending completions of one thread. Owner only.
 #[derive(Default)]
 pub(crate) struct PendingTable {
-    slots: RefCell<Vec<Slot>>,
+    slots: RefCell<Vec<PendingSlot>>,
     free: RefCell<Vec<u32>>,
     len: Cell<usize>,
 }
@@ -152,7 +152,7 @@ impl Local {
             return (slot, reused.generation);
         }
         let slot = u32::try_from(slots.len()).expect("fewer than 2^32 walks of one thread");
-        slots.push(Slot {
+        slots.push(PendingSlot {
             generation: 0,
             entry,
         });

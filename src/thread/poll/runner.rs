@@ -99,7 +99,7 @@ impl ThreadRunner {
     /// ```
     pub fn enter<R>(&mut self, f: impl FnOnce() -> R) -> R {
         self.local.interrupts_awake();
-        let _told = ToldAfterwards(&self.local);
+        let _asleep = AsleepOnDrop(&self.local);
         let _entered = Entered::new(&self.local);
         f()
     }
@@ -133,12 +133,6 @@ impl ThreadRunner {
     /// The tick at which the last poll ended.
     pub fn last_tick(&self) -> u64 {
         self.local.shared.last_tick.load(Ordering::Relaxed)
-    }
-
-    /// The tick at which the earliest timer is due
-    /// (`spdk_thread_next_poller_expiration`).
-    pub fn next_expiration(&self) -> Option<u64> {
-        self.local.timers.borrow().next_deadline()
     }
 
     /// Whether an active poller is registered and not paused: one that wants
@@ -183,7 +177,8 @@ impl ThreadRunner {
     }
 
     /// The latest tick to poll this thread at although nothing arrives: its
-    /// earliest timer, or the end of its exit's patience.
+    /// earliest timer (`spdk_thread_next_poller_expiration`), or the end of its exit's
+    /// patience.
     pub fn next_deadline(&self) -> Option<u64> {
         self.local.next_deadline()
     }
@@ -315,7 +310,7 @@ impl ThreadRunner {
     /// # Ok::<(), corespun::thread::CreateError>(())
     /// ```
     pub fn park(mut self) -> Result<ParkedThread, ThreadRunner> {
-        if self.is_bound() {
+        if !self.can_move() {
             return Err(self);
         }
         self.set_host(None);
@@ -324,13 +319,13 @@ impl ThreadRunner {
         Ok(ParkedThread { runner: self })
     }
 
-    /// Whether the thread holds something that must not leave this OS thread,
-    /// or was bound to it by [`SpdkThread::bind`].
-    pub fn is_bound(&self) -> bool {
-        self.local.is_bound()
+    /// Whether the thread may leave this OS thread: it holds nothing that must not, and
+    /// was not bound to it by [`SpdkThread::bind`].
+    pub fn can_move(&self) -> bool {
+        !self.local.is_bound()
     }
 
-    /// What makes the thread [bound](ThreadRunner::is_bound), by name, and what would
+    /// What keeps the thread [where it is](ThreadRunner::can_move), by name, and what would
     /// not be; see [`BoundBy`](crate::thread::BoundBy). Empty if nothing does.
     pub fn bound_by(&self) -> Vec<crate::thread::BoundBy> {
         self.local.bound_by(1)
@@ -339,9 +334,9 @@ impl ThreadRunner {
 
 /// When dropped, lets who waits for the thread's descriptor hear of what was begun
 /// meanwhile.
-struct ToldAfterwards<'a>(&'a Local);
+struct AsleepOnDrop<'a>(&'a Local);
 
-impl Drop for ToldAfterwards<'_> {
+impl Drop for AsleepOnDrop<'_> {
     fn drop(&mut self) {
         self.0.interrupts_asleep();
     }

@@ -6,7 +6,8 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use super::{
-    Place, PollerBuilder, PollerCore, PollerError, PollerInterrupt, PollerKey, SwitchHook, Turn,
+    PollerBuilder, PollerCore, PollerError, PollerInterrupt, PollerKey, PollerPlace, SwitchHook,
+    Turn,
 };
 use crate::thread::Exited;
 use crate::thread::local::{Local, TimerTarget};
@@ -43,7 +44,7 @@ impl Local {
         let poller = Rc::new(PollerCore {
             callback: Cell::new(Some(callback)),
             turn: Cell::new(Turn::None),
-            place: Cell::new(Place::Paused),
+            place: Cell::new(PollerPlace::Paused),
             key,
             stays,
             has_handle: Cell::new(stays),
@@ -63,7 +64,7 @@ impl Local {
         poller.turn.set(Turn::Runs);
         if poller.interrupt.get().is_some() && self.in_interrupt_mode() {
             let remaining = poller.period;
-            poller.place.set(Place::Suspended { remaining });
+            poller.place.set(PollerPlace::Suspended { remaining });
         } else {
             self.place_in(poller, poller.period);
         }
@@ -77,23 +78,23 @@ impl Local {
         let now = self.shared.library.clock.now();
         let target = TimerTarget::Poller(poller.clone());
         let key = self.insert_timer(now.saturating_add(ticks), target);
-        poller.place.set(Place::Timed(key));
+        poller.place.set(PollerPlace::Timed(key));
     }
 
     /// Takes a poller from its place to one in which it does not run.
-    fn displace(&self, poller: &PollerCore, place: Place) {
+    fn displace(&self, poller: &PollerCore, place: PollerPlace) {
         match poller.place.replace(place) {
-            Place::Active(_) => self.pollers.leave_active(),
-            Place::Timed(key) => {
+            PollerPlace::Active(_) => self.pollers.leave_active(),
+            PollerPlace::Timed(key) => {
                 let removed = self.timers.borrow_mut().remove(key);
                 drop(removed);
             }
-            Place::Suspended { .. } | Place::Paused | Place::Gone => {}
+            PollerPlace::Suspended { .. } | PollerPlace::Paused | PollerPlace::Gone => {}
         }
     }
 
     pub(super) fn pause_now(&self, poller: &PollerCore) {
-        self.displace(poller, Place::Paused);
+        self.displace(poller, PollerPlace::Paused);
         poller.turn.set(Turn::None);
     }
 
@@ -109,7 +110,7 @@ impl Local {
     pub(super) fn resume_poller(&self, poller: &Rc<PollerCore>) {
         if poller.turn.get() == Turn::Pauses {
             poller.turn.set(Turn::Runs);
-        } else if poller.place.get() == Place::Paused {
+        } else if poller.place.get() == PollerPlace::Paused {
             self.start_poller(poller);
         }
     }
@@ -119,7 +120,7 @@ impl Local {
             return;
         }
         self.pollers.remove(poller);
-        self.displace(poller, Place::Gone);
+        self.displace(poller, PollerPlace::Gone);
         poller.turn.set(Turn::None);
         if let Some(interrupt) = poller.interrupt.get() {
             self.drop_contained(interrupt.hook.take());
@@ -185,9 +186,11 @@ impl Local {
             }
         }
         match poller.place.get() {
-            Place::Gone | Place::Paused => {}
-            Place::Suspended { remaining } if !to_interrupt => self.place_in(poller, remaining),
-            Place::Suspended { .. } => {}
+            PollerPlace::Gone | PollerPlace::Paused => {}
+            PollerPlace::Suspended { remaining } if !to_interrupt => {
+                self.place_in(poller, remaining)
+            }
+            PollerPlace::Suspended { .. } => {}
             _ if to_interrupt => self.suspend_poller(poller),
             _ => {}
         }
@@ -205,12 +208,12 @@ impl Local {
             return;
         }
         let remaining = match poller.place.get() {
-            Place::Timed(key) => {
+            PollerPlace::Timed(key) => {
                 let deadline = self.timers.borrow().deadline(key).unwrap_or(0);
                 deadline.saturating_sub(self.shared.library.clock.now())
             }
             _ => 0,
         };
-        self.displace(poller, Place::Suspended { remaining });
+        self.displace(poller, PollerPlace::Suspended { remaining });
     }
 }

@@ -5,7 +5,7 @@ use std::rc::Rc;
 
 use slab::Slab;
 
-use super::{Place, PollerCore, PollerKey};
+use super::{PollerCore, PollerKey, PollerPlace};
 use crate::thread::exit::ExitHolder;
 use crate::thread::local::Local;
 use crate::thread::part::Part;
@@ -21,7 +21,7 @@ pub(super) struct Listed {
 impl Listed {
     #[inline]
     pub(super) fn is_good(&self) -> bool {
-        self.poller.place.get() == Place::Active(self.number)
+        self.poller.place.get() == PollerPlace::Active(self.number)
     }
 }
 
@@ -136,7 +136,7 @@ impl PollerList {
         bump(&self.active_count, 1);
         let number = self.last_number.get() + 1;
         self.last_number.set(number);
-        poller.place.set(Place::Active(number));
+        poller.place.set(PollerPlace::Active(number));
         let mut active = self.active.take();
         active.push(Listed {
             poller: poller.clone(),

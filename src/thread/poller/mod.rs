@@ -1,7 +1,7 @@
 //! Pollers: callbacks that a thread runs on every poll (active) or after each
 //! period (timed), and the handle that owns one.
 //!
-//! All of this belongs to the thread's owner. A poller is in one [`Place`] at a time,
+//! All of this belongs to the thread's owner. A poller is in one [`PollerPlace`] at a time,
 //! which says all there is to say of when it runs next. A callback is taken out of its
 //! poller while it runs, so registering, pausing, resuming and unregistering anything
 //! from inside it only changes what the pass looks at afterwards.
@@ -142,7 +142,7 @@ impl PollerKey {
 
 /// Where a poller is.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Place {
+enum PollerPlace {
     /// Among those that every poll runs, by the entry of that number.
     Active(u64),
     /// In the timer queue.
@@ -173,7 +173,7 @@ enum Turn {
 pub(crate) struct PollerCore {
     callback: Cell<Option<Callback>>,
     turn: Cell<Turn>,
-    place: Cell<Place>,
+    place: Cell<PollerPlace>,
     /// Where the thread finds it, and its number.
     key: PollerKey,
     /// The callback, and the switch hook, may not be `Send`.
@@ -224,16 +224,16 @@ impl PollerCore {
             (Turn::Runs, _) => PollerState::Waiting,
             (Turn::Running, _) => PollerState::Running,
             (Turn::Pauses, _) => PollerState::Pausing,
-            (Turn::None, Place::Gone) => PollerState::Unregistered,
+            (Turn::None, PollerPlace::Gone) => PollerState::Unregistered,
             (Turn::None, _) => PollerState::Paused,
         }
     }
 
     fn is_gone(&self) -> bool {
-        self.place.get() == Place::Gone
+        self.place.get() == PollerPlace::Gone
     }
 
     fn is_suspended(&self) -> bool {
-        matches!(self.place.get(), Place::Suspended { .. })
+        matches!(self.place.get(), PollerPlace::Suspended { .. })
     }
 }

@@ -3,7 +3,7 @@
 use std::rc::Rc;
 
 use super::list::Listed;
-use super::{Callback, Place, PollerCore, Turn};
+use super::{Callback, PollerCore, PollerPlace, Turn};
 use crate::thread::local::Local;
 use crate::thread::panic::{PanicSource, Payload, contain};
 use crate::thread::poll::activity::Activity;
@@ -128,7 +128,7 @@ impl Local {
     pub(crate) fn rearmed_poller_ran(&self, poller: &PollerCore, armed: u32) {
         let mut timers = self.timers.borrow_mut();
         if timers.insertions() != armed
-            && let Place::Timed(key) = poller.place.get()
+            && let PollerPlace::Timed(key) = poller.place.get()
         {
             timers.put_behind_equals(key);
         }

@@ -3,7 +3,7 @@
 use std::cell::{Cell, RefCell};
 use std::sync::Arc;
 
-use super::{GONE, Inner, SpinlockMisuse};
+use super::{GONE, LockState, SpinlockMisuse};
 use crate::thread::local::Local;
 use crate::thread::panic::{PanicSource, contain};
 
@@ -11,16 +11,16 @@ use crate::thread::panic::{PanicSource, contain};
 #[derive(Default)]
 pub(crate) struct HeldLocks {
     count: Cell<usize>,
-    locks: RefCell<Vec<Arc<Inner>>>,
+    locks: RefCell<Vec<Arc<LockState>>>,
 }
 
 impl HeldLocks {
-    pub(super) fn push(&self, lock: Arc<Inner>) {
+    pub(super) fn push(&self, lock: Arc<LockState>) {
         self.count.set(self.count.get() + 1);
         self.locks.borrow_mut().push(lock);
     }
 
-    pub(super) fn remove(&self, lock: &Arc<Inner>) -> Option<Arc<Inner>> {
+    pub(super) fn remove(&self, lock: &Arc<LockState>) -> Option<Arc<LockState>> {
         let mut locks = self.locks.borrow_mut();
         let index = locks.iter().rposition(|held| Arc::ptr_eq(held, lock))?;
         self.count.set(self.count.get() - 1);

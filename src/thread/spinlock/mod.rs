@@ -33,7 +33,7 @@ const SPINS: u32 = 1 << 14;
 
 type Hook = Box<dyn Fn(&SpinlockError) + Send + Sync>;
 
-struct Inner {
+struct LockState {
     /// The address of the owner's shared part, only compared.
     owner: OwnerWord,
     locked: AtomicPtr<Location<'static>>,
@@ -49,7 +49,7 @@ fn token(local: &Local) -> usize {
     Arc::as_ptr(&local.shared).addr()
 }
 
-impl Inner {
+impl LockState {
     fn locked_at(&self) -> Option<&'static Location<'static>> {
         let locked = self.locked.load(Ordering::Relaxed);
         // SAFETY: only `lock` stores here, and what it stores is `'static` and
@@ -132,7 +132,7 @@ impl Inner {
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub struct Spinlock {
-    inner: Arc<Inner>,
+    inner: Arc<LockState>,
 }
 
 impl Default for Spinlock {
@@ -189,7 +189,7 @@ impl Spinlock {
 
     fn make(hook: Option<Hook>, made: &'static Location<'static>) -> Self {
         Spinlock {
-            inner: Arc::new(Inner {
+            inner: Arc::new(LockState {
                 owner: OwnerWord::new(),
                 locked: AtomicPtr::new(ptr::null_mut()),
                 made,
