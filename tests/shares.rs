@@ -293,6 +293,25 @@ fn a_thread_that_waits_for_nobody_misses_nothing() {
     assert_eq!(misses.count, 0, "{misses:?}");
 }
 
+/// Nor does one that had no limit for a while, during which it was polled all the same.
+#[test]
+fn a_limit_that_is_set_again_misses_nothing_of_the_time_between() {
+    let misses = on_one_reactor(async |app, hand| {
+        let [quick, other] = [(); 2].map(|()| app.thread().latency(us(1_000)).create().unwrap());
+        let slow = app.thread().create().unwrap();
+        for (thread, piece) in [(&quick, 1), (&other, 1), (&slow, 10)] {
+            works_without_end(thread, &hand, piece);
+        }
+        sleep(us(10_000)).await;
+        quick.set_latency(None);
+        sleep(us(100_000)).await;
+        quick.set_latency(Some(us(1_000)));
+        sleep(us(10_000)).await;
+        quick.latency_misses()
+    });
+    assert_eq!(misses.count, 0, "{misses:?}");
+}
+
 #[test]
 fn who_asks_is_told_when_its_slice_is_used() {
     let alone = on_one_reactor(async |_, hand| {

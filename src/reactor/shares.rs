@@ -159,7 +159,11 @@ impl Fair {
             hosted.polled_at = end;
             self.longest = None;
             self.next_due = self.next_due.min(due(hosted, limit));
-        } else if self.due != u64::MAX && self.longest.is_none_or(|(most, _)| most < spent) {
+            return;
+        }
+        // What it waits without a limit is none of the next one's.
+        hosted.polled_at = 0;
+        if self.due != u64::MAX && self.longest.is_none_or(|(most, _)| most < spent) {
             self.longest = Some((spent, hosted.runner.id()));
         }
     }
