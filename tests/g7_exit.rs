@@ -2,7 +2,7 @@
 //! own thread before the thread reads EXITED; what holds it is named; a forced
 //! exit leaves nothing behind.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::convert::Infallible;
 use std::future::{pending, poll_fn};
 use std::rc::Rc;
@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 
 use corespun::channel::IoDevice;
+use corespun::spdk_thread_local;
 use corespun::task::{self, JoinHandle, TaskBuilder};
 use corespun::thread::{ExitHolder, Poller, SpdkThread, ThreadRunner};
 use corespun::time;
@@ -316,6 +317,39 @@ fn a_timer_that_is_left_at_the_end_lets_its_waker_go() {
     threads.poll_threads();
     assert!(threads.is_exited(0));
     assert_eq!(Arc::strong_count(&held), 1);
+    drop(nap);
+    threads.free();
+}
+
+spdk_thread_local!(static AT_THE_END: RefCell<Option<OnDrop<Box<dyn FnMut()>>>> = RefCell::default());
+
+/// Nor does one that the destructor of a thread-local begins, which is among the last that
+/// runs on the thread.
+#[test]
+fn a_timer_that_a_thread_local_leaves_lets_its_waker_go() {
+    let mut threads = Threads::allocate(1);
+    let held = Arc::new(OnDrop(|| panic!("as a waker's content may")));
+    let waiting = Arc::downgrade(&held);
+    let waker = waker_fn::waker_fn(move || _ = &held);
+    let nap = Rc::new(RefCell::new(Box::pin(time::sleep(us(10)))));
+    let begun = nap.clone();
+    let mut waker = Some(waker);
+    let begin = move || {
+        let waker = waker.take().expect("once");
+        let polled = begun
+            .borrow_mut()
+            .as_mut()
+            .poll(&mut Context::from_waker(&waker));
+        assert!(polled.is_pending());
+    };
+    threads.on(0, || {
+        AT_THE_END.with(|slot| *slot.borrow_mut() = Some(OnDrop(Box::new(begin))))
+    });
+    drop(threads.handle(0).exit());
+    threads.poll_threads();
+    assert!(threads.is_exited(0));
+    assert_eq!(waiting.strong_count(), 0);
+    assert_eq!(threads.take_panics(), ["as a waker's content may"]);
     drop(nap);
     threads.free();
 }

@@ -13,7 +13,7 @@ use corespun::clock::Clock;
 use corespun::cpu::{self, CpuSet};
 use corespun::io::DriverConfig;
 use corespun::reactor::{EventError, ReactorMode, ReactorSeat, Reactors, SetModeError};
-use corespun::thread::{Activity, CreateError, Poller, SpdkThread, ThreadLib};
+use corespun::thread::{Activity, CreateError, PanicSource, Poller, SpdkThread, ThreadLib};
 use corespun::{task, time};
 use harness::io::backends;
 use harness::reactors::{app, must_end, stats, wait_until};
@@ -701,6 +701,35 @@ fn reactors_made_by_a_pinned_os_thread_have_their_own_processors() {
         reactors.stop();
         seats.into_iter().for_each(|seat| seat.join().unwrap());
     });
+}
+
+/// What waited for a reactor that never ran is dropped with its seat: all of it, contained.
+#[test]
+fn a_seat_that_is_dropped_contains_what_waited_for_it() {
+    struct Dropped(Arc<AtomicUsize>);
+    impl Drop for Dropped {
+        fn drop(&mut self) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+            panic!("as the content of an event may");
+        }
+    }
+    let reported = Arc::<Mutex<Vec<_>>>::default();
+    let reports = reported.clone();
+    let library = ThreadLib::builder()
+        .panic_hook(move |panic| reports.lock().unwrap().push(panic.source))
+        .build();
+    let cpu = cpu::available().unwrap().first().unwrap();
+    let one = Reactors::builder().lcores([(0, cpu)]).build(&library);
+    let (reactors, seats) = one.unwrap();
+    let dropped = Arc::new(AtomicUsize::new(0));
+    for _ in 0..2 {
+        let content = Dropped(dropped.clone());
+        let event = move || drop(content);
+        reactors.reactor(0).unwrap().send_event(event).unwrap();
+    }
+    drop(seats);
+    assert_eq!(dropped.load(Ordering::Relaxed), 2);
+    assert_eq!(*reported.lock().unwrap(), [PanicSource::Drop; 2]);
 }
 
 /// Busy neighbours on the same processor do not starve each other either.

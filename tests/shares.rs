@@ -261,6 +261,25 @@ fn a_pause_of_the_machine_is_nobodys_debt_for_long() {
     is_about(late, early);
 }
 
+/// Nor need a thread make up for all that its latency limit has taken from another, piece by
+/// piece, when it has none any more.
+#[test]
+fn what_a_latency_limit_took_is_nobodys_debt_for_long() {
+    let (late, early) = on_one_reactor(async |app, hand| {
+        let hurried = app.thread().latency(us(10)).create().unwrap();
+        let other = app.thread().create().unwrap();
+        works_without_end(&hurried, &hand, 40);
+        works_without_end(&other, &hand, 10);
+        sleep(us(1_000_000)).await;
+        hurried.set_latency(None);
+        sleep(us(110_000)).await;
+        let before = (busy(&hurried), busy(&other));
+        sleep(us(100_000)).await;
+        (busy(&hurried) - before.0, busy(&other) - before.1)
+    });
+    is_about(late, early);
+}
+
 /// Which is what a program would see that sleeps most of the time.
 #[test]
 fn a_thread_that_waits_for_nobody_misses_nothing() {
@@ -269,6 +288,25 @@ fn a_thread_that_waits_for_nobody_misses_nothing() {
         quick.call(|| ()).await.unwrap();
         hand.advance_by(us(1_000_000));
         quick.call(|| ()).await.unwrap();
+        quick.latency_misses()
+    });
+    assert_eq!(misses.count, 0, "{misses:?}");
+}
+
+/// Nor does one that had no limit for a while, during which it was polled all the same.
+#[test]
+fn a_limit_that_is_set_again_misses_nothing_of_the_time_between() {
+    let misses = on_one_reactor(async |app, hand| {
+        let [quick, other] = [(); 2].map(|()| app.thread().latency(us(1_000)).create().unwrap());
+        let slow = app.thread().create().unwrap();
+        for (thread, piece) in [(&quick, 1), (&other, 1), (&slow, 10)] {
+            works_without_end(thread, &hand, piece);
+        }
+        sleep(us(10_000)).await;
+        quick.set_latency(None);
+        sleep(us(100_000)).await;
+        quick.set_latency(Some(us(1_000)));
+        sleep(us(10_000)).await;
         quick.latency_misses()
     });
     assert_eq!(misses.count, 0, "{misses:?}");

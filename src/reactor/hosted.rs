@@ -67,7 +67,7 @@ pub(crate) struct Hosted {
     idle_since: u64,
     /// What its busy polls took, in proportion to its shares.
     pub(super) weighted: u64,
-    /// When its last poll ended, or it was woken, if it has a latency limit.
+    /// When its last poll ended, or it was woken, if it has a latency limit; else 0 after a poll.
     pub(super) polled_at: u64,
     /// The polls that came too late for that.
     pub(super) misses: Option<Box<LatencyMisses>>,

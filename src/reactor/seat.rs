@@ -8,6 +8,7 @@ use std::sync::Arc;
 use super::group::{Group, Lcore, Placement, StartError};
 use super::handle::Reactors;
 use super::turn::Reactor;
+use super::wreck::end_events;
 use super::{AdaptivePolling, ReactorMode};
 use crate::io::DriverConfig;
 use crate::thread::ThreadLib;
@@ -352,14 +353,12 @@ impl fmt::Debug for StartedSeat {
 impl Drop for ReactorSeat {
     fn drop(&mut self) {
         // After a run it is closed and empty already.
-        let events = &self.group.reactors[self.index].events;
-        events.close();
+        let here = &self.group.reactors[self.index];
+        here.events.close();
         // What waited for it ends: its threads refuse what is sent to them.
         // SAFETY: a reactor is the only consumer of its events, and this is the only
         // seat of one that has not begun, or has ended.
-        while let Some(event) = unsafe { events.pop() } {
-            drop(event);
-        }
+        unsafe { end_events(&self.group, here) }
     }
 }
 

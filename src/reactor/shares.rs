@@ -20,9 +20,10 @@ const LEAD: Duration = Duration::from_micros(50);
 /// not rounded away.
 const PER_TICK: u64 = 16;
 
-/// The longest poll that a thread makes up for in full. One that took longer has held up
-/// the others for as long as that, and perhaps it was the machine that stood still: no
-/// thread is to sit out for hours then.
+/// What a thread makes up for in full at most. A poll that took longer has held up the others
+/// for as long as that, and perhaps it was the machine that stood still; and a latency limit
+/// may take more than the shares for as long as it is set: no thread is to sit out for hours
+/// then.
 const MOST_OWED: Duration = Duration::from_millis(100);
 
 /// A weighted time that takes years to come up.
@@ -149,7 +150,7 @@ impl Fair {
             // A clock that stands still must not make work that costs nothing of it.
             let weighted = weighted(spent.max(1), shares);
             hosted.weighted = hosted.weighted.max(self.least).saturating_add(weighted);
-            if weighted > self.lead {
+            if hosted.weighted > self.least.saturating_add(self.lead) {
                 self.limit_debt(hosted, shares);
             }
             self.next_least = self.next_least.min(hosted.weighted);
@@ -158,7 +159,11 @@ impl Fair {
             hosted.polled_at = end;
             self.longest = None;
             self.next_due = self.next_due.min(due(hosted, limit));
-        } else if self.due != u64::MAX && self.longest.is_none_or(|(most, _)| most < spent) {
+            return;
+        }
+        // What it waits without a limit is none of the next one's.
+        hosted.polled_at = 0;
+        if self.due != u64::MAX && self.longest.is_none_or(|(most, _)| most < spent) {
             self.longest = Some((spent, hosted.runner.id()));
         }
     }

@@ -62,16 +62,25 @@ impl<G: Ground> Reactor<G> {
         batch
             .into_iter()
             .for_each(|event| end_event(group, here, event));
-        loop {
-            // SAFETY: this OS thread runs the reactor, the only consumer of its
-            // events.
-            match unsafe { here.events.pop() } {
-                Some(event) => end_event(group, here, event),
-                // SAFETY: as above.
-                None if unsafe { here.events.is_drained() } => return,
-                // A sender has claimed a place and is about to write it.
-                None => std::thread::yield_now(),
-            }
+        // SAFETY: this OS thread runs the reactor, the only consumer of its events.
+        unsafe { end_events(group, here) }
+    }
+}
+
+/// Ends what the events of a reactor are for that takes no more.
+///
+/// # Safety
+///
+/// The caller is the only consumer of its events.
+pub(super) unsafe fn end_events(group: &Group, here: &Shared) {
+    loop {
+        // SAFETY: by this function's contract.
+        match unsafe { here.events.pop() } {
+            Some(event) => end_event(group, here, event),
+            // SAFETY: as above.
+            None if unsafe { here.events.is_drained() } => return,
+            // A sender has claimed a place and is about to write it.
+            None => std::thread::yield_now(),
         }
     }
 }

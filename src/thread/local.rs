@@ -44,6 +44,11 @@ impl Part for RefCell<TimerQueue<TimerTarget>> {
             }
         }
     }
+
+    /// Lets those go that destructors of other parts have begun since.
+    fn end(&self, local: &Local) {
+        self.cancel(local);
+    }
 }
 
 /// How many references a thread keeps for tasks to come: the end of the thread
