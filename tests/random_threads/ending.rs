@@ -164,8 +164,18 @@ fn end_of_last(world: &Arc<World>, mut last: ThreadRunner) {
         last.poll(0, 0);
     }
     drop(last.exit());
-    for _ in 0..1000 {
+    // A walk of a destructor may wait for the app's own thread, which another OS thread
+    // polls. Well before the exit would be forced.
+    let end = Instant::now() + Duration::from_secs(2);
+    let waits = |last: &ThreadRunner| world.app.is_some() && !last.is_exited();
+    for rounds in 0.. {
         last.poll(0, 0);
+        if rounds >= 1000 {
+            if !waits(&last) || Instant::now() > end {
+                break;
+            }
+            std::thread::yield_now();
+        }
     }
     if !last.is_exited() {
         let holders = last.exit_holders();
