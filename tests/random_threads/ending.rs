@@ -121,6 +121,14 @@ fn end_of_reactors(world: &Arc<World>) {
         std::thread::sleep(Duration::from_micros(50));
     }
     let done = Arc::new(AtomicUsize::new(0));
+    // A walk that its thread did not wait for may be on the app's own one still.
+    let walked = done.clone();
+    let sent = app.app_thread().send_msg(move || {
+        walked.fetch_add(1, Ordering::AcqRel);
+    });
+    if sent.is_err() {
+        world.fail("message: refused by the app's own thread");
+    }
     let cores = app.reactors().cores();
     for core in &cores {
         let (inside, done) = (world.clone(), done.clone());
@@ -134,9 +142,9 @@ fn end_of_reactors(world: &Arc<World>) {
             world.fail("reactor: takes no event");
         }
     }
-    while done.load(Ordering::Acquire) < cores.iter().count() {
+    while done.load(Ordering::Acquire) < 1 + cores.iter().count() {
         if Instant::now() > end {
-            return world.fail("reactor: runs no event");
+            return world.fail("reactor: runs no event, or its app's thread no message");
         }
         std::thread::sleep(Duration::from_micros(50));
     }
@@ -156,8 +164,18 @@ fn end_of_last(world: &Arc<World>, mut last: ThreadRunner) {
         last.poll(0, 0);
     }
     drop(last.exit());
-    for _ in 0..1000 {
+    // A walk of a destructor may wait for the app's own thread, which another OS thread
+    // polls. Well before the exit would be forced.
+    let end = Instant::now() + Duration::from_secs(2);
+    let waits = |last: &ThreadRunner| world.app.is_some() && !last.is_exited();
+    for rounds in 0.. {
         last.poll(0, 0);
+        if rounds >= 1000 {
+            if !waits(&last) || Instant::now() > end {
+                break;
+            }
+            std::thread::yield_now();
+        }
     }
     if !last.is_exited() {
         let holders = last.exit_holders();

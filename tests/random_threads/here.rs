@@ -112,6 +112,12 @@ pub fn current(world: &World) -> Option<Arc<Record>> {
     })
 }
 
+/// Whether the app's own thread is current.
+pub fn on_app_thread(world: &World) -> bool {
+    let app = world.app.as_ref();
+    app.is_some_and(|app| app.app_thread().is_current())
+}
+
 /// The current one, or that which this is beside.
 pub fn subject(world: &World) -> Option<Arc<Record>> {
     current(world).or_else(|| BESIDE.with_borrow(Clone::clone))

@@ -7,8 +7,8 @@ use std::sync::atomic::Ordering;
 
 use crate::books::World;
 use crate::{
-    Script, Step, buffers, channels, hosting, messages, moving, pollers, queues, tasks, waits,
-    within,
+    Script, Step, buffers, channels, here, hosting, messages, moving, pollers, queues, tasks,
+    waits, within,
 };
 use harness::stress::ON_PURPOSE;
 
@@ -39,7 +39,10 @@ pub fn perform_all(world: &Arc<World>, script: &Script) {
 
 pub fn perform(world: &Arc<World>, step: &Arc<Step>) {
     let depth = DEPTH.get();
-    if depth > DEEP {
+    // A walk over the threads may end on the app's own one, and its function be dropped
+    // there. That thread outlives the books: what a destructor left on it, such as a task
+    // that waits, would be one that never ends.
+    if depth > DEEP || here::on_app_thread(world) {
         return;
     }
     DEPTH.set(depth + 1);

@@ -360,7 +360,8 @@ fn serve<S: Subject>(subject: &mut S, first: u64) -> ExitCode {
             break;
         }
         let program = make::<S>(number);
-        let _ = writeln!(out, "begin {number}");
+        // With what was done so far: a child that fails does not get to its end.
+        let _ = writeln!(out, "begin {number} {operations}");
         match run_one(subject, &program) {
             Ok(n) => operations += n,
             Err(what) if survey => {
@@ -482,18 +483,22 @@ fn supervise<S: Subject>(limit: Duration, first: u64) -> ExitCode {
             (CHILD, next.to_string()),
             ("CORESPUN_STRESS_SECONDS", left.to_string()),
         ];
-        let mut begun = next;
+        let (mut begun, mut done) = (next, 0);
         let outcome = child::<S>(&variables, PATIENCE, |line| {
             let mut words = line.splitn(3, ' ');
             let mut word = || words.next().unwrap_or_default();
             match (word(), word(), word()) {
-                ("begin", number, _) => begun = number.parse().unwrap_or(begun),
+                ("begin", number, so_far) => {
+                    begun = number.parse().unwrap_or(begun);
+                    done = so_far.parse().unwrap_or(done);
+                }
                 ("failed", number, what) => add(number.parse().unwrap_or(0), what),
-                ("end", _, done) => operations += done.parse().unwrap_or(0),
+                ("end", _, all) => done = all.parse().unwrap_or(done),
                 _ => {}
             }
         });
         programs += begun + 1 - next;
+        operations += done;
         next = begun + 1;
         let what = match outcome {
             Outcome::Passed => break,
