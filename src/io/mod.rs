@@ -51,6 +51,7 @@ pub(crate) mod readiness;
 mod shared;
 pub(crate) mod state;
 mod table;
+mod turn;
 mod unblock;
 mod unusable;
 mod uring;

@@ -18,8 +18,9 @@ use nix::sys::time::TimeSpec;
 
 use super::config::Backend;
 use super::op::{Completion, Effect, Sink, Slot};
-use super::state::{Core, Engine, State, Turn};
+use super::state::{Core, Engine, State};
 use super::table::Key;
+use super::turn::Turn;
 
 /// How an operation ends that nobody performs.
 pub(super) const CANCELLED: Completion = Completion {

@@ -5,7 +5,7 @@ use crate::measure::tasks::Executor;
 use crate::neighbours::{Compio, Glommio, Monoio, Smol, Tokio};
 use crate::reactor::{self, Reactor, SleepingReactor};
 use crate::sockets::{self, Echoes, Sockets};
-use crate::{Cell, Row, bare_sockets, cell, pinned};
+use crate::{Cell, Row, bare_sockets, cell, nops, pinned};
 
 /// What one core is enough for.
 pub fn on_one_core(here: usize) -> Vec<Row> {
@@ -46,6 +46,12 @@ pub fn on_one_core(here: usize) -> Vec<Row> {
             cells,
         });
     }
+    let mut cells = only_bare(pinned(here, || nops::ring(32, 10 * READS)));
+    cells[1] = pinned(here, || nops::reactor(32, 10 * READS));
+    rows.push(Row {
+        name: "no-op through the ring, depth 32",
+        cells,
+    });
     rows.push(Row {
         name: "TCP connect + accept + close, one core",
         cells: [

@@ -32,6 +32,7 @@ mod files;
 mod io_rows;
 mod neighbours;
 mod neighbours_sockets;
+mod nops;
 mod reactor;
 mod sockets;
 mod table;
