@@ -5,7 +5,8 @@
 //! ```
 //!
 //! Run it on a quiet machine, and compare only figures that one run printed together.
-//! The first row is the floor of what crosses cores.
+//! The floors are what crosses cores without any runtime, for reactors that poll and for
+//! those that sleep.
 
 mod measure;
 
@@ -13,12 +14,14 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
-use corespun::cpu;
+use corespun::cpu::{self, CpuSet};
 use corespun::reactor::scheduler::{CoreSnapshot, Dynamic, Scheduler, Snapshot, ThreadSnapshot};
 use corespun::reactor::{ReactorMode, Reactors};
 use corespun::task::block_on;
-use corespun::thread::ThreadLib;
+use corespun::thread::{SpdkThread, ThreadLib};
 use measure::{line_round_trip, per_op};
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+use nix::sys::eventfd::{EfdFlags, EventFd};
 
 const RUNS: usize = 7;
 
@@ -40,12 +43,22 @@ fn main() {
     let &[first, ref rest @ ..] = &cores[..] else {
         return;
     };
-    let one = || Running::new(&[first]);
+    let one = || Running::new(&[first], ReactorMode::Poll);
+    let sleeping = || Running::new(&[first], ReactorMode::Interrupt);
     row("event to own core, depth 1", || {
         events(&one(), 1, 2_000 * scale)
     });
     row("event to own core, depth 32", || {
         events(&one(), 32, 2_000 * scale)
+    });
+    row("message there and back, one core", || {
+        message_trips(&one(), [0, 0], 1_000 * scale)
+    });
+    row("message to itself, poll mode", || {
+        to_itself(&one(), 2_000 * scale)
+    });
+    row("message to itself, interrupt mode", || {
+        to_itself(&sleeping(), 2_000 * scale)
     });
     row("call between threads of one core", || {
         thread_calls(&one(), [0, 0], 500 * scale)
@@ -56,11 +69,14 @@ fn main() {
     });
     let &[second, ..] = rest else { return };
     row("floor: bare cache-line round trip", || {
-        line_round_trip(first, second, 2_000 * scale)
+        apart(move || line_round_trip(first, second, 2_000 * scale))
     });
-    let two = || Running::new(&[first, second]);
+    let two = || Running::new(&[first, second], ReactorMode::Poll);
     row("event round trip between cores", || {
         event_trips(&two(), 500 * scale)
+    });
+    row("message there and back, two cores", || {
+        message_trips(&two(), [0, 1], 500 * scale)
     });
     row("call between threads of two cores", || {
         thread_calls(&two(), [0, 1], 500 * scale)
@@ -68,6 +84,19 @@ fn main() {
     row("an idle thread to another core", || {
         moves(&two(), 20 * scale)
     });
+    row("floor: bare eventfd and epoll round trip", || {
+        apart(move || eventfd_trips(first, second, 50 * scale))
+    });
+    row("message there and back, both asleep", || {
+        let two = Running::new(&[first, second], ReactorMode::Interrupt);
+        message_trips(&two, [0, 1], 50 * scale)
+    });
+}
+
+/// Measures in an OS thread of its own: what pins itself is not to pin all that is started
+/// later.
+fn apart(measure: impl FnOnce() -> f64 + Send + 'static) -> f64 {
+    std::thread::spawn(measure).join().expect("it measures")
 }
 
 /// Prints the spread of several measurements.
@@ -82,16 +111,16 @@ fn row(name: &str, measure: impl Fn() -> f64) {
     );
 }
 
-/// Reactors in poll mode, numbered from 0; they stop when this is dropped.
+/// Reactors, numbered from 0; they stop when this is dropped.
 struct Running {
     reactors: Reactors,
     seats: Vec<std::thread::JoinHandle<()>>,
 }
 
 impl Running {
-    fn new(cpus: &[usize]) -> Self {
+    fn new(cpus: &[usize], mode: ReactorMode) -> Self {
         let places = cpus.iter().copied().enumerate();
-        let builder = Reactors::builder().lcores(places).mode(ReactorMode::Poll);
+        let builder = Reactors::builder().lcores(places).mode(mode);
         let (reactors, seats) = builder.build(&ThreadLib::new()).expect("reactors");
         let run = |seat: corespun::reactor::ReactorSeat| {
             std::thread::spawn(move || seat.run().expect("a reactor"))
@@ -181,18 +210,113 @@ fn event_trips(running: &Running, count: usize) -> f64 {
     (end - start).as_nanos() as f64 / count as f64
 }
 
+/// A thread on each of `cores`.
+fn threads_on<const N: usize>(running: &Running, cores: [usize; N]) -> [SpdkThread; N] {
+    cores.map(|core| {
+        let thread = running.reactors.thread().cpumask(CpuSet::single(core));
+        let thread = thread.create().expect("a thread");
+        block_on(thread.call(|| ())).expect("it runs");
+        thread
+    })
+}
+
+/// A message there that sends one back, as SPDK's threads do it.
+fn message_trips(running: &Running, cores: [usize; 2], count: usize) -> f64 {
+    struct Shared {
+        threads: [SpdkThread; 2],
+        left: AtomicUsize,
+        told: mpsc::Sender<Instant>,
+    }
+    fn hop(shared: Arc<Shared>, to: usize) {
+        let left = shared.left.load(Ordering::Relaxed);
+        if left == 0 {
+            let _ = shared.told.send(Instant::now());
+            return;
+        }
+        shared.left.store(left - 1, Ordering::Relaxed);
+        let next = shared.clone();
+        let sent = shared.threads[to].send_msg(move || hop(next, 1 - to));
+        assert!(sent.is_ok());
+    }
+    let (told, tell) = mpsc::channel();
+    let shared = Arc::new(Shared {
+        threads: threads_on(running, cores),
+        left: AtomicUsize::new(2 * count),
+        told,
+    });
+    let first = shared.threads[0].clone();
+    let start = Instant::now();
+    let sent = first.send_msg(move || hop(shared, 1));
+    assert!(sent.is_ok());
+    let end = tell.recv().expect("the last one tells");
+    (end - start).as_nanos() as f64 / count as f64
+}
+
+/// Messages of a thread to itself, each sent by the one before.
+fn to_itself(running: &Running, count: usize) -> f64 {
+    fn again(thread: SpdkThread, left: usize, told: mpsc::Sender<Instant>) {
+        if left == 0 {
+            let _ = told.send(Instant::now());
+            return;
+        }
+        let next = thread.clone();
+        let sent = thread.send_msg(move || again(next, left - 1, told));
+        assert!(sent.is_ok());
+    }
+    let [thread] = threads_on(running, [0]);
+    let (told, tell) = mpsc::channel();
+    let itself = thread.clone();
+    let begin = thread.call(move || {
+        let start = Instant::now();
+        again(itself, count, told);
+        start
+    });
+    let start = block_on(begin).expect("it runs");
+    let end = tell.recv().expect("the last one tells");
+    (end - start).as_nanos() as f64 / count as f64
+}
+
+/// Two OS threads that sleep in an epoll of an eventfd each, and wake each other: what a
+/// round trip between sleeping reactors cannot do without.
+fn eventfd_trips(here: usize, there: usize, count: usize) -> f64 {
+    let make = || EventFd::from_flags(EfdFlags::EFD_NONBLOCK).expect("an eventfd");
+    let (one, other) = (Arc::new(make()), Arc::new(make()));
+    let (waits, wakes) = (other.clone(), one.clone());
+    let echo = std::thread::spawn(move || {
+        cpu::pin_current_thread(there).expect("pinning");
+        let wait = waiter(&waits);
+        for _ in 0..count {
+            wait();
+            wakes.write(1).expect("it is not full");
+        }
+    });
+    cpu::pin_current_thread(here).expect("pinning");
+    let wait = waiter(&one);
+    let start = Instant::now();
+    for _ in 0..count {
+        other.write(1).expect("it is not full");
+        wait();
+    }
+    let figure = per_op(start, count);
+    echo.join().expect("the echo");
+    figure
+}
+
+/// Waits for an eventfd in an epoll of its own, and reads it.
+fn waiter(eventfd: &EventFd) -> impl Fn() + '_ {
+    let epoll = Epoll::new(EpollCreateFlags::empty()).expect("an epoll");
+    let event = EpollEvent::new(EpollFlags::EPOLLIN, 0);
+    epoll.add(eventfd, event).expect("it can be waited for");
+    move || {
+        let mut events = [EpollEvent::empty()];
+        epoll.wait(&mut events, EpollTimeout::NONE).expect("a wait");
+        eventfd.read().expect("it was written");
+    }
+}
+
 /// A message to a thread that answers with one.
 fn thread_calls(running: &Running, cores: [usize; 2], count: usize) -> f64 {
-    let on = |core| {
-        let mask = corespun::cpu::CpuSet::single(core);
-        running
-            .reactors
-            .thread()
-            .cpumask(mask)
-            .create()
-            .expect("a thread")
-    };
-    let [asker, other] = cores.map(on);
+    let [asker, other] = threads_on(running, cores);
     let trips = asker.spawn(async move {
         let start = Instant::now();
         for _ in 0..count {

@@ -1,13 +1,15 @@
 //! Scenarios of the reference's scheduler tests on simulated cores: loads are parts of
 //! virtual time, rounds come by their period, and nothing else uses the machine.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use corespun::cpu::CpuSet;
 use corespun::reactor::governor::{Frequency, Governor, GovernorError};
-use corespun::reactor::scheduler::{Hold, Round, SchedulerError, Schedulers};
+use corespun::reactor::scheduler::{
+    Hold, Plan, Round, Scheduler, SchedulerError, Schedulers, Setup, Snapshot,
+};
 use corespun::reactor::{ReactorMode, Reactors};
 use corespun::sim::Sim;
 use corespun::task::yield_now;
@@ -396,14 +398,111 @@ fn an_isolated_core_keeps_its_threads_whatever_they_do() {
     answer(&mut sim, schedulers.set_core(1)).unwrap();
     let isolated = schedulers.set_isolated(CpuSet::single(3));
     answer(&mut sim, isolated).unwrap();
-    dynamic(&mut sim);
+    let schedulers = dynamic(&mut sim);
     periods(&mut sim, 4);
     assert_eq!(counts(&sim), [0, 3, 0, 1]);
-    threads[3].set(80);
-    periods(&mut sim, 3);
-    assert_eq!(counts(&sim), [0, 3, 0, 1]);
+    for percent in [0, 80] {
+        threads[3].set(percent);
+        periods(&mut sim, 3);
+        assert_eq!(counts(&sim), [0, 3, 0, 1]);
+        // Nor does it want to.
+        assert_eq!(schedulers.state().last_round.unwrap().held, []);
+    }
     threads[..3].iter().for_each(|one| one.set(80));
     periods(&mut sim, 5);
     assert_eq!(counts(&sim), [1; 4]);
     assert_eq!(threads[3].core(), 3);
+}
+
+/// Moves every thread to one core, whatever it is.
+struct Gathers(usize);
+
+impl Scheduler for Gathers {
+    fn balance(&mut self, snapshot: &Snapshot) -> Plan {
+        let mut plan = Plan::new();
+        for thread in snapshot.cores.iter().flat_map(|core| &core.threads) {
+            plan.move_thread(thread.id, self.0);
+        }
+        plan
+    }
+}
+
+/// SC-008: neither to an isolated core nor from one, whatever a scheduler wants.
+#[test]
+fn nobody_moves_a_thread_to_an_isolated_core_or_from_one() {
+    let mut sim = cores(3);
+    let all = [0, 1, 2];
+    let threads = all.map(|core| Worker::new(&mut sim, core, &all, 0));
+    let schedulers = sim.reactors().schedulers();
+    let isolated = schedulers.set_isolated(CpuSet::single(2));
+    answer(&mut sim, isolated).unwrap();
+    answer(&mut sim, schedulers.set_period(Duration::ZERO)).unwrap();
+    for (name, to) in [("to it", 2), ("from it", 1)] {
+        schedulers.register(name, Gathers(to)).unwrap();
+        answer(&mut sim, schedulers.set(name)).unwrap();
+        let round = round(&mut sim);
+        let ids = |which: &[usize]| -> Vec<_> {
+            let ids = which.iter().map(|&n| threads[n].thread.id());
+            ids.collect()
+        };
+        let held = round.held.iter();
+        assert!(held.clone().all(|(_, why)| *why == Hold::Isolated));
+        let mut held: Vec<_> = held.map(|(one, _)| one.thread).collect();
+        held.sort_unstable();
+        let expected = if to == 2 { ids(&[0, 1]) } else { ids(&[2]) };
+        assert_eq!(held, expected);
+        sim.run_for(us(10)).unwrap();
+    }
+    assert_eq!(counts(&sim), [0, 2, 1]);
+}
+
+/// Notes what is asked of it.
+struct Notes(&'static str, Arc<Mutex<Vec<String>>>);
+
+impl Notes {
+    fn note(&self, call: &str) {
+        self.1.lock().unwrap().push(format!("{call} {}", self.0));
+    }
+}
+
+impl Scheduler for Notes {
+    fn init(&mut self, _setup: &mut Setup<'_>) -> Result<(), String> {
+        self.note("init");
+        Ok(())
+    }
+
+    fn deinit(&mut self) {
+        self.note("deinit");
+    }
+
+    fn balance(&mut self, _snapshot: &Snapshot) -> Plan {
+        self.note("balance");
+        Plan::new()
+    }
+}
+
+/// One that is switched while a round of it goes from core to core ends that round first.
+#[test]
+fn a_round_is_ended_by_who_began_it() {
+    let runs = Sim::builder().cores(4).mode(ReactorMode::Poll);
+    let runs = runs.explore(0..50, |sim| {
+        let calls = Arc::new(Mutex::new(Vec::new()));
+        let schedulers = sim.reactors().schedulers();
+        for name in ["one", "other"] {
+            let notes = Notes(name, calls.clone());
+            schedulers.register(name, notes).unwrap();
+        }
+        answer(sim, schedulers.set_period(Duration::ZERO)).unwrap();
+        answer(sim, schedulers.set("one")).unwrap();
+        let round = schedulers.run_round();
+        let switched = schedulers.set("other");
+        assert_eq!(answer(sim, round).unwrap().scheduler, "one");
+        answer(sim, switched).unwrap();
+        let calls = std::mem::take(&mut *calls.lock().unwrap());
+        assert_eq!(
+            calls,
+            ["init one", "balance one", "deinit one", "init other"]
+        );
+    });
+    assert_eq!(runs.unwrap(), 50);
 }

@@ -1,9 +1,11 @@
 //! Random operations from several OS threads, and from each other, against
 //! SpdkThreads on reactors, with pauses long enough for those to become dormant:
-//! messages, critical ones, timers, wakers, aborts, moves, exits, events and mode
-//! switches. What is sent to a thread that nobody else speaks to is waited for, so
+//! messages, critical ones, timers, wakers, aborts, moves, exits, events, calls and walks
+//! of reactors, mode switches, rounds of schedulers that are switched, shares, and pollers
+//! and interrupts that move along. What is sent to a thread that nobody else speaks to is waited for, so
 //! that a wake that is lost is seen. At the end the books must balance: each
-//! accepted message ran, each future is gone, each thread has exited.
+//! accepted message ran, each future and callback is gone, each walk has ended, each
+//! thread has exited.
 //!
 //! `CORESPUN_STRESS_SECONDS` sets how long it runs (2 s), and nothing it asserts;
 //! `CORESPUN_STRESS_SEED` repeats a choice of operations. No test harness, so that
@@ -21,10 +23,11 @@ use corespun::app::{App, AppHandle};
 use corespun::cpu::{self, CpuSet};
 use corespun::reactor::ReactorMode;
 use corespun::task::AbortHandle;
-use corespun::thread::{Poller, SpdkThread};
+use corespun::thread::{Poller, SendInterrupt, SendPoller, SpdkThread};
 use corespun::time;
 use crossbeam_queue::SegQueue;
 use harness::stress::*;
+use nix::sys::eventfd::{EfdFlags, EventFd};
 
 const OPERATORS: usize = 2;
 const CORES: usize = 2;
@@ -46,6 +49,12 @@ struct Books {
     pings: AtomicUsize,
     threads: AtomicUsize,
     moves: AtomicUsize,
+    calls: AtomicUsize,
+    called: AtomicUsize,
+    walks: AtomicUsize,
+    visits: AtomicUsize,
+    walks_ended: AtomicUsize,
+    answered: AtomicUsize,
 }
 
 static CRITICAL: AtomicUsize = AtomicUsize::new(0);
@@ -120,18 +129,98 @@ fn switch_mode(world: &World, dice: &mut Dice) {
     drop(world.app.reactors().set_mode(core, mode));
 }
 
-/// Has the thread go to another core; it may be bound, or be there.
+/// Has the thread go to another core, or wherever a scheduler wants it; it may be bound, or
+/// be there.
 fn send_away(world: &World, dice: &mut Dice, thread: &SpdkThread) {
-    let (books, core) = (world.books.clone(), dice.below(CORES as u64) as usize);
+    let books = world.books.clone();
+    let mask = match dice.below(1 + CORES as u64) as usize {
+        CORES => (0..CORES).collect(),
+        core => CpuSet::single(core),
+    };
     let sent = thread.send_msg(move || {
         let thread = SpdkThread::current().expect("in a message");
-        if thread.set_cpumask(&CpuSet::single(core)).is_ok() {
+        if thread.set_cpumask(&mask).is_ok() {
             count(&books.moves);
         }
         count(&books.ran);
     });
     if sent.is_ok() {
         count(&world.books.accepted);
+    }
+}
+
+/// A task with pollers and an interrupt that move along, which has rung by then.
+fn keep(world: &Arc<World>, dice: &mut Dice, thread: &SpdkThread) {
+    let contents = [(); 4].map(|()| Content::new(world));
+    let nap = Duration::from_micros(dice.below(3 * DROWSY));
+    let bell = Arc::new(EventFd::from_flags(EfdFlags::EFD_NONBLOCK).expect("an eventfd"));
+    bell.write(1).expect("it is not full");
+    drop(thread.spawn(async move {
+        let [content, timed, active, called] = contents;
+        let keeps = |content: Content| move || _ = &content;
+        let _timed = SendPoller::timed(nap, keeps(timed));
+        let _active = SendPoller::active(keeps(active));
+        let rung = bell.clone();
+        let answer = move |_event| {
+            if rung.read().is_ok() {
+                count(&called.0.answered);
+            }
+        };
+        let _interrupt = SendInterrupt::register(bell, answer);
+        time::sleep(2 * nap).await;
+        count(&content.0.ended);
+    }));
+}
+
+/// Walks over all reactors, from an event of one of them.
+fn walk(world: &World, core: usize) {
+    let (reactors, books) = (world.app.reactors(), world.books.clone());
+    let begin = move || {
+        let (visited, ended) = (books.clone(), books.clone());
+        let visit = move |_: &_| count(&visited.visits);
+        let end = move |_: Result<_, _>| count(&ended.walks_ended);
+        if reactors.for_each_reactor(visit, end).is_ok() {
+            count(&books.walks);
+        }
+    };
+    let _ = world.app.reactors().send_event(core, begin);
+}
+
+/// Another scheduler, or another period, or a round now.
+fn schedule(world: &World, dice: &mut Dice) {
+    let schedulers = world.app.reactors().schedulers();
+    match dice.below(4) {
+        0 => drop(schedulers.set("dynamic")),
+        1 => drop(schedulers.set("static")),
+        2 => drop(schedulers.set_period(Duration::from_micros(50 * dice.below(20)))),
+        _ => drop(schedulers.run_round()),
+    }
+}
+
+/// What concerns the reactors, and what moves between them.
+fn operate_reactors(world: &Arc<World>, dice: &mut Dice, thread: &SpdkThread) {
+    let core = dice.below(CORES as u64) as usize;
+    match dice.below(8) {
+        0..3 => keep(world, dice, thread),
+        3 => drop(thread.move_to_core(core)),
+        4 => walk(world, core),
+        5 => {
+            let books = world.books.clone();
+            count(&books.calls);
+            drop(
+                world
+                    .app
+                    .reactors()
+                    .call(core, move || count(&books.called)),
+            );
+        }
+        6 => schedule(world, dice),
+        _ => {
+            let limit = Duration::from_micros(dice.below(200));
+            thread.set_latency((dice.below(2) == 0).then_some(limit));
+            let shares = 1 + dice.below(1000) as u32;
+            thread.set_shares(shares).expect("1 to 1000");
+        }
     }
 }
 
@@ -172,7 +261,8 @@ fn operate(world: &Arc<World>, dice: &mut Dice) {
     let Some(thread) = world.any() else {
         return;
     };
-    match dice.below(24) {
+    match dice.below(30) {
+        24.. => operate_reactors(world, dice, &thread),
         0..5 => world.send(&thread),
         5..9 => spawn(world, dice, &thread),
         9..13 => world.wake_one(),
@@ -211,7 +301,7 @@ fn operate(world: &Arc<World>, dice: &mut Dice) {
                 count(&world.books.accepted);
             }
         }
-        _ => {
+        23 => {
             if let Some(thread) = world.threads.pop() {
                 drop(thread.exit());
                 world.threads.push(world.create(dice));
@@ -345,6 +435,15 @@ fn main() {
         read(&books.pings),
         read(&books.moves),
     );
+    println!(
+        "{} calls, {} walks, {} interrupts answered",
+        read(&books.calls),
+        read(&books.walks),
+        read(&books.answered)
+    );
+    assert_eq!(read(&books.calls), read(&books.called));
+    assert_eq!(read(&books.walks), read(&books.walks_ended));
+    assert_eq!(CORES * read(&books.walks), read(&books.visits));
     assert_eq!(threads, read(&books.threads));
     assert_eq!(read(&books.accepted), read(&books.ran), "messages");
     assert_eq!(read(&books.critical_accepted), read(&CRITICAL));

@@ -24,6 +24,10 @@ const STEP: u32 = 100_000;
 /// reactors'. It allows boost frequencies where the driver has a switch for that. When
 /// it is no longer used, or dropped, everything is as it was.
 ///
+/// The switch for boost is one for the whole machine, and the kernel has no way to hold it
+/// for one program: of two governors that use the same directory, of one process or of two,
+/// the one that ends first puts back what it has found, under the other.
+///
 /// # Examples
 ///
 /// ```
