@@ -26,6 +26,19 @@
 //!
 //! What else is different is said by each module, and item by item in `MIGRATION.md`.
 //!
+//! # Misuse
+//!
+//! What tokio panics on panics here with tokio's words. Beyond that:
+//!
+//! | what | what becomes of it |
+//! |---|---|
+//! | a future polled by another executor, with wakers of its own | it is served by the runtime that made its timers and sockets, for as long as that runs; wakers may wake from any OS thread, panic, or drop what they are told of |
+//! | a runtime dropped inside a task | panics in the task, as it would have to wait there; its own tasks are ended all the same. `shutdown_background` may be called there |
+//! | a socket, file or timer used after its runtime | a wait that begins, or goes on, says that the runtime is being shut down (`runtime::is_rt_shutdown_err`; a timer panics); what needs no wait still works |
+//! | a call that blocks in a task (`block_on`, `blocking_recv`, `blocking_lock` …) | panics before it blocks; `task::block_in_place` and `task::spawn_blocking` are where they may |
+//! | such a call on a SpdkThread of an [`App`](corespun::app::App) | `block_on` panics before it blocks; tokio's `blocking_*` calls know of no such thread and stop its reactor, which [`stall_limit`](corespun::app::AppBuilder::stall_limit) has reported |
+//! | code that blocks in other ways (a lock, `std::net`) | stops its worker, and what was placed there waits: nobody takes it over |
+//!
 //! # Examples
 //!
 //! No line of this knows that it is not tokio:

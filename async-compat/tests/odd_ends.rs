@@ -345,6 +345,25 @@ fn a_runtime_blocks_beside_an_app_and_not_inside() {
     assert_eq!(&read.unwrap(), b"ping");
 }
 
+/// Real time: what blocks is an OS thread.
+#[test]
+fn a_call_that_blocks_a_reactor_of_an_app_is_reported_while_it_blocks() {
+    let (sender, receiver) = oneshot::channel();
+    let sender = std::sync::Mutex::new(Some(sender));
+    let app = corespun::app::App::builder().handle_signals(false);
+    let app = app.stall_limit(Duration::from_millis(5));
+    let app = app.stall_hook(move |stall| {
+        if stall.still_running
+            && let Some(sender) = sender.lock().unwrap().take()
+        {
+            sender.send(7).unwrap();
+        }
+    });
+    // Nothing else ends the wait.
+    let received = app.block_on(async move |_app| receiver.blocking_recv());
+    assert_eq!(received.unwrap(), Ok(7));
+}
+
 #[test]
 fn a_task_whose_destructor_panics_at_the_end_does_not_keep_the_others() {
     struct Count(Arc<AtomicUsize>);

@@ -302,7 +302,9 @@ impl AppBuilder {
 
     /// The scheduler in use from the start, by name, and its options:
     /// [`Value::Null`](serde_json::Value::Null) leaves those as they are.
-    /// `"static"` unless set. See [`scheduler`](crate::reactor::scheduler).
+    /// `"static"` unless set. See [`scheduler`](crate::reactor::scheduler). With the feature
+    /// `scheduler-options`, which is on by default.
+    #[cfg(feature = "scheduler-options")]
     pub fn scheduler(mut self, name: impl Into<String>, options: serde_json::Value) -> Self {
         self.scheduling.scheduler = Some((name.into(), options));
         self

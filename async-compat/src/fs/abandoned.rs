@@ -1,5 +1,6 @@
 //! What goes on with a file although nobody waits for it any more.
 
+use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::{Mutex, PoisonError};
 use std::task::{Context, Poll, Waker, ready};
@@ -31,11 +32,17 @@ impl Abandoned {
     }
 
     /// Waits for all of them.
-    pub(super) async fn ended(self) {
-        let ops = self.0.into_inner().unwrap_or_else(PoisonError::into_inner);
-        for op in ops {
-            op.await;
-        }
+    pub(super) async fn ended(mut self) {
+        // Behind the lock also meanwhile: that is what makes the future `Sync`, as tokio's is.
+        poll_fn(move |cx| {
+            let ops = self.0.get_mut().unwrap_or_else(PoisonError::into_inner);
+            while let Some(op) = ops.last_mut() {
+                ready!(op.as_mut().poll(cx));
+                ops.pop();
+            }
+            Poll::Ready(())
+        })
+        .await;
     }
 }
 

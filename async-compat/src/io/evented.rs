@@ -13,6 +13,7 @@ use std::task::{Context, Poll, ready};
 
 use bytes::BufMut;
 use corespun::io::{Interest, Ready, SharedFd};
+use rustix::net::{RecvFlags, SendFlags};
 use socket2::SockAddr;
 use tokio::io::ReadBuf;
 use tokio::task::coop::poll_proceed;
@@ -256,6 +257,20 @@ pub(crate) fn write_fd(fd: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<usize> {
     // SAFETY: the bytes are readable, and the descriptor open, for the whole call.
     let count = unsafe { libc::write(fd.as_raw_fd(), bytes.as_ptr().cast(), bytes.len()) };
     usize::try_from(count).map_err(|_| io::Error::last_os_error())
+}
+
+/// `recv(2)`, by the system call itself: libc's function is a point where an OS thread may be
+/// cancelled, which it keeps account of as soon as there are two of them.
+#[inline]
+pub(crate) fn recv(socket: &impl AsFd, space: &mut [MaybeUninit<u8>]) -> io::Result<usize> {
+    let (_, count) = rustix::net::recv(socket, space, RecvFlags::empty())?;
+    Ok(count)
+}
+
+/// `send(2)` without SIGPIPE, by the system call itself, as [`recv`].
+#[inline]
+pub(crate) fn send(socket: &impl AsFd, bytes: &[u8]) -> io::Result<usize> {
+    Ok(rustix::net::send(socket, bytes, SendFlags::NOSIGNAL)?)
 }
 
 /// `accept(2)`, non-blocking and closed on exec.

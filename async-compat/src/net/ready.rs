@@ -137,7 +137,7 @@ macro_rules! stream_methods {
             ///
             /// `WouldBlock` if there is nothing; those of `recv(2)`.
             pub fn try_read(&self, buf: &mut [u8]) -> io::Result<usize> {
-                self.io.try_io(Interest::READABLE, |mut io| io.read(buf))
+                self.io.try_io(Interest::READABLE, |io| recv(io, room(buf)))
             }
 
             /// As [`try_read`](Self::try_read), into several buffers in turn.
@@ -157,9 +157,8 @@ macro_rules! stream_methods {
             /// As there.
             #[cfg(feature = "io-util")]
             pub fn try_read_buf<B: bytes::BufMut>(&self, buf: &mut B) -> io::Result<usize> {
-                self.io.try_io(Interest::READABLE, |io| {
-                    fill(buf, |space| SockRef::from(io).recv(space))
-                })
+                self.io
+                    .try_io(Interest::READABLE, |io| fill(buf, |space| recv(io, space)))
             }
 
             /// Writes what fits.
@@ -168,7 +167,7 @@ macro_rules! stream_methods {
             ///
             /// `WouldBlock` if nothing does; those of `send(2)`.
             pub fn try_write(&self, buf: &[u8]) -> io::Result<usize> {
-                self.io.try_io(Interest::WRITABLE, |mut io| io.write(buf))
+                self.io.try_io(Interest::WRITABLE, |io| send(io, buf))
             }
 
             /// As [`try_write`](Self::try_write), from several buffers in turn.
@@ -238,8 +237,7 @@ macro_rules! stream_methods {
                 cx: &mut Context<'_>,
                 buf: &mut ReadBuf<'_>,
             ) -> Poll<io::Result<()>> {
-                self.io
-                    .poll_read(cx, buf, |io, space| SockRef::from(io).recv(space))
+                self.io.poll_read(cx, buf, recv)
             }
 
             pub(super) fn poll_write_shared(
@@ -247,7 +245,7 @@ macro_rules! stream_methods {
                 cx: &mut Context<'_>,
                 buf: &[u8],
             ) -> Poll<io::Result<usize>> {
-                self.io.poll_write(cx, buf.len(), |mut io| io.write(buf))
+                self.io.poll_write(cx, buf.len(), |io| send(io, buf))
             }
 
             pub(super) fn poll_write_vectored_shared(

@@ -342,22 +342,41 @@ pub(crate) fn disallow_block_in_place() -> impl Drop {
 /// the next one can be had at once: the OS thread keeps one of them.
 #[inline]
 pub(crate) fn fresh_budget() {
-    with(|context| {
-        if context.budget_is_whole.take() {
+    with(Context::fresh_budget);
+}
+
+impl Context {
+    #[inline]
+    fn fresh_budget(&self) {
+        if self.budget_is_whole.take() {
             return;
         }
-        let Some(token) = context.budget.take() else {
+        let Some(token) = self.budget.take() else {
             return;
         };
         drop(token);
         if let Poll::Ready(token) = poll_proceed(&mut TaskContext::from_waker(Waker::noop())) {
-            context.budget.set(Some(token));
+            self.budget.set(Some(token));
         }
-    });
+    }
 }
 
 /// Keeps a task named as the one that is polled.
 pub(crate) struct InTask(Option<Id>);
+
+/// Names the task that is polled, gives the poll its budget, and says whether the task
+/// accepts connections.
+#[inline]
+pub(crate) fn begin_poll(id: Id, accepts: bool) -> InTask {
+    InTask(
+        with(|context| {
+            context.accepts.set(accepts);
+            context.fresh_budget();
+            context.task.replace(Some(id))
+        })
+        .flatten(),
+    )
+}
 
 /// Names the task that is polled, or dropped.
 #[inline]
@@ -387,12 +406,6 @@ pub(crate) fn note_accept() {
 /// Whether the task that is polled accepts connections.
 pub(crate) fn accepts() -> bool {
     with(|context| context.accepts.get()).unwrap_or(false)
-}
-
-/// Says whether the task that is polled next does.
-#[inline]
-pub(crate) fn set_accepts(accepts: bool) {
-    with(|context| context.accepts.set(accepts));
 }
 
 /// Which worker of its runtime the OS thread is.

@@ -51,9 +51,7 @@ impl<F: Future> Future for Tracked<F> {
         if std::mem::take(this.injected) {
             this.load.task_taken();
         }
-        let _in_task = context::enter_task(Some(*this.id));
-        context::fresh_budget();
-        context::set_accepts(*this.accepts);
+        let _in_task = context::begin_poll(*this.id, *this.accepts);
         let polled = poll_or_drop(this.future, cx);
         *this.accepts = context::accepts();
         let value = ready!(polled);

@@ -2,10 +2,13 @@
 
 use std::collections::BTreeMap;
 
+#[cfg(feature = "scheduler-options")]
 use serde::Deserialize;
+#[cfg(feature = "scheduler-options")]
 use serde_json::{Value, json};
 
 use super::{Plan, Rounds, Scheduler, Setup, Snapshot};
+#[cfg(feature = "scheduler-options")]
 use crate::reactor::Reactors;
 
 /// The scheduler `static`, which is in force until another is set.
@@ -20,6 +23,7 @@ pub struct StaticScheduler {
     due: bool,
 }
 
+#[cfg(feature = "scheduler-options")]
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Options {
@@ -58,6 +62,7 @@ impl Scheduler for StaticScheduler {
         plan
     }
 
+    #[cfg(feature = "scheduler-options")]
     fn set_options(&mut self, options: &Value, reactors: &Reactors) -> Result<(), String> {
         let options = Options::deserialize(options);
         let options = options.map_err(|error| format!("{error}; it has `mappings`, a text"))?;
@@ -67,6 +72,7 @@ impl Scheduler for StaticScheduler {
         Ok(())
     }
 
+    #[cfg(feature = "scheduler-options")]
     fn options(&self) -> Value {
         let mappings = self.mappings.iter();
         let pairs: Vec<_> = mappings.map(|(id, core)| format!("{id}:{core}")).collect();
@@ -75,6 +81,7 @@ impl Scheduler for StaticScheduler {
 }
 
 /// Pairs of a thread and a core where it may be.
+#[cfg(feature = "scheduler-options")]
 fn parse(text: &str, reactors: &Reactors) -> Result<BTreeMap<u64, usize>, String> {
     let pairs = text
         .split(',')
@@ -83,6 +90,7 @@ fn parse(text: &str, reactors: &Reactors) -> Result<BTreeMap<u64, usize>, String
     pairs.map(|pair| parse_pair(pair, reactors)).collect()
 }
 
+#[cfg(feature = "scheduler-options")]
 fn parse_pair(pair: &str, reactors: &Reactors) -> Result<(u64, usize), String> {
     let numbers = pair.split_once(':').and_then(|(id, core)| {
         let (id, core) = (id.trim().parse(), core.trim().parse());

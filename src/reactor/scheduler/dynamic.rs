@@ -19,9 +19,11 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
+#[cfg(feature = "scheduler-options")]
 use serde_json::Value;
 
 use super::{CoreSnapshot, Plan, Scheduler, Setup, Snapshot, ThreadSnapshot, load};
+#[cfg(feature = "scheduler-options")]
 use crate::reactor::Reactors;
 use crate::reactor::governor::{CPUFREQ, Frequency};
 
@@ -117,6 +119,7 @@ impl Scheduler for Dynamic {
         plan
     }
 
+    #[cfg(feature = "scheduler-options")]
     fn set_options(&mut self, options: &Value, _reactors: &Reactors) -> Result<(), String> {
         let fits = "load_limit, core_limit and core_busy are percentages, governor is a name";
         let mut merged = self.options();
@@ -138,6 +141,7 @@ impl Scheduler for Dynamic {
         Ok(())
     }
 
+    #[cfg(feature = "scheduler-options")]
     fn options(&self) -> Value {
         serde_json::to_value(&self.options).unwrap_or_default()
     }

@@ -1,9 +1,11 @@
 //! `gscheduler`: moves no thread; sets the frequency of each core after its load.
 
 use serde::{Deserialize, Serialize};
+#[cfg(feature = "scheduler-options")]
 use serde_json::Value;
 
 use super::{Plan, Scheduler, Setup, Snapshot};
+#[cfg(feature = "scheduler-options")]
 use crate::reactor::Reactors;
 use crate::reactor::governor::{CPUFREQ, Frequency};
 
@@ -47,12 +49,14 @@ impl Scheduler for FrequencyScheduler {
         plan
     }
 
+    #[cfg(feature = "scheduler-options")]
     fn set_options(&mut self, options: &Value, _reactors: &Reactors) -> Result<(), String> {
         let options = Options::deserialize(options);
         self.0 = options.map_err(|error| format!("{error}; it has `governor`, a name"))?;
         Ok(())
     }
 
+    #[cfg(feature = "scheduler-options")]
     fn options(&self) -> Value {
         serde_json::to_value(&self.0).unwrap_or_default()
     }

@@ -7,6 +7,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures::channel::oneshot;
+#[cfg(feature = "scheduler-options")]
 use serde_json::Value;
 
 use super::super::governor::{Governor, GovernorError};
@@ -149,12 +150,14 @@ impl Schedulers {
         self.ask(|conductor, group| conductor.choose(group, None))
     }
 
-    /// Changes the options of the scheduler `name`, in use or not.
+    /// Changes the options of the scheduler `name`, in use or not. With the feature
+    /// `scheduler-options`, which is on by default.
     ///
     /// # Errors
     ///
     /// The future yields [`SchedulerError::Unknown`], or
     /// [`SchedulerError::Options`] with the options as they were.
+    #[cfg(feature = "scheduler-options")]
     pub fn set_options(&self, name: &str, options: Value) -> SchedulerReply<()> {
         let name = name.to_owned();
         self.ask(move |conductor, group| {
@@ -174,6 +177,7 @@ impl Schedulers {
     /// # Errors
     ///
     /// The future yields [`SchedulerError::Unknown`].
+    #[cfg(feature = "scheduler-options")]
     pub fn options(&self, name: &str) -> SchedulerReply<Value> {
         let name = name.to_owned();
         self.ask(move |conductor, group| {
@@ -296,6 +300,7 @@ impl Group {
 #[derive(Default)]
 pub(crate) struct SchedulerConfig {
     pub(crate) schedulers: Vec<(String, Box<dyn Scheduler>)>,
+    #[cfg(feature = "scheduler-options")]
     pub(crate) scheduler: Option<(String, Value)>,
     pub(crate) period: Option<Duration>,
     pub(crate) core: Option<usize>,
@@ -320,20 +325,31 @@ impl SchedulerConfig {
         if let Some(period) = self.period {
             conductor.set_period(group, period);
         }
-        let Some((name, options)) = self.scheduler else {
-            return Ok(());
-        };
+        #[cfg(feature = "scheduler-options")]
+        if let Some((name, options)) = self.scheduler {
+            return Self::choose(conductor, group, &name, &options);
+        }
+        Ok(())
+    }
+
+    #[cfg(feature = "scheduler-options")]
+    fn choose(
+        conductor: &mut Conductor,
+        group: &Arc<Group>,
+        name: &str,
+        options: &Value,
+    ) -> Result<(), SchedulerError> {
         if !options.is_null() {
             let reactors = group.handle();
-            let set = conductor.with_scheduler(group, &name, |scheduler, _| {
-                scheduler.set_options(&options, &reactors)
+            let set = conductor.with_scheduler(group, name, |scheduler, _| {
+                scheduler.set_options(options, &reactors)
             })?;
             set.map_err(|message| SchedulerError::Options {
-                name: name.clone(),
+                name: name.to_owned(),
                 message,
             })?;
         }
-        conductor.choose(group, Some(&name))
+        conductor.choose(group, Some(name))
     }
 }
 

@@ -45,6 +45,7 @@ pub use round::{Hold, Round, ThreadMove};
 pub(super) use snapshot::RoundTotals;
 pub use snapshot::{CoreSnapshot, Snapshot, ThreadSnapshot, load};
 
+#[cfg(feature = "scheduler-options")]
 use serde_json::Value;
 
 use super::governor::{Frequency, GovernorError};
@@ -125,6 +126,7 @@ pub trait Scheduler: Send + 'static {
     /// # Errors
     ///
     /// What is wrong with them and what would fit; nothing has changed then.
+    #[cfg(feature = "scheduler-options")]
     fn set_options(&mut self, options: &Value, reactors: &super::Reactors) -> Result<(), String> {
         let _ = reactors;
         match options {
@@ -134,6 +136,7 @@ pub trait Scheduler: Send + 'static {
     }
 
     /// Its options.
+    #[cfg(feature = "scheduler-options")]
     fn options(&self) -> Value {
         Value::Null
     }

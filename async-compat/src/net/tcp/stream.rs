@@ -11,7 +11,7 @@ use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::split::{OwnedReadHalf, OwnedWriteHalf, ReadHalf, WriteHalf};
-use crate::io::evented::{Evented, fill, room};
+use crate::io::evented::{Evented, fill, recv, room, send};
 use crate::io::{Interest, Ready};
 use crate::net::{TcpSocket, ToSocketAddrs, addresses, ready_methods, stream_methods};
 
