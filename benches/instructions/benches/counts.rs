@@ -41,15 +41,15 @@ counted! {
     idle_poll(idle: Bench) took 161_021;
     poller_poll(with_poller: Bench) took 353_021;
     remote_send_run(idle: Bench) took 295_030;
-    self_messages(idle: Bench) took 146_856;
-    spawn_join(idle: Bench) took 1_165_804;
-    yields(idle: Bench) took 418_184;
+    self_messages(idle: Bench) took 141_606;
+    spawn_join(idle: Bench) took 1_090_067;
+    yields(idle: Bench) took 258_703;
     local_wake(idle: Bench) took 805_360;
-    timer_insert_fire(with_sleepers: Bench) took 1_866_479;
-    channel_get_put(with_channel: WithDevice) took 106_049;
-    channel_create_destroy(with_device: WithDevice) took 1_287_899;
+    timer_insert_fire(with_sleepers: Bench) took 1_192_681;
+    channel_get_put(with_channel: WithDevice) took 104_049;
+    channel_create_destroy(with_device: WithDevice) took 1_255_900;
     timers_expire(with_timed_pollers: Bench) took 289_084;
-    dormancy(app_clock: VirtualClock) took 7_030_694;
+    dormancy(app_clock: VirtualClock) took 6_670_027;
     socket_round_trip(with_sockets: WithSockets) took 5_099_850;
 }
 

@@ -7,8 +7,8 @@
 //! same order and counted like any other run of the poll's batch. The poll of the user's
 //! future has returned by then, so nothing that it borrowed is borrowed.
 //!
-//! One thing is different: who is woken while the task that it joins is run inside its own
-//! run, by that one or by others, is queued when that run ends.
+//! One thing is different: who is woken otherwise while the task that it joins is run inside
+//! its own run is queued when that run ends, as if it had yielded.
 
 use std::ptr;
 use std::task::Waker;
@@ -72,16 +72,14 @@ impl TaskMeta {
     }
 
     /// The task was pending and has `asked` for something: whether its future is to be
-    /// polled again, in the same run. Otherwise it will be woken.
+    /// polled again, in the same run. Otherwise it will be woken. Not inlined: most polls
+    /// ask for nothing.
     ///
     /// # Safety
     ///
     /// The caller is the task's run, on `local`, outside of the poll of its future.
-    #[inline]
+    #[inline(never)]
     pub(super) unsafe fn goes_on(&self, local: &Local, asked: Asked) -> bool {
-        if asked == Asked::NOTHING {
-            return false;
-        }
         if asked == Asked::GIVES_WAY {
             let alone = local.goes_on_alone();
             if !alone {
@@ -121,15 +119,16 @@ impl TaskMeta {
         drop(entered);
         if !inside.over.get() {
             joined.joiner.set(self);
-        } else if local.goes_on_after() {
-            return true;
-        } else {
-            // Others wait: it goes behind them, as if it had waited for this.
-            // SAFETY: the task runs.
-            unsafe { self.waker() }.wake_by_ref();
+            return false;
         }
-        // What has woken it meanwhile found it running, and did not queue it.
+        if local.goes_on_after() {
+            return true;
+        }
+        // Others wait: it goes behind them, as if it had waited for this. async-task queues
+        // it when this run returns, which is next.
         local.at_once.keep_turn();
+        // SAFETY: the task runs.
+        unsafe { self.waker() }.wake_by_ref();
         false
     }
 }

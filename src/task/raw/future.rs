@@ -135,49 +135,57 @@ impl<F: Future> Future for TaskFuture<F> {
 impl<F: Future> TaskFuture<F> {
     #[inline]
     fn poll_on(&self, local: &Local, cx: &mut Context<'_>) -> Poll<Outcome<F::Output>> {
+        let mut asked = Asked::NOTHING;
         loop {
-            let asked = match self.poll_once(local, cx) {
-                Ok(outcome) => return Poll::Ready(outcome),
-                Err(asked) => asked,
-            };
-            // SAFETY: this is the task's run, and the poll of its future has returned.
-            if !unsafe { self.meta().goes_on(local, asked) } {
-                return Poll::Pending;
+            let polled = self.poll_once(local, cx, &mut asked);
+            if asked == Asked::NOTHING
+                || polled.is_ready()
+                // SAFETY: this is the task's run, and the poll of its future has returned.
+                || !unsafe { self.meta().goes_on(local, asked) }
+            {
+                return polled;
             }
             local.check_held_locks();
         }
     }
 
-    /// One poll of the user's future; of one that is pending, what it asks for.
+    /// One poll of the user's future, and what that has asked for.
     #[inline(always)]
-    fn poll_once(&self, local: &Local, cx: &mut Context<'_>) -> Result<Outcome<F::Output>, Asked> {
+    fn poll_once(
+        &self,
+        local: &Local,
+        cx: &mut Context<'_>,
+        asked: &mut Asked,
+    ) -> Poll<Outcome<F::Output>> {
         let meta = self.meta();
         meta.state.set_scheduled(false);
         // Before the task is placed: one that is cancelled is not listed again.
         if meta.state.is_aborted() {
-            return Ok(self.aborted(local));
+            return Poll::Ready(self.aborted(local));
         }
         if meta.state.stage() != Stage::Waiting {
             let subject = ptr::from_ref(self).cast();
             // SAFETY: this is the task's poll, so it is pinned.
             if meta.state.is_gone() || !unsafe { meta.begin(local, subject) } {
-                return Ok(self.exited(local));
+                return Poll::Ready(self.exited(local));
             }
         }
         if meta.is_doomed(local) {
             // The exit comes to it in a later poll.
-            return Ok(self.exited(local));
+            return Poll::Ready(self.exited(local));
         }
         // SAFETY: by R1 only the owner gets here, and never from inside this
         // poll; `release` is not called while this reference is in use.
         let Some(future) = (unsafe { &mut *self.future.get() }) else {
-            return Ok(self.exited(local));
+            return Poll::Ready(self.exited(local));
         };
         // SAFETY: the task is pinned, and the future is dropped in its place.
         let future = unsafe { Pin::new_unchecked(future) };
-        let (polled, asked) = {
+        let polled = {
             let _running = Running::new(local, meta);
-            (contain(|| future.poll(cx)), local.at_once.asked())
+            let polled = contain(|| future.poll(cx));
+            *asked = local.at_once.asked();
+            polled
         };
         let outcome = match polled {
             Ok(Poll::Pending) => {
@@ -185,17 +193,17 @@ impl<F: Future> TaskFuture<F> {
                 if let Some(hop) = meta.hop()
                     && let Some(target) = hop.wanted.take()
                 {
+                    *asked = Asked::NOTHING;
                     self.leave(local, target);
-                    return Err(Asked::NOTHING);
                 }
-                return Err(asked);
+                return Poll::Pending;
             }
             Ok(Poll::Ready(output)) => Outcome::finished(output),
             Err(payload) => self.panicked(payload),
         };
         // Not the last reference: the `Runnable` that is running has one.
         drop(self.release(local));
-        Ok(outcome)
+        Poll::Ready(outcome)
     }
 
     /// The exit was here, or is about to be.

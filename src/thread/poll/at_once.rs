@@ -46,7 +46,6 @@ impl AtOnce {
     /// The poll of a task begins; returns what the one around it has asked for.
     #[inline]
     pub(crate) fn begin(&self) -> Asked {
-        self.keeps_turn.set(false);
         self.asked.replace(Asked::NOTHING)
     }
 

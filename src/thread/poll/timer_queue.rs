@@ -119,23 +119,20 @@ impl<T> TimerQueue<T> {
         usize::from(self.front.is_some()) + self.heap.len() + run.count()
     }
 
-    /// The earliest timer, and where it is.
+    /// The earliest timer.
     #[inline]
-    fn earliest(&self) -> Option<(Entry, Place)> {
-        match self.front {
-            Some(front) => Some((front, Place::Front)),
-            None => self.earliest_behind(),
-        }
+    fn earliest(&self) -> Option<Entry> {
+        let behind = || self.earliest_behind().map(|(entry, _)| entry);
+        self.front.or_else(behind)
     }
 
-    /// The earliest timer but for the front.
+    /// The earliest timer but for the front, and whether it is in the run.
     #[inline]
-    fn earliest_behind(&self) -> Option<(Entry, Place)> {
-        let in_run = |run: &Entry| (*run, Place::Run(self.run.len() - 1));
+    fn earliest_behind(&self) -> Option<(Entry, bool)> {
         match (self.heap.first(), self.run.last()) {
-            (Some(heap), None) => Some((*heap, Place::Heap(0))),
-            (Some(heap), Some(run)) if heap.before(run) => Some((*heap, Place::Heap(0))),
-            (_, Some(run)) => Some(in_run(run)),
+            (Some(heap), None) => Some((*heap, false)),
+            (Some(heap), Some(run)) if heap.before(run) => Some((*heap, false)),
+            (_, Some(run)) => Some((*run, true)),
             (None, None) => None,
         }
     }
@@ -143,7 +140,7 @@ impl<T> TimerQueue<T> {
     /// The earliest deadline.
     #[inline]
     pub(crate) fn next_deadline(&self) -> Option<u64> {
-        self.earliest().map(|(entry, _)| entry.deadline)
+        self.earliest().map(|entry| entry.deadline)
     }
 
     /// The earliest timer's target.
@@ -155,7 +152,7 @@ impl<T> TimerQueue<T> {
     /// The earliest timer's target, if it is due at `now`.
     #[inline]
     pub(crate) fn first_due(&self, now: u64) -> Option<&T> {
-        let (entry, _) = self.earliest().filter(|(entry, _)| entry.deadline <= now)?;
+        let entry = self.earliest().filter(|entry| entry.deadline <= now)?;
         self.slots[entry.slot as usize].target.as_ref()
     }
 
@@ -266,14 +263,20 @@ impl<T> TimerQueue<T> {
     /// Removes and returns the earliest timer if it is due.
     #[inline]
     pub(crate) fn pop_due(&mut self, now: u64) -> Option<T> {
-        let (first, place) = self.earliest()?;
+        if let Some(front) = self.front {
+            if front.deadline > now {
+                return None;
+            }
+            self.front = None;
+            return self.release_slot(front.slot);
+        }
+        let (first, in_run) = self.earliest_behind()?;
         if first.deadline > now {
             return None;
         }
-        match place {
-            Place::Front => self.front = None,
-            Place::Run(_) => self.pop_run(),
-            Place::Heap(position) => self.remove_from_heap(position),
+        match in_run {
+            true => self.pop_run(),
+            false => self.remove_from_heap(0),
         }
         self.release_slot(first.slot)
     }
@@ -281,28 +284,29 @@ impl<T> TimerQueue<T> {
     /// Gives the earliest timer a later deadline, behind its equals.
     #[inline]
     pub(crate) fn rearm_first(&mut self, deadline: u64) {
-        let Some((first, place)) = self.earliest() else {
+        let order = self.next_order();
+        if let Some(front) = self.front {
+            self.front = None;
+            return self.place_behind_earlier(Entry {
+                deadline,
+                order,
+                slot: front.slot,
+            });
+        }
+        let Some((first, in_run)) = self.earliest_behind() else {
             return;
         };
-        let order = self.next_order();
         let entry = Entry {
             deadline,
             order,
             slot: first.slot,
         };
-        match place {
-            Place::Front => {
-                self.front = None;
-                self.place_behind_earlier(entry);
-            }
-            Place::Run(_) => {
-                self.pop_run();
-                self.push(entry);
-            }
-            Place::Heap(position) => {
-                self.heap[position] = entry;
-                self.sift_down(position);
-            }
+        if in_run {
+            self.pop_run();
+            self.push(entry);
+        } else {
+            self.heap[0] = entry;
+            self.sift_down(0);
         }
     }
 
@@ -319,7 +323,7 @@ impl<T> TimerQueue<T> {
     #[inline]
     fn place_behind_earlier(&mut self, entry: Entry) {
         let earliest = self.earliest();
-        if earliest.is_some_and(|(earliest, _)| !entry.before(&earliest)) {
+        if earliest.is_some_and(|earliest| !entry.before(&earliest)) {
             return self.push(entry);
         }
         if let Some(front) = self.front.replace(entry) {
