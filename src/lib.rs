@@ -55,6 +55,12 @@
 //! ([`ThreadLib`](thread::ThreadLib)), which an app makes, or you. The one
 //! exception are signal handlers, which belong to the process.
 //!
+//! # Features
+//!
+//! None is on unless asked for: `tracing-spans` gives each task a span, `bytes` makes
+//! buffers of that crate's types, and `raw-io-uring` lets ring operations through that have
+//! no wrapper here, with the types of the crate `io-uring`.
+//!
 //! Linux only.
 
 pub mod app;

@@ -1,7 +1,7 @@
 //! The device: its registration, who has channels of it, and its end.
 //!
 //! The end comes in steps. Unregistering waits for walks under way first; then
-//! the device is gone for whoever asks for a channel; and when the last channel
+//! the device opens no more channels; and when the last channel
 //! has been destroyed, the thread that unregistered it is told by message.
 
 mod builder;
@@ -385,7 +385,7 @@ impl<C: 'static> IoDevice<C> {
     }
 
     /// Unregisters the device (`spdk_io_device_unregister`): after walks under
-    /// way have ended, nobody gets a new channel; when the last one is gone,
+    /// way have ended, no new channel is opened; when the last one is gone,
     /// the future completes. Until then the current thread does not exit,
     /// whether or not the future is awaited.
     ///

@@ -1,7 +1,7 @@
 //! The channel: a thread's own part of a device, counted by its handles.
 //!
 //! The last handle dropped sends the thread a message, and that message
-//! destroys the channel, unless somebody on the thread has got it again
+//! destroys the channel, unless a user on the thread has got it again
 //! meanwhile or a later message will do it: `destroys` counts those that are
 //! queued, so of several only the last acts. Everything here belongs to the
 //! owner of one thread; its table is never borrowed while user code runs.

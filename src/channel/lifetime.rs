@@ -181,7 +181,7 @@ impl<T: Clone, R: Clone> Lifetime<T, R> {
         }
     }
 
-    /// Lets nobody in any more. If there is no channel, the request to be
+    /// Lets no channel in any more. If there is no channel, the request to be
     /// completed.
     #[must_use]
     pub(super) fn close(&self) -> Option<R> {

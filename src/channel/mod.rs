@@ -4,7 +4,7 @@
 //! An [`IoDevice`] is what several SpdkThreads do I/O on; an [`IoChannel`] is
 //! one thread's access to it: a submission queue, a connection, a cache. The
 //! device's constructor makes the channel's context on the thread that asks
-//! first, everybody else on that thread shares it, and its destructor runs there
+//! first, all other users on that thread share it, and its destructor runs there
 //! after the last of them let go. So the data path needs no lock.
 //!
 //! ```

@@ -438,7 +438,7 @@ impl<T: 'static> std::fmt::Debug for RawOp<T> {
 ///
 /// # Cancel safety
 ///
-/// Dropping it asks the kernel to cancel; completions nobody has taken go to
+/// Dropping it asks the kernel to cancel; completions that were not taken go to
 /// [`on_abandon`](Self::on_abandon).
 ///
 /// # Examples
@@ -493,10 +493,10 @@ impl<T: 'static> RawStream<T> {
     ///     let accept = opcode::AcceptMulti::new(types::Fd(listener.as_raw_fd())).build();
     ///     // SAFETY: the stream keeps the listener open.
     ///     let connections = unsafe { driver.submit_raw_multi(accept, listener)? };
-    ///     // No connection that nobody took is left open.
+    ///     // No connection that was not taken is left open.
     ///     drop(connections.on_abandon(|_listener, completion| {
     ///         if completion.result >= 0 {
-    ///             // SAFETY: the kernel gave this descriptor, and nobody else knows it.
+    ///             // SAFETY: the kernel gave this descriptor, and it is known only here.
     ///             drop(unsafe { OwnedFd::from_raw_fd(completion.result) });
     ///         }
     ///     }));

@@ -323,7 +323,7 @@ impl IobufChannel {
 
     /// A buffer of at least `len` bytes if one is free; else `callback` is
     /// called with one, on this thread, as soon as it is its turn
-    /// (`spdk_iobuf_get`): usually by whoever drops a buffer here.
+    /// (`spdk_iobuf_get`): usually by the user who drops a buffer here.
     ///
     /// What the callback asks for in turn is a new request, behind all that wait.
     /// Who needs several at once is not to ask one by one: see

@@ -3,9 +3,9 @@
 //!
 //! There are two classes of buffers, small and large. A module (a protocol, a
 //! block device) opens an [`IobufChannel`] on each thread that it works on; the
-//! channel keeps a few buffers of its own, which nobody else gets. Who finds no
+//! channel keeps a few buffers of its own, which no other one gets. Who finds no
 //! buffer waits in order: on its own thread first come, first served, whatever
-//! the module; and a buffer that is given back on a thread where nobody waits
+//! the module; and a buffer that is given back on a thread without a waiter
 //! goes to the thread that has waited longest.
 //!
 //! ```

@@ -1,9 +1,9 @@
 //! The pools, and the object that holds them: what all threads share.
 //!
-//! A pool is a lock-free queue of free buffers. Threads on which somebody waits
+//! A pool is a lock-free queue of free buffers. Threads that have a waiter
 //! are listed in order; who puts a buffer back into a pool looks at that list
 //! after a fence, and who lists itself looks at the pool after a fence, so that
-//! one of the two sees the other and no buffer lies there while somebody waits.
+//! one of the two sees the other and no buffer lies there while a waiter is listed.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};
@@ -36,7 +36,7 @@ pub(super) struct Pool {
     free: ArrayQueue<u32>,
     /// The length of `list`, looked at by every put.
     waiting: AtomicUsize,
-    /// Threads on which somebody waits, the one that waits longest first.
+    /// Threads that have a waiter, the one that waits longest first.
     list: Mutex<VecDeque<Arc<Shared>>>,
 }
 
@@ -98,7 +98,7 @@ impl Pools {
         }
     }
 
-    /// Lists a thread on which somebody waits.
+    /// Lists a thread that has a waiter.
     pub(super) fn list_waiting(self: &Arc<Self>, node: u16, class: Class, thread: &Arc<Shared>) {
         let pool = self.pool(node, class);
         lock(&pool.list).push_back(thread.clone());
@@ -110,7 +110,7 @@ impl Pools {
         }
     }
 
-    /// Takes a thread off the list on which nobody waits any more; says whether
+    /// Takes a thread off the list that has no waiter any more; says whether
     /// it was there. If not, a buffer is on its way to it.
     pub(super) fn unlist_waiting(&self, node: u16, class: Class, thread: &Arc<Shared>) -> bool {
         let pool = self.pool(node, class);

@@ -239,7 +239,7 @@ pub(super) fn put(inner: &Arc<Pools>, index: u32, node: u16, class: Class, home:
 }
 
 /// The message that brings a buffer from another thread. Dropped here, it goes
-/// to whoever waits here, or the next thread.
+/// to a waiter here, or the next thread.
 pub(super) fn arrived(buffer: IobufBuf) {
     let class = buffer.class();
     let inner = buffer.inner().clone();

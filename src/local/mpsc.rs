@@ -219,7 +219,7 @@ impl<T> Sender<T> {
     /// ```
     pub async fn send(&self, value: T) -> Result<(), SendError<T>> {
         match self.inner.room.acquire(1).await {
-            // Closed after it let this one through: nobody may look again.
+            // Closed after it let this one through: no sender may look again.
             Ok(_) if self.is_closed() => Err(SendError(value)),
             Ok(place) => {
                 place.forget();
@@ -230,7 +230,7 @@ impl<T> Sender<T> {
         }
     }
 
-    /// Sends `value` if there is a place and nobody waits for one.
+    /// Sends `value` if there is a place and no sender waits for one.
     ///
     /// # Errors
     ///

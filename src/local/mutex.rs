@@ -39,7 +39,7 @@ pub struct Mutex<T> {
 }
 
 impl<T> Mutex<T> {
-    /// A mutex that nobody holds.
+    /// An unlocked mutex.
     ///
     /// # Examples
     ///
@@ -60,7 +60,7 @@ impl<T> Mutex<T> {
         }
     }
 
-    /// Waits until nobody else holds the lock.
+    /// Waits until the lock is free.
     ///
     /// # Cancel safety
     ///
@@ -93,7 +93,7 @@ impl<T> Mutex<T> {
         self.guard(permit)
     }
 
-    /// The lock, if nobody holds it or waits for it.
+    /// The lock, if it is free and has no waiter.
     pub fn try_lock(&self) -> Option<MutexGuard<'_, T>> {
         let permit = self.turn.try_acquire(1).ok()?;
         Some(self.guard(permit))

@@ -28,7 +28,7 @@ use crate::sync::budget::poll_budget;
 /// # Ok::<(), corespun::thread::CreateError>(())
 /// ```
 pub struct Notify {
-    /// A notification that nobody has taken.
+    /// A notification that no waiter has taken.
     stored: Cell<bool>,
     /// How often all were notified.
     round: Cell<u64>,
@@ -64,7 +64,7 @@ impl Notify {
     }
 
     /// Wakes the task that has waited longest. If none waits, the next one to
-    /// wait does not have to; several notifications that nobody took count once.
+    /// wait does not have to; several notifications that no waiter took count once.
     ///
     /// # Examples
     ///

@@ -122,7 +122,7 @@ impl Semaphore {
         Acquire::new(self, permits)
     }
 
-    /// Takes `permits` permits if they are there and nobody waits.
+    /// Takes `permits` permits if they are there and there is no waiter.
     ///
     /// # Errors
     ///
@@ -181,7 +181,7 @@ impl Semaphore {
         }
     }
 
-    /// Refuses everybody from now on, those who wait included. Permits that are
+    /// Refuses all requests from now on, those that wait included. Permits that are
     /// out stay valid.
     ///
     /// # Examples

@@ -3,7 +3,7 @@
 //! A waiter is an index into a table that is reused, so waiting allocates
 //! nothing once the table has grown, and leaving the queue from the middle is a
 //! few stores. A waiter that was let through stays in the table until it has
-//! seen that: whoever drops it before can pass on what it was given.
+//! seen that: a waiter that is dropped before can pass on what it was given.
 
 use std::task::Waker;
 

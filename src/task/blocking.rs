@@ -86,7 +86,7 @@ impl ThreadLib {
         let submitted = self.inner.helpers.run(Lane::Call, move || {
             match contain(|| sender.send(contain(f))) {
                 Ok(Err(Err(payload))) => report(&library, PanicSource::Message, payload),
-                // Nobody waits any more, and the result is dropped here.
+                // The waiter has gone, and the result is dropped here.
                 Ok(unwanted) => {
                     if let Err(payload) = contain(|| drop(unwanted)) {
                         report(&library, PanicSource::Drop, payload);

@@ -18,7 +18,7 @@ use crate::thread::panic::{PanicSource, Payload, contain, payload_text};
 use crate::thread::{BoundBy, ExitHolder, Exited, SendError, SpdkThread};
 
 /// What carries a reply back. Dropped unanswered, which only the end of the
-/// thread or reactor does, it says so by itself. A panic that nobody waits for is that of
+/// thread or reactor does, it says so by itself. A panic without a waiter is that of
 /// the message.
 pub(crate) fn request<R: Send + 'static>(
     f: impl FnOnce() -> R + Send + 'static,
@@ -30,7 +30,7 @@ pub(crate) fn request<R: Send + 'static>(
             Err(payload) if panic_is_fatal() => resume_unwind(payload),
             result => result,
         };
-        // If nobody waits any more, the result is dropped here.
+        // If the waiter has gone, the result is dropped here.
         if let Err(Err(payload)) = sender.send(result) {
             resume_unwind(payload);
         }
@@ -38,7 +38,7 @@ pub(crate) fn request<R: Send + 'static>(
     (run, reply)
 }
 
-/// Whether the policy is not to go on, whoever may still receive the panic.
+/// Whether the policy is not to go on, though a waiter may receive the panic.
 #[cold]
 fn panic_is_fatal() -> bool {
     Local::with_current(|local| local.shared.library.panic_is_fatal()) == Some(true)

@@ -25,7 +25,7 @@ use crate::sync::budget::{self, poll_budget};
 /// and all of them. The children may borrow what lives outside of the scope.
 ///
 /// Dropping the scope drops body and children at once, on this thread, as a part
-/// of the drop. A panic of one of them passes on to whoever awaits the scope, and
+/// of the drop. A panic of one of them passes on to the task that awaits the scope, and
 /// the others are dropped.
 ///
 /// # Cancel safety
@@ -204,7 +204,7 @@ impl<'env> Scope<'env> {
         if !self.inner.cancelled.get() {
             let child = async move {
                 let output = future.await;
-                // Whoever does not want the output has dropped its handle.
+                // The handle may have been dropped: its output is not wanted.
                 let _ = sender.send(output);
             };
             self.inner.started.borrow_mut().push(child.boxed_local());

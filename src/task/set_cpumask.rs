@@ -87,7 +87,7 @@ impl SpdkThread {
 /// let mut runner = ThreadLib::new().thread().build()?.attach();
 /// let moving: SetCpumask = runner.handle().set_cpumask_async(&CpuSet::single(1));
 /// runner.poll(0, 0);
-/// // A thread that is polled by hand is moved by nobody.
+/// // A thread that is polled by hand has no framework that moves it.
 /// assert!(matches!(block_on(moving), Err(SetCpumaskError::NotSupported(_))));
 /// # Ok::<(), corespun::thread::CreateError>(())
 /// ```

@@ -144,7 +144,7 @@ enum Path {
     /// A task of the same thread joins, and is woken by the end of this one without
     /// synchronisation.
     Here,
-    /// async-task wakes whoever joins. A task of ours is woken by itself; what else it
+    /// async-task wakes the joiner. A task of ours is woken by itself; what else it
     /// may be is contained.
     Elsewhere { ours: bool },
 }

@@ -7,7 +7,7 @@ use crate::task::TaskId;
 use crate::thread::panic::{PanicSource, Payload, discard, drop_anywhere};
 use crate::thread::shared::Shared;
 
-/// What a task ended with, on its way to whoever joins it. Dropped unjoined, a
+/// What a task ended with, on its way to the joiner. Dropped unjoined, a
 /// panic is reported.
 pub(crate) struct Outcome<T>(Option<Ended<T>>);
 
