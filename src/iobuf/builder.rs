@@ -4,7 +4,7 @@ use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, OnceLock};
 
 use super::IobufError;
-use super::pool::{Pools, Iobuf, Pool};
+use super::pool::{Iobuf, Pool, Pools};
 use super::queue::ThreadState;
 use crate::channel::IoDevice;
 use crate::cpu::CpuSet;
