@@ -30,6 +30,7 @@ mod metadata;
 mod open;
 mod path;
 mod read_dir;
+mod space;
 mod vectored;
 mod whole;
 

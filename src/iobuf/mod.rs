@@ -29,6 +29,7 @@
 
 mod arena;
 mod buf;
+mod builder;
 mod channel;
 mod pool;
 mod queue;
@@ -36,8 +37,9 @@ mod queue;
 mod tests;
 
 pub use buf::IobufBuf;
+pub use builder::IobufBuilder;
 pub use channel::{Got, GotMany, IobufChannel, WaiterId};
-pub use pool::{Finish, Iobuf, IobufBuilder, ModuleStats, PoolStats};
+pub use pool::{Finish, Iobuf, ModuleStats, PoolStats};
 pub use queue::{GetBuf, GetMany};
 
 /// Which of the two sizes.

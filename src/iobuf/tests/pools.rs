@@ -2,7 +2,8 @@
 
 use super::*;
 use crate::iobuf::arena::{Arena, mask_of};
-use crate::iobuf::pool::{nodes_up_to, pools_near};
+use crate::iobuf::builder::nodes_up_to;
+use crate::iobuf::pool::pools_near;
 use crate::thread::local::Local;
 
 /// IO-036: statistics over threads, by module.
