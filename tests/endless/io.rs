@@ -470,21 +470,21 @@ pub(crate) const SOURCES: &[Source] = &[
         file.write_all_at(vec![0; 0], 0).await.0.unwrap()
     ),
     source!(
-        ["fs/file.rs fn sync_all"],
+        ["fs/space.rs fn sync_all"],
         {
             let file = file().await;
         },
         file.sync_all().await.unwrap()
     ),
     source!(
-        ["fs/file.rs fn sync_data"],
+        ["fs/space.rs fn sync_data"],
         {
             let file = file().await;
         },
         file.sync_data().await.unwrap()
     ),
     source!(
-        ["fs/file.rs fn allocate"],
+        ["fs/space.rs fn allocate"],
         {
             let file = file().await;
         },
@@ -498,28 +498,28 @@ pub(crate) const SOURCES: &[Source] = &[
         assert!(file.allocate(u64::MAX, 1).await.is_err())
     ),
     source!(
-        ["fs/file.rs fn punch_hole"],
+        ["fs/space.rs fn punch_hole"],
         {
             let file = file().await;
         },
         _ = file.punch_hole(0, 1).await
     ),
     source!(
-        ["fs/file.rs fn zero_range"],
+        ["fs/space.rs fn zero_range"],
         {
             let file = file().await;
         },
         _ = file.zero_range(0, 1).await
     ),
     source!(
-        ["fs/file.rs fn len"],
+        ["fs/space.rs fn len"],
         {
             let file = file().await;
         },
         assert_eq!(file.len().await.unwrap(), 4096)
     ),
     source!(
-        ["fs/file.rs fn set_len"],
+        ["fs/space.rs fn set_len"],
         {
             let file = file().await;
         },
@@ -540,7 +540,7 @@ pub(crate) const SOURCES: &[Source] = &[
         _ = file.metadata().await.unwrap()
     ),
     source!(
-        ["fs/file.rs fn will_need"],
+        ["fs/space.rs fn will_need"],
         {
             let file = file().await;
         },

@@ -48,7 +48,7 @@ counted! {
     timer_insert_fire(with_sleepers: Bench) took 1_192_681;
     channel_get_put(with_channel: WithDevice) took 104_049;
     channel_create_destroy(with_device: WithDevice) took 1_255_900;
-    timers_expire(with_timed_pollers: Bench) took 289_084;
+    timers_expire(with_timed_pollers: Bench) took 298_087;
     dormancy(app_clock: VirtualClock) took 6_670_027;
     socket_round_trip(with_sockets: WithSockets) took 5_099_850;
 }
