@@ -17,7 +17,9 @@ use std::time::Instant;
 use corespun::cpu::{self, CpuSet};
 use corespun::task::{spawn_local, yield_now};
 use corespun::thread::ThreadRunner;
-use measure::{Elsewhere, flood, idle_poll, line_round_trip, per_op, runner, self_messages};
+use measure::{
+    Elsewhere, flood, idle_poll, line_round_trip, per_op, resident, runner, self_messages,
+};
 
 const RUNS: usize = 7;
 
@@ -51,6 +53,9 @@ fn main() {
     row("local wake round trip", || local_wake(2_000 * scale));
     row("message to self, batches of 8", || {
         self_messages(1_000 * scale)
+    });
+    row("bytes of a parked task without content", || {
+        parked_task_bytes(500 * scale)
     });
     if let [first, second, ..] = cores[..] {
         row("cross-core wake round trip", || {
@@ -143,6 +148,19 @@ fn local_wake(rounds: usize) -> f64 {
         handles.iter().all(|handle| handle.is_finished())
     });
     per_op(start, rounds)
+}
+
+/// Resident memory that so many detached tasks add which wait for nothing, with the
+/// queue that they were in before they were first polled.
+fn parked_task_bytes(tasks: usize) -> f64 {
+    let mut runner = runner();
+    let before = resident();
+    runner.enter(|| (0..tasks).for_each(|_| drop(spawn_local(std::future::pending::<()>()))));
+    while runner.poll(0, 0).is_busy() {}
+    let after = resident();
+    // The next run is to find no memory that this one has freed.
+    std::mem::forget(runner);
+    after.saturating_sub(before) as f64 / tasks as f64
 }
 
 /// A task here that spawns a task there and is woken by it.

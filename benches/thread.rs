@@ -23,7 +23,9 @@ use corespun::channel::IoDevice;
 use corespun::clock::Clock;
 use corespun::cpu::{self, CpuSet};
 use corespun::thread::{Activity, Poller, SpdkThread, ThreadLib, ThreadRunner};
-use measure::{Elsewhere, flood, idle_poll, line_round_trip, per_op, runner, self_messages};
+use measure::{
+    Elsewhere, flood, idle_poll, line_round_trip, per_op, resident, runner, self_messages,
+};
 
 const RUNS: usize = 7;
 
@@ -371,12 +373,4 @@ fn idle_thread_bytes(count: usize) -> f64 {
     let after = resident();
     drop(runners);
     after.saturating_sub(before) as f64 / count as f64
-}
-
-fn resident() -> usize {
-    let statm = std::fs::read_to_string("/proc/self/statm").expect("procfs");
-    let pages: usize = (statm.split(' ').nth(1))
-        .and_then(|pages| pages.parse().ok())
-        .expect("resident pages");
-    pages * 4096
 }

@@ -170,3 +170,12 @@ pub fn idle_poll(polls: usize) -> f64 {
     }
     per_op(start, polls)
 }
+
+/// Resident memory of this process.
+pub fn resident() -> usize {
+    let statm = std::fs::read_to_string("/proc/self/statm").expect("procfs");
+    let pages: usize = (statm.split(' ').nth(1))
+        .and_then(|pages| pages.parse().ok())
+        .expect("resident pages");
+    pages * 4096
+}
