@@ -65,7 +65,7 @@ pub(crate) struct LibraryInner {
     sleepers: Mutex<Vec<Arc<Sleeper>>>,
     framework: OnceLock<Arc<dyn Framework>>,
     app_thread: Mutex<Option<Weak<Shared>>>,
-    /// The registry of io_devices, kept by their own floor.
+    /// The registry of io_devices, kept for their own floor, which alone knows the type.
     pub(crate) devices: OnceLock<Arc<dyn Any + Send + Sync>>,
     panic_policy: PanicPolicy,
     panic_hook: Option<PanicHook>,
