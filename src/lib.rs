@@ -1,11 +1,11 @@
 //! SPDK's threading model, native in Rust, with async/await on top.
 //!
 //! A [`SpdkThread`](thread::SpdkThread) is a lightweight thread: a mailbox,
-//! pollers, timers and tasks, without a stack of its own. Whoever holds its
+//! pollers, timers and tasks, without a stack of its own. The holder of its
 //! [`ThreadRunner`](thread::ThreadRunner) polls it. Usually that is a *reactor*,
 //! an OS thread pinned to a core; an [`App`](app::App) starts one per core. Each
 //! SpdkThread is a single-threaded executor: a woken task is a message to its
-//! thread, nobody steals work, and nothing on the data path takes a lock.
+//! thread, no thread steals work, and nothing on the data path takes a lock.
 //!
 //! ```
 //! use corespun::app::{App, AppHandle};

@@ -51,7 +51,7 @@ struct Channel<T> {
 
 // SAFETY: `inbox` is touched by messages, which the owner of `thread` runs, and
 // by the receiver, whose `Rc<Local>` keeps it and the thread on one OS thread. The
-// values in it are `Send`, so that whoever drops the channel last may drop them.
+// values in it are `Send`, so that the last owner of the channel may drop them.
 unsafe impl<T: Send> Sync for Channel<T> {}
 // SAFETY: as above.
 unsafe impl<T: Send> Send for Channel<T> {}
@@ -307,7 +307,7 @@ impl<T: Send + 'static> Drop for Sender<T> {
         }
         let channel = self.channel.clone();
         let ends = Message::new(move || channel.end());
-        // If the thread has exited, nobody waits.
+        // If the thread has exited, no receiver waits.
         drop(self.channel.thread.deliver(ends, |ends| ends));
     }
 }

@@ -1,14 +1,14 @@
 //! The sleep/wake handshake: how something that sleeps when it has nothing to
 //! do is woken exactly when it must be.
 //!
-//! The one who publishes work calls [`Sleeper::notify`] afterwards; the one who
-//! is about to sleep calls [`Sleeper::sleep_unless`], which announces the sleep
-//! first and looks for work afterwards. Each side puts a sequentially
+//! A notifier calls [`Sleeper::notify`] after it has published work; a sleeper
+//! that is about to sleep calls [`Sleeper::sleep_unless`], which announces the
+//! sleep first and looks for work afterwards. Each side puts a sequentially
 //! consistent fence between its store and its load, so at least one of them
 //! sees the other's: either the sleeper finds the work, or the notifier finds
 //! the sleeper. (A release/acquire flag on both sides would lose wakes.) The
 //! notifier that takes the announcement back is the only one that pays for the
-//! system call, and while the sleeper is awake nobody does.
+//! system call, and while the sleeper is awake none does.
 
 mod host;
 #[cfg(all(test, corespun_loom))]
@@ -23,11 +23,12 @@ pub(crate) use host::{Host, Recipient};
 const AWAKE: u32 = 0;
 const ASLEEP: u32 = 1;
 /// An [`Observer`] is to hear of everything that is published for this sleeper. With
-/// it the state is not `AWAKE`, so that who looks for that alone looks no further.
+/// it the state is not `AWAKE`, so that a notifier that looks for that alone looks
+/// no further.
 const OBSERVED: u32 = 2;
 
 /// Hears of all that is published for a sleeper, before that is woken: how a simulation
-/// knows what is on its way. Called by the one who publishes, on any OS thread.
+/// knows what is on its way. Called by the notifier, on any OS thread.
 pub(crate) trait Observer: Send + Sync {
     /// A message was sent to a thread that the sleeper's owner polls.
     fn sent(&self, recipient: &dyn Recipient);
@@ -186,7 +187,7 @@ impl Sleeper {
 
     /// Takes the announcement back: at the end of a sleep that was announced
     /// alone, or before `block` returns, so that what the rest of it publishes on
-    /// this thread wakes nobody who is awake. Only the owner may call this.
+    /// this thread wakes no sleeper that is awake. Only the owner may call this.
     pub(crate) fn retract(&self) {
         self.state.store(AWAKE | self.mark(), Ordering::Relaxed);
     }
@@ -232,7 +233,7 @@ impl Sleeper {
     /// critical message. Async-signal-safe as far as `unpark` is.
     #[cold]
     fn call(&self) {
-        // With the message: who takes the call finds it.
+        // With the message: the sleeper that takes the call finds it.
         self.called.store(true, Ordering::Release);
         self.notify();
     }

@@ -24,7 +24,7 @@ struct ShardSlot<T> {
 
 // SAFETY: `value` is only touched while `thread` is the current one, which `with`
 // checks and `Filled` has by being part of a task of it. It is empty whenever no
-// `Filled` is there, so whoever drops the slot elsewhere drops no `Rc`.
+// `Filled` is there, so a drop of the slot elsewhere drops no `Rc`.
 unsafe impl<T> Sync for ShardSlot<T> {}
 // SAFETY: as above.
 unsafe impl<T> Send for ShardSlot<T> {}

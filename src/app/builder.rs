@@ -230,8 +230,8 @@ impl AppBuilder {
     }
 
     /// Stops the app with `code` when user code panics on one of its threads
-    /// and nobody receives the panic. Without this, a panic is reported and
-    /// the app goes on.
+    /// and no caller or waiter receives the panic. Without this, a panic is
+    /// reported and the app goes on.
     pub fn stop_on_panic(mut self, code: i32) -> Self {
         self.on_panic = OnPanic::Stop(code);
         self

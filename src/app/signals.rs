@@ -65,7 +65,7 @@ impl Stoppable for SignalledApp {
                 // A limit of centuries is none.
                 tell_at: at.checked_add(self.limit),
             }),
-            // Who sends another one by then waits for news.
+            // A user who sends another one by then waits for news.
             (_, Some(told)) => Some(Asked {
                 tell_at: Some(at),
                 ..told

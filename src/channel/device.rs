@@ -1,4 +1,4 @@
-//! The device: its registration, who has channels of it, and its end.
+//! The device: its registration, the threads that have channels of it, and its end.
 //!
 //! The end comes in steps. Unregistering waits for walks under way first; then
 //! the device opens no more channels; and when the last channel
@@ -48,7 +48,7 @@ impl<C> Device<C> {
     }
 }
 
-/// Whose the last reference is may be anybody: a handle, a channel, the registry,
+/// The last reference may be that of a handle, of a channel, or of the registry,
 /// which is to drop the others as well.
 impl<C> Drop for Device<C> {
     fn drop(&mut self) {
@@ -68,7 +68,7 @@ pub(super) struct DeviceCore {
     lifetime: Lifetime<Arc<Shared>, Request>,
 }
 
-/// Who is to be told that the device is gone.
+/// The thread that is to be told that the device is gone.
 #[derive(Clone)]
 struct Request {
     origin: Arc<Shared>,
@@ -163,7 +163,8 @@ impl DeviceCore {
         self.walks_ended(self.lifetime.end_walk());
     }
 
-    /// Has who asked for the end, if it waited for walks, go on with it.
+    /// Has the thread that asked for the end, if that waited for walks, go on
+    /// with it.
     fn walks_ended(self: &Arc<Self>, request: Option<Request>) {
         let Some(request) = request else {
             return;
@@ -247,8 +248,8 @@ fn threads(holders: Vec<Arc<Shared>>) -> Vec<SpdkThread> {
 ///
 /// # Examples
 ///
-/// A device that is unregistered while another thread has a channel: the one who
-/// asked hears of it once that is gone.
+/// A device that is unregistered while another thread has a channel: the caller
+/// hears of it once that is gone.
 ///
 /// ```
 /// use corespun::{channel::IoDevice, task, thread::ThreadLib};
@@ -420,7 +421,7 @@ impl<C: 'static> IoDevice<C> {
     pub fn unregister(&self) -> Result<Unregister, UnregisterError> {
         let (sender, receiver) = oneshot::channel();
         let told: Box<dyn FnOnce() + Send> = Box::new(move || {
-            // The one who waited may have given up.
+            // The waiter may have given up.
             let _ = sender.send(());
         });
         self.device.core.unregister(false, told)?;

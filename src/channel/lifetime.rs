@@ -14,14 +14,15 @@ use std::sync::PoisonError;
 use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::sync::{Mutex, MutexGuard};
 
-/// `T` is what holds a channel, by its id; `R` is who is told of the end.
+/// `T` is what holds a channel, by its id; `R` is what is told of the end.
 pub(super) struct Lifetime<T, R> {
     /// Changed under the lock, read without.
     registered: AtomicBool,
     state: Mutex<State<T, R>>,
 }
 
-/// Who has a channel; two, while the destructor of one has opened the next.
+/// The holder of a channel; of two, while the destructor of one has opened the
+/// next.
 struct Holder<T> {
     holder: T,
     channels: usize,
@@ -54,7 +55,7 @@ pub(super) enum Requested {
 /// What the end of a channel left.
 #[must_use]
 pub(super) struct Removed<T, R> {
-    /// Who had it, if that was its last.
+    /// Its holder, if that was its last.
     pub(super) holder: Option<T>,
     /// To be completed.
     pub(super) request: Option<R>,
@@ -153,7 +154,7 @@ impl<T: Clone, R: Clone> Lifetime<T, R> {
     }
 
     /// A walk has ended. With the last one comes the request that waited for
-    /// it: who made it is to [`close`](Lifetime::close).
+    /// it: the requester is to [`close`](Lifetime::close).
     #[must_use]
     pub(super) fn end_walk(&self) -> Option<R> {
         self.end_walk_locked(&mut self.lock())
@@ -167,8 +168,7 @@ impl<T: Clone, R: Clone> Lifetime<T, R> {
         state.request.clone()
     }
 
-    /// Asks for the end; `make` is called, under the lock, for the first one
-    /// who does.
+    /// Asks for the end; `make` is called, under the lock, for the first request.
     pub(super) fn request(&self, make: impl FnOnce() -> R) -> Requested {
         let mut state = self.lock();
         if !self.is_registered() || state.request.is_some() {

@@ -45,7 +45,7 @@ impl Device {
     }
 
     fn put(&self, id: u64) {
-        // SAFETY: loom checks that nobody else touches it.
+        // SAFETY: loom checks that no other thread touches it.
         self.parts[id as usize - 1].with_mut(|part| unsafe { *part += 1 });
         self.complete(self.lifetime.remove_channel(id).request);
     }
@@ -145,8 +145,8 @@ fn loom_a_channel_got_against_an_unregistration_is_refused_or_waited_for() {
     });
 }
 
-/// IO-022: the device is closed by whoever comes last, the one who asks or the
-/// last walk, and not under a walk.
+/// IO-022: the device is closed by the last to come, the caller or the last
+/// walk, and not under a walk.
 #[test]
 fn loom_an_unregistration_waits_for_walks_under_way() {
     model(|| {

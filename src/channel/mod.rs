@@ -47,7 +47,7 @@ pub use walk::WalkStep;
 
 use crate::thread::{Exited, NotOnThread, WalkPanicked};
 
-/// The error of a channel's constructor, as the one who asked sees it.
+/// The error of a channel's constructor, as the caller sees it.
 ///
 /// # Examples
 ///

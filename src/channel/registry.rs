@@ -11,7 +11,7 @@ use crate::thread::{SpdkThread, ThreadLib};
 
 pub(super) struct Registered {
     pub(super) core: Arc<DeviceCore>,
-    /// The typed device, for those who have a key only.
+    /// The typed device, for callers that have a key only.
     pub(super) device: Arc<dyn Any + Send + Sync>,
 }
 

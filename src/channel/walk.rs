@@ -5,8 +5,8 @@
 //! The walk is one box that travels. At each stop it looks for the thread's
 //! channel anew, since that may be gone by the time the message runs; a thread
 //! that takes no messages any more has no channel, and is passed over. The
-//! device is told of the end before the message with the completion is sent: who
-//! hears of the completion may free the device.
+//! device is told of the end before the message with the completion is sent: the
+//! caller may free the device when it hears of the completion.
 
 use std::fmt;
 use std::ops::Deref;

@@ -1,6 +1,6 @@
 //! Ticks: the one unit of time inside the library, and where they come from.
 //!
-//! A [`Clock`] is made with the library instance and copied to whoever needs
+//! A [`Clock`] is made with the library instance and copied to each part that needs
 //! the time; no clock is process-wide. Four sources: the invariant TSC (`tsc`),
 //! `CLOCK_MONOTONIC` where there is no such TSC, a [`StoppableClock`] over that, and
 //! a hand-advanced [`VirtualClock`] for tests and simulation.
@@ -220,7 +220,7 @@ impl Clock {
     }
 
     /// The shortest duration, in whole nanoseconds, that lasts at least `ticks`:
-    /// who sleeps that long finds the ticks gone by. Every tick count fits.
+    /// after a sleep of that length the ticks have gone by. Every tick count fits.
     #[inline]
     #[must_use]
     pub fn duration_from(&self, ticks: u64) -> Duration {

@@ -12,8 +12,8 @@ const RUNS: u64 = u64::MAX;
 
 #[derive(Debug)]
 pub(super) struct Stoppable {
-    /// Odd while a hand changes the rest, and another number after that: who has read
-    /// meanwhile reads again.
+    /// Odd while a hand changes the rest, and another number after that: a reader that
+    /// has read meanwhile reads again.
     version: AtomicU64,
     /// Held by the hand that changes it.
     hand: Mutex<()>,
@@ -28,12 +28,12 @@ impl Stoppable {
     // Out of line, so that the clocks that threads run by stay a few instructions.
     #[inline(never)]
     pub(super) fn now(&self) -> u64 {
-        // Acquire: who sees a version sees what its hand has written.
+        // Acquire: a reader that sees a version sees what its hand has written.
         let version = self.version.load(Ordering::Acquire);
         if version.is_multiple_of(2) {
             let tick = self.shown();
-            // Pairs with the fence in `change`: who has seen a part of a change sees its
-            // version here.
+            // Pairs with the fence in `change`: a reader that has seen a part of a
+            // change sees its version here.
             fence(Ordering::Acquire);
             if self.version.load(Ordering::Relaxed) == version {
                 return tick;
@@ -75,8 +75,9 @@ impl Stoppable {
 /// [`Clock::monotonic`] does: a tick is a nanosecond.
 ///
 /// Clones have the same clock in hand, from any OS thread. Reading costs what reading
-/// `CLOCK_MONOTONIC` costs, and four loads. Whoever sleeps until a tick of a clock
-/// that is stopped or moved meanwhile has to be woken by who does that.
+/// `CLOCK_MONOTONIC` costs, and four loads. A sleeper that waits for a tick of a
+/// clock that is stopped or moved meanwhile has to be woken by the caller that stops
+/// or moves it.
 ///
 /// # Examples
 ///

@@ -1,6 +1,6 @@
 //! Which cores an OS thread may run on. Everything here acts on the calling
-//! OS thread and keeps no state of its own: who needs the process's cores after
-//! pinning has to have asked before.
+//! OS thread and keeps no state of its own: a caller that needs the process's
+//! cores after pinning has to have asked before.
 
 use std::io;
 

@@ -311,7 +311,7 @@ unsafe impl Payload for Opening {
 
     fn abandoned(self: Box<Self>, result: i32) {
         if result >= 0 {
-            // SAFETY: the kernel has just given us this descriptor, and nobody else knows it.
+            // SAFETY: the kernel has just given us this descriptor, and it has no other owner.
             drop(unsafe { OwnedFd::from_raw_fd(result) });
         }
     }

@@ -61,8 +61,8 @@ pub async fn read_to_string(path: impl AsRef<Path>) -> io::Result<String> {
     String::from_utf8(contents).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
 }
 
-/// Makes `contents` the whole of a file, created if missing. Not durable, and not at once: who reads
-/// meanwhile may see a part; see [`rename`](super::rename) for a way around both.
+/// Makes `contents` the whole of a file, created if missing. Not durable, and not at once: a reader
+/// may see a part meanwhile; see [`rename`](super::rename) for a way around both.
 ///
 /// # Errors
 ///
@@ -94,7 +94,7 @@ pub async fn copy(from: impl AsRef<Path>, to: impl AsRef<Path>) -> io::Result<u6
     let target = options.mode(metadata.mode() & 0o7777).open(to).await?;
     let (mut source, mut target) = (source.into_std()?, target.into_std()?);
     unblock(move || {
-        // Of a device they are somebody else's business.
+        // The permissions of a device are the system's business.
         if target.metadata()?.is_file() {
             target.set_permissions(metadata.permissions())?;
         }

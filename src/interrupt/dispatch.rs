@@ -21,7 +21,7 @@ pub(super) fn contain(f: impl FnOnce()) -> Result<(), Payload> {
     catch_unwind(AssertUnwindSafe(f))
 }
 
-/// The end of a payload that goes to nobody.
+/// The end of a payload that no caller receives.
 pub(super) fn report_and_forget(name: &str, payload: Payload) {
     tracing::error!(name, "a handler of a descriptor group panicked");
     if let Err(second) = contain(|| drop(payload)) {

@@ -10,7 +10,7 @@ use super::buf::{IoBuf, IoBufMut};
 /// and a flush. [`fs::File`](crate::fs::File) is one, and
 /// [`SimDisk`](crate::sim::SimDisk).
 ///
-/// A write that has completed is read by whoever reads after it; it survives the loss of
+/// A write that has completed is seen by every read after it; it survives the loss of
 /// power only if a flush that began after it has completed. Which part of a write that was
 /// not flushed survives is open. An operation that has begun takes effect although its
 /// future is dropped.

@@ -152,8 +152,8 @@ fn perform(request: &Request) -> i32 {
 }
 
 fn perform_once(request: &Request) -> i64 {
-    // SAFETY: whoever built the request keeps its addresses and descriptors valid until the result
-    // has been delivered (`op::Payload`).
+    // SAFETY: the payload that made the request keeps its addresses and descriptors valid until the
+    // result has been delivered (`op::Payload`).
     unsafe {
         match *request {
             Request::Read {
@@ -246,7 +246,7 @@ mod tests {
             },
         )
         .unwrap();
-        // The result is here, and the helper thread has looked whether somebody sleeps.
+        // The result is here, and the helper thread has looked whether the driver sleeps.
         while pool.is_quiet() || helpers.idle_threads() == 0 {
             std::thread::yield_now();
         }

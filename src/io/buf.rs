@@ -35,7 +35,7 @@ use super::fixed::KnownBuf;
 ///
 /// struct Shared(Arc<Vec<u8>>);
 ///
-/// // SAFETY: the bytes are on the heap, and nobody writes them.
+/// // SAFETY: the bytes are on the heap, and nothing writes them.
 /// unsafe impl IoBuf for Shared {
 ///     fn stable_ptr(&self) -> *const u8 {
 ///         self.0.as_ptr()
@@ -300,8 +300,8 @@ unsafe impl IoBuf for String {
     }
 }
 
-// SAFETY: the bytes are on the heap for as long as any clone lives, and nobody may write them while
-// more than one does; the one that an operation owns is not used.
+// SAFETY: the bytes are on the heap for as long as any clone lives, and no clone may write them
+// while more than one does; the one that an operation owns is not used.
 unsafe impl IoBuf for Arc<[u8]> {
     fn stable_ptr(&self) -> *const u8 {
         self.as_ptr()
@@ -432,7 +432,7 @@ unsafe impl<B: IoBufMut> IoBufMut for Slice<B> {
 
 /// What is lent to the kernel, with a pointer to its memory out there, while what holds it is moved.
 ///
-/// The compiler takes it that nobody else has a pointer to what a `Box` owns whenever the box is
+/// The compiler takes it that there is no other pointer to what a `Box` owns whenever the box is
 /// moved. A union hides the box from it until the memory is back.
 pub(crate) struct Lent<B>(MaybeUninit<B>);
 

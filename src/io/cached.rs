@@ -33,7 +33,8 @@ impl OpenFile {
         cx: &mut Context<'_>,
     ) -> Poll<Option<usize>> {
         let len = transfer_len(buf.bytes_total());
-        // A waker without data wakes no task: who polls with one looks for an operation in flight.
+        // A waker without data wakes no task: a caller that polls with one looks for an operation
+        // in flight.
         let by_hand = cx.waker().data().is_null();
         let at_once = !by_hand && len > 0 && len <= LONGEST && !self.is_pausing();
         if !at_once || self.core().check_current().is_err() {

@@ -51,7 +51,7 @@ impl Delays {
         ended
     }
 
-    /// Wakes all who wait, because there will be no more turns.
+    /// Wakes all waiters, because there will be no more turns.
     pub(super) fn end_all(&self, effects: &mut Vec<Effect>) {
         let waits = self.0.take();
         effects.extend(waits.into_values().map(Effect::Wake));

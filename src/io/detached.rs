@@ -1,4 +1,4 @@
-//! File operations that belong to nobody's task: started on one OS thread, waited for on any.
+//! File operations that belong to no task: started on one OS thread, waited for on any.
 //!
 //! The operation owns its buffer and a share of the file, and the driver that runs it keeps both until
 //! it is done, as of one whose future was dropped. Its result goes to a place that the waiter shares.

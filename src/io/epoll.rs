@@ -38,7 +38,7 @@ pub(crate) struct Epoll {
     aio: Option<Aio>,
     /// Operations that were done on the spot.
     done: VecDeque<(Key, i32)>,
-    /// Directions somebody waits for: while zero, a turn need not ask the kernel.
+    /// Directions that have a waiter: while zero, a turn need not ask the kernel.
     pub(crate) waiting: usize,
     /// There may be shared descriptors, so that every turn asks.
     pub(crate) shares: bool,

@@ -1,7 +1,7 @@
 //! Helper threads, for code that blocks: one pool per library, off the reactors' cores.
 //!
 //! Two kinds of jobs share the threads. *Calls* are the program's (`task::spawn_blocking`,
-//! `io::unblock`): nobody can say how long one takes, and at most [`MAX_CALLS`] run at once.
+//! `io::unblock`): how long one takes is not known, and at most [`MAX_CALLS`] run at once.
 //! *Operations* are what an I/O back-end cannot do itself, a driver's buffered write for example;
 //! they run beside the calls, so that calls that never end cannot keep a driver from its files or
 //! from its end. Threads start when no idle one can take a job, and end after a while without any.
@@ -49,7 +49,7 @@ struct Pool {
     cpus: Option<CpuSet>,
     queue: Mutex<Queue>,
     work: Condvar,
-    /// Whose threads these are: a forked child has only the memory.
+    /// The process whose threads these are: a forked child has only the memory.
     process: u32,
 }
 
@@ -106,8 +106,8 @@ impl Queue {
         self.threads > isize::try_from(lost).unwrap_or(isize::MAX)
     }
 
-    /// Whether one more job of `lane` would wait although it need not. Threads that somebody else is
-    /// starting do not count: they may never come.
+    /// Whether one more job of `lane` would wait although it need not. Threads that another OS
+    /// thread is starting do not count: they may never come.
     fn needs_thread_for(&self, lane: Lane) -> bool {
         let wanted: usize = Lane::ALL
             .map(|other| self.lanes[other as usize].wants(usize::from(other == lane)))
@@ -186,7 +186,7 @@ impl Helpers {
 
 impl Drop for Handle {
     fn drop(&mut self) {
-        // In a child there is nobody to tell, and the lock may be held for ever.
+        // In a child there is no helper thread to tell, and the lock may be held for ever.
         if !self.0.is_forked() {
             self.0.lock().closed = true;
             self.0.work.notify_all();
@@ -257,7 +257,7 @@ fn of_the_parent() -> io::Error {
     )
 }
 
-/// A job ends, however it does. Who waits for its result hears of that from the job itself.
+/// A job ends, however it does. The waiter for its result hears of that from the job itself.
 fn contain(job: Job) {
     if let Err(payload) = catch_unwind(AssertUnwindSafe(job)) {
         tracing::error!("a job of a helper thread panicked, or a destructor in it");

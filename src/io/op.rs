@@ -1,11 +1,11 @@
 //! Operations in flight: what they ask, who owns their memory, and the future that waits for one.
 //!
 //! The rule of this room (cancel safety): from submission to completion the kernel may use an
-//! operation's buffer and descriptor, so somebody must own them all that time. While the future
-//! lives it does; when it is dropped early it hands them to the table's slot, which keeps them until
-//! the completion comes. A slot is freed only after its completion, and no other ever has its key: one
-//! that the kernel, a cancellation in the queue, or a future that is polled again still holds names
-//! nothing then. Leaking the future leaks the buffer, which is safe.
+//! operation's buffer and descriptor, so they must have an owner all that time. While it lives the
+//! future is the owner; when it is dropped early it hands them to the table's slot, which keeps
+//! them until the completion comes. A slot is freed only after its completion, and no other ever
+//! has its key: one that the kernel, a cancellation in the queue, or a future that is polled again
+//! still holds names nothing then. Leaking the future leaks the buffer, which is safe.
 //!
 //! Only the driver's OS thread touches any of this.
 
@@ -145,7 +145,7 @@ pub(crate) fn transfer_len(len: usize) -> u32 {
 ///
 /// # Safety
 ///
-/// Every address and descriptor in `request`'s answer stays valid, and unused by anyone else in a
+/// Every address and descriptor in `request`'s answer stays valid, and unused by other code in a
 /// conflicting way, until the payload is dropped, even if the payload is moved meanwhile.
 pub(crate) unsafe trait Payload: 'static {
     /// The request; asked again if the operation was interrupted.
@@ -237,7 +237,7 @@ pub(crate) enum Ending {
 
 /// A payload whose future is gone.
 pub(crate) trait Abandon {
-    /// For each completion nobody has taken, in their order; then it is dropped.
+    /// For each completion that the future has not taken, in their order; then it is dropped.
     fn abandon(&mut self, completion: Completion);
 }
 

@@ -99,8 +99,8 @@ impl Sources {
         &mut self.get_mut(source).waits[direction as usize]
     }
 
-    /// An event says that `direction` is ready. Returns whether somebody had waited for it: nobody
-    /// has if the source is gone, which a descriptor that was duplicated may outlive in the epoll set.
+    /// An event says that `direction` is ready. Returns whether it had a waiter: it has none if the
+    /// source is gone, which a descriptor that was duplicated may outlive in the epoll set.
     pub(crate) fn ready(
         &mut self,
         source: Key,
@@ -141,7 +141,7 @@ impl Sources {
         }
     }
 
-    /// Wakes everybody, because the driver is being shut down.
+    /// Wakes all waiters, because the driver is being shut down.
     pub(crate) fn wake_all(&mut self, effects: &mut Vec<Effect>) {
         for source in self.0.iter_mut() {
             for wait in &mut source.waits {
@@ -173,7 +173,7 @@ impl Wait {
         }
     }
 
-    /// Remembers whom to wake, replacing that waiter's earlier waker.
+    /// Remembers the waker of a waiter, replacing that waiter's earlier waker.
     pub(crate) fn register(&mut self, waiter: Waiter, waker: &Waker) -> Replaced {
         let slot = match waiter {
             Waiter::Last => self.last.as_mut(),
@@ -194,7 +194,7 @@ impl Wait {
         }
     }
 
-    /// Those who are told no more, because the source is gone.
+    /// The waiters that are told no more, because the source is gone.
     pub(crate) fn into_wakers(self) -> impl Iterator<Item = Waker> {
         let others = self.others.into_iter().map(|(_, waker)| waker);
         self.last.into_iter().chain(others)
@@ -211,7 +211,7 @@ impl Wait {
     }
 }
 
-/// Who waits: whoever used a `poll_` method last, or one call of an async method.
+/// A waiter: the task that used a `poll_` method last, or one call of an async method.
 #[derive(Clone, Copy)]
 pub(crate) enum Waiter {
     Last,

@@ -127,7 +127,7 @@ impl Core {
             }
             let (reaped, finished) = (sink.reaped, sink.finished);
             match self.shared.get() {
-                // It was lost just now: who waits looks for another.
+                // It was lost just now: the waiters look for another.
                 Some(watched) if !self.mark.is_set() => {
                     watched.end(&mut Woken(&mut effects));
                     (reaped, finished)

@@ -22,7 +22,7 @@ use super::state::{Core, Engine, State};
 use super::table::Key;
 use super::turn::Turn;
 
-/// How an operation ends that nobody performs.
+/// How an operation ends that no driver performs.
 pub(super) const CANCELLED: Completion = Completion {
     result: -libc::ECANCELED,
     flags: 0,

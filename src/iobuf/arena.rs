@@ -12,8 +12,8 @@ pub(super) struct Arena {
     count: usize,
 }
 
-// SAFETY: the mapping belongs to the arena, and who may touch which buffer of it
-// is the business of `IobufBuf`, of which there is one per index.
+// SAFETY: the mapping belongs to the arena, and which owner may touch which
+// buffer of it is the business of `IobufBuf`, of which there is one per index.
 unsafe impl Send for Arena {}
 // SAFETY: as above.
 unsafe impl Sync for Arena {}

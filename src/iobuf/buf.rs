@@ -1,4 +1,4 @@
-//! One buffer, owned: whoever has it may write it, from any thread, and it goes
+//! One buffer, owned: its owner may write it, from any thread, and it goes
 //! back when it is dropped.
 
 use std::fmt;
@@ -14,10 +14,10 @@ use crate::io::{IoBuf, IoBufMut};
 /// left it after that. As long as its class says, which may be more than was
 /// asked for, and aligned to 4 KiB.
 ///
-/// Dropping it gives it back (`spdk_iobuf_put`): to who waits longest on this
-/// thread, else to who waits elsewhere, else to the cache of the channel that it
-/// came from, else to the pool. It may be dropped on any thread, also after the
-/// pools were finished.
+/// Dropping it gives it back (`spdk_iobuf_put`): to the waiter of this thread
+/// that has waited longest, else to a waiter elsewhere, else to the cache of the
+/// channel that it came from, else to the pool. It may be dropped on any thread,
+/// also after the pools were finished.
 ///
 /// # Examples
 ///
@@ -112,7 +112,7 @@ impl DerefMut for IobufBuf {
 }
 
 // SAFETY: the address depends on the index only; the memory is initialised and
-// touched by nobody else while the value lives.
+// has no other user while the value lives.
 unsafe impl IoBuf for IobufBuf {
     fn stable_ptr(&self) -> *const u8 {
         self.as_ptr()

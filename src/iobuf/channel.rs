@@ -323,10 +323,10 @@ impl IobufChannel {
 
     /// A buffer of at least `len` bytes if one is free; else `callback` is
     /// called with one, on this thread, as soon as it is its turn
-    /// (`spdk_iobuf_get`): usually by the user who drops a buffer here.
+    /// (`spdk_iobuf_get`): usually by the drop of a buffer here.
     ///
     /// What the callback asks for in turn is a new request, behind all that wait.
-    /// Who needs several at once is not to ask one by one: see
+    /// A caller that needs several at once is not to ask one by one: see
     /// [`IobufChannel::get_many_with`].
     ///
     /// # Errors
@@ -348,7 +348,7 @@ impl IobufChannel {
     /// let length = got.clone();
     /// let waits = channel.get_with(8192, move |buffer| length.set(buffer.len()))?;
     /// assert!(matches!(waits, Got::Waiting(_)));
-    /// // Whoever gives one back serves the one who waits.
+    /// // The drop of a buffer serves the waiter.
     /// runner.enter(|| drop(all.pop()));
     /// assert_eq!(got.get(), 8192);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
@@ -443,7 +443,7 @@ impl IobufChannel {
         GetBuf(self.get_many(len, 1))
     }
 
-    /// `count` buffers of at least `len` bytes each. Who waits for several keeps
+    /// `count` buffers of at least `len` bytes each. A waiter for several keeps
     /// its place in the queue until it has them all, and those that have come;
     /// two tasks that each need two do not starve each other, as they might by
     /// asking one by one.

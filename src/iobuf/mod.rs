@@ -1,12 +1,12 @@
 //! iobuf: pools of I/O buffers that all threads share, with a cache per thread
-//! and module, and queues for those who find them empty.
+//! and module, and queues for callers that find them empty.
 //!
 //! There are two classes of buffers, small and large. A module (a protocol, a
 //! block device) opens an [`IobufChannel`] on each thread that it works on; the
-//! channel keeps a few buffers of its own, which no other one gets. Who finds no
-//! buffer waits in order: on its own thread first come, first served, whatever
-//! the module; and a buffer that is given back on a thread without a waiter
-//! goes to the thread that has waited longest.
+//! channel keeps a few buffers of its own, which no other one gets. A caller
+//! that finds no buffer waits in order: on its own thread first come, first
+//! served, whatever the module; and a buffer that is given back on a thread
+//! without a waiter goes to the thread that has waited longest.
 //!
 //! ```
 //! use corespun::{iobuf::Iobuf, task, thread::ThreadLib};

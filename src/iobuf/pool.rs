@@ -1,9 +1,10 @@
 //! The pools, and the object that holds them: what all threads share.
 //!
 //! A pool is a lock-free queue of free buffers. Threads that have a waiter
-//! are listed in order; who puts a buffer back into a pool looks at that list
-//! after a fence, and who lists itself looks at the pool after a fence, so that
-//! one of the two sees the other and no buffer lies there while a waiter is listed.
+//! are listed in order; a thread that puts a buffer back into a pool looks at that
+//! list after a fence, and one that lists itself looks at the pool after a fence,
+//! so that one of the two sees the other and no buffer lies there while a waiter is
+//! listed.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};
@@ -136,7 +137,7 @@ impl Pools {
 
     /// Brings free buffers and listed threads together. A buffer travels in the
     /// message: one that was only announced could be taken by the next get of
-    /// whoever put it back.
+    /// the thread that put it back.
     #[cold]
     fn wake_listed(self: &Arc<Self>, node: u16, class: Class) {
         let pool = self.pool(node, class);

@@ -1,4 +1,4 @@
-//! Who waits for buffers on one thread, and where a buffer goes that comes back.
+//! The waiters for buffers on one thread, and where a buffer goes that comes back.
 //!
 //! All of it belongs to the thread's owner, as the context of the pools'
 //! io_channel. The queues are never borrowed while a callback runs; a buffer that
@@ -172,7 +172,7 @@ impl ThreadState {
         self.inner.wake_waiting(node, class);
     }
 
-    /// Gives a buffer to the one who waits longest, and what comes back
+    /// Gives a buffer to the waiter that has waited longest, and what comes back
     /// meanwhile to the next.
     fn serve(&self, first: Loose) {
         self.serving.set(true);

@@ -280,9 +280,9 @@ fn a_waiter_comes_before_a_cache() {
     });
 }
 
-/// A buffer that comes back between the look into the pool and the listing of who
-/// waits is not left there: who lists itself looks again. The waker is cloned in
-/// between, and does there what another OS thread may do at any time.
+/// A buffer that comes back between the look into the pool and the listing of a
+/// waiter is not left there: a thread that lists itself looks again. The waker is
+/// cloned in between, and does there what another OS thread may do at any time.
 #[test]
 fn a_buffer_that_comes_back_before_who_waits_is_listed_is_not_left() {
     thread_local! {
@@ -335,8 +335,8 @@ fn who_needs_two_buffers_keeps_the_head_of_the_queue() {
             held.pop();
             assert_eq!(*order.borrow(), expected);
         }
-        // With nobody waiting there are both at once; more there are not, and
-        // what is there waits with who asks.
+        // Without a waiter there are both at once; more there are not, and
+        // what is there waits with the caller.
         drop(kept.take());
         let pair = channel.get_many_with(SMALL, 2, |_| panic!("they are there"));
         let GotMany::Buffers(pair) = pair.unwrap() else {
@@ -352,9 +352,9 @@ fn who_needs_two_buffers_keeps_the_head_of_the_queue() {
     });
 }
 
-/// IO-035: a request made in the callback of another is a new one, whoever makes
-/// it. A module that asks again in each of its callbacks takes turns with who
-/// waits besides.
+/// IO-035: a request made in the callback of another is a new one, whichever
+/// module makes it. A module that asks again in each of its callbacks takes
+/// turns with the other waiters.
 #[test]
 fn who_asks_again_in_its_callback_goes_behind_who_waits() {
     fn ask(channel: &Rc<IobufChannel>, name: char, served: &Rc<RefCell<String>>, kept: &Served) {
@@ -521,7 +521,7 @@ fn a_waiter_elsewhere_comes_before_a_cache() {
     drop((other, small, large));
 }
 
-/// Four OS threads take from a pool too small for them: nobody waits for ever,
+/// Four OS threads take from a pool too small for them: none waits for ever,
 /// and no two have one buffer.
 #[test]
 fn os_threads_share_a_pool_too_small_for_them() {

@@ -34,7 +34,7 @@ use super::semaphore::{Permit, Semaphore};
 /// ```
 pub struct Mutex<T> {
     turn: Semaphore,
-    /// Borrowed by who has the permit, so never twice.
+    /// Borrowed by the holder of the permit, so never twice.
     value: RefCell<T>,
 }
 
@@ -106,7 +106,7 @@ impl<T> Mutex<T> {
         }
     }
 
-    /// The value, which nobody can hold.
+    /// The value, of which no guard can be alive.
     pub fn get_mut(&mut self) -> &mut T {
         self.value.get_mut()
     }

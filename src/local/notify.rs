@@ -73,7 +73,7 @@ impl Notify {
     /// use futures::FutureExt;
     ///
     /// let work = Notify::new();
-    /// // Nobody waits: kept for the next one, once.
+    /// // No task waits: kept for the next one, once.
     /// work.notify_one();
     /// work.notify_one();
     /// assert!(work.notified().now_or_never().is_some());

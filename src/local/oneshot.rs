@@ -112,7 +112,7 @@ impl<T> Sender<T> {
     ///
     /// # Examples
     ///
-    /// Ends work that nobody wants any more:
+    /// Ends work whose result is not wanted any more:
     ///
     /// ```
     /// use corespun::local::oneshot;

@@ -13,7 +13,7 @@ use crate::sync::budget::poll_budget;
 
 /// A counting semaphore for the tasks of one SpdkThread.
 ///
-/// Fair: who asks for many permits is not passed by those who ask for few.
+/// Fair: a task that asks for many permits is not passed by those that ask for few.
 ///
 /// # Examples
 ///
@@ -360,7 +360,7 @@ impl<S: Deref<Target = Semaphore>> Drop for Acquire<S> {
             // Let through, and never knew.
             Some(Ok(())) => semaphore.add_permits(self.permits),
             Some(Err(Closed)) => {}
-            // It may have stood in the way of others who want less.
+            // It may have stood in the way of others that want less.
             None => semaphore.hand_out(),
         }
     }

@@ -1,4 +1,4 @@
-//! Those who wait for something, first come, first served.
+//! The waiters for something, first come, first served.
 //!
 //! A waiter is an index into a table that is reused, so waiting allocates
 //! nothing once the table has grown, and leaving the queue from the middle is a
@@ -24,7 +24,7 @@ struct Waiter<W, G> {
     next: u32,
 }
 
-/// Waiters who want a `W` each and are let through with a `G`.
+/// Waiters that want a `W` each and are let through with a `G`.
 pub(super) struct WaitList<W, G> {
     waiters: Vec<Waiter<W, G>>,
     first: u32,

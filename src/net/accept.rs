@@ -131,7 +131,7 @@ fn accept_once(listener: &OwnedFd) -> io::Result<(socket2::Socket, SockAddr)> {
         let fd = unsafe { libc::accept4(listener.as_raw_fd(), address.cast(), len, flags) };
         match fd {
             -1 => Err(io::Error::last_os_error()),
-            // SAFETY: the kernel has just made it, for nobody else.
+            // SAFETY: the kernel has just made it, for this call alone.
             fd => Ok(unsafe { OwnedFd::from_raw_fd(fd) }),
         }
     };

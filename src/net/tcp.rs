@@ -65,7 +65,7 @@ impl TcpStream {
     /// let (client, (server, _peer)) =
     ///     futures::try_join!(TcpStream::connect(address), listener.accept())?;
     /// assert_eq!(client.peer_addr()?, server.local_addr()?);
-    /// // Nobody listens any more.
+    /// // There is no listener any more.
     /// drop(listener);
     /// assert!(TcpStream::connect(address).await.is_err());
     /// # Ok::<(), Box<dyn std::error::Error>>(())

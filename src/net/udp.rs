@@ -82,7 +82,7 @@ impl UdpSocket {
         self.0.get().try_clone()
     }
 
-    /// Sets whom [`send`](Self::send) sends to, and whom it receives from.
+    /// Sets the peer that [`send`](Self::send) sends to, and that it receives from.
     ///
     /// # Errors
     ///

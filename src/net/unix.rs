@@ -85,8 +85,8 @@ impl UnixStream {
             let kind = Type::STREAM.nonblocking().cloexec();
             let fd = socket2::Socket::new_raw(Domain::UNIX, kind, None)?;
             match Socket::connect(fd, &address).await {
-                // The listener's queue is full, and the kernel tells nobody when it no longer is.
-                // A blocking connect would wait for that, but could not be given up.
+                // The listener's queue is full, and the kernel tells no client when it no longer
+                // is. A blocking connect would wait for that, but could not be given up.
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     let core = Driver::current_core()?;
                     Delay::new(core, Instant::now() + pause).await?;
@@ -188,8 +188,8 @@ impl UnixListener {
     ///
     /// # Errors
     ///
-    /// Those of `bind(2)`: `AddrInUse` if there is a file at `path`, whether or not anyone listens;
-    /// an error if no driver is entered on this OS thread.
+    /// Those of `bind(2)`: `AddrInUse` if there is a file at `path`, whether or not a socket
+    /// listens; an error if no driver is entered on this OS thread.
     pub fn bind(path: impl AsRef<Path>) -> io::Result<UnixListener> {
         let listener = std::os::unix::net::UnixListener::bind(path)?;
         SockRef::from(&listener).listen(BACKLOG)?;

@@ -79,7 +79,7 @@ impl UnixDatagram {
         self.0.get().try_clone()
     }
 
-    /// Sets whom [`send`](Self::send) sends to, and whom it receives from.
+    /// Sets the peer that [`send`](Self::send) sends to, and that it receives from.
     ///
     /// # Errors
     ///

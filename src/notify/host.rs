@@ -1,7 +1,7 @@
-//! The place where the senders of one mailbox find the sleeper of whoever polls
-//! it, and where they see that its thread is dormant.
+//! The place where the senders of one mailbox find the sleeper of the OS thread that
+//! polls it, and where they see that its thread is dormant.
 //!
-//! A dormant thread is polled by nobody until something is published for it. It is
+//! A dormant thread is not polled until something is published for it. It is
 //! a sleeper of a second kind, in the same handshake: the owner announces, behind a
 //! fence, and looks for work afterwards ([`Host::doze_unless`]); a sender publishes,
 //! and behind a fence, or the exchange that its push is, looks here. At least one of
@@ -71,12 +71,12 @@ impl Host {
         }
     }
 
-    /// Names who is to be woken from now on; null for nobody. The OS thread
+    /// Names the sleeper that is to be woken from now on; null for none. The OS thread
     /// that sleeps calls this, and sleeps by [`Sleeper::sleep_unless`].
     ///
     /// # Safety
     ///
-    /// A sleeper put here stays alive for as long as anybody may call
+    /// A sleeper put here stays alive for as long as any OS thread may call
     /// [`Host::notify`]: also one that was replaced, since a sender may still
     /// be looking at it.
     pub(crate) unsafe fn set(&self, sleeper: *const Sleeper) {
@@ -99,8 +99,8 @@ impl Host {
         self.notify_pushed(recipient);
     }
 
-    /// [`Host::notify`] for who has just pushed into the mailbox of the thread. It has no
-    /// fence of its own: the owner looks by
+    /// [`Host::notify`] for a sender that has just pushed into the mailbox of the thread. It
+    /// has no fence of its own: the owner looks by
     /// [`Mailbox::has_messages_before_sleep`](crate::sync::Mailbox::has_messages_before_sleep),
     /// and of the two exchanges the later sees what came before the earlier.
     #[inline]
@@ -154,7 +154,7 @@ impl Host {
             Ordering::Relaxed,
         );
         if taken.is_err() {
-            // Somebody else rouses it, or it is awake.
+            // Another notifier rouses it, or it is awake.
             return;
         }
         // SAFETY: what is stored is alive, by the contract of `set`.

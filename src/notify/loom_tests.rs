@@ -74,8 +74,9 @@ fn loom_a_publish_against_a_sleep_is_not_lost() {
     });
 }
 
-/// The same for a sleep that is announced by itself, as that of who waits for a
-/// thread's descriptor: the announcement, then a look, and no call that blocks.
+/// The same for a sleep that is announced by itself, as that of an OS thread that
+/// waits for a thread's descriptor: the announcement, then a look, and no call that
+/// blocks.
 #[test]
 fn loom_a_publish_against_an_announced_sleep_is_not_lost() {
     model(3, || {
@@ -157,7 +158,7 @@ fn loom_a_spilled_publish_against_a_sleep_is_not_lost() {
     });
 }
 
-/// Nobody pays for a wake while the sleeper is awake.
+/// No notifier pays for a wake while the sleeper is awake.
 #[test]
 fn loom_an_awake_sleeper_is_not_unparked() {
     model(3, || {
@@ -364,7 +365,7 @@ fn loom_a_deadline_against_a_send_loses_neither() {
 }
 
 /// A dormant thread is woken, and moves to another reactor, while a message is sent:
-/// whoever the sender rouses, the thread is polled when it arrives.
+/// whichever reactor the sender rouses, the thread is polled when it arrives.
 #[test]
 fn loom_a_send_against_a_wake_and_a_move_is_not_lost() {
     model(2, || {

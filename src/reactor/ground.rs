@@ -50,7 +50,7 @@ pub(crate) trait Ground {
     fn give_way(&mut self, spin: &mut Spin, clock: &Clock);
 
     /// Sleeps as [`Sleeper::sleep_unless`] does, for so long at most. Says whether the
-    /// sleep is over: whoever does not block here is told when it is.
+    /// sleep is over: a ground that does not block is told when it is.
     fn sleep<R>(
         &self,
         sleeper: &Sleeper,
@@ -121,7 +121,7 @@ impl Ground for EnterGuard {
         around: impl FnOnce() -> R,
     ) -> bool {
         // Tasks that the completions wake are this reactor's own: it is awake
-        // by then, and nobody has to write its eventfd.
+        // by then, and no waker has to write its eventfd.
         sleeper.sleep_unless(has_work, || {
             let _around = around();
             self.driver().park_announced(timeout, sleeper)

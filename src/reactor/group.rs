@@ -58,7 +58,7 @@ pub(super) struct Shared {
     pub(super) wake: Option<WakeFd>,
     /// The mode in force; written by the reactor.
     mode: AtomicU8,
-    /// A scheduler has put the core to sleep: who places threads avoids it.
+    /// A scheduler has put the core to sleep: the placing of threads avoids it.
     pub(super) put_to_sleep: AtomicBool,
     /// The tick at which the next round of the scheduler begins here; never where
     /// others begin it.

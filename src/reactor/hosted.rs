@@ -59,8 +59,8 @@ pub(crate) struct Hosted {
     /// this core and the thread cannot leave yet.
     pub(super) moves: bool,
     watch: Watch,
-    /// In interrupt mode because its reactor may sleep; whoever else switches a
-    /// thread is not overruled.
+    /// In interrupt mode because its reactor may sleep; a switch by any other code
+    /// is not overruled.
     switched: Switched,
     /// How many polls in a row have found nothing, and when the first of them ended.
     idle_polls: u32,
@@ -134,7 +134,7 @@ impl Hosted {
     /// Makes the thread dormant at `place`, unless there is something to do for it;
     /// says whether it is. What wakes it besides a sender is its deadline, and an
     /// interrupt, which is waited for from here on. One that waits to leave stays
-    /// awake: nobody tells it that the last of what binds it has gone, which may be
+    /// awake: it is not told that the last of what binds it has gone, which may be
     /// in the hands of another thread here.
     pub(super) fn doze(&mut self, place: usize, now: u64) -> bool {
         self.idle_polls = 0;

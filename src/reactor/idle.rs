@@ -5,11 +5,12 @@
 //! longer; work that took longer than any spin may last makes it shorter.
 //!
 //! That rests on the core being the reactor's own. Where it is not, a spin keeps
-//! others from running, among them the one whose next message is waited for; so
-//! each step of a spin gives way to them. Somebody who then stays longer than a
-//! spin may last has work of another kind: against such company a reactor that
-//! sleeps gets the core sooner (a scheduler favours who has just woken) than one
-//! that spins, so it stops spinning for a while.
+//! other OS threads from running, among them the sender of the message that is
+//! waited for; so each step of a spin gives way to them. An OS thread that then
+//! stays longer than a spin may last has work of another kind: against such
+//! company a reactor that sleeps gets the core sooner (a scheduler favours a
+//! thread that has just woken) than one that spins, so it stops spinning for a
+//! while.
 
 use std::time::Duration;
 
@@ -55,7 +56,7 @@ impl Spin {
         }
     }
 
-    /// One step of a spin: lets whoever else wants this core have it.
+    /// One step of a spin: lets another OS thread that wants this core have it.
     pub(super) fn give_way(&mut self, clock: &Clock) {
         let left = clock.now();
         std::thread::yield_now();
@@ -119,7 +120,7 @@ mod tests {
         // A client that answers.
         lose_core(&mut spin, 50_000);
         assert_eq!(spin.duration(clock.now()), Duration::from_micros(50));
-        // Somebody else.
+        // Work of another kind.
         lose_core(&mut spin, 50_001);
         let again = clock.now() + 32 * 50_001;
         assert_eq!(spin.duration(again - 1), Duration::ZERO);

@@ -1,7 +1,7 @@
 //! Changing the mode of a reactor while it runs.
 //!
 //! The change is an event: the reactor makes it between two callbacks, in the order
-//! asked, and who asked is told when it is in force. What was sent to the reactor
+//! asked, and the caller is told when it is in force. What was sent to the reactor
 //! before and after waits in the same mailbox, whatever the mode, so nothing can be
 //! lost on the way.
 
@@ -53,7 +53,7 @@ pub enum SetModeError {
 
 type Done = Box<dyn FnOnce(Result<(), SetModeError>) + Send>;
 
-/// Who is to be told, once, whatever happens.
+/// The caller, to be told once, whatever happens.
 struct Told {
     group: Arc<Group>,
     index: usize,
@@ -116,14 +116,14 @@ impl Group {
                 source,
             }));
         };
-        // Refused by a reactor that has ended; who asked is told by the drop.
+        // Refused by a reactor that has ended; the caller is told by the drop.
         drop(self.send_within(index, told, change));
         Ok(())
     }
 
     pub(super) fn set_mode_future(self: &Arc<Self>, core: usize, mode: ReactorMode) -> SetMode {
         let (sender, end) = oneshot::channel();
-        // The one who waited may have given up.
+        // The waiter may have given up.
         let done = Box::new(move |result| drop(sender.send(result)));
         let refused = self.set_mode(core, mode, done).err();
         SetMode(Reply::new(ModeAsker { core, refused }, end))

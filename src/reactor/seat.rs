@@ -1,5 +1,5 @@
-//! Reactors on OS threads that somebody else starts: for a framework that names its
-//! OS threads, sets their stacks and waits for their ends in its own way. An
+//! Reactors on OS threads that a framework starts: for one that names its OS
+//! threads, sets their stacks and waits for their ends in its own way. An
 //! [`App`](crate::app::App) does all that by itself.
 
 use std::fmt;
@@ -129,7 +129,7 @@ impl ReactorsBuilder {
     }
 
     /// Makes the reactors, which place the threads of `library` from now on, and a
-    /// seat for each. A thread that is placed on a seat nobody runs waits there.
+    /// seat for each. A thread that is placed on a seat that no OS thread runs waits there.
     ///
     /// # Errors
     ///
@@ -259,8 +259,8 @@ impl ReactorSeat {
         self.start()?.run()
     }
 
-    /// Pins the calling OS thread and makes the I/O driver, and nothing more yet: for who wants to
-    /// know that before the reactor runs.
+    /// Pins the calling OS thread and makes the I/O driver, and nothing more yet: for a caller
+    /// that wants to know that before the reactor runs.
     ///
     /// # Errors
     ///

@@ -1,10 +1,11 @@
-//! Who of a reactor's threads is polled next, when together they want more time than
+//! Which of a reactor's threads is polled next, when together they want more time than
 //! there is.
 //!
 //! Each thread has a *weighted time*: the ticks of its busy polls, divided by its shares.
-//! Who is ahead of the one that has had least, of those that want more, by more than a
-//! [`LEAD`], sits out the turn. Who had nothing to do is put level with that one when it has
-//! again: nobody saves up. Where nobody is ahead this costs a comparison per poll.
+//! A thread that is ahead of the one that has had least, of those that want more, by more
+//! than a [`LEAD`], sits out the turn. A thread that had nothing to do is put level with
+//! that one when it has again: none saves up. Where none is ahead this costs a comparison
+//! per poll.
 
 use std::time::Duration;
 
@@ -12,7 +13,7 @@ use super::hosted::Hosted;
 use crate::clock::Clock;
 use crate::thread::{DEFAULT_SHARES, LatencyMisses};
 
-/// How far a thread of 100 shares may be ahead: short beside what anybody notices, long
+/// How far a thread of 100 shares may be ahead: short beside what a user notices, long
 /// beside a poll, so that threads that talk to each other are polled in turns.
 const LEAD: Duration = Duration::from_micros(50);
 
@@ -42,7 +43,7 @@ pub(super) struct Fair {
     slice: u64,
     /// Ticks of `MOST_OWED`.
     most_owed: u64,
-    /// Nobody sits out this turn.
+    /// No thread sits out this turn.
     all: bool,
     /// The tick at which the first thread with a latency limit is to be polled.
     due: u64,
@@ -71,7 +72,7 @@ impl Fair {
         }
     }
 
-    /// Has nobody sit out the next turn.
+    /// Has no thread sit out the next turn.
     pub(super) fn let_all_run(&mut self) {
         self.all = true;
     }
@@ -175,13 +176,13 @@ impl Fair {
         hosted.weighted = hosted.weighted.min(self.least.saturating_add(most));
     }
 
-    /// Whether a thread with a latency limit is due at `tick`, whosever turn it is.
+    /// Whether a thread with a latency limit is due at `tick`, whichever thread's turn it is.
     #[inline]
     pub(super) fn somebody_is_due(&self, tick: u64) -> bool {
         tick >= self.due
     }
 
-    /// Events took so long, while somebody may have waited.
+    /// Events took so long, while a thread may have waited.
     pub(super) fn events_ran(&mut self, spent: u64) {
         if self.longest.is_none_or(|(most, _)| most < spent) {
             self.longest = Some((spent, NO_THREAD));

@@ -1,6 +1,6 @@
-//! A reactor that somebody else turns, on whatever OS thread: how a simulation has many
+//! A reactor that its caller turns, on whatever OS thread: how a simulation has many
 //! of them on one. It is the real one on another ground, where a [`Director`] says what
-//! has arrived and how much of it a poll may run, and where nobody blocks.
+//! has arrived and how much of it a poll may run, and where nothing blocks.
 
 use std::cell::Cell;
 use std::io;
@@ -227,7 +227,7 @@ impl<D: Director> Stepped<D> {
         Some(result)
     }
 
-    /// The threads that the next turn polls, in whose order.
+    /// How many threads the next turn polls, in their order.
     pub(crate) fn awake(&self) -> usize {
         self.reactor.threads.len()
     }

@@ -368,7 +368,7 @@ impl<G: Ground> Reactor<G> {
         }
     }
 
-    /// Those whose latency limit asks for it, before whoever's turn it is.
+    /// Those whose latency limit asks for it, before the thread whose turn it is.
     #[cold]
     fn poll_due(&mut self, turn: &mut Polled) {
         for index in 0..self.threads.len() {
@@ -389,7 +389,7 @@ impl<G: Ground> Reactor<G> {
         let hosted = &mut self.threads[index];
         let misses = hosted.misses.get_or_insert_default();
         miss.add_to(misses, cause.as_deref(), clock);
-        // Who is just reading hears of it with the next one.
+        // A reader that is just reading hears of it with the next one.
         hosted.runner.tell_misses(misses);
     }
 

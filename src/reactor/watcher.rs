@@ -114,7 +114,7 @@ impl Watcher {
         let thread = std::thread::Builder::new()
             .name("corespun-watch".into())
             .spawn(move || {
-                // Started by who may be pinned to a reactor's core.
+                // Its starter may be pinned to a reactor's core.
                 if let Err(error) = set_current_affinity(&cpus) {
                     tracing::warn!("the stall watcher stays on its starter's cores: {error}");
                 }

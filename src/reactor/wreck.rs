@@ -3,7 +3,7 @@
 //! What is the user's is contained where it is called or dropped, so that the
 //! loop does not unwind. If it does nevertheless, whatever the cause, nothing may
 //! go on relying on this reactor: it takes nothing more, the app stops, and its
-//! threads are ended, so that who waits for something of theirs is told.
+//! threads are ended, so that the waiters for something of theirs are told.
 
 use super::ground::Ground;
 use super::group::{Event, Group, Shared};
@@ -103,7 +103,7 @@ fn end_event(group: &Group, here: &Shared, event: Event) {
 }
 
 /// Ends a thread at once: what lives on it is cancelled, what waits is dropped,
-/// and who waits for it hears that it has exited.
+/// and its waiters hear that it has exited.
 fn end_thread(group: &Group, here: &Shared, mut runner: ThreadRunner) {
     for _ in 0..ATTEMPTS {
         match contain(|| runner.abandon()) {
@@ -211,7 +211,7 @@ mod tests {
         assert!(task::block_on(thread.call(|| ())).is_err());
     }
 
-    /// One that nobody polls any more, and one that was roused when it happened.
+    /// One that is not polled any more, and one that was roused when it happened.
     #[test]
     fn dormant_threads_of_a_reactor_that_unwinds_are_ended() {
         let (group, _) = group();

@@ -4,13 +4,13 @@
 //! A signal is delivered where its listener is awaited: on a SpdkThread, whose
 //! reactor it wakes, or on any other executor. Several may listen for the same
 //! signal, in apps that know nothing of each other too; each is told. While
-//! somebody listens for SIGINT or SIGTERM it is theirs: it stops no
+//! SIGINT or SIGTERM has a listener, it is the listener's: it stops no
 //! [`App`](crate::app::App), and however often it comes, it does not end the
 //! process.
 //!
 //! Handlers belong to the process. This module installs one for a signal when
-//! somebody begins to listen for it, and puts back what was in force before when
-//! nobody does any more, unless the program has installed another since then. A
+//! the first listener for it begins, and puts back what was in force before when
+//! the last one ends, unless the program has installed another since then. A
 //! child made by `fork` inherits no listeners: until it begins to listen itself,
 //! signals do there what they do by default.
 //!
@@ -21,7 +21,7 @@
 //! let reloads = App::builder().block_on(async |_app| {
 //!     let mut hangups = Signals::new([SignalKind::HANGUP])?;
 //!     # nix::sys::signal::raise(nix::sys::signal::Signal::SIGHUP)?;
-//!     // Somebody says `kill -HUP`.
+//!     // The user says `kill -HUP`.
 //!     Ok::<_, std::io::Error>(hangups.next().await)
 //! })??;
 //! assert_eq!(reloads, Some(SignalKind::HANGUP));
@@ -135,7 +135,7 @@ impl fmt::Debug for SignalKind {
 ///
 /// # Examples
 ///
-/// Who listens for SIGTERM decides what it does:
+/// A listener for SIGTERM decides what it does:
 ///
 /// ```
 /// use corespun::{app::App, signal::{SignalKind, Signals}};
@@ -213,7 +213,7 @@ impl Signals {
         std::future::poll_fn(|cx| self.poll_recv(cx)).await
     }
 
-    /// [`recv`](Self::recv), for who writes futures by hand.
+    /// [`recv`](Self::recv), for futures that are written by hand.
     ///
     /// # Examples
     ///

@@ -3,14 +3,14 @@
 //!
 //! The handler does what is safe in one and no more: it notes the signal, and
 //! writes to the eventfd of the *delivery thread*, an OS thread that is there
-//! while anything here is in use. That one tells those who listen for the signal;
+//! while anything here is in use. That one tells the listeners for the signal;
 //! if there are none, and it is one that stops apps, it asks each app to stop. It
 //! is no reactor, so it can tell what holds one.
 //!
 //! | what | touched by |
 //! |---|---|
 //! | the atomics below | the handler, on any OS thread at any moment |
-//! | `REGISTRY` | who begins or ends to listen; the delivery thread |
+//! | `REGISTRY` | a listener that begins or ends; the delivery thread |
 //! | `DELIVERING` | the delivery thread while it calls what it found in there; an app that leaves waits for that |
 
 use std::collections::BTreeMap;
@@ -43,7 +43,7 @@ type Bits = u64;
 
 /// What has come and was not delivered yet.
 static PENDING: AtomicU64 = AtomicU64::new(0);
-/// What somebody listens for: it stops no app.
+/// Signals that have a listener: they stop no app.
 static HEARD: AtomicU64 = AtomicU64::new(0);
 /// What stops apps.
 static STOPS: AtomicU64 = AtomicU64::new(0);
@@ -71,7 +71,7 @@ static DELIVERING: Mutex<()> = Mutex::new(());
 
 /// An app that signals stop, as the delivery thread sees it.
 pub(crate) trait Stoppable: Send + Sync {
-    /// One of the signals came, and nobody listens for it.
+    /// One of the signals came, and it has no listener.
     fn ask_to_stop(&self, signal: Signal);
 
     /// Called after that, and when it said it wants to be: the result is when to
@@ -82,7 +82,7 @@ pub(crate) trait Stoppable: Send + Sync {
     fn shut_down_if_current(&self);
 }
 
-/// Who listens for some signals.
+/// A listener for some signals.
 #[derive(Debug)]
 pub(super) struct Listener {
     wanted: Bits,
@@ -147,8 +147,8 @@ extern "C" fn on_signal(signal: c_int) {
         PENDING.fetch_or(bit, Ordering::SeqCst);
         let wake = WAKE.load(Ordering::SeqCst);
         if wake >= 0 {
-            // SAFETY: who closes it takes it out first, and then waits until no
-            // handler runs.
+            // SAFETY: the OS thread that closes it takes it out first, and then
+            // waits until no handler runs.
             let wake = unsafe { BorrowedFd::borrow_raw(wake) };
             // Fails only when the counter is full, and then it is readable.
             let _ = nix::unistd::write(wake, &1u64.to_ne_bytes());
@@ -182,9 +182,9 @@ fn is_insisted_on() -> bool {
     before > 0 && now.saturating_sub(before) <= INSISTENCE.as_nanos() as u64
 }
 
-/// Says something to whoever sits at the terminal: that is who sends signals, and
-/// no subscriber of `tracing` may be there. It takes no lock, which whatever holds
-/// the app up may have, and waits for nothing but, shortly, for room.
+/// Says something to the user at the terminal, who sends the signals; there may be
+/// no subscriber of `tracing`. It takes no lock, which whatever holds the app up
+/// may have, and waits for nothing but, shortly, for room.
 pub(crate) fn tell(text: &str) {
     let stderr = io::stderr();
     let mut room = [PollFd::new(stderr.as_fd(), PollFlags::POLLOUT)];
@@ -247,7 +247,7 @@ fn register(
     registry.start_delivery(cpus)?;
     let id = registry.next_id;
     registry.next_id += 1;
-    // Before the handler is in force: what it finds nobody for is lost.
+    // Before the handler is in force: what it finds no listener for is lost.
     add(&mut registry, id);
     registry.note_bits();
     let mut registration = Registration {
@@ -329,7 +329,7 @@ impl Registry {
         let thread = std::thread::Builder::new()
             .name("corespun-signal".into())
             .spawn(move || {
-                // Started by who may be pinned to a reactor's core.
+                // Its starter may be pinned to a reactor's core.
                 if let Some(Err(error)) = cpus.map(|cpus| set_current_affinity(&cpus)) {
                     tracing::warn!("the signal thread stays on its starter's cores: {error}");
                 }

@@ -158,8 +158,8 @@ impl SimBuilder {
 
     /// Whether the simulation goes on when code of the user's panics on a thread, as
     /// reactors do; else, that ends the run with
-    /// [`SimError::Panicked`](super::SimError::Panicked). A task whose end somebody waits
-    /// for tells only that one.
+    /// [`SimError::Panicked`](super::SimError::Panicked). A task whose end has a waiter
+    /// tells only the waiter.
     pub fn contain_panics(mut self, contain: bool) -> Self {
         self.contains_panics = contain;
         self

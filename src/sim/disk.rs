@@ -127,7 +127,7 @@ impl SimHandle {
 
 impl SimDisk {
     /// Loses power: of what was not flushed, chance keeps what it may, and every operation
-    /// of those who have mounted it fails from now on.
+    /// of the programs that have mounted it fails from now on.
     pub fn crash(&self) {
         let mut media = self.media();
         let Media { faults, .. } = &*media;
@@ -156,7 +156,7 @@ impl SimDisk {
         self.handle.note(sectors);
     }
 
-    /// The disk as it is found after a crash, or beside those who have mounted it.
+    /// The disk as it is found after a crash, or beside the programs that have mounted it.
     #[must_use]
     pub fn remount(&self) -> SimDisk {
         SimDisk {

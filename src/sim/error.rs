@@ -7,7 +7,7 @@ use std::time::Duration;
 ///
 /// # Examples
 ///
-/// Nobody will ever answer:
+/// An answer that never comes:
 ///
 /// ```
 /// use corespun::sim::{Sim, SimError};
@@ -51,7 +51,7 @@ pub enum SimError {
         /// polled all the time.
         busy: Vec<String>,
     },
-    /// Code of the user's has panicked, and nobody waited for its end.
+    /// Code of the user's has panicked, and its end had no waiter.
     #[error("{message} (seed {seed}, after {})", Millis(*now))]
     Panicked {
         /// The simulation's seed.

@@ -55,7 +55,7 @@ impl SimHandle {
     }
 
     /// Waits so long. Unlike [`time::sleep`](crate::time::sleep), it is no timer of a
-    /// thread: who waits may go elsewhere meanwhile.
+    /// thread: the waiter may go elsewhere meanwhile.
     ///
     /// # Cancel safety
     ///

@@ -201,7 +201,7 @@ impl Net {
         self.apart.contains(&from) == self.apart.contains(&to)
     }
 
-    /// Puts a datagram where it arrives, and says who waits for one.
+    /// Puts a datagram where it arrives, and gives the wakers of its waiters.
     fn deliver(
         &mut self,
         from: SocketAddr,
@@ -247,7 +247,7 @@ impl SimSocket {
         self.address
     }
 
-    /// Sends a datagram; nobody says whether it arrives.
+    /// Sends a datagram; the sender is not told whether it arrives.
     ///
     /// # Errors
     ///
@@ -261,8 +261,8 @@ impl SimSocket {
         Ok(data.len())
     }
 
-    /// The next datagram that arrives, and who sent it; what `buf` has no room for is cut
-    /// off.
+    /// The next datagram that arrives, and its sender's address; what `buf` has no room
+    /// for is cut off.
     ///
     /// # Errors
     ///

@@ -301,11 +301,11 @@ impl Sim {
         };
         core.time = end.saturating_add(time);
         core.next = next(world, core, index);
-        // For who looks between two steps: nothing is later than the next.
+        // For code that looks between two steps: nothing is later than the next.
         world.hand.set(at);
     }
 
-    /// Whether somebody's code has panicked.
+    /// Whether code of the user's has panicked.
     fn check(&self) -> Result<(), SimError> {
         if self.contains_panics {
             return Ok(());
@@ -378,7 +378,7 @@ impl Sim {
     /// let seen = Arc::clone(&told);
     /// sim.reactors().send_event(1, move || AtomicBool::store(&told, true, Relaxed)).unwrap();
     /// sim.run_until(|| seen.load(Relaxed))?;
-    /// // Nobody does that.
+    /// // Nothing sets `done`.
     /// assert!(sim.run_until(|| done.load(Relaxed)).is_err());
     /// # Ok::<(), corespun::sim::SimError>(())
     /// ```
@@ -633,7 +633,7 @@ impl Sim {
 impl Drop for Sim {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            // Nobody can be told in another way, and it is said where the panic is.
+            // The user cannot be told in another way, and it is said where the panic is.
             eprintln!("simulation with seed {}:\n{}", self.seed(), self.trace());
         }
         self.reactors.stop();

@@ -104,7 +104,7 @@ enum State {
     Open,
     /// Nothing more is written.
     Ended,
-    /// Nobody reads any more.
+    /// It has no reader any more.
     Unread,
     /// The connection is broken.
     Broken,

@@ -56,7 +56,7 @@ impl Recorder {
         self.names[index].get_or_insert_with(|| name.into());
     }
 
-    /// Takes numbers into account that nobody will read.
+    /// Takes numbers into account that no reader will see.
     pub(super) fn hash(&mut self, numbers: &[u64]) {
         for number in numbers {
             let mixed = (self.hash ^ number).wrapping_mul(0x9e37_79b9_7f4a_7c15);

@@ -46,7 +46,7 @@ pub(super) struct State {
     gates: Vec<Gate>,
     /// By the core's index.
     events: Vec<Gate>,
-    /// Who sends now.
+    /// What sends now.
     pub(super) sender: Sender,
     /// An idle turn between two others, which takes no time.
     pub(super) between: bool,
@@ -59,7 +59,7 @@ pub(super) struct State {
     ended: bool,
 }
 
-/// Whose doing something is.
+/// What does or sends something.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Sender {
     /// The program around the simulation.
@@ -79,7 +79,7 @@ pub(super) struct Gate {
     open: usize,
     /// The last message that this knows of, and when it arrives.
     last: (usize, u64),
-    /// Polls that did something, for who asks what is going on.
+    /// Polls that did something, for a user who asks what is going on.
     pub(super) busy: u64,
 }
 
@@ -258,7 +258,7 @@ impl World {
         self.on_behalf_of(Sender::Surroundings, || timer.waker.wake());
     }
 
-    /// Who waits for a time to come hears now that it will not.
+    /// The waiters for a time to come hear now that it will not.
     pub(super) fn end(&self) {
         let mut state = self.state();
         state.ended = true;

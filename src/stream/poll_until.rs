@@ -72,7 +72,7 @@ impl<T> Drop for WakeOnDrop<T> {
 ///
 /// # Examples
 ///
-/// Waits for a flag that nobody signals, such as one in a device's memory:
+/// Waits for a flag whose change wakes no task, such as one in a device's memory:
 ///
 /// ```
 /// use std::{cell::Cell, rc::Rc, task::Poll};

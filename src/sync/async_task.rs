@@ -66,7 +66,7 @@ struct Task<F, T, M: 'static> {
 
 impl<F: Future<Output = T>, T, M: 'static> Task<F, T, M> {
     // SAFETY, for each of these: `task` is the header of a `Self`, and what the state
-    // says lets nobody else touch the future or the output.
+    // says lets no other holder touch the future or the output.
     const TABLE: Table<M> = Table {
         waker: RawWakerVTable::new(clone::<M>, wake::<M>, wake_by_ref::<M>, drop_waker::<M>),
         poll: |task, cx| {
@@ -91,7 +91,7 @@ impl<F: Future<Output = T>, T, M: 'static> Task<F, T, M> {
             // SAFETY: as said.
             drop(unsafe { (*task.cast::<Self>().as_ref().front.output.get()).take() });
         },
-        // SAFETY: made by `Box::leak`, and nobody has it any more.
+        // SAFETY: made by `Box::leak`, and no reference to it is left.
         destroy: |task| drop(unsafe { Box::from_raw(task.cast::<Self>().as_ptr()) }),
     };
 }
@@ -288,7 +288,7 @@ impl<M: 'static> Runnable<M> {
             _ => None,
         });
         if begun.is_err() {
-            // SAFETY: who has the `Runnable` of a closed task drops its future.
+            // SAFETY: the holder of the `Runnable` of a closed task drops its future.
             unsafe { (table.drop_future)(task) };
             header.state.fetch_and(!SCHEDULED, Ordering::AcqRel);
             header.notify(None);
@@ -311,7 +311,7 @@ impl<M: 'static> Runnable<M> {
             });
             let before = before.unwrap_or_default();
             if before & TASK == 0 || before & CLOSED != 0 {
-                // SAFETY: nobody else will take it.
+                // SAFETY: no other holder will take it.
                 unsafe { (table.drop_output)(task) };
             }
             header.notify(None);
@@ -358,7 +358,7 @@ impl<M: 'static> Drop for Runnable<M> {
             0 => Some(state | CLOSED),
             _ => None,
         });
-        // SAFETY: who has the `Runnable` of a closed task drops its future.
+        // SAFETY: the holder of the `Runnable` of a closed task drops its future.
         unsafe { (header.table.drop_future)(task) };
         header.state.fetch_and(!SCHEDULED, Ordering::AcqRel);
         header.notify(None);
@@ -428,7 +428,7 @@ impl<T, M: 'static> FallibleTask<T, M> {
             if references(state) == 0 {
                 match state & CLOSED {
                     0 => schedule(task, false),
-                    // SAFETY: nobody else has it.
+                    // SAFETY: no reference to it is left.
                     _ => unsafe { (header.table.destroy)(task) },
                 }
             }

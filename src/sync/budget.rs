@@ -19,7 +19,7 @@ thread_local! {
     static BUDGET: Cell<u32> = const { Cell::new(UNLIMITED) };
 }
 
-/// Sets the budget; returns what it was, for whoever sets it to give back.
+/// Sets the budget; returns what it was, for the caller to give back.
 #[inline]
 pub(crate) fn replace(budget: u32) -> u32 {
     BUDGET.replace(budget)

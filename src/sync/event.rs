@@ -1,5 +1,5 @@
 //! What stands in for event-listener's `Event` in models, with as much of it as is
-//! used: a list of those who listen, of whom as many as are notified are told. Who
+//! used: a list of listeners, of which as many as are notified are told. One that
 //! listens no more is on it no more, and passes on what it was told and did not take.
 
 use std::future::Future;
@@ -33,7 +33,7 @@ impl Event {
         }
     }
 
-    /// Tells `count` of those who were not told.
+    /// Tells `count` of the listeners that were not told.
     pub(crate) fn notify_additional(&self, count: usize) {
         let mut listeners = self.0.lock().unwrap();
         let count = count.min(listeners.len());

@@ -123,7 +123,8 @@ fn loom_a_limited_push_is_delivered_or_comes_back() {
 }
 
 /// R3 of `task::raw`: every push that succeeded is drained, every refused one
-/// comes back, and who is refused sees what the consumer wrote before closing.
+/// comes back, and a sender that is refused sees what the consumer wrote before
+/// closing.
 #[test]
 fn loom_a_push_against_close_is_drained_or_comes_back() {
     model(3, || {

@@ -6,7 +6,7 @@
 //! # Order
 //!
 //! A message whose push had returned before another was pushed comes out before
-//! it, whoever pushed the two, across the spill:
+//! it, whichever senders pushed the two, across the spill:
 //!
 //! - While the spill holds anything (`spilled` is not 0), every sender spills.
 //!   A spilled message keeps `spilled` above 0 until the consumer hands it out, so
@@ -305,9 +305,9 @@ impl<T> Mailbox<T> {
         self.ring.is_ready() || self.counts.spilled.load(Ordering::Acquire) & COUNT_MASK != 0
     }
 
-    /// Whether something was pushed, or is about to be, that was not popped; for who has
-    /// announced a sleep. Who pushes after this sees the announcement, as the module
-    /// says.
+    /// Whether something was pushed, or is about to be, that was not popped; for an
+    /// owner that has announced a sleep. A sender that pushes after this sees the
+    /// announcement, as the module says.
     ///
     /// # Safety
     ///

@@ -3,12 +3,12 @@
 //!
 //! # One FIFO
 //!
-//! Messages run in the order sent, whoever sent them. An own message is queued here
-//! only while the mailbox is empty: no position claimed, nothing spilled. Otherwise
-//! it goes through the mailbox, behind what waits there. So every message here is
-//! older than every message in the mailbox, and runs first. (Empty means nothing
-//! claimed, not only nothing readable: a sender that was pre-empted between claim
-//! and write hides finished messages behind it.)
+//! Messages run in the order sent, whichever thread sent them. An own message is
+//! queued here only while the mailbox is empty: no position claimed, nothing
+//! spilled. Otherwise it goes through the mailbox, behind what waits there. So
+//! every message here is older than every message in the mailbox, and runs first.
+//! (Empty means nothing claimed, not only nothing readable: a sender that was
+//! pre-empted between claim and write hides finished messages behind it.)
 //!
 //! Tasks that the owner spawns or wakes are queued here whatever the mailbox holds.
 //! While no message is among them they take turns with it, so that neither starves
@@ -22,7 +22,7 @@
 //! wakes meanwhile is run by the same poll, as far as its batch goes, if only such
 //! tasks are before it, which saves a poll per hand-over; messages and tasks that
 //! woke themselves wait for the next, behind a round of pollers and timers. Where there
-//! is nothing that such tasks could give way to, whoever polls may
+//! is nothing that such tasks could give way to, the poll may
 //! [reopen](OwnQueue::reopen) the queue for them.
 
 use std::cell::{Cell, RefCell};
@@ -235,7 +235,8 @@ impl<T: OwnEntry> OwnQueue<T> {
         self.pop(mailbox)
     }
 
-    /// Takes the first entry out, whatever its turn: also for who drops them all.
+    /// Takes the first entry out, whatever its turn: also for a caller that drops
+    /// them all.
     #[inline]
     pub(crate) fn pop(&self, mailbox: &Mailbox<T::Message>) -> Option<T::Message> {
         let entry = self.entries.borrow_mut().pop_front()?;

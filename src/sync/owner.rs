@@ -5,7 +5,7 @@
 
 use super::atomic::{AtomicUsize, Ordering};
 
-/// Nobody's number.
+/// The number of no owner.
 pub(crate) const FREE: usize = 0;
 
 pub(crate) struct OwnerWord(AtomicUsize);
@@ -66,7 +66,7 @@ mod tests {
         fn add(&self, me: usize) {
             self.word.acquire(me, thread::yield_now);
             assert_eq!(self.word.get(), me);
-            // SAFETY: loom checks that nobody else touches it.
+            // SAFETY: loom checks that no other thread touches it.
             self.value.with_mut(|value| unsafe { *value += 1 });
             self.word.release();
         }

@@ -1,10 +1,10 @@
-//! The places of a channel between threads: who finds none waits until one is free,
-//! or the channel is closed.
+//! The places of a channel between threads: a sender that finds none waits until
+//! one is free, or the channel is closed.
 
 use super::Event;
 use super::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-/// Whoever takes places and whoever frees them may be on any thread.
+/// Places may be taken, and freed, on any thread.
 pub(crate) struct Places {
     taken: AtomicUsize,
     capacity: usize,
@@ -56,7 +56,7 @@ impl Places {
         self.freed.notify_additional(1);
     }
 
-    /// Lets nobody wait any more.
+    /// Lets no sender wait any more.
     pub(crate) fn close(&self) {
         self.closed.store(true, Ordering::Release);
         self.freed.notify_additional(usize::MAX);
@@ -81,7 +81,7 @@ mod loom_tests {
         builder.check(f);
     }
 
-    /// A place that becomes free while somebody begins to wait for it.
+    /// A place that becomes free while a sender begins to wait for it.
     #[test]
     fn loom_a_place_freed_against_a_wait_is_taken() {
         model(|| {
@@ -97,7 +97,7 @@ mod loom_tests {
         });
     }
 
-    /// The channel is closed while somebody begins to wait.
+    /// The channel is closed while a sender begins to wait.
     #[test]
     fn loom_a_close_against_a_wait_ends_it() {
         model(|| {

@@ -98,8 +98,8 @@ impl<T> Ring<T> {
         }
     }
 
-    /// How many messages the ring holds: exact for who sees all that was claimed
-    /// and read, else stale at once. Any thread.
+    /// How many messages the ring holds: exact for a thread that sees all that was
+    /// claimed and read, else stale at once. Any thread.
     pub(crate) fn len(&self) -> usize {
         let head = self.head.load(Ordering::Relaxed);
         self.end().saturating_sub(head)

@@ -92,7 +92,7 @@ impl ThreadLib {
                         report(&library, PanicSource::Drop, payload);
                     }
                 }
-                // The waker of who waits.
+                // The waker of the waiter.
                 Err(payload) => report(&library, PanicSource::Drop, payload),
             }
         });

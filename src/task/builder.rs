@@ -42,7 +42,7 @@ impl TaskBuilder {
         self
     }
 
-    /// A value that goes with the task: it is told to who lists tasks
+    /// A value that goes with the task: it is told to a caller that lists tasks
     /// ([`TaskInfo::metadata`](super::TaskInfo::metadata)), and the task finds it itself
     /// ([`metadata`](super::metadata())). It is dropped with the task's future.
     pub fn metadata(mut self, value: impl Any + Send + Sync) -> Self {

@@ -40,7 +40,7 @@ pub enum TaskState {
 ///
 /// # Examples
 ///
-/// Who has been polled how often, for how long, and where it comes from:
+/// Which task has been polled how often, for how long, and where it comes from:
 ///
 /// ```
 /// use std::time::Duration;
@@ -159,7 +159,7 @@ impl SpdkThread {
 }
 
 impl ThreadRunner {
-    /// [`SpdkThread::tasks`] for who polls the thread.
+    /// [`SpdkThread::tasks`] for the caller that polls the thread.
     ///
     /// # Examples
     ///
@@ -180,8 +180,8 @@ impl ThreadRunner {
         self.enter(|| Local::with_current(Local::tasks).unwrap_or_default())
     }
 
-    /// Wakes every task of the thread: for whoever took it to another OS thread, where
-    /// what its tasks wait for is to be asked for anew.
+    /// Wakes every task of the thread: for a caller that took it to another OS thread,
+    /// where what its tasks wait for is to be asked for anew.
     pub fn wake_tasks(&mut self) {
         self.enter(|| Local::with_current(Local::wake_tasks));
     }

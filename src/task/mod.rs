@@ -2,9 +2,9 @@
 //!
 //! Every SpdkThread is an executor. A woken task is a message to its thread: it
 //! goes behind what is queued there, and a wake never runs anything itself,
-//! whoever wakes it from wherever. [`spawn_local`] is for code
-//! on a thread; [`SpdkThread::spawn`] and [`SpdkThread::spawn_with`] reach a
-//! thread from elsewhere.
+//! whichever thread it comes from. [`spawn_local`] is for code on a thread;
+//! [`SpdkThread::spawn`] and [`SpdkThread::spawn_with`] reach a thread from
+//! elsewhere.
 //!
 //! With the feature `tracing-spans` each task is a `tracing` span, of level
 //! debug and target `corespun::task`, that names the task, its thread and where
@@ -288,10 +288,10 @@ impl SpdkThread {
         TaskBuilder::new().spawn_with_on(self, make)
     }
 
-    /// As [`SpdkThread::spawn_with`] for a task that nobody will join: it is made
-    /// by a message, which this thread runs in its turn and polls it at once. The
-    /// sender allocates nothing for a `make` of up to a word, which makes this the
-    /// quickest way to start many tasks on another core. The thread's message
+    /// As [`SpdkThread::spawn_with`] for a task that will not be joined: it is
+    /// made by a message, which this thread runs in its turn and polls it at once.
+    /// The sender allocates nothing for a `make` of up to a word, which makes this
+    /// the quickest way to start many tasks on another core. The thread's message
     /// limit does not apply.
     ///
     /// A panic of the task is reported to the library's panic hook. A thread whose

@@ -2,7 +2,7 @@
 //!
 //! A hop is asked for inside the task's own poll, and happens when that poll has
 //! returned: the task leaves its thread's list, gets the other thread, and the
-//! one `Runnable` that async-task then makes goes there. Whoever wakes the task
+//! one `Runnable` that async-task then makes goes there. A wake of the task
 //! meanwhile only marks it, so it is never entered twice and no wake is lost.
 
 use std::cell::Cell;

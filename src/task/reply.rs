@@ -1,7 +1,7 @@
 //! The wait for a reply: the one future behind calls to threads, reactors and helper
 //! threads, behind moves, modes, schedulers and the end of a device.
 //!
-//! Who is asked holds a oneshot sender. Dropped unanswered, which only the end of a
+//! The asked side holds a oneshot sender. Dropped unanswered, which only the end of a
 //! thread, a reactor or a library does, it says so by itself.
 
 use std::marker::PhantomData;
@@ -109,7 +109,7 @@ impl<A: Asker> Drop for Reply<A> {
         let Wait::For(receiver) = &mut self.wait else {
             return;
         };
-        // Either the answer is here by now, or who sends it learns that the waiter has
+        // Either the answer is here by now, or its sender learns that the waiter has
         // gone.
         receiver.close();
         if let Ok(Some(answer)) = receiver.try_recv() {

@@ -100,8 +100,8 @@ impl LocalSpawner {
         let local = &*self.local;
         let origin = Origin::Local(local, FirstPoll::Queued);
         let thread = local.shared.clone();
-        // SAFETY: who has an `Rc` of a thread's owner part is on the OS thread
-        // that owns it; the bounds ask for `'static`.
+        // SAFETY: the holder of an `Rc` of a thread's owner part is on the OS
+        // thread that owns it; the bounds ask for `'static`.
         let handle = unsafe {
             TaskBuilder::new().make(origin, thread, future, TaskKind::Bound, Location::caller())
         };

@@ -234,7 +234,7 @@ pub enum CreateError {
     /// All thread ids of the library instance are used up.
     #[error("this library instance has used up its thread ids")]
     NoIds,
-    /// Nobody was named who would poll the thread.
+    /// No framework was named that would poll the thread.
     #[error(
         "no framework places threads for this library instance; start an App, or `build` the thread and poll it yourself"
     )]

@@ -1,4 +1,4 @@
-//! The handle of a thread, for everybody.
+//! The handle of a thread, for use on any OS thread.
 
 use std::fmt;
 use std::sync::Arc;
@@ -241,7 +241,7 @@ impl SpdkThread {
     /// ```
     pub fn bind(&self, bind: bool) {
         self.shared.bound.store(bind, Ordering::Release);
-        // Whoever polls it may have waited for that to move it.
+        // The OS thread that polls it may have waited for that to move it.
         self.shared.notify_host();
     }
 

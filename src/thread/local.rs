@@ -55,8 +55,8 @@ impl Part for RefCell<TimerQueue<TimerTarget>> {
 /// gives each back by itself.
 const SPARE_LIMIT: usize = 16_384;
 
-/// How long a poll is at most that is short: what the lone task that yields without end
-/// can delay by, whoever it cannot see that waits.
+/// How long a poll is at most that is short: so long can the lone task that yields
+/// without end delay a waiter that it cannot see.
 const SHORT_POLL: Duration = Duration::from_micros(2);
 
 /// How far the exit of a thread has come.
@@ -298,8 +298,8 @@ impl Local {
         });
     }
 
-    /// Gives half of the spare references up: all at once, for who counts them in
-    /// elsewhere (a sender of tasks) loses the line of the count to this.
+    /// Gives half of the spare references up: all at once, for a thread that counts
+    /// them in elsewhere (a sender of tasks) loses the line of the count to this.
     #[cold]
     fn drop_spare(&self) {
         while self.spare_shared.get() > SPARE_LIMIT / 2 {
@@ -320,7 +320,7 @@ impl Local {
     }
 
     /// After something was begun that a poll has to see: if that was between two
-    /// polls, somebody may wait for the thread's descriptor.
+    /// polls, an OS thread may wait for the thread's descriptor.
     #[inline]
     pub(crate) fn begun_outside(&self) {
         if !self.shared.is_current() {
@@ -384,8 +384,8 @@ impl Local {
             || self.shared.critical.is_posted()
     }
 
-    /// [`Local::has_ready_work`] for who has announced a sleep: whoever sends after this
-    /// sees the announcement.
+    /// [`Local::has_ready_work`] for an owner that has announced a sleep: a sender that
+    /// sends after this sees the announcement.
     pub(super) fn has_ready_work_before_sleep(&self) -> bool {
         // SAFETY: as above.
         self.has_own_work() || unsafe { self.shared.mailbox.has_messages_before_sleep() }

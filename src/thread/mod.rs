@@ -1,8 +1,8 @@
-//! SpdkThreads: lightweight threads that somebody polls.
+//! SpdkThreads: lightweight threads, each polled by the holder of its runner.
 //!
 //! A SpdkThread is a mailbox, pollers, timers and tasks, without a stack of its
-//! own. Whoever holds its [`ThreadRunner`] polls it, on one OS thread at a time;
-//! everybody else has [`SpdkThread`] handles and sends it messages. The reactors
+//! own. The holder of its [`ThreadRunner`] polls it, on one OS thread at a time;
+//! all other code has [`SpdkThread`] handles and sends it messages. The reactors
 //! (one pinned OS thread per core) are one such holder; a loop of your own is
 //! another:
 //!

@@ -107,7 +107,7 @@ pub(crate) fn contain<R>(f: impl FnOnce() -> R) -> Result<R, Payload> {
     catch_unwind(AssertUnwindSafe(f))
 }
 
-/// Drops what nobody is left to be told about; a panic of its destructor is
+/// Drops what no waiter is left to be told about; a panic of its destructor is
 /// logged.
 pub(crate) fn drop_logged<T>(value: T) {
     if let Err(payload) = contain(|| drop(value)) {

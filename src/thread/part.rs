@@ -1,9 +1,9 @@
 //! The parts of a thread: all that lives on it, as its exit and its placement see it.
 //!
-//! An exit asks each part whether it holds the thread, and has it let go; who would move
-//! the thread asks each what binds it. Neither knows what the parts are: one of a later
-//! kind is an implementation of [`Part`] and a line of [`PARTS`]. What waits in the
-//! queues of the thread is no part, for an exit has it run instead of cancelling it.
+//! An exit asks each part whether it holds the thread, and has it let go; a move of the
+//! thread asks each what binds it. Neither knows what the parts are: one of a later kind
+//! is an implementation of [`Part`] and a line of [`PARTS`]. What waits in the queues of
+//! the thread is no part, for an exit has it run instead of cancelling it.
 
 use std::any::Any;
 

@@ -1,5 +1,5 @@
 //! The part of a SpdkThread that any OS thread may touch: its mailbox, its
-//! state, its statistics, and who is to be woken when something arrives.
+//! state, its statistics, and the sleeper that is to be woken when something arrives.
 
 use std::any::Any;
 use std::mem::offset_of;
@@ -29,16 +29,16 @@ pub(crate) const EXITED: u8 = 2;
 #[repr(align(128))]
 struct LinesBegin;
 
-/// The fields stand in the order of who writes them, so that senders and the owner
+/// The fields stand in the order of their writers, so that senders and the owner
 /// do not take each other's lines away.
 #[repr(C)]
 pub(crate) struct Shared {
     pub(crate) mailbox: Mailbox<Message>,
 
-    // What everybody reads and hardly anybody writes.
+    // What all threads read and hardly any writes.
     _read: LinesBegin,
-    /// The sleeper of whoever polls this thread. The library keeps every
-    /// sleeper that was ever put here alive, and this keeps the library alive.
+    /// The sleeper of the OS thread that polls this thread. The library keeps
+    /// every sleeper that was ever put here alive, and this keeps the library alive.
     pub(super) host: Host,
     pub(crate) library: Arc<LibraryInner>,
     pub(crate) id: u64,
@@ -66,7 +66,7 @@ pub(crate) struct Shared {
     // What senders write, in the next pair of lines already.
     pub(crate) remote_task_ids: AtomicU64,
 
-    /// The sleeper of the thread's own descriptor. Here so that whoever may notify
+    /// The sleeper of the thread's own descriptor. Here so that every notifier of
     /// it keeps it.
     own_host: OnceLock<Arc<Sleeper>>,
 }
@@ -82,7 +82,8 @@ impl Recipient for Shared {
     }
 
     unsafe fn messages_sent(&self) -> usize {
-        // SAFETY: who polls the thread is its mailbox's only consumer.
+        // SAFETY: the OS thread that polls the thread is its mailbox's only
+        // consumer.
         unsafe { self.mailbox.sent() }
     }
 }
@@ -245,7 +246,7 @@ impl Shared {
         self.host.notify(self);
     }
 
-    /// [`Shared::notify_host`] for who has just pushed into the mailbox.
+    /// [`Shared::notify_host`] for a sender that has just pushed into the mailbox.
     #[inline]
     pub(crate) fn notify_pushed(&self) {
         self.host.notify_pushed(self);
@@ -256,8 +257,8 @@ impl Shared {
         self.host.notify_critical();
     }
 
-    /// Names who is to be woken from now on. The caller looks at the mailbox
-    /// after this before it sleeps.
+    /// Names the sleeper that is to be woken from now on. The caller looks at
+    /// the mailbox after this before it sleeps.
     pub(super) fn set_host(&self, host: Option<&Arc<Sleeper>>) {
         if let Some(host) = host {
             self.library.keep_sleeper(host);

@@ -1,4 +1,4 @@
-//! Ticks at a fixed period, and what becomes of those that nobody took in time.
+//! Ticks at a fixed period, and what becomes of those that were not taken in time.
 
 use std::future::poll_fn;
 use std::pin::Pin;
@@ -52,8 +52,7 @@ pub fn interval_at(start: u64, period: Duration) -> Interval {
     Interval::new(Some(start), period)
 }
 
-/// What an [`Interval`] does when whole periods passed without anybody taking
-/// its ticks.
+/// What an [`Interval`] does when whole periods passed and its ticks were not taken.
 ///
 /// A tick that is taken late, but before the next one is due, does not move
 /// those that follow under any policy.
@@ -287,12 +286,12 @@ impl Interval {
         self.period
     }
 
-    /// What happens to ticks that nobody took in time.
+    /// What happens to ticks that were not taken in time.
     pub fn missed_tick_behavior(&self) -> MissedTickBehavior {
         self.missed
     }
 
-    /// Sets what happens to ticks that nobody took in time.
+    /// Sets what happens to ticks that were not taken in time.
     ///
     /// # Examples
     ///

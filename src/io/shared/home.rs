@@ -1,5 +1,5 @@
-//! Who watches for OS threads that have no driver: the drivers of a runtime, whichever of them there
-//! are.
+//! What watches for OS threads that have no driver: the drivers of a runtime, whichever of them
+//! there are.
 
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,7 +14,7 @@ use crate::io::readiness::Direction;
 /// What a [`SharedFd`](super::SharedFd) that is polled on an OS thread without a driver falls back on:
 /// any of the drivers that serve it, or the first that will.
 ///
-/// For those who write runtimes. Clones are the same home.
+/// For authors of runtimes. Clones are the same home.
 ///
 /// # Examples
 ///
@@ -49,7 +49,7 @@ struct Shared {
 #[derive(Default)]
 struct State {
     drivers: Vec<DriverHandle>,
-    /// What somebody waits for through this home, to be told of its end; the marked ones still wait
+    /// What is waited for through this home, to be told of its end; the marked ones still wait
     /// for a driver.
     sources: Vec<(Weak<Source>, bool)>,
     /// The sources are looked through when they are as many.
@@ -97,8 +97,8 @@ impl Home {
         }
     }
 
-    /// Has a driver serve it no more, as one that nobody polls for the time being. What waits through
-    /// it is woken, and looks for another of the drivers.
+    /// Has a driver serve it no more, as one that is not polled for the time being. What waits
+    /// through it is woken, and looks for another of the drivers.
     ///
     /// # Examples
     ///
@@ -180,7 +180,7 @@ impl State {
 }
 
 impl Source {
-    /// Has whoever waits look again.
+    /// Has the waiters look again.
     pub(super) fn wake_all(&self) {
         let mut woken = Vec::new();
         self.take_all(&mut woken);

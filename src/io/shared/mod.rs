@@ -114,7 +114,7 @@ impl<T: AsFd> SharedFd<T> {
     }
 
     /// Has nothing be tried before a driver has seen an event: for what answers otherwise before there
-    /// was one, as a FIFO that nobody has opened for writing is at its end.
+    /// was one, as a FIFO that no writer has opened is at its end.
     #[must_use]
     pub fn after_event(self) -> Self {
         self.watch.source.untry();
@@ -393,7 +393,7 @@ impl FdWatch {
         }
     }
 
-    /// What is known for `interest` without asking anyone; nothing before a driver watches.
+    /// What is known for `interest` without a system call; nothing before a driver watches.
     pub fn seen(&self, interest: Interest) -> Option<ReadyEvent> {
         self.source.seen(interest)
     }

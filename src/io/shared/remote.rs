@@ -1,6 +1,6 @@
 //! How a driver watches shared descriptors: an epoll set of edges, which any OS thread may take a
-//! descriptor out of, and a table of whom the edges concern, which only the driver's own thread
-//! touches.
+//! descriptor out of, and a table of the sources that the edges concern, which only the driver's
+//! own thread touches.
 //!
 //! A descriptor is taken out of the set where and when it is closed, so that neither its number nor the
 //! file behind it outlives it here. Its place in the table is given free later, by the driver, after the
@@ -161,7 +161,7 @@ impl DriverHandle {
             false => self.is_ended(),
         };
         if ended_meanwhile {
-            // Its number may be another driver's one day. Who waits elsewhere looks again.
+            // Its number may be another driver's one day. Waiters elsewhere look again.
             let mut woken = Vec::new();
             source.detach(&self.0, &mut woken);
             wake(woken);
@@ -324,7 +324,7 @@ impl Watched {
         self.more.set(count == events.len());
         let mut seen = 0;
         for event in &events[..count] {
-            // Who parks drains that.
+            // A driver's park drains that.
             if event.data() != WAKE {
                 seen += 1;
                 self.dispatch(*event, woken);
@@ -380,7 +380,7 @@ impl Watched {
         self.remote.freed.fetch_sub(freed, Ordering::Relaxed);
     }
 
-    /// The driver ends: whoever waits through it looks for another.
+    /// The driver ends: those that wait through it look for another.
     pub(crate) fn end(&self, woken: &mut impl Extend<Waker>) {
         self.remote.ended.store(true, Ordering::Relaxed);
         // Pairs with the fence in `Remote::ask`.
@@ -397,7 +397,7 @@ impl Watched {
     }
 }
 
-/// Why nobody watches a descriptor; inside of the [`io::Error`] of a wait.
+/// Why no driver watches a descriptor; inside of the [`io::Error`] of a wait.
 ///
 /// # Examples
 ///

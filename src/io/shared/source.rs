@@ -1,10 +1,10 @@
-//! What is known of one shared descriptor, by whoever uses it, wherever.
+//! What all users of one shared descriptor, on any OS thread, know of it.
 //!
-//! | part | who writes it | ordered by |
+//! | part | written by | ordered by |
 //! |---|---|---|
-//! | `bits` | the drivers that watch it (set), whoever's system call would have blocked (clear) | one atomic; a clear carries the count of events that it has seen and loses against a newer one |
+//! | `bits` | the drivers that watch it (set), a user whose system call would have blocked (clear) | one atomic; a clear carries the count of events that it has seen and loses against a newer one |
 //! | `wakers` | the last task that polled, per direction; taken by the drivers | [`AtomicWaker`] |
-//! | `state` | who registers, who waits in an async method, who closes | its lock |
+//! | `state` | a user that registers, waits in an async method, or closes | its lock |
 //!
 //! A task leaves its waker first, makes sure that the driver of its OS thread watches, and looks at
 //! `bits` once more; a driver sets `bits` first and takes the wakers then. So either the task sees the
@@ -174,7 +174,7 @@ impl Source {
             });
     }
 
-    /// A driver says what happened; gives who is to be woken.
+    /// A driver says what happened; gives the wakers of the waiters.
     pub(super) fn event(&self, ready: Ready, woken: &mut impl Extend<Waker>) {
         let _ = self
             .bits
@@ -280,7 +280,7 @@ impl Source {
     }
 
     /// On the driver's own thread: does what [`watch_on`](Self::watch_on) asked for, unless that is not
-    /// wanted any more. Who waits is told of a failure.
+    /// wanted any more. The waiters are told of a failure.
     pub(super) fn fulfil(
         &self,
         remote: &Remote,
@@ -305,7 +305,7 @@ impl Source {
         }
     }
 
-    /// Whether the driver `id` alone still watches: whoever uses the descriptor now does so elsewhere.
+    /// Whether the driver `id` alone still watches: the users of the descriptor are elsewhere now.
     pub(super) fn has_left(&self, id: usize) -> bool {
         let here = [0, 1].map(|direction: usize| self.here[direction].load(Ordering::Relaxed));
         !here.contains(&id) && here != [0, 0] && self.waiting.load(Ordering::SeqCst) == 0
@@ -323,7 +323,7 @@ impl Source {
         }
     }
 
-    /// The driver of `remote` has ended: whoever waits is to look for another.
+    /// The driver of `remote` has ended: the waiters are to look for another.
     pub(super) fn detach(&self, remote: &Remote, woken: &mut impl Extend<Waker>) {
         self.strike(&mut self.lock(), remote);
         self.take_all(woken);
@@ -346,7 +346,7 @@ impl Source {
     }
 
     /// The descriptor is about to be closed, or given away: takes it out of every driver's set, from
-    /// whatever OS thread this is. No event of it is seen by anybody after this.
+    /// whatever OS thread this is. No driver sees an event of it after this.
     pub(super) fn close(&self) {
         let mut state = self.lock();
         let fd = state.fd.take();

@@ -164,7 +164,7 @@ impl Cpufreq {
         if named {
             const KERNEL: &str = "cpufreq/scaling_governor";
             let before = self.read(cpu, KERNEL)?;
-            // A frequency that somebody else has set by name.
+            // A frequency that another program has set by name.
             let speed = match before == "userspace" {
                 true => Some((taken.control, self.read(cpu, taken.control)?)),
                 false => None,

@@ -1,4 +1,4 @@
-//! Who makes rounds happen: the state of scheduling, which the scheduling core's
+//! What makes rounds happen: the state of scheduling, which the scheduling core's
 //! events change, one at a time.
 //!
 //! What changes it (another scheduler, options, the period) is a command. A command
@@ -61,7 +61,7 @@ pub(super) struct Conductor {
     period: Duration,
     isolated: CpuSet,
     waiting: VecDeque<Command>,
-    /// Who hears of the round that is under way.
+    /// The callers that hear of the round that is under way.
     listeners: Vec<RoundEnd>,
     rounds: u64,
     last_round: Option<Arc<Round>>,
@@ -130,7 +130,7 @@ impl Scheduling {
         }
     }
 
-    /// Before who asked for a change is told that it has happened.
+    /// Before the caller that asked for a change is told that it has happened.
     pub(super) fn tell(&self, conductor: &Conductor, group: &Group) {
         let core = group.reactors[self.core()].place.core;
         *lock(&self.told) = conductor.state(core);
@@ -373,7 +373,7 @@ impl Conductor {
         group.set_next_round(group.scheduling.core(), next);
     }
 
-    /// Phase 1, unless there is nobody to ask.
+    /// Phase 1, unless no scheduler is active or the reactors stop.
     pub(super) fn start_round(&mut self, group: &Arc<Group>, listener: Option<RoundEnd>) {
         let refused = match (&self.active, Counted::new(group)) {
             (_, None) => SchedulerError::Stopping,
@@ -545,7 +545,7 @@ impl Group {
         }
     }
 
-    /// Tells who waits; the waker may be foreign.
+    /// Tells the waiter; its waker may be foreign.
     pub(super) fn answer<T>(&self, listener: oneshot::Sender<T>, answer: T) {
         if let Err(payload) = contain(|| drop(listener.send(answer))) {
             let here = &self.reactors[self.scheduling.core()];

@@ -43,8 +43,8 @@ pub struct DynamicOptions {
     pub load_limit: u8,
     /// Threads leave a core that is as busy as this, and none comes.
     pub core_limit: u8,
-    /// A core as busy as this has no time left; nobody comes in the round in which it
-    /// is relieved.
+    /// A core as busy as this has no time left; no thread comes in the round in which
+    /// it is relieved.
     pub core_busy: u8,
     /// The governor it uses if that can be used.
     pub governor: String,
@@ -340,7 +340,7 @@ impl<'a> Table<'a> {
         here.threads -= 1;
         let now = load(here.busy, here.idle);
         if before >= full.into() && now < limit.into() {
-            // It may have more to do than it could show: nobody comes this round.
+            // It may have more to do than it could show: no thread comes this round.
             let total = here.busy.saturating_add(here.idle);
             let share = u128::from(total) * u128::from(limit) / 100;
             here.busy = u64::try_from(share).expect("no more than the total");

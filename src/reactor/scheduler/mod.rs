@@ -99,15 +99,15 @@ pub trait Scheduler: Send + 'static {
     ///
     /// # Errors
     ///
-    /// Why it cannot be used; who asked for it is told, and the one before is used
-    /// again.
+    /// Why it cannot be used; the caller that asked for it is told, and the one before
+    /// is used again.
     fn init(&mut self, setup: &mut Setup<'_>) -> Result<(), String> {
         let _ = setup;
         Ok(())
     }
 
     /// Is no longer used: another is chosen, or the reactors stop. Cores that it has
-    /// put to sleep are woken, and its governor is taken from it, by who calls this.
+    /// put to sleep are woken, and its governor is taken from it, by the caller.
     fn deinit(&mut self) {}
 
     /// Says what is to change. What does not make sense (a thread or core that is
@@ -146,7 +146,7 @@ pub trait Scheduler: Send + 'static {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Rounds {
-    /// Only when somebody asks for a round.
+    /// Only when a caller asks for a round.
     Never,
     /// Once, as soon as may be.
     Once,

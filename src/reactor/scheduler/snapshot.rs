@@ -9,7 +9,8 @@ use super::super::hosted::Hosted;
 use super::super::turn::Reactor;
 use crate::cpu::CpuSet;
 
-/// How much of its time somebody was busy, in percent; 0 where there was no time.
+/// How much of its time a core or a thread was busy, in percent; 0 where there was no
+/// time.
 #[must_use]
 pub fn load(busy: u64, idle: u64) -> u64 {
     let total = u128::from(busy) + u128::from(idle);
@@ -70,8 +71,9 @@ pub struct ThreadSnapshot {
     /// Ticks in which it did something, since the last round or since it came to this
     /// core, whichever is later.
     pub busy_ticks: u64,
-    /// All other ticks of that time, whoever had them: so its load is a share of its
-    /// core, and does not grow because its core's other threads leave it few polls.
+    /// All other ticks of that time, whichever thread had them: so its load is a
+    /// share of its core, and does not grow because its core's other threads leave it
+    /// few polls.
     pub idle_ticks: u64,
 }
 

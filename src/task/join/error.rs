@@ -125,7 +125,7 @@ impl JoinError {
     ///
     /// # Examples
     ///
-    /// Lets the panic of a task go on in whoever waits for it:
+    /// Lets the panic of a task go on in its waiter:
     ///
     /// ```
     /// use corespun::{task, thread::ThreadLib};

@@ -1,5 +1,5 @@
 //! What a task that is pending may go on with in the same run of its `Runnable`: a yield
-//! that nobody waits for, and the task that it joins, when that is next in any case.
+//! that nothing waits for, and the task that it joins, when that is next in any case.
 //!
 //! To end a run, to be woken and to be run again takes async-task five atomic operations
 //! and this crate two passes of the queue. Where the queue would hand the task out again
@@ -7,8 +7,8 @@
 //! same order and counted like any other run of the poll's batch. The poll of the user's
 //! future has returned by then, so nothing that it borrowed is borrowed.
 //!
-//! One thing is different: who is woken otherwise while the task that it joins is run inside
-//! its own run is queued when that run ends, as if it had yielded.
+//! One thing is different: a task that is woken otherwise while the task that it joins is
+//! run inside its own run is queued when that run ends, as if it had yielded.
 
 use std::ptr;
 use std::task::Waker;
@@ -47,14 +47,14 @@ impl TaskMeta {
         }
         let this = Asked(ptr::from_ref(self).cast());
         // Until the joiner's poll returns this task cannot end: its thread runs nothing
-        // else, so it is alive for whoever finds it there.
+        // else, so it is alive for the code that finds it there.
         if !self.joiner.is(joiner) && local.at_once.asked() != this && !local.at_once.ask(this) {
             self.joiner.set(joiner);
         }
         true
     }
 
-    /// Forgets who joins the task on its own thread, if the caller is there.
+    /// Forgets the joiner of the task on its own thread, if the caller is there.
     ///
     /// # Safety
     ///

@@ -115,7 +115,7 @@ unsafe fn cancel<F: Future>(node: *const LiveNode) {
         // SAFETY: `begin` put it there, the future is pinned, and the task is listed, so
         // that it is alive.
         let task = unsafe { &*meta.subject.get().cast::<TaskFuture<F>>() };
-        // Lets the task end, so that whoever joins it hears of it.
+        // Lets the task end, so that its joiner hears of it.
         if let Some(waker) = task.release(local) {
             waker.wake();
         }
@@ -295,7 +295,7 @@ impl<'a> Running<'a> {
     }
 
     /// Begins to measure; returns when. A poll inside of what spawned the task is
-    /// measured, but what runs, where somebody watches, is what it is inside of.
+    /// measured, but a watcher sees what it is inside of as what runs.
     fn begins(local: &Local, meta: &TaskMeta) -> u64 {
         if local.eager_depth.get() > 0 {
             return local.shared.library.clock.now();
@@ -353,7 +353,7 @@ impl<F> Drop for TaskFuture<F> {
         // SAFETY: the metadata outlives the future.
         let meta = unsafe { self.meta.as_ref() };
         let dropped = contain(|| *future = None);
-        // SAFETY: the future is dropped by who has the `Runnable`.
+        // SAFETY: the future is dropped by the holder of the `Runnable`.
         let thread = unsafe { meta.thread() };
         if let Err(payload) = dropped {
             let name = meta.describe();

@@ -1,8 +1,8 @@
-//! Who is to go on when a task has ended, if that is a task of the same thread.
+//! The task that is to go on when another has ended, if both are of the same thread.
 //!
-//! One word: nobody; the metadata of a task, of which a counted waker is set aside (R7);
-//! or, told by the lowest bit, the [`Inside`] of a poll that runs the joined task inside
-//! itself and looks afterwards.
+//! One word: no joiner; the metadata of a task, of which a counted waker is set aside
+//! (R7); or, told by the lowest bit, the [`Inside`] of a poll that runs the joined task
+//! inside itself and looks afterwards.
 
 use std::cell::Cell;
 use std::mem::ManuallyDrop;
@@ -18,7 +18,7 @@ const INSIDE: usize = 1;
 #[derive(Default)]
 #[repr(align(2))]
 pub(super) struct Inside {
-    /// The joined task has ended, or is joined by somebody else now.
+    /// The joined task has ended, or has another joiner now.
     pub(super) over: Cell<bool>,
 }
 
@@ -47,7 +47,7 @@ impl Joiner {
         }
     }
 
-    /// Has `inside` told of the end, which goes before anybody else.
+    /// Has `inside` told of the end, which goes before any other joiner.
     ///
     /// # Safety
     ///
@@ -66,7 +66,7 @@ impl Joiner {
         self.0.set(ptr::null());
     }
 
-    /// Forgets who it is: tells a poll, or returns the waker of a task.
+    /// Forgets the joiner: tells a poll, or returns the waker of a task.
     #[inline]
     pub(super) fn take(&self) -> Option<Waker> {
         let joiner = NonNull::new(self.0.replace(ptr::null()).cast_mut())?;

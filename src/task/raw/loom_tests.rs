@@ -128,7 +128,7 @@ fn loom_an_abort_against_a_run_ends_the_task() {
     }
 }
 
-/// One outcome, the same for all who look.
+/// One outcome, the same for all that look.
 #[test]
 fn loom_an_abort_against_the_return_gives_one_outcome() {
     model(2, || {
@@ -251,7 +251,7 @@ fn loom_a_detach_and_the_last_waker_drop_against_the_exit_drop_once() {
     });
 }
 
-/// G1: who joins from elsewhere hears of the end.
+/// G1: a joiner elsewhere hears of the end.
 #[test]
 fn loom_a_join_from_elsewhere_against_the_end_is_woken() {
     model(2, || {

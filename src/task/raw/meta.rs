@@ -56,10 +56,10 @@ pub(crate) struct TaskMeta {
 const _: () = assert!(size_of::<TaskMeta>() == 96);
 
 // SAFETY: `node`, `subject`, `joiner`, `rare` and `polls` are touched by the owner of the
-// thread only, or by whoever drops the only `Runnable` of a task that was never polled
-// (R1, R2, R3, R7), `thread` and the hop in `rare` by those whom R6 names; the waker
-// parts are written before the task is shared and only read afterwards; the stage is
-// written by those whom `State` names; the rest is `Send + Sync`.
+// thread only, or by the holder that drops the only `Runnable` of a task that was never
+// polled (R1, R2, R3, R7), `thread` and the hop in `rare` by those that R6 names; the
+// waker parts are written before the task is shared and only read afterwards; the stage
+// is written by those that `State` names; the rest is `Send + Sync`.
 unsafe impl Send for TaskMeta {}
 // SAFETY: as above.
 unsafe impl Sync for TaskMeta {}
@@ -199,11 +199,11 @@ impl TaskMeta {
     ///
     /// # Safety
     ///
-    /// The caller is one of those whom R6 lets read it, and drops the reference
+    /// The caller is one of those that R6 lets read it, and drops the reference
     /// before the task's poll, if it is in one, changes the thread.
     #[inline]
     pub(in crate::task) unsafe fn thread(&self) -> &Arc<Shared> {
-        // SAFETY: by this function's contract nobody writes meanwhile.
+        // SAFETY: by this function's contract nothing writes it meanwhile.
         unsafe { &*self.thread.get() }
     }
 
@@ -213,12 +213,12 @@ impl TaskMeta {
     ///
     /// As R6 says for a change; or the caller has the `Runnable`.
     pub(in crate::task) unsafe fn set_thread(&self, thread: Arc<Shared>) -> Arc<Shared> {
-        // SAFETY: by this function's contract nobody else reads or writes.
+        // SAFETY: by this function's contract nothing else reads or writes it.
         let place = unsafe { &mut *self.thread.get() };
         ManuallyDrop::into_inner(std::mem::replace(place, ManuallyDrop::new(thread)))
     }
 
-    /// Remembers the parts of the task's waker. For who makes the task.
+    /// Remembers the parts of the task's waker. For the code that makes the task.
     #[inline]
     pub(super) fn set_waker(&self, data: *const (), vtable: &'static RawWakerVTable) {
         self.waker_data.set(data);
@@ -377,8 +377,9 @@ impl TaskMeta {
     }
 
     /// The future is gone: takes the task off its thread's list, unbinds the thread, wakes
-    /// the joiner; gives back the waker that was set aside. For who has just dropped
-    /// the future: the owner of `local`, if the task was in a stage that lists or binds.
+    /// the joiner; gives back the waker that was set aside. For the code that has just
+    /// dropped the future: the owner of `local`, if the task was in a stage that lists or
+    /// binds.
     #[inline]
     pub(super) fn end(&self, local: Option<&Local>) -> Option<Waker> {
         let before = self.state.stage();

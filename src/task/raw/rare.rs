@@ -36,7 +36,7 @@ pub(super) struct Rare {
 }
 
 /// Where a movable task wants to go, and where it came from: for its own poll, and for
-/// who has its `Runnable`.
+/// the holder of its `Runnable`.
 #[derive(Default)]
 pub(in crate::task) struct Hop {
     /// The id of the thread that spawned the task, which it is named after.

@@ -23,7 +23,7 @@
 //! | any | `Gone` | it ended, was aborted, was cancelled by the exit, or dropped unpolled |
 //!
 //! The stage is written by the thread's owner, and before the first poll or between two
-//! threads by who has the `Runnable`; everybody may ask whether it is `Gone`.
+//! threads by the holder of the `Runnable`; any thread may ask whether it is `Gone`.
 
 use crate::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 
@@ -103,7 +103,7 @@ impl State {
         }
     }
 
-    /// The stage, for who may change it.
+    /// The stage, for a thread that may change it.
     #[inline]
     pub(super) fn stage(&self) -> Stage {
         Stage::read(self.stage.load(Ordering::Relaxed))
@@ -116,7 +116,7 @@ impl State {
             "{:?} → {next:?}",
             self.stage()
         );
-        // Whoever sees that the future is gone sees what its end did.
+        // A thread that sees that the future is gone sees what its end did.
         self.stage.store(next as u8, Ordering::Release);
     }
 

@@ -1,6 +1,6 @@
-//! What hears of the end of a thread: things of higher floors at which others may
-//! wait, who would wait for ever. In order, or when the right to poll the thread
-//! is dropped.
+//! What hears of the end of a thread: things of higher floors that may have
+//! waiters, which would wait for ever. In order, or when the right to poll the
+//! thread is dropped.
 
 use std::cell::RefCell;
 use std::sync::Arc;

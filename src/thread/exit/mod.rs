@@ -11,7 +11,7 @@
 //!    own, then what is left is cancelled, so many tasks per poll, then the mailbox
 //!    refuses every push. In this order: a destructor that spawns is refused, so no task lives when the
 //!    mailbox closes, and a `Runnable` refused from there on holds no future
-//!    and may be dropped by whoever has it. What was pushed before is run.
+//!    and may be dropped by any holder. What was pushed before is run.
 //! 4. *Done*: every push that succeeded has been run; the thread reads EXITED.
 
 pub(crate) mod ended;
@@ -66,7 +66,7 @@ impl Local {
     }
 
     /// One step of the exit, at the end of a poll: busy if it leaves work for
-    /// the next, so that who polls until nothing is done gets to the end.
+    /// the next, so that a caller that polls until nothing is done gets to the end.
     #[cold]
     pub(super) fn exit_step(&self, now: u64) -> Activity {
         let before = self.exit_phase.get();

@@ -1,11 +1,11 @@
 //! The eventfd by which a thread's senders make its descriptor readable: opened
-//! by the owner, written by anybody, and closed when both have let go of it.
+//! by the owner, written by any sender, and closed when both have let go of it.
 //!
 //! The sleeper that rings lives as long as the last handle of its thread, which
 //! may be the life of the program, and is reached without a count of references,
 //! from signal handlers too. So the descriptor ends by itself: the owner *leaves*,
-//! after which nobody begins to ring, and the last of those that were at it, or
-//! the owner, closes it. Until then its number is nobody else's.
+//! after which no sender begins to ring, and the last of those that were at it, or
+//! the owner, closes it. Until then no other descriptor has its number.
 
 use std::io;
 use std::os::fd::{FromRawFd, IntoRawFd, OwnedFd};
@@ -34,8 +34,8 @@ impl Doorbell {
         let mut result = Ok(());
         if self.state.fetch_add(1, Ordering::Acquire) & LEFT == 0 {
             let one = 1u64;
-            // SAFETY: the buffer is eight bytes. Who has come before the owner left
-            // keeps the descriptor open (`done`).
+            // SAFETY: the buffer is eight bytes. A sender that has come before the
+            // owner left keeps the descriptor open (`done`).
             let written = unsafe {
                 let fd = self.fd.load(Ordering::Relaxed);
                 libc::write(fd, (&raw const one).cast(), size_of_val(&one))
@@ -50,14 +50,14 @@ impl Doorbell {
         result
     }
 
-    /// The owner's end: nobody begins to ring any more.
+    /// The owner's end: no sender begins to ring any more.
     pub(in crate::thread) fn leave(&self) {
         if self.state.fetch_or(LEFT, Ordering::AcqRel) == 0 {
             self.close();
         }
     }
 
-    /// With nobody at it. Late comers pass through here as well, and find it done.
+    /// With no sender at it. Late senders pass through here as well, and find it done.
     #[cold]
     fn close(&self) {
         let fd = self.fd.swap(-1, Ordering::AcqRel);

@@ -167,7 +167,7 @@ impl Local {
         interrupts.is_some_and(|interrupts| interrupts.mode.get())
     }
 
-    /// Whether handlers are registered and nobody waits for their descriptors.
+    /// Whether handlers are registered and their descriptors are not waited for.
     pub(in crate::thread) fn has_unwatched_interrupts(&self) -> bool {
         let interrupts = self.interrupts.get();
         interrupts
@@ -182,7 +182,7 @@ impl Local {
         Some(interrupts.group.as_fd())
     }
 
-    /// Says whether somebody waits for that descriptor.
+    /// Says whether that descriptor is waited for.
     pub(in crate::thread) fn set_handlers_watched(&self, watched: bool) {
         if let Some(interrupts) = self.interrupts.get() {
             interrupts.watched.set(watched);

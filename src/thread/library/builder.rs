@@ -54,8 +54,8 @@ impl ThreadLibBuilder {
         self
     }
 
-    /// Called, on the thread it happened on, with each panic that nobody else
-    /// receives, after it was logged.
+    /// Called, on the thread it happened on, with each panic that no caller or
+    /// waiter receives, after it was logged.
     ///
     /// # Examples
     ///

@@ -72,8 +72,8 @@ pub trait Framework: Send + Sync + 'static {
 
     /// Hears that `thread`, the current one, asks for another mask (SPDK's
     /// `SPDK_THREAD_OP_RESCHED`): look at [`SpdkThread::cpumask`] after the
-    /// poll and move it if it must. Unless overridden, refuses. Who awaits
-    /// [`SpdkThread::set_cpumask_async`] waits for
+    /// poll and move it if it must. Unless overridden, refuses. A caller that
+    /// awaits [`SpdkThread::set_cpumask_async`] waits for
     /// [`ThreadRunner::set_core`](crate::thread::ThreadRunner::set_core).
     ///
     /// # Errors

@@ -176,7 +176,7 @@ impl LibraryInner {
     }
 
     /// Applies a policy other than containing at once, for a panic that
-    /// somebody may still receive.
+    /// a caller or waiter may still receive.
     pub(crate) fn panic_is_fatal(&self) -> bool {
         self.panic_policy == PanicPolicy::Abort
     }
@@ -245,13 +245,14 @@ impl ThreadLib {
         &self.inner.clock
     }
 
-    /// The cores that helper threads run on ([`ThreadLibBuilder::helper_cpus`]), for whoever
-    /// starts some from a reactor, which is pinned. `None` if the kernel did not say.
+    /// The cores that helper threads run on ([`ThreadLibBuilder::helper_cpus`]), for a
+    /// caller that starts some from a reactor, which is pinned. `None` if the kernel did not
+    /// say.
     pub fn helper_cpus(&self) -> Option<CpuSet> {
         self.inner.helpers.cpus()
     }
 
-    /// Names who places threads made by [`ThreadBuilder::create`].
+    /// Names the framework that places threads made by [`ThreadBuilder::create`].
     ///
     /// # Errors
     ///

@@ -5,7 +5,7 @@
 //! `Send` is called and dropped by the OS thread that it was made on. Where such
 //! a value is stored, a [`Stay`] is made and stored with it, and lives exactly as
 //! long; a thread can be parked only while it has none. So what is forgotten in
-//! some list, or put back where nobody looks for it, binds its thread as well: it
+//! some list, or put back where no code looks for it, binds its thread as well: it
 //! costs a move, not a use after free. A value known to be `Send` gets none.
 //!
 //! A handle that refers to the owner's part of the thread from outside (a [`Poller`],
@@ -45,8 +45,8 @@ impl Anchor {
         }
     }
 
-    /// As [`stay`](Anchor::stay), without a value: for who knows by other means for how
-    /// long.
+    /// As [`stay`](Anchor::stay), without a value: for a caller that knows by other
+    /// means for how long.
     #[inline]
     pub(crate) fn hold(&self) {
         std::mem::forget(self.stay());

@@ -1,8 +1,8 @@
-//! Where a thread may be, where it is, and who waits for it to get there.
+//! Where a thread may be, where it is, and the waiters for it to get there.
 //!
-//! The mask is changed on the thread itself, the core is told by whoever polls
-//! it. Both happen with each move at most, so a lock holds them; no user code
-//! runs under it.
+//! The mask is changed on the thread itself, the core is told by the holder of
+//! its runner. Both happen with each move at most, so a lock holds them; no
+//! user code runs under it.
 
 pub(crate) mod bound;
 pub(crate) mod on_thread;
@@ -29,7 +29,7 @@ use crate::cpu::CpuSet;
 /// let mut runner = ThreadLib::new().thread().name("disk").build()?.attach();
 /// let (thread, mask) = (runner.handle(), CpuSet::single(1));
 /// assert_eq!(thread.set_cpumask(&mask), Err(SetCpumaskError::NotCurrent("disk".to_owned())));
-/// // A thread that is polled by hand is moved by nobody.
+/// // No framework moves a thread that is polled by hand.
 /// let alone = runner.enter(|| thread.set_cpumask(&mask));
 /// assert_eq!(alone, Err(SetCpumaskError::NotSupported("disk".to_owned())));
 /// # Ok::<(), corespun::thread::CreateError>(())
@@ -136,7 +136,7 @@ pub struct ThreadPlacement {
 
 pub(super) struct Placement {
     mask: CpuSet,
-    /// Unknown between two reactors, and where nobody tells.
+    /// Unknown between two reactors, and where the runner is not told.
     core: Option<usize>,
     /// Where it is to go within its mask.
     target: Option<usize>,
@@ -148,7 +148,7 @@ pub(super) struct Placement {
     /// The tick at which a scheduler looked at it last, or at which it came to this
     /// core, and how busy it had been.
     seen: (u64, u64),
-    /// Those that somebody waits for.
+    /// Those that have a waiter.
     moves: Vec<Move>,
 }
 
@@ -182,7 +182,7 @@ impl Shared {
 
     fn end_moves(&self, moves: Vec<Move>, result: &Result<(), SetCpumaskError>) {
         for Move { end, .. } in moves {
-            // The one who waited may have given up; the waker may be foreign.
+            // The waiter may have given up; its waker may be foreign.
             if let Err(payload) = contain(|| drop(end.send(result.clone()))) {
                 self.library
                     .report_panic(self.name(), PanicSource::Drop, None, payload);
@@ -270,7 +270,7 @@ impl SpdkThread {
     }
 
     /// The core whose reactor polls the thread. `None` on the way from one to
-    /// another, and when nobody has told: see [`ThreadRunner::set_core`].
+    /// another, and when its runner was not told: see [`ThreadRunner::set_core`].
     pub fn core(&self) -> Option<usize> {
         self.shared.core()
     }
@@ -342,11 +342,11 @@ impl SpdkThread {
             Destination::Core(core) => CpuSet::single((*core).min(CpuSet::CAPACITY - 1)),
         };
         let mut placement = self.shared.placement();
-        // Where nobody tells cores, the framework's word has to do.
+        // Where cores are not told, the framework's word has to do.
         let landed = placement.core.is_none_or(|core| mask.contains(core));
         if result.is_err() || landed {
             drop(placement);
-            // Nobody waits for it yet, or has given up.
+            // No caller waits for it yet, or the waiter has given up.
             let _ = end.send(result);
             return;
         }
@@ -354,7 +354,7 @@ impl SpdkThread {
         let given_up: Vec<_> = given_up.collect();
         placement.moves.push(Move { mask, end });
         drop(placement);
-        // Outside of the lock: one who gives up now may leave a foreign waker.
+        // Outside of the lock: a waiter that gives up now may leave a foreign waker.
         drop_anywhere(given_up);
     }
 
@@ -392,7 +392,7 @@ impl SpdkThread {
     }
 
     /// Where the thread is, since when, and where it was first. `None` on the way
-    /// from one core to another, and when nobody has told: see
+    /// from one core to another, and when its runner was not told: see
     /// [`ThreadRunner::set_core`].
     ///
     /// # Examples

@@ -6,7 +6,7 @@
 //! one [`ThreadRunner`](crate::thread::ThreadRunner), which is borrowed for as long and can
 //! be parked only afterwards. What hands the parked thread to another OS thread
 //! orders what was done here before what is done there. So the value needs no lock,
-//! and need not be `Sync`; as it is dropped by whoever has the last reference, and
+//! and need not be `Sync`; as it is dropped by the holder of the last reference, and
 //! used where its thread goes, it must be `Send`.
 
 use std::sync::Arc;

@@ -100,7 +100,7 @@ impl Local {
     /// could give way to. Then it is to go on: that is counted.
     #[inline]
     pub(crate) fn goes_on_alone(&self) -> bool {
-        // Who it is run inside of may have been woken.
+        // The task that it is run inside of may have been woken.
         self.at_once.depth.get() == 0 && self.is_alone() && self.goes_on_after()
     }
 

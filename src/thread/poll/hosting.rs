@@ -12,7 +12,7 @@ use crate::thread::SpdkThread;
 use crate::thread::local::Local;
 
 impl SpdkThread {
-    /// Has whoever polls the thread look at it.
+    /// Has the OS thread that polls the thread look at it.
     pub(crate) fn rouse(&self) {
         self.shared.notify_host();
     }
@@ -47,7 +47,7 @@ impl ThreadRunner {
         self.local.shared.id
     }
 
-    /// [`ThreadRunner::needs_poll`] for who does not sleep for it.
+    /// [`ThreadRunner::needs_poll`] for a caller that does not sleep for it.
     pub(crate) fn needs_poll_now(&self) -> bool {
         self.local.needs_poll()
     }
@@ -60,7 +60,7 @@ impl ThreadRunner {
 
     /// How many messages of its mailbox the thread has run.
     pub(crate) fn messages_taken(&self) -> usize {
-        // SAFETY: who has the right to poll is the mailbox's only consumer.
+        // SAFETY: the holder of the right to poll is the mailbox's only consumer.
         unsafe { self.local.shared.mailbox.taken() }
     }
 
@@ -83,13 +83,13 @@ impl ThreadRunner {
     }
 
     /// Says that the caller waits for [`ThreadRunner::interrupts`] from now on,
-    /// or does so no longer: interrupts that nobody waits for make
+    /// or does so no longer: interrupts that are not waited for make
     /// [`ThreadRunner::needs_poll`] say yes.
     pub(crate) fn set_interrupts_watched(&self, watched: bool) {
         self.local.set_handlers_watched(watched);
     }
 
-    /// Whether there are interrupts, and nobody waits for them.
+    /// Whether there are interrupts that are not waited for.
     pub(crate) fn has_unwatched_interrupts(&self) -> bool {
         self.local.has_unwatched_interrupts()
     }

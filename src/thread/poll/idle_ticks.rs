@@ -1,5 +1,5 @@
-//! Idle time that goes on while the one who counts it does not run: a reactor that
-//! sleeps, a thread that is dormant.
+//! Idle time that goes on while the code that counts it does not run: a reactor
+//! that sleeps, a thread that is dormant.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 

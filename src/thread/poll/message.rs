@@ -22,7 +22,7 @@ pub(crate) struct MessageVTable {
 }
 
 /// A message in a queue: what has no destructor can stay in registers on its way
-/// in. Whoever has it turns it back into a [`Message`], once.
+/// in. Its holder turns it back into a [`Message`], once.
 // In this order, so that a copy of a message loads what one store wrote.
 #[derive(Clone, Copy)]
 #[repr(C)]
@@ -106,7 +106,7 @@ impl Message {
         self.0.vtable
     }
 
-    /// The content, to be consumed by who knows what it is.
+    /// The content, to be consumed by code that knows what it is.
     pub(crate) fn into_payload(self) -> Payload {
         ManuallyDrop::new(self).0.payload
     }
@@ -171,7 +171,7 @@ impl<F: FnOnce()> Closure<F> {
 
     unsafe fn unbox(payload: &mut Payload) -> Box<F> {
         // SAFETY: by this function's callers the first word is the address of
-        // a boxed `F` that nobody else will free.
+        // a boxed `F` that no other holder will free.
         unsafe { Box::from_raw(payload.as_ptr().cast::<*mut F>().read()) }
     }
 }

@@ -1,12 +1,12 @@
 //! The poll of a thread: the one function that says what it is, its steps, and what
 //! they take from.
 //!
-//! Who has the right to poll is a [`ThreadRunner`]; a reactor asks it a few things
-//! more (`hosting`). Messages and woken tasks wait in the mailbox and in the thread's own
-//! queue (`ready`), each as a `message`; timers in the `timer_queue`. What a task may go on
-//! with at the end of its run, out of turn but in order, is in `at_once`. What a poll found
-//! is an [`Activity`], how long it took is counted in `idle_ticks` and beside, and what
-//! part of its reactor's time a thread is to have is in `time_share`.
+//! The right to poll is a [`ThreadRunner`]; a reactor asks it a few things more
+//! (`hosting`). Messages and woken tasks wait in the mailbox and in the thread's own queue
+//! (`ready`), each as a `message`; timers in the `timer_queue`. What a task may go on with
+//! at the end of its run, out of turn but in order, is in `at_once`. What a poll found is
+//! an [`Activity`], how long it took is counted in `idle_ticks` and beside, and what part
+//! of its reactor's time a thread is to have is in `time_share`.
 
 pub(crate) mod activity;
 pub(crate) mod at_once;
@@ -96,7 +96,7 @@ impl Local {
         self.has_ready_work() || self.has_more_to_do()
     }
 
-    /// [`Local::needs_poll`] for who has announced a sleep.
+    /// [`Local::needs_poll`] for an owner that has announced a sleep.
     pub(super) fn needs_poll_before_sleep(&self) -> bool {
         self.has_more_to_do() || self.has_ready_work_before_sleep()
     }
@@ -222,7 +222,7 @@ impl Local {
     }
 
     /// Whether a poll that has run its messages may go on with the tasks among them that
-    /// gave way, as there is nothing else: that saves them a poll each. Who waits outside
+    /// gave way, as there is nothing else: that saves them a poll each. A waiter outside
     /// of the thread (another thread, the completions of I/O) cannot be seen from here:
     /// so only if the last poll was short, and no timer is due as soon.
     #[inline]

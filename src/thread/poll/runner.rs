@@ -153,9 +153,9 @@ impl ThreadRunner {
     }
 
     /// Whether the next poll has something to run apart from timers: then
-    /// whoever polls this thread must not sleep. Ask it when the sleep is announced
-    /// ([`Sleeper::sleep_unless`]): who sends after it said no wakes the sleeper. A poll
-    /// that found nothing says less.
+    /// the OS thread that polls this thread must not sleep. Ask it when the sleep is
+    /// announced ([`Sleeper::sleep_unless`]): a sender that sends after it said no
+    /// wakes the sleeper. A poll that found nothing says less.
     ///
     /// # Examples
     ///
@@ -332,7 +332,7 @@ impl ThreadRunner {
     }
 }
 
-/// When dropped, lets who waits for the thread's descriptor hear of what was begun
+/// When dropped, lets a waiter for the thread's descriptor hear of what was begun
 /// meanwhile.
 struct AsleepOnDrop<'a>(&'a Local);
 

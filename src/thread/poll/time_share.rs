@@ -72,8 +72,8 @@ impl TimeShare {
             let (shares, limit) = f(self.get());
             Some(limit << SHARE_BITS | u64::from(shares))
         };
-        // Two who set at once: the word that `set` began with is no longer there, and it
-        // is asked again.
+        // Two callers that set at once: the word that `set` began with is no longer there,
+        // and it is asked again.
         let _ = self
             .0
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, set);
@@ -174,7 +174,7 @@ impl ThreadRunner {
         self.local.shared.critical.get().is_some()
     }
 
-    /// Tells who asks; not now if somebody is just asking.
+    /// Tells the readers; not now if one is just reading.
     pub(crate) fn tell_misses(&self, misses: &LatencyMisses) -> bool {
         let told = self.local.shared.misses.get_or_init(Box::default);
         told.tell(misses)

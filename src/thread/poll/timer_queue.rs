@@ -165,8 +165,8 @@ impl<T> TimerQueue<T> {
             || !self.run.is_empty()
     }
 
-    /// Makes what is due at `now` the run, if that is enough for one. For who is about to
-    /// take it out.
+    /// Makes what is due at `now` the run, if that is enough for one. For a caller that
+    /// is about to take it out.
     #[inline]
     pub(crate) fn gather_due(&mut self, now: u64) {
         if self.heap.len() >= RUN_AT_LEAST && self.run.is_empty() {
@@ -182,7 +182,7 @@ impl<T> TimerQueue<T> {
     #[cold]
     fn gather_run(&mut self, now: u64) {
         let enough = (self.heap.len() / RUN_PART).max(RUN_AT_LEAST);
-        // Whose parent is not due is not due either.
+        // A timer whose parent is not due is not due either.
         self.found.clear();
         self.found.push(0);
         let mut looked_at = 0;

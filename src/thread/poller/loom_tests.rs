@@ -74,8 +74,8 @@ fn loom_a_handle_dropped_against_a_move_ends_the_poller_once() {
     });
 }
 
-/// Against the end of the thread: whoever comes first, the callback goes once, before
-/// the thread has exited.
+/// Against the end of the thread: whichever comes first, the callback goes once,
+/// before the thread has exited.
 #[test]
 fn loom_a_handle_dropped_against_the_end_of_its_thread_is_no_use_after_it() {
     model(3, || {

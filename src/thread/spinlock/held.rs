@@ -35,7 +35,7 @@ impl HeldLocks {
         }
     }
 
-    /// The callback has returned, so that a hook's panic has nobody else to go to.
+    /// The callback has returned, so that a hook's panic has no caller to go to.
     #[cold]
     fn report(&self, local: &Local) {
         let locks: Vec<_> = self.locks.borrow().clone();
@@ -48,7 +48,7 @@ impl HeldLocks {
         }
     }
 
-    /// The thread's memory goes. What is still held stays so: by nobody, for
+    /// The thread's memory goes. What is still held stays so, by no thread, for
     /// another thread may come to have the address by which an owner is known.
     pub(in crate::thread) fn abandon(&self, local: &Local) {
         for lock in self.locks.take() {

@@ -2,10 +2,10 @@
 //! and none may hold across a return to its loop.
 //!
 //! The owner is a SpdkThread, not an OS thread, and is known, so that every
-//! misuse is detected: a second lock by the owner, an unlock by somebody else, a
-//! lock off a SpdkThread, and a lock still held when a message, poller or task
-//! poll returns to the loop. A thread knows the locks that it holds, and its
-//! loop looks at their number after every callback.
+//! misuse is detected: a second lock by the owner, an unlock by any other
+//! caller, a lock off a SpdkThread, and a lock still held when a message, poller
+//! or task poll returns to the loop. A thread knows the locks that it holds, and
+//! its loop looks at their number after every callback.
 
 mod held;
 mod misuse;
@@ -27,8 +27,8 @@ use super::local::Local;
 use super::panic::{contain, discard};
 use crate::sync::{FREE, OwnerWord};
 
-/// Spins before the OS thread gives way to whoever may hold the lock without
-/// a core.
+/// Spins before the OS thread gives way to the owner, which may hold the lock
+/// without a core.
 const SPINS: u32 = 1 << 14;
 
 type Hook = Box<dyn Fn(&SpinlockError) + Send + Sync>;
@@ -165,9 +165,9 @@ impl Spinlock {
     }
 
     /// A lock whose misuse is told to `hook`, on the thread that misuses it. Its
-    /// panic goes on to who misuses the lock; one about a lock that a callback
-    /// left held is contained, for that has returned, and so is one while another
-    /// unwinds.
+    /// panic goes on to the caller that misuses the lock; one about a lock that a
+    /// callback left held is contained, for that has returned, and so is one
+    /// while another unwinds.
     ///
     /// # Examples
     ///

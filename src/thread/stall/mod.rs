@@ -3,7 +3,7 @@
 //! The thread itself finds them, with the clock read before and after each
 //! callback, when the callback has returned. For one that does not return, it
 //! writes down what it runs ([`StallRecord`]), and another OS thread looks at
-//! that: the watcher of an app, or whoever calls [`ThreadLib::check_stalls`].
+//! that: the watcher of an app, or a caller of [`ThreadLib::check_stalls`].
 //! Neither costs anything where no limit is set.
 
 mod os_thread;
@@ -78,7 +78,7 @@ impl fmt::Display for StallSource {
 /// it.
 ///
 /// One occurrence makes two of them at most, in this order unless it ends just
-/// while it is seen: one with `still_running`, if somebody looks meanwhile (see
+/// while it is seen: one with `still_running`, if a watcher looks meanwhile (see
 /// [`ThreadLib::check_stalls`]), and one when it has ended, with the whole time.
 ///
 /// # Examples
@@ -228,7 +228,7 @@ impl Local {
     }
 
     /// Reports what ran from tick `since` to `now` if that is too long; returns
-    /// the tick after it, since the time of a report is nobody's stall.
+    /// the tick after it, since the time of a report is no callback's stall.
     fn report_if_long(
         &self,
         record: &StallRecord,
@@ -240,7 +240,7 @@ impl Local {
         if ticks < self.stall_limit {
             return now;
         }
-        // First, so that nobody finds it still running afterwards.
+        // First, so that no watcher finds it still running afterwards.
         record.clear();
         self.report_end(occupant, since, ticks);
         self.shared.library.clock.now()

@@ -47,7 +47,7 @@ pub enum OsThreadState {
 ///     .stall_limit(Duration::from_millis(20))
 ///     .stall_hook(move |stall| _ = seen.send((stall.still_running, stall.os_thread.clone())))
 ///     .block_on(async move |_| {
-///         // Blocks the reactor until somebody has seen it.
+///         // Blocks the reactor until the watcher has seen it.
 ///         let found = stalls.iter().find(|(still_running, _)| *still_running);
 ///         if let Some((_, Some(os_thread))) = found {
 ///             assert!(os_thread.tid > 0);

@@ -131,8 +131,8 @@ impl StallRecord {
         polls.then(|| self.since.load(Ordering::Relaxed))
     }
 
-    /// The fields are stored with `Release`: who sees one sees the odd version
-    /// before it.
+    /// The fields are stored with `Release`: a reader that sees one sees the odd
+    /// version before it.
     #[inline(always)]
     fn write(&self, fields: impl FnOnce()) {
         let version = self.version.load(Ordering::Relaxed);

@@ -3,8 +3,8 @@
 //!
 //! A journey is one box that travels as a message. Where it is dropped instead of
 //! being run (its stop has ended, a destructor ran) it goes on by itself, so that
-//! who waits for its end hears of it whatever happens on the way. A panic at a stop
-//! does not end it: it is counted, and the end is told.
+//! the waiter for its end hears of it whatever happens on the way. A panic at a
+//! stop does not end it: it is counted, and the end is told.
 
 use super::WalkPanicked;
 
