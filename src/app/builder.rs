@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use super::AppError;
 use super::handle::AppHandle;
+use super::subsystem::{Registered, Subsystem};
 use crate::clock::Clock;
 use crate::cpu::CpuSet;
 use crate::io::DriverConfig;
@@ -93,6 +94,7 @@ pub struct AppBuilder {
     pub(super) shutdown: Option<ShutdownFn>,
     pub(super) shutdown_limit: Duration,
     pub(super) scheduling: SchedulerConfig,
+    pub(super) subsystems: Vec<Registered>,
 }
 
 impl Default for AppBuilder {
@@ -112,6 +114,7 @@ impl Default for AppBuilder {
             shutdown: None,
             shutdown_limit: Duration::from_secs(3),
             scheduling: SchedulerConfig::default(),
+            subsystems: Vec::new(),
         }
     }
 }
@@ -341,10 +344,19 @@ impl AppBuilder {
         self
     }
 
+    /// Adds a subsystem: initialised before the start function is called, finished
+    /// when the app stops. Its name and what it depends on are asked here, and looked
+    /// at when the app is run.
+    pub fn subsystem(mut self, subsystem: impl Subsystem) -> Self {
+        self.subsystems.push(Registered::new(subsystem));
+        self
+    }
+
     /// Runs the app: starts the reactors, runs `start` on the app thread, and
     /// blocks until [`AppHandle::stop`] was called and every thread has exited
     /// (`spdk_app_start`). Returns the exit code given there. That `start`
-    /// ends does not stop the app.
+    /// ends does not stop the app. What stops it while [subsystems](Subsystem) are
+    /// initialised has `start` not called.
     ///
     /// The reactor of the main core runs in the calling OS thread, whose
     /// affinity and name are restored in the end.

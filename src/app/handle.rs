@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
+use super::subsystem::{Control, SubsystemInfo};
 use crate::reactor::{Group, Reactors};
 use crate::thread::panic::{PanicSource, contain, drop_logged};
 use crate::thread::{SpdkThread, ThreadBuilder, ThreadLib};
@@ -15,6 +16,7 @@ pub(super) struct AppShared {
     pub(super) group: Arc<Group>,
     pub(super) app_thread: OnceLock<SpdkThread>,
     pub(super) code: AtomicI32,
+    pub(super) subsystems: Control,
     stopped: AtomicBool,
     shutdown_started: AtomicBool,
     /// What the first signal does instead of stopping the app.
@@ -60,13 +62,19 @@ pub struct AppHandle {
 }
 
 impl AppHandle {
-    pub(super) fn new(name: String, group: Arc<Group>, shutdown: Option<ShutdownFn>) -> Self {
+    pub(super) fn new(
+        name: String,
+        group: Arc<Group>,
+        shutdown: Option<ShutdownFn>,
+        subsystems: Control,
+    ) -> Self {
         AppHandle {
             shared: Arc::new(AppShared {
                 name,
                 group,
                 app_thread: OnceLock::new(),
                 code: AtomicI32::new(0),
+                subsystems,
                 stopped: AtomicBool::new(false),
                 shutdown_started: AtomicBool::new(false),
                 shutdown: Mutex::new(shutdown),
@@ -74,11 +82,13 @@ impl AppHandle {
         }
     }
 
-    /// Stops the app (`spdk_app_stop`): every SpdkThread is asked to exit, the
-    /// reactors end when all of them have, and [`AppBuilder::run`] returns. Of
-    /// several calls, the first code that is not 0 is kept.
+    /// Stops the app (`spdk_app_stop`): its [subsystems] are finished, then every
+    /// SpdkThread is asked to exit, the reactors end when all of them have, and
+    /// [`AppBuilder::run`] returns. Of several calls, the first code that is not 0
+    /// is kept.
     ///
     /// [`AppBuilder::run`]: super::AppBuilder::run
+    /// [subsystems]: super::Subsystem
     ///
     /// # Examples
     ///
@@ -99,11 +109,18 @@ impl AppHandle {
             .shared
             .code
             .compare_exchange(0, code, Ordering::AcqRel, Ordering::Relaxed);
-        if self.shared.stopped.swap(true, Ordering::AcqRel) {
+        if self.shared.stopped.swap(true, Ordering::SeqCst) {
             tracing::info!(app = self.name(), code, "stop called again");
             return;
         }
-        self.shared.group.stop();
+        if self.shared.subsystems.stop() {
+            self.shared.group.stop();
+        }
+    }
+
+    /// Whether [`AppHandle::stop`] was called.
+    pub(super) fn was_stopped(&self) -> bool {
+        self.shared.stopped.load(Ordering::SeqCst)
     }
 
     /// Does what the first SIGINT or SIGTERM does (`spdk_app_start_shutdown`):
@@ -156,7 +173,13 @@ impl AppHandle {
     /// Whether the app stops: [`AppHandle::stop`] was called, or a reactor has
     /// panicked.
     pub fn is_stopping(&self) -> bool {
-        self.shared.group.is_stopping()
+        self.was_stopped() || self.shared.group.is_stopping()
+    }
+
+    /// The subsystems, in the order they are initialised
+    /// (`framework_get_subsystems`).
+    pub fn subsystems(&self) -> &[SubsystemInfo] {
+        self.shared.subsystems.order()
     }
 
     /// The app's name.

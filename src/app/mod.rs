@@ -22,11 +22,13 @@ mod handle;
 mod os_thread;
 mod run;
 mod signals;
+mod subsystem;
 #[cfg(test)]
 mod tests;
 
 pub use builder::{App, AppBuilder};
 pub use handle::AppHandle;
+pub use subsystem::{Subsystem, SubsystemError, SubsystemInfo};
 
 use crate::reactor::{ReactorPanicked, StartError};
 use crate::thread::CreateError;
@@ -137,6 +139,9 @@ pub enum AppError {
     /// The scheduler, its options or its cores are not what the app can have.
     #[error(transparent)]
     Scheduler(#[from] crate::reactor::scheduler::SchedulerError),
+    /// The subsystems do not fit together, or one could not be initialised.
+    #[error(transparent)]
+    Subsystem(#[from] SubsystemError),
 }
 
 impl From<AppError> for std::io::Error {

@@ -8,7 +8,8 @@ use std::sync::{Arc, OnceLock, Weak};
 use super::builder::{AppBuilder, OnPanic};
 use super::handle::{AppHandle, AppShared};
 use super::os_thread::{Borrowed, name_after_core, reactor_name};
-use super::{AppError, signals};
+use super::subsystem::{self, Control, Lifecycle};
+use super::{AppError, SubsystemError, signals};
 use crate::cpu::{self, CpuSet};
 use crate::io::Driver;
 use crate::reactor::{Group, Lcore, Placement, Reactor, ReactorPanicked, StartError, Watcher};
@@ -21,14 +22,8 @@ impl AppBuilder {
     where
         S: AsyncFnOnce(AppHandle) + 'static,
     {
-        if let Some(thread) = SpdkThread::current() {
-            return Err(AppError::InsideThread {
-                thread: thread.name().to_owned(),
-            });
-        }
-        if Driver::current().is_some() {
-            return Err(AppError::InsideLoop);
-        }
+        check_caller()?;
+        let subsystems = subsystem::sort(std::mem::take(&mut self.subsystems))?;
         let available = cpu::available()?;
         let places = self.places(&available)?;
         let stop_on_panic: Arc<OnceLock<Weak<AppShared>>> = Arc::default();
@@ -40,7 +35,12 @@ impl AppBuilder {
         let driver = self.driver.helpers(library.inner.helpers.clone());
         let group = Group::new(library.clone(), &places, self.mode, self.adaptive, driver)
             .map_err(StartError::from)?;
-        let app = AppHandle::new(self.name.clone(), group.clone(), self.shutdown);
+        let app = AppHandle::new(
+            self.name.clone(),
+            group.clone(),
+            self.shutdown,
+            Control::new(&subsystems),
+        );
 
         let _borrowed = Borrowed::new()?;
         group.configure_scheduling(self.scheduling)?;
@@ -66,29 +66,20 @@ impl AppBuilder {
         let mut reactor = Reactor::start(group.clone(), 0)?;
         name_after_core(places[0].core);
         let panicked = Rc::new(Cell::new(None));
-        drop(reactor.arrive(app_thread).enter(|| {
-            let given = app.clone();
-            let start = TaskBuilder::new()
-                .name("start function")
-                .spawn_local(async move { start(given).await });
-            let watch = watch(start, app.clone(), panicked.clone());
-            TaskBuilder::new()
-                .name("start function's end")
-                .spawn_local(watch)
-        }));
+        let failed = Rc::new(Cell::new(None));
+        let lifecycle = Lifecycle::new(app.clone(), subsystems, failed.clone());
+        let (given, report) = (app.clone(), panicked.clone());
+        reactor
+            .arrive(app_thread)
+            .enter(|| lifecycle.launch(move || spawn_start(start, given, report)));
         let main = reactor.run();
         let others = others.join();
         drop(watcher);
         // Only now: a signal is ignored for as long as anything winds down.
         drop(signals);
         main.and(others)?;
-        if let Some((core, source)) = group.failure() {
-            return Err(AppError::IoLost { core, source });
-        }
-        match panicked.take() {
-            Some(message) => Err(AppError::StartPanicked { message }),
-            None => Ok(app),
-        }
+        check_end(&group, &failed, &panicked)?;
+        Ok(app)
     }
 
     fn library(&mut self, app: Arc<OnceLock<Weak<AppShared>>>, helper_cpus: CpuSet) -> ThreadLib {
@@ -156,8 +147,52 @@ impl AppBuilder {
     }
 }
 
+/// An app blocks the OS thread that runs it, so that must not be one that polls.
+fn check_caller() -> Result<(), AppError> {
+    if let Some(thread) = SpdkThread::current() {
+        return Err(AppError::InsideThread {
+            thread: thread.name().to_owned(),
+        });
+    }
+    match Driver::current() {
+        Some(_) => Err(AppError::InsideLoop),
+        None => Ok(()),
+    }
+}
+
+/// Why an app has ended, if it was not because it was asked to.
+fn check_end(
+    group: &Group,
+    failed: &Cell<Option<SubsystemError>>,
+    panicked: &Cell<Option<String>>,
+) -> Result<(), AppError> {
+    if let Some((core, source)) = group.failure() {
+        return Err(AppError::IoLost { core, source });
+    }
+    if let Some(error) = failed.take() {
+        return Err(error.into());
+    }
+    match panicked.take() {
+        Some(message) => Err(AppError::StartPanicked { message }),
+        None => Ok(()),
+    }
+}
+
+/// Has the start function run in a task of the app thread, which is current.
+fn spawn_start<S>(start: S, app: AppHandle, panicked: Rc<Cell<Option<String>>>)
+where
+    S: AsyncFnOnce(AppHandle) + 'static,
+{
+    let given = app.clone();
+    let start = TaskBuilder::new()
+        .name("start function")
+        .spawn_local(async move { start(given).await });
+    let watch = TaskBuilder::new().name("start function's end");
+    drop(watch.spawn_local(watch_start(start, app, panicked)));
+}
+
 /// Stops the app if its start function panics: nothing else would.
-async fn watch(start: JoinHandle<()>, app: AppHandle, panicked: Rc<Cell<Option<String>>>) {
+async fn watch_start(start: JoinHandle<()>, app: AppHandle, panicked: Rc<Cell<Option<String>>>) {
     if let Err(error) = start.await
         && error.is_panic()
     {

@@ -137,6 +137,9 @@ impl SignalledApp {
                 false => "  its shutdown has not begun\n",
             });
         }
+        if let Some(step) = app.shared.subsystems.step() {
+            let _ = writeln!(text, "  the {step} has not ended");
+        }
         let held = self.held_reactors();
         for core in &held {
             let _ = writeln!(

@@ -1,11 +1,12 @@
 //! What an app does when one of its reactors unwinds, which no public door leads
 //! to.
 
+use std::error::Error;
 use std::sync::mpsc;
 
 use futures::executor::block_on;
 
-use super::{App, AppBuilder, AppError, AppHandle};
+use super::{App, AppBuilder, AppError, AppHandle, Subsystem};
 use crate::cpu::{self, CpuSet};
 use crate::reactor::{EventError, ReactorMode};
 use crate::thread::CreateError;
@@ -47,5 +48,46 @@ fn a_reactor_that_unwinds_stops_the_app_and_fails_its_threads() {
             Err(AppError::ReactorPanicked { core, .. }) => assert_eq!(core, dies),
             other => panic!("{other:?}"),
         }
+    }
+}
+
+/// Says when it is finished, and when what its init made is dropped.
+struct Witness(mpsc::Sender<&'static str>);
+
+impl Drop for Witness {
+    fn drop(&mut self) {
+        let _ = self.0.send("dropped");
+    }
+}
+
+impl Subsystem for Witness {
+    type Running = Self;
+
+    fn name(&self) -> &str {
+        "witness"
+    }
+
+    async fn init(self, _app: AppHandle) -> Result<Self, Box<dyn Error + Send + Sync>> {
+        Ok(self)
+    }
+
+    async fn fini(witness: Self, _app: AppHandle) {
+        crate::task::yield_now().await;
+        let _ = witness.0.send("finished");
+    }
+}
+
+/// In the exit of the app thread, unless its own reactor is the one that unwinds.
+#[test]
+fn subsystems_are_finished_where_another_reactor_unwinds() {
+    for (dies, expected) in [(0, &["dropped"][..]), (1, &["finished", "dropped"])] {
+        let (says, said) = mpsc::channel();
+        let app = two_reactors().subsystem(Witness(says));
+        let ended = app.run(async move |app: AppHandle| {
+            app.reactors().make_unwind(dies);
+            std::future::pending().await
+        });
+        assert!(matches!(ended, Err(AppError::ReactorPanicked { core, .. }) if core == dies));
+        assert_eq!(said.try_iter().collect::<Vec<_>>(), expected);
     }
 }

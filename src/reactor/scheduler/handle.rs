@@ -257,6 +257,11 @@ impl Schedulers {
         })
     }
 
+    /// Waits for the end of the round that is under way, if one is.
+    pub(crate) fn between_rounds(&self) -> SchedulerReply<()> {
+        self.ask(|_, _| Ok(()))
+    }
+
     fn ask<T: Send + 'static>(
         &self,
         f: impl FnOnce(&mut Conductor, &Arc<Group>) -> Result<T, SchedulerError> + Send + 'static,
